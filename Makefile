@@ -1,0 +1,52 @@
+# One command each. `make demo` and `make test` install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
+
+.PHONY: help demo test check proto bench up down demo-model demo-eval clean
+.DEFAULT_GOAL := help
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; torch is the bulk of it)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## start the services, paint "a small red circle on a blue background" through them, say where
+	@$(BIN)/zrelay demo --output out/demo.png --force
+
+test: $(INSTALLED)  ## every test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## ruff, mypy, the contract's lint and breaking gate, import rules, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
+	$(BIN)/python -m pytest -q tests/contract
+
+proto:  ## generate the Python code of the contract, with the oldest supported tools
+	proto/generate.sh
+
+bench: $(INSTALLED)  ## the relay's measurements, side by side with diffusers
+	$(BIN)/python benchmarks/relay.py
+
+up: $(INSTALLED)  ## encoder and generator on this machine, with the demo checkpoint
+	$(BIN)/zrelay up
+
+down: $(INSTALLED)  ## end what `zrelay up --detach` started
+	$(BIN)/zrelay down
+
+demo-model: $(INSTALLED)  ## train the demo checkpoint from nothing (about an hour and a half on two cores)
+	$(BIN)/python -m zrelay_demo.recipe
+
+demo-eval: $(INSTALLED)  ## its accuracy on 1,000 fresh held-out prompts, and the contact sheet
+	$(BIN)/python -m zrelay_demo.evaluate --sheet docs/demo_sheet.png
+
+clean:  ## remove what the above made, but not the trained model's work folder
+	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis out/demo.png
