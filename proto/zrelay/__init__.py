@@ -1,0 +1,1 @@
+"""zrelay's contract; the messages and stubs are in `zrelay.v1`."""
