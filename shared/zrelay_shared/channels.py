@@ -1,0 +1,53 @@
+"""How clients dial and servers bind: every channel option in one place, each with its reason."""
+
+import json
+
+import grpc
+import grpc.aio
+
+from zrelay_shared.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, MAX_MESSAGE_BYTES
+
+_MESSAGE_BOUNDS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+]
+
+_RETRIES = {
+    # Only what never reached a handler, and never after the first message of a stream (gRPC's own rule).
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+CLIENT_OPTIONS = [
+    *_MESSAGE_BOUNDS,
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # notice a sleeping Mac within 40 s
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),  # http_proxy is for the web, not for a box on the LAN
+    ("grpc.service_config", json.dumps(_RETRIES)),
+]
+
+SERVER_OPTIONS = [
+    *_MESSAGE_BOUNDS,
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 2),  # permit our clients' pings
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+]
+
+
+def dial(endpoint: str) -> grpc.aio.Channel:
+    """A channel to `host:port`. Connects lazily; close it when done."""
+    return grpc.aio.insecure_channel(endpoint, options=CLIENT_OPTIONS)

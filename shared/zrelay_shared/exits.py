@@ -1,0 +1,35 @@
+"""Exit codes of every zrelay command, and which refusal ends in which."""
+
+from zrelay_shared import errors
+
+OK = 0
+BUG = 1
+"""Something that should not happen; the message says where to look."""
+USAGE = 2
+"""Wrong flags or arguments (click's own code)."""
+REFUSED = 3
+"""The request cannot be served as it stands: a bad value, parts that do not fit, a feature that is missing."""
+UNREACHABLE = 4
+"""A service cannot be reached, is still loading, or went away."""
+LOCAL_FILE = 5
+"""A local file cannot be read or written, or a model folder cannot be loaded."""
+BUSY = 6
+"""A service is at its limit; try again later."""
+TIMEOUT = 7
+"""The time was up."""
+INTERRUPTED = 130
+"""Ctrl-C."""
+
+_BY_CLASS = (
+    (errors.CheckpointError, LOCAL_FILE),
+    (errors.Unavailable, UNREACHABLE),
+    (errors.ResourceExhausted, BUSY),
+    (errors.DeadlineExceeded, TIMEOUT),
+    (errors.Cancelled, INTERRUPTED),
+    (errors.InternalError, BUG),
+)
+
+
+def code_of(error: errors.ZrelayError) -> int:
+    """The exit code of a command that ends in this refusal."""
+    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), REFUSED)

@@ -1,0 +1,171 @@
+"""Encoder identity: what produced some embeddings, one digest over it, and whether a generator may use them.
+
+Which difference makes which relation is the table below and in docs/contract.md; no other place decides it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+
+from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
+from zrelay.v1.embeds_pb2 import EncoderRelation, LayerWeight, ThinkMode
+from zrelay_shared.errors import EncoderMismatch
+
+EXACT, EQUIVALENT, EXPERIMENTAL, UNVERIFIED, REFUSED = "exact", "equivalent", "experimental", "unverified", "refused"
+
+RELATION_OF_DIFFERENCE = {
+    "family": REFUSED,
+    "width": REFUSED,
+    "tokenizer_digest": REFUSED,
+    "weights_digest": EXPERIMENTAL,
+    "chat_template_digest": EXPERIMENTAL,
+    "hidden_layer": EXPERIMENTAL,
+    "before_final_norm": EXPERIMENTAL,
+    "layer_weights": EXPERIMENTAL,
+    "think_mode": EXPERIMENTAL,
+    "quantization": EXPERIMENTAL,
+    "modifications": EXPERIMENTAL,
+    "compute_dtype": EQUIVALENT,
+    "backend": EQUIVALENT,
+}
+"""What a difference in each field means, worst first."""
+
+_WORST_FIRST = (EXPERIMENTAL, UNVERIFIED, EQUIVALENT, EXACT)
+_WHERE_EMPTY_IS_UNKNOWN = ("weights_digest", "tokenizer_digest", "chat_template_digest", "compute_dtype", "backend")
+THINK_MODES = {
+    "none": ThinkMode.THINK_MODE_NONE,
+    "empty": ThinkMode.THINK_MODE_EMPTY,
+    "content": ThinkMode.THINK_MODE_CONTENT,
+}
+RELATIONS = {
+    EXACT: EncoderRelation.ENCODER_RELATION_EXACT,
+    EQUIVALENT: EncoderRelation.ENCODER_RELATION_EQUIVALENT,
+    EXPERIMENTAL: EncoderRelation.ENCODER_RELATION_EXPERIMENTAL,
+    UNVERIFIED: EncoderRelation.ENCODER_RELATION_UNVERIFIED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFingerprint:
+    """What produced some embeddings. Digests are SHA-256 in hex; "" where a generator does not know."""
+
+    family: str
+    width: int
+    model_id: str = ""
+    weights_digest: str = ""
+    tokenizer_digest: str = ""
+    chat_template_digest: str = ""
+    hidden_layer: int = -2
+    before_final_norm: bool = True
+    layer_weights: tuple[tuple[int, float], ...] = ()
+    think_mode: str = "none"
+    quantization: str = "none"
+    compute_dtype: str = ""
+    backend: str = ""
+    modifications: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over every field but model_id, as JSON with sorted keys and no blanks."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model_id"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an encoder relates to a generator, and which differences made it so ("field: there, here ...")."""
+
+    relation: str
+    differences: tuple[str, ...] = field(default=())
+
+
+def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> Verdict:
+    """Whether a generator that belongs to `expected` may use embeddings made by `actual`.
+
+    Fields that are "" in `expected` are not known and make the verdict `unverified` at best. Raises EncoderMismatch
+    where a difference is refused.
+    """
+    worst, differences = EXACT, []
+    for name, meaning in RELATION_OF_DIFFERENCE.items():
+        wanted, got = getattr(expected, name), getattr(actual, name)
+        if wanted == got:
+            continue
+        unknown = name in _WHERE_EMPTY_IS_UNKNOWN and wanted == ""
+        if meaning == REFUSED and not unknown:
+            raise _mismatch(name, wanted, got, expected, actual)
+        if unknown and meaning == EQUIVALENT:
+            continue
+        relation = UNVERIFIED if unknown else meaning
+        differences.append(f"{name}: {_shown(got)}, here {'not known' if unknown else _shown(wanted)}")
+        worst = min(worst, relation, key=_WORST_FIRST.index)
+    return Verdict(worst, tuple(differences))
+
+
+def _mismatch(
+    name: str, wanted: object, got: object, expected: EncoderFingerprint, actual: EncoderFingerprint
+) -> EncoderMismatch:
+    whose = f" ({actual.model_id})" if actual.model_id else ""
+    home = expected.model_id or "this generator's own checkpoint"
+    return EncoderMismatch(
+        f"these embeddings come from another encoder{whose}: {name} {_shown(got)}, while this generator was trained "
+        f"with {_shown(wanted)}; encode the prompt with the text encoder of {home}: "
+        "`zrelay serve encoder --model FOLDER` on the pipeline folder that the generator uses",
+        field="spec.prompt.prompt_embeds.fingerprint",
+        metadata={"field": name, "expected": wanted, "got": got, "subject": "encoder"},
+    )
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text or "none"
+
+
+def to_message(fingerprint: EncoderFingerprint) -> FingerprintMessage:
+    """The fingerprint as it travels."""
+    return FingerprintMessage(
+        family=fingerprint.family,
+        model_id=fingerprint.model_id,
+        weights_digest=fingerprint.weights_digest,
+        tokenizer_digest=fingerprint.tokenizer_digest,
+        chat_template_digest=fingerprint.chat_template_digest,
+        width=fingerprint.width,
+        hidden_layer=fingerprint.hidden_layer,
+        before_final_norm=fingerprint.before_final_norm,
+        layer_weights=[LayerWeight(hidden_layer=layer, weight=weight) for layer, weight in fingerprint.layer_weights],
+        think_mode=THINK_MODES[fingerprint.think_mode],
+        quantization=fingerprint.quantization,
+        compute_dtype=fingerprint.compute_dtype,
+        backend=fingerprint.backend,
+        modifications=fingerprint.modifications,
+        digest=fingerprint.digest,
+    )
+
+
+def from_message(message: FingerprintMessage, *, path: str = "fingerprint") -> EncoderFingerprint:
+    """The fingerprint that arrived. Raises EncoderMismatch where it is absent or its digest is not its own."""
+    modes = {value: name for name, value in THINK_MODES.items()}
+    fingerprint = EncoderFingerprint(
+        family=message.family,
+        width=message.width,
+        model_id=message.model_id,
+        weights_digest=message.weights_digest,
+        tokenizer_digest=message.tokenizer_digest,
+        chat_template_digest=message.chat_template_digest,
+        hidden_layer=message.hidden_layer,
+        before_final_norm=message.before_final_norm,
+        layer_weights=tuple((layer.hidden_layer, layer.weight) for layer in message.layer_weights),
+        think_mode=modes.get(message.think_mode, "none"),
+        quantization=message.quantization or "none",
+        compute_dtype=message.compute_dtype,
+        backend=message.backend,
+        modifications=tuple(message.modifications),
+    )
+    if not message.family or message.digest != fingerprint.digest:
+        what = "no fingerprint" if not message.family else "a fingerprint whose digest is not over its fields"
+        raise EncoderMismatch(
+            f"{path}: expected the fingerprint as the encoder sent it, got {what}: pass PromptEmbeds on unchanged",
+            field=path,
+            reason="FINGERPRINT_INVALID",
+            metadata={"expected": fingerprint.digest, "got": message.digest},
+        )
+    return fingerprint

@@ -1,0 +1,154 @@
+"""Servers and stubs straight from the contract's descriptors, with Parcels at both ends.
+
+One place parses requests, writes responses and turns failures into statuses, for every method of every service. A
+handler takes a `Parcel` of the request and the call's context, and returns (or yields) a message or a Parcel; it raises
+ZrelayError to refuse.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from zrelay_shared import status
+from zrelay_shared.errors import InternalError, ZrelayError
+from zrelay_shared.wire import Parcel
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Message)
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Response = Message | Parcel[Any]
+
+
+def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
+    """Serves every method of `service` by the servicer's method of the same name.
+
+    Raises TypeError where the servicer lacks one: a contract is served whole (refuse with FeatureMissing instead).
+    """
+    missing = [method.name for method in service.methods if not callable(getattr(servicer, method.name, None))]
+    if missing:
+        raise TypeError(f"{type(servicer).__name__} lacks {', '.join(missing)} of {service.full_name}")
+    handlers = {method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+
+
+def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMethodHandler[Any, Any]":
+    request_type = GetMessageClass(method.input_type)
+
+    async def unary(raw: bytes, context: Context) -> bytes:
+        async def answer() -> bytes:
+            return _raw(await serve(Parcel.parse(request_type, raw), context))
+
+        return await _guarded(answer, method, context)
+
+    async def stream(raw: bytes, context: Context) -> AsyncIterator[bytes]:
+        events = None
+        try:
+            events = serve(Parcel.parse(request_type, raw), context)
+            async for event in events:
+                yield _raw(event)
+        except Exception as error:
+            await _abort(error, method, context)
+        finally:
+            if events is not None:
+                await events.aclose()
+
+    async def collect(requests: AsyncIterator[bytes], context: Context) -> bytes:
+        async def parsed() -> AsyncIterator[Parcel[Any]]:
+            async for raw in requests:
+                yield Parcel.parse(request_type, raw)
+
+        async def answer() -> bytes:
+            return _raw(await serve(parsed(), context))
+
+        return await _guarded(answer, method, context)
+
+    if method.client_streaming:
+        return grpc.stream_unary_rpc_method_handler(collect)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream)
+    return grpc.unary_unary_rpc_method_handler(unary)
+
+
+async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:
+    try:
+        return await answer()
+    except Exception as error:
+        await _abort(error, method, context)
+        raise  # not reached: abort raises
+
+
+async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
+    """Ends the call with the refusal's status. What is not a refusal is a bug: logged whole, told by its id alone."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, ZrelayError):
+        log.info("%s refused: %s %s", method.name, error.code, error.reason)
+        refusal = error
+    else:
+        incident = secrets.token_hex(4)
+        log.error("%s failed, incident %s", method.name, incident, exc_info=error)
+        refusal = InternalError(
+            f"a bug in the server, incident {incident}: its log has the rest", metadata={"incident": incident}
+        )
+    await context.abort(
+        getattr(grpc.StatusCode, refusal.code), status.to_status(refusal).message, status.trailers(refusal)
+    )
+
+
+def _raw(response: Response) -> bytes:
+    return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
+
+
+class Stub:
+    """Calls a service over a channel; failures arrive as ZrelayError.
+
+    `endpoint` is for messages alone. Deadlines are seconds from now; None waits for ever.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, service: ServiceDescriptor, endpoint: str = "") -> None:
+        self._channel = channel
+        self._service = service
+        self._endpoint = endpoint
+        self._name = service.name.removesuffix("Service").lower()
+
+    async def call(
+        self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
+    ) -> Parcel[M]:
+        """One request, one response."""
+        callable_: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(self._path(method))
+        call = callable_(_raw(request), timeout=timeout)
+        try:
+            return Parcel.parse(response_type, await call)
+        except grpc.RpcError as error:
+            raise self._explain(error) from error
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+
+    async def stream(
+        self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
+    ) -> AsyncIterator[Parcel[M]]:
+        """One request, many responses. Closing the iterator cancels the call."""
+        callable_: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._path(method))
+        call = callable_(_raw(request), timeout=timeout)
+        try:
+            async for raw in call:
+                yield Parcel.parse(response_type, raw)
+        except grpc.RpcError as error:
+            raise self._explain(error) from error
+        finally:
+            call.cancel()
+
+    def _path(self, method: str) -> str:
+        return f"/{self._service.full_name}/{method}"
+
+    def _explain(self, error: grpc.RpcError) -> ZrelayError:
+        return status.from_call(error, service=self._name, endpoint=self._endpoint)

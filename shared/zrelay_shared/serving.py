@@ -1,0 +1,190 @@
+"""Running a service: bind, health, reflection, load in the background, drain on SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from zrelay_shared import atomic, exits, rpc
+from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared.errors import Unavailable, ZrelayError
+from zrelay_shared.listening import ListenAddress
+
+log = logging.getLogger(__name__)
+ALIVE = "liveness"
+"""Health name that says only that the event loop runs; "" and the service's own name say that it is ready."""
+
+
+class Service(Protocol):
+    """What `run` serves: a servicer of the contract and its life."""
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """The service of the contract whose methods it has."""
+
+    async def load(self) -> None:
+        """Loads the model, off the event loop. Calls arrive meanwhile and must be refused with ModelLoading.
+
+        Raises ZrelayError (CheckpointError) where it cannot; the process then ends.
+        """
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new work from now on (Draining) and returns when what runs is done, or after `grace_s`."""
+
+    async def close(self) -> None:
+        """Ends threads and frees the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How a service is served. `grace_s` is the time that running work gets after SIGTERM."""
+
+    listen: ListenAddress
+    grace_s: float = 30.0
+    address_file: Path | None = None
+    """Where to write `host:port` once bound: how `zrelay up` learns a port that it left to the system."""
+
+
+def serve(service: Service, options: ServeOptions) -> int:
+    """Serves until SIGTERM or SIGINT; the exit code of the process."""
+    return asyncio.run(_serve(service, options))
+
+
+async def _serve(service: Service, options: ServeOptions) -> int:
+    async with running(service, options) as server:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        stopped = asyncio.create_task(stop.wait())
+        beat = asyncio.create_task(_watchdog())
+        await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set() and (error := server.loaded.exception()) is not None:
+            beat.cancel()
+            if isinstance(error, ZrelayError):
+                log.error("%s", error.message)
+                return exits.code_of(error)
+            log.error("loading failed", exc_info=error)
+            return exits.BUG
+        await stop.wait()
+        notify("STOPPING=1")
+        log.info("draining: what runs has %.0f s", options.grace_s)
+        await server.drain()
+        beat.cancel()
+        return exits.OK
+
+
+class RunningServer:
+    """A bound server whose model loads in the background."""
+
+    def __init__(self, service: Service, options: ServeOptions) -> None:
+        self._service, self._options = service, options
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self.address = options.listen
+        self.loaded: asyncio.Task[None]
+
+    async def start(self) -> None:
+        """Binds, answers health and calls, begins to load. Raises Unavailable where the port is taken."""
+        name = self._service.descriptor.full_name
+        rpc.add_service(self._server, self._service.descriptor, self._service)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._options.listen.loopback:
+            reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.address = ListenAddress(self._options.listen.host, self._bind())
+        await self._set_ready(False)
+        await self._health.set(ALIVE, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        if self._options.address_file is not None:
+            atomic.write_bytes(self._options.address_file, str(self.address).encode())
+        log.info("%s listening on %s, loading", name, self.address)
+        self.loaded = asyncio.create_task(self._load())
+
+    def _bind(self) -> int:
+        try:
+            return int(self._server.add_insecure_port(str(self._options.listen)))
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {self._options.listen}: the port is taken or the address is not this machine's; "
+                "choose another with --listen HOST:PORT, or end what listens there",
+                reason="LISTEN_FAILED",
+            ) from error
+
+    async def _load(self) -> None:
+        await self._service.load()
+        await self._set_ready(True)
+        notify("READY=1")
+        log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
+
+    async def _set_ready(self, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self._service.descriptor.full_name):
+            await self._health.set(name, state)
+
+    async def drain(self) -> None:
+        """Not ready any more, no new work, what runs is finished or its time is up."""
+        await self._set_ready(False)
+        await self._service.drain(self._options.grace_s)
+        await self._server.stop(1.0)
+
+    async def close(self) -> None:
+        """Ends the server and the service at once."""
+        if not self.loaded.done():
+            self.loaded.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ZrelayError):
+            await asyncio.wait({self.loaded})
+        await self._server.stop(None)
+        await self._service.close()
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service, options: ServeOptions) -> AsyncIterator[RunningServer]:
+    """Serves while the block runs (tests and `serve`): yields a RunningServer, bound, still loading."""
+    server = RunningServer(service, options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+def notify(*messages: str) -> None:
+    """Tells systemd (sd_notify's protocol); does nothing elsewhere."""
+    where = os.environ.get("NOTIFY_SOCKET")
+    if not where:
+        return
+    address = "\0" + where[1:] if where.startswith("@") else where
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.sendto("\n".join(messages).encode(), address)
+
+
+async def _watchdog() -> None:
+    """Feeds systemd's watchdog from the event loop, twice as often as it asks."""
+    period = os.environ.get("WATCHDOG_USEC")
+    if not period:
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(int(period) / 2e6)
+
+
+def libraries(names: Sequence[str]) -> dict[str, str]:
+    """Versions of installed libraries by name, for GetInfo; those not installed are left out."""
+    from importlib import metadata
+
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
