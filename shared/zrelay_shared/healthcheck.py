@@ -1,0 +1,42 @@
+"""`python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]`: whether a service is ready, as an exit code.
+
+For what can only run a command, such as docker. SERVICE is a health name: `zrelay.v1.EncoderService` (ready: the model
+is loaded, nothing drains), `liveness` (the event loop runs), or nothing (as ready).
+"""
+
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from zrelay_shared.channels import CLIENT_OPTIONS
+
+SERVING, NOT_SERVING, USAGE = 0, 1, 2
+DEADLINE_S = 3.0
+"""Shorter than the 5 s that the deploy files give the whole command, start of Python included."""
+
+
+def check(endpoint: str, service: str = "", *, deadline_s: float = DEADLINE_S) -> str:
+    """What `service` at `endpoint` answers: SERVING, NOT_SERVING, or a gRPC code's name such as UNAVAILABLE."""
+    with grpc.insecure_channel(endpoint, options=CLIENT_OPTIONS) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            stub = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(request, timeout=deadline_s)  # type: ignore[attr-defined]
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the state; 0 where it is SERVING, 1 where it is not, 2 for wrong arguments."""
+    if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
+        print("usage: python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]", file=sys.stderr)
+        return USAGE
+    state = check(*arguments)
+    print(state)
+    return SERVING if state == "SERVING" else NOT_SERVING
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
