@@ -1,7 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +12,20 @@ from typing import BinaryIO
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes `path`'s place when the block ends well, and leaves nothing when it does not.
 
-    The bytes are on disk (fsync) before the name changes. Raises OSError as writing does.
+    The bytes are on disk (fsync) before the name changes. Raises OSError as writing does, with `path` as its filename.
+    A process that is killed in the middle may leave a hidden `.part` file beside it, never a half file under the name.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    partial = Path(name)
+    partial = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"  # short: names end at 255 bytes
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(partial):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -32,9 +33,3 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Writes a whole file at once, as `writing` does."""
     with writing(path) as file:
         file.write(data)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

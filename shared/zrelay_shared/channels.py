@@ -13,7 +13,8 @@ _MESSAGE_BOUNDS = [
 ]
 
 _RETRIES = {
-    # Only what never reached a handler, and never after the first message of a stream (gRPC's own rule).
+    # A connection that failed, a server that loads or drains. Never after the first message of an answer (gRPC's own
+    # rule), but a lost connection may repeat a call that a handler saw: jobs carry a request_id for that.
     "methodConfig": [
         {
             "name": [{}],

@@ -20,8 +20,8 @@ def start(
 ) -> int:
     """Builds a service (`serving.Service`) and serves it; the process's exit code, refusals told in one line."""
     malloc.keep_large_buffers()
-    logs.configure(log_level)
     try:
+        logs.configure(log_level)
         address = parse_listen(listen, insecure=insecure_listen)
         from zrelay_shared import serving  # grpc is not needed to say that a flag is wrong
 
@@ -30,3 +30,11 @@ def start(
     except ZrelayError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return exits.code_of(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "zrelay").startswith("zrelay"):
+            raise
+        print(f"error: {error.name} is not installed: pip install 'zrelay[all]'", file=sys.stderr)
+        return exits.LOCAL_FILE
+    except OSError as error:
+        print(f"error: {error.filename or listen}: {error.strerror or error}", file=sys.stderr)
+        return exits.LOCAL_FILE

@@ -7,7 +7,7 @@ safetensors reader opens it. docs/contract.md has the specification.
 """
 
 import json
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ from google.protobuf import json_format
 
 from zrelay.v1.embeds_pb2 import PromptEmbeds
 from zrelay.v1.generation_pb2 import GenerationSpec
-from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared import atomic
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.tensors import ITEM_BYTES, check, dtype_name
+from zrelay_shared.safetensors_header import SafetensorsError, read_header
+from zrelay_shared.tensors import check, dtype_name
 from zrelay_shared.wire import Parcel
 
 FORMAT = "zrelay.prompt_embeds.v1"
-_MAX_HEADER_BYTES = 1 << 20
 _PARTS = {"prompt_embeds": "prompt", "negative_prompt_embeds": "negative_prompt"}
 """Tensor prefix and metadata key -> field of GenerationSpec."""
 
@@ -31,7 +30,7 @@ _PARTS = {"prompt_embeds": "prompt", "negative_prompt_embeds": "negative_prompt"
 def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
     """Writes the prompt, the negative prompt and the provenance of `spec` to `path`, whole or not at all.
 
-    Raises OSError as writing does.
+    Raises OSError as writing does, ValueError where the embeddings are not in `spec` by value.
     """
     header: dict[str, Any] = {}
     metadata = {"format": FORMAT}
@@ -40,8 +39,11 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
     for key, field in _PARTS.items():
         if not spec.message.HasField(field):
             continue
+        source = getattr(spec.message, field)
+        if not source.prompt_embeds.segments:
+            raise ValueError(f"{field}: expected prompt_embeds by value, got {source.WhichOneof('source')}")
         embeds = PromptEmbeds()
-        embeds.CopyFrom(getattr(spec.message, field).prompt_embeds)
+        embeds.CopyFrom(source.prompt_embeds)
         for index, segment in enumerate(embeds.segments):
             tensor = segment.prompt_embeds
             data = spec.bytes_of(tensor)
@@ -69,15 +71,18 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
 def read(path: Path) -> Parcel[GenerationSpec]:
     """The beginning of a GenerationSpec from a file of `write`, checksums verified.
 
-    Raises OSError where it cannot be read, InvalidArgument (EMBEDS_FILE_INVALID) where it is not such a file, and
-    PayloadCorrupt where its bytes were damaged.
+    Raises OSError where it cannot be read, InvalidArgument (EMBEDS_FILE_INVALID, or as `tensors.check`) where it is not
+    such a file, and PayloadCorrupt where its bytes were damaged.
     """
     size = path.stat().st_size
     if size > MAX_MESSAGE_BYTES:
         raise _refusal(path, f"at most {MAX_MESSAGE_BYTES} bytes", f"{size} bytes")
+    try:
+        entries = {entry.name: entry for entry in read_header(path)}
+    except SafetensorsError as error:
+        raise _refusal(path, "a safetensors file", f"one that {error}") from error
     raw = path.read_bytes()
-    header, body = _split(path, raw)
-    metadata = header.get("__metadata__")
+    metadata = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "prompt_embeds" not in metadata:
         raise _refusal(path, f"metadata with format {FORMAT!r}", "a safetensors file without it")
     spec = Parcel(GenerationSpec())
@@ -85,50 +90,33 @@ def read(path: Path) -> Parcel[GenerationSpec]:
         if key not in metadata:
             continue
         embeds = getattr(spec.message, field).prompt_embeds
-        try:
-            json_format.Parse(metadata[key], embeds, ignore_unknown_fields=True)
-        except (json_format.ParseError, TypeError) as error:
-            raise _refusal(path, f"metadata {key!r} as `zrelay encode` writes it", "something else") from error
+        _parse(path, metadata, key, embeds)
         if not embeds.segments:
             raise _refusal(path, f"at least one segment in {key!r}", "none")
         for index, segment in enumerate(embeds.segments):
-            _attach(path, spec, segment.prompt_embeds, f"{key}.{index}", header, body)
+            tensor, name = segment.prompt_embeds, f"{key}.{index}"
+            if (entry := entries.get(name)) is None:
+                raise _refusal(path, f"a tensor {name!r}", "none")
+            if (entry.dtype, entry.shape) != (dtype_name(tensor.dtype), tuple(tensor.shape)):
+                wanted = f"{name!r} of {dtype_name(tensor.dtype)} {list(tensor.shape)}, as its metadata says"
+                raise _refusal(path, wanted, f"{entry.dtype} {list(entry.shape)}")
+            data = memoryview(raw)[entry.begin : entry.end]
+            check(tensor, data, field=f"{path.name}: {name}", rank=2)
+            spec.attach(tensor, data)
     for name in ("prompt", "negative_prompt"):
-        if isinstance(metadata.get(name), str):
-            setattr(spec.message.provenance, name, metadata[name])
+        if isinstance(told := metadata.get(name), str):
+            setattr(spec.message.provenance, name, told.encode("utf-8", "replace").decode())
     return spec
 
 
-def _attach(
-    path: Path, spec: Parcel[GenerationSpec], tensor: Tensor, name: str, header: dict[str, Any], body: memoryview
-) -> None:
-    entry = header.get(name)
+def _parse(path: Path, metadata: Mapping[str, object], key: str, embeds: PromptEmbeds) -> None:
+    said = metadata[key]
     try:
-        dtype, shape, (begin, end) = entry["dtype"], [int(n) for n in entry["shape"]], entry["data_offsets"]  # type: ignore[index]
-    except (TypeError, KeyError, ValueError) as error:
-        raise _refusal(path, f"a tensor {name!r}", "none" if entry is None else "a broken entry") from error
-    if dtype != dtype_name(tensor.dtype) or shape != list(tensor.shape):
-        wanted = f"{name!r} of {dtype_name(tensor.dtype)} {list(tensor.shape)}, as its metadata says"
-        raise _refusal(path, wanted, f"{dtype} {shape}")
-    whole = type(begin) is int and type(end) is int and 0 <= begin <= end <= len(body)
-    if not whole or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise _refusal(path, f"the bytes of {name!r} inside the file", f"offsets {begin} to {end} of {len(body)}")
-    data = body[begin:end]
-    spec.attach(tensor, data)
-    check(tensor, data, field=f"{path.name}: {name}", rank=2)
-
-
-def _split(path: Path, raw: bytes) -> tuple[dict[str, Any], memoryview]:
-    length = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or length > min(_MAX_HEADER_BYTES, len(raw) - 8):
-        raise _refusal(path, "a safetensors file", f"{len(raw)} bytes that are not one, or not whole")
-    try:
-        header = json.loads(raw[8 : 8 + length])
-    except ValueError as error:
-        raise _refusal(path, "a safetensors file", "a header that is not JSON") from error
-    if not isinstance(header, dict):
-        raise _refusal(path, "a safetensors file", "a header that is not a JSON object")
-    return header, memoryview(raw)[8 + length :]
+        if not isinstance(said, str):
+            raise TypeError(type(said).__name__)
+        json_format.Parse(said, embeds, ignore_unknown_fields=True)
+    except (json_format.ParseError, TypeError, ValueError, RecursionError) as error:
+        raise _refusal(path, f"metadata {key!r} as `zrelay encode` writes it", "something else") from error
 
 
 def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:

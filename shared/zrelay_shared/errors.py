@@ -45,6 +45,8 @@ class ZrelayError(Exception):
 
     code: ClassVar[str] = "UNKNOWN"
     default_reason: ClassVar[str] = "UNKNOWN"
+    further_reasons: ClassVar[tuple[str, ...]] = ()
+    """Other reasons that mean this class and not its parent, where it arrives over the wire."""
     default_retry_after_s: ClassVar[float | None] = None
 
     def __init__(
@@ -89,6 +91,7 @@ class EncoderMismatch(FailedPrecondition):
     """The embeddings come from an encoder that this generator was not trained with."""
 
     default_reason = "ENCODER_MISMATCH"
+    further_reasons = ("FINGERPRINT_INVALID",)
 
 
 class LoraIncompatible(FailedPrecondition):
@@ -101,6 +104,7 @@ class CheckpointError(FailedPrecondition):
     """A model folder cannot be loaded; the message names the file and what it should hold."""
 
     default_reason = "CHECKPOINT_INVALID"
+    further_reasons = ("PICKLE_REFUSED",)
 
 
 class ResourceExhausted(ZrelayError):

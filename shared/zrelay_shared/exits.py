@@ -22,6 +22,8 @@ INTERRUPTED = 130
 
 _BY_CLASS = (
     (errors.CheckpointError, LOCAL_FILE),
+    (errors.OutOfMemory, REFUSED),  # waiting does not help: a smaller request does
+    (errors.MessageTooLarge, REFUSED),
     (errors.Unavailable, UNREACHABLE),
     (errors.ResourceExhausted, BUSY),
     (errors.DeadlineExceeded, TIMEOUT),

@@ -5,6 +5,7 @@ Which difference makes which relation is the table below and in docs/contract.md
 
 import hashlib
 import json
+import struct
 from dataclasses import dataclass, field, fields
 
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
@@ -47,7 +48,10 @@ RELATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class EncoderFingerprint:
-    """What produced some embeddings. Digests are SHA-256 in hex; "" where a generator does not know."""
+    """What produced some embeddings. Digests are SHA-256 in hex; "" where a generator does not know.
+
+    Weights of layers are kept as the float32 values that travel, so that both ends see the same.
+    """
 
     family: str
     width: int
@@ -64,11 +68,23 @@ class EncoderFingerprint:
     backend: str = ""
     modifications: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        weights = tuple(
+            (layer, struct.unpack("<f", struct.pack("<f", weight))[0]) for layer, weight in self.layer_weights
+        )
+        object.__setattr__(self, "layer_weights", weights)
+
+    @property
+    def canonical(self) -> bytes:
+        """Every field but model_id as ASCII JSON, keys sorted, no blanks; weights as the hex of their float32 bits."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model_id"}
+        content["layer_weights"] = [(layer, struct.pack(">f", weight).hex()) for layer, weight in self.layer_weights]
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over every field but model_id, as JSON with sorted keys and no blanks."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model_id"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        """SHA-256 (hex) of `canonical`."""
+        return hashlib.sha256(self.canonical).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,12 @@ MIB = 1 << 20
 MAX_MESSAGE_BYTES = 64 * MIB
 """One gRPC message, on both ends: a 4096 x 4096 PNG of pure noise (50 MiB) fits, a mistake does not."""
 
+MAX_MESSAGE_FIELDS = 16_384
+"""Fields of one message, at all levels: twice the longest list of jobs (200 of 30 fields). 64 MiB could hold
+32 million, and parsing those takes minutes and gigabytes."""
+
 MAX_TENSOR_BYTES = 48 * MIB
-"""One tensor: eight times the longest prompt (1,504 tokens of 2,560 bf16 values are 7.7 MB)."""
+"""One tensor: six times the longest prompt (1,504 tokens of 2,560 bf16 values are 7.7 MB)."""
 
 MAX_TENSOR_RANK = 4
 """Prompt embeddings have 2 dimensions, SigLIP grids 3, latents 4."""

@@ -1,9 +1,12 @@
 """Where a server may listen, and why not elsewhere."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from zrelay_shared.errors import InvalidArgument
+
+_LISTEN = re.compile(r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:/\[\]]*)):)?(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,14 @@ def parse_listen(text: str, *, insecure: bool = False) -> ListenAddress:
 
     Raises InvalidArgument (LISTEN_INVALID, LISTEN_INSECURE).
     """
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not port.isdigit() or int(port) > 65535:
+    found = _LISTEN.fullmatch(text)
+    if found is None or int(found["port"]) > 65535:
         raise InvalidArgument(
-            f"listen: expected HOST:PORT with a port of 0 to 65535, got {text!r}",
+            f"listen: expected HOST:PORT (an IPv6 host in brackets) with a port of 0 to 65535, got {text!r}",
             field="listen",
             reason="LISTEN_INVALID",
         )
-    address = ListenAddress(host, int(port))
+    address = ListenAddress(found["v6"] or found["host"] or "127.0.0.1", int(found["port"]))
     if not address.loopback and not insecure:
         raise InvalidArgument(
             f"listen: {address} can be reached from other machines, and there is no encryption and no authentication: "

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from zrelay_shared import status
-from zrelay_shared.errors import InternalError, ZrelayError
+from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
@@ -126,12 +126,13 @@ class Stub:
         callable_: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(self._path(method))
         call = callable_(_raw(request), timeout=timeout)
         try:
-            return Parcel.parse(response_type, await call)
+            raw = await call
         except grpc.RpcError as error:
             raise self._explain(error) from error
         except asyncio.CancelledError:
             call.cancel()
             raise
+        return self._parsed(response_type, raw)
 
     async def stream(
         self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
@@ -141,7 +142,7 @@ class Stub:
         call = callable_(_raw(request), timeout=timeout)
         try:
             async for raw in call:
-                yield Parcel.parse(response_type, raw)
+                yield self._parsed(response_type, raw)
         except grpc.RpcError as error:
             raise self._explain(error) from error
         finally:
@@ -149,6 +150,17 @@ class Stub:
 
     def _path(self, method: str) -> str:
         return f"/{self._service.full_name}/{method}"
+
+    def _parsed(self, response_type: type[M], raw: bytes) -> Parcel[M]:
+        try:
+            return Parcel.parse(response_type, raw)
+        except InvalidArgument as error:  # the far end's fault, not the caller's
+            where = f"the {self._name} service" + (f" at {self._endpoint}" if self._endpoint else "")
+            raise InternalError(
+                f"{where} answered with {len(raw)} bytes that are not a {response_type.DESCRIPTOR.full_name}: it is "
+                "another service or another version",
+                reason=error.reason,
+            ) from error
 
     def _explain(self, error: grpc.RpcError) -> ZrelayError:
         return status.from_call(error, service=self._name, endpoint=self._endpoint)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
@@ -62,27 +62,44 @@ def serve(service: Service, options: ServeOptions) -> int:
 
 
 async def _serve(service: Service, options: ServeOptions) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # before anybody can know that it listens
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(service, options) as server:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         stopped = asyncio.create_task(stop.wait())
         beat = asyncio.create_task(_watchdog())
         await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set() and (error := server.loaded.exception()) is not None:
+        if server.loaded.done() and (error := server.loaded.exception()) is not None:
             beat.cancel()
-            if isinstance(error, ZrelayError):
-                log.error("%s", error.message)
-                return exits.code_of(error)
-            log.error("loading failed", exc_info=error)
-            return exits.BUG
-        await stop.wait()
+            return _failed(error)
+        await stopped
         notify("STOPPING=1")
-        log.info("draining: what runs has %.0f s", options.grace_s)
-        await server.drain()
+        if not server.loaded.done():
+            _leave_at_once()
+        log.info("draining: what runs has %.0f s, a second signal ends it", options.grace_s)
+        stop.clear()
+        again, drained = asyncio.create_task(stop.wait()), asyncio.create_task(server.drain())
+        await asyncio.wait({again, drained}, return_when=asyncio.FIRST_COMPLETED)
         beat.cancel()
+        if drained.done():
+            drained.result()
         return exits.OK
+
+
+def _failed(error: BaseException) -> int:
+    """Tells why loading failed; the exit code."""
+    if isinstance(error, ZrelayError):
+        log.error("%s", error.message)
+        return exits.code_of(error)
+    log.error("loading failed", exc_info=error)
+    return exits.BUG
+
+
+def _leave_at_once() -> NoReturn:
+    """Ends the process while a thread still loads: no work was taken, and Python would wait until all is read."""
+    log.info("stopped while loading")
+    logging.shutdown()
+    os._exit(exits.OK)
 
 
 class RunningServer:
@@ -92,11 +109,16 @@ class RunningServer:
         self._service, self._options = service, options
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
+        self._started = self._draining = False
         self.address = options.listen
         self.loaded: asyncio.Task[None]
+        """Ends when the model is loaded or has failed to; there from `start` on."""
 
     async def start(self) -> None:
-        """Binds, answers health and calls, begins to load. Raises Unavailable where the port is taken."""
+        """Binds, answers health and calls, begins to load.
+
+        Raises Unavailable (LISTEN_FAILED) where the port is taken, OSError where the address file cannot be written.
+        """
         name = self._service.descriptor.full_name
         rpc.add_service(self._server, self._service.descriptor, self._service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -106,10 +128,11 @@ class RunningServer:
         await self._set_ready(False)
         await self._health.set(ALIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._started = True
+        self.loaded = asyncio.create_task(self._load())
         if self._options.address_file is not None:
             atomic.write_bytes(self._options.address_file, str(self.address).encode())
         log.info("%s listening on %s, loading", name, self.address)
-        self.loaded = asyncio.create_task(self._load())
 
     def _bind(self) -> int:
         try:
@@ -123,6 +146,8 @@ class RunningServer:
 
     async def _load(self) -> None:
         await self._service.load()
+        if self._draining:
+            return
         await self._set_ready(True)
         notify("READY=1")
         log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
@@ -134,17 +159,17 @@ class RunningServer:
 
     async def drain(self) -> None:
         """Not ready any more, no new work, what runs is finished or its time is up."""
+        self._draining = True
         await self._set_ready(False)
         await self._service.drain(self._options.grace_s)
         await self._server.stop(1.0)
 
     async def close(self) -> None:
-        """Ends the server and the service at once."""
-        if not self.loaded.done():
+        """Ends the server and the service at once; what `start` began, if it did not end well."""
+        if self._started:
             self.loaded.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ZrelayError):
             await asyncio.wait({self.loaded})
-        await self._server.stop(None)
+            await self._server.stop(None)
         await self._service.close()
 
 
@@ -152,8 +177,8 @@ class RunningServer:
 async def running(service: Service, options: ServeOptions) -> AsyncIterator[RunningServer]:
     """Serves while the block runs (tests and `serve`): yields a RunningServer, bound, still loading."""
     server = RunningServer(service, options)
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.close()

@@ -1,19 +1,26 @@
 """Refusals over the wire: ZrelayError to a gRPC status with details, and a failed call back to a ZrelayError."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from zrelay_shared import errors
 from zrelay_shared.errors import DOMAIN, ZrelayError
-from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES
+from zrelay_shared.limits import MAX_MESSAGE_BYTES
 
 DETAILS_KEY = "grpc-status-details-bin"
-_MAX_MESSAGE_CHARS = 1500
-_MAX_METADATA_CHARS = 400
+# Trailers travel as HTTP/2 headers, of which gRPC takes 8 KiB: 4 KiB of details are 5.4 KiB in base64, and the message
+# travels beside them once more, percent-encoded. The parts below add up to less than MAX_DETAILS_BYTES (a test).
+_MAX_MESSAGE_BYTES = 1200
+_MAX_MESSAGE_ENCODED = 2000
+_MAX_METADATA_BYTES = 1400
+_MAX_VALUE_BYTES = 400
+_MAX_NAME_BYTES = 200
 
 
 def _tree(base: type[ZrelayError]) -> Iterator[type[ZrelayError]]:
@@ -22,8 +29,9 @@ def _tree(base: type[ZrelayError]) -> Iterator[type[ZrelayError]]:
         yield from _tree(child)
 
 
-BY_REASON = {child.default_reason: child for child in _tree(ZrelayError)}
-BY_CODE = {child.code: child for child in reversed(list(_tree(ZrelayError))) if child.__base__ is ZrelayError}
+CLASSES = tuple(_tree(ZrelayError))
+BY_REASON = {reason: child for child in CLASSES for reason in (child.default_reason, *child.further_reasons)}
+BY_CODE = {child.code: child for child in CLASSES if child.__base__ is ZrelayError}
 
 
 def to_status(error: ZrelayError) -> status_pb2.Status:
@@ -31,27 +39,60 @@ def to_status(error: ZrelayError) -> status_pb2.Status:
 
     At most 4 KB: long texts are cut.
     """
-    message = error.message[:_MAX_MESSAGE_CHARS]
-    metadata = {key[:64]: value[:_MAX_METADATA_CHARS] for key, value in list(error.metadata.items())[:20]}
+    message = _cut(_cut(error.message, _MAX_MESSAGE_BYTES), _MAX_MESSAGE_ENCODED, _encoded_bytes)
     status = status_pb2.Status(code=getattr(grpc.StatusCode, error.code).value[0], message=message)
-    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=_cut(error.reason, _MAX_NAME_BYTES), domain=DOMAIN, metadata=_bounded(error.metadata)
+        )
+    ]
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(error.field, _MAX_NAME_BYTES), description=_cut(message, _MAX_VALUE_BYTES)
+        )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.FailedPrecondition):
-        subject = error.metadata.get("subject", "")[:_MAX_METADATA_CHARS]
-        broken = error_details_pb2.PreconditionFailure.Violation(type=error.reason, subject=subject)
+        broken = error_details_pb2.PreconditionFailure.Violation(
+            type=_cut(error.reason, _MAX_NAME_BYTES), subject=_cut(error.metadata.get("subject", ""), _MAX_NAME_BYTES)
+        )
         details.append(error_details_pb2.PreconditionFailure(violations=[broken]))
     for detail in details:
-        packed = status.details.add()
-        packed.Pack(detail)
-        if status.ByteSize() > MAX_DETAILS_BYTES:
-            status.details.pop()
+        status.details.add().Pack(detail)
     return status
+
+
+def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata cut to its share of the details: whole entries while they fit, each cut to its own bound."""
+    out: dict[str, str] = {}
+    left = _MAX_METADATA_BYTES
+    for name, text in metadata.items():
+        key, value = _cut(name, 64), _cut(text, _MAX_VALUE_BYTES)
+        left -= len(key.encode()) + len(value.encode()) + 12  # tags and lengths of a map entry
+        if left < 0:
+            break
+        out[key] = value
+    return out
+
+
+def _cut(text: str, most: int, measure: Callable[[str], int] = lambda text: len(text.encode())) -> str:
+    """`text` cut to `most` bytes by `measure`, with "..." where something is missing. Broken surrogates become "?"."""
+    whole = text.encode("utf-8", "replace").decode()
+    if measure(whole) <= most:
+        return whole
+    low, high = 0, len(whole)
+    while low < high:  # the longest beginning that fits
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if measure(whole[:middle]) + 3 <= most else (low, middle - 1)
+    return whole[:low] + "..."
+
+
+def _encoded_bytes(text: str) -> int:
+    """Bytes of a grpc-message: all but printable ASCII, and the percent sign, take three each."""
+    return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
 
 
 def trailers(error: ZrelayError) -> tuple[tuple[str, bytes], ...]:
@@ -68,7 +109,8 @@ def from_call(call: grpc.RpcError, *, service: str, endpoint: str = "") -> Zrela
     metadata: Any = call.trailing_metadata() or ()  # pairs, whatever the stubs say
     for key, value in metadata:
         if key == DETAILS_KEY:
-            return _from_details(code.name, text, value if isinstance(value, bytes) else value.encode())
+            with contextlib.suppress(DecodeError):  # not ours: what gRPC says by itself still holds
+                return _from_details(code.name, text, value if isinstance(value, bytes) else value.encode())
     return _from_transport(code.name, text, service, endpoint)
 
 
@@ -94,7 +136,7 @@ def _from_details(code: str, text: str, raw: bytes) -> ZrelayError:
 def _from_transport(code: str, text: str, service: str, endpoint: str) -> ZrelayError:
     """What gRPC says by itself, in words that say what to do."""
     where = f"the {service} service" + (f" at {endpoint}" if endpoint else "")
-    meta = {"service": service, "endpoint": endpoint, "grpc": text[:_MAX_METADATA_CHARS]}
+    meta = {"service": service, "endpoint": endpoint, "grpc": text[:_MAX_VALUE_BYTES]}
     if code == "RESOURCE_EXHAUSTED" and "message" in text.lower() and "larger" in text.lower():
         return errors.MessageTooLarge(
             f"a message to or from {where} is over the limit of {MAX_MESSAGE_BYTES >> 20} MiB ({text}): "

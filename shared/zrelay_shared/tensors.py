@@ -83,17 +83,18 @@ def check(
     name = dtype_name(tensor.dtype)
     if name not in dtypes:
         raise refuse("TENSOR_DTYPE", f"dtype {' or '.join(dtypes)}", name or f"unknown dtype {tensor.dtype}")
-    shape = tuple(tensor.shape)
-    if not 1 <= len(shape) <= MAX_TENSOR_RANK or (rank is not None and len(shape) != rank):
+    dimensions = len(tensor.shape)
+    if not 1 <= dimensions <= MAX_TENSOR_RANK or (rank is not None and dimensions != rank):
         wanted = f"{rank} dimensions" if rank is not None else f"1 to {MAX_TENSOR_RANK} dimensions"
-        raise refuse("TENSOR_RANK", wanted, f"{len(shape)} dimensions")
+        raise refuse("TENSOR_RANK", wanted, f"{dimensions} dimensions")
+    shape = tuple(tensor.shape)
     if min(shape) < 1:
         raise refuse("TENSOR_SHAPE", "every dimension at least 1", f"shape {list(shape)}")
     size = math.prod(shape) * ITEM_BYTES[name]
-    if size > max_bytes:
-        raise refuse("TENSOR_SIZE", f"at most {max_bytes} bytes", f"shape {list(shape)} of {name}, {size} bytes")
     if len(data) != size:
         raise refuse("TENSOR_SIZE", f"{size} bytes for shape {list(shape)} of {name}", f"{len(data)} bytes")
+    if size > max_bytes:
+        raise refuse("TENSOR_SIZE", f"at most {max_bytes} bytes", f"shape {list(shape)} of {name}, {size} bytes")
     if not tensor.HasField("crc32c"):
         raise refuse("TENSOR_CHECKSUM_MISSING", "a crc32c of the bytes", "none")
     if (actual := crc32c(data)) != tensor.crc32c:

@@ -8,6 +8,7 @@ import torch
 
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.limits import MAX_TENSOR_RANK
 from zrelay_shared.tensors import FLOATS, TensorView, check, header
 from zrelay_shared.wire import Parcel
 
@@ -22,12 +23,18 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def to_wire(parcel: Parcel[Any], into: Tensor, tensor: torch.Tensor) -> None:
-    """Writes a tensor of any device into `into`, a Tensor of `parcel`'s message. Copies only what is not on the CPU."""
+    """Writes a tensor of any device into `into`, a Tensor of `parcel`'s message.
+
+    A contiguous CPU tensor is not copied: leave it as it is until the parcel is sent. Raises ValueError for a dtype or
+    shape that does not travel.
+    """
     if tensor.dtype not in NAMES:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, NAMES))}, got {tensor.dtype}")
-    host = tensor.detach().to("cpu").contiguous()
-    data = host.view(torch.uint8).reshape(-1).numpy().data
-    into.CopyFrom(header(NAMES[host.dtype], tuple(host.shape), data))
+        raise ValueError(f"dtype: expected one of {', '.join(map(str, NAMES))}, got {tensor.dtype}")
+    if not 1 <= tensor.dim() <= MAX_TENSOR_RANK or not tensor.numel():
+        raise ValueError(f"shape: expected 1 to {MAX_TENSOR_RANK} dimensions of at least 1, got {list(tensor.shape)}")
+    flat = tensor.detach().to("cpu").reshape(-1).contiguous()
+    data = flat.view(torch.uint8).numpy().data
+    into.CopyFrom(header(NAMES[tensor.dtype], tuple(tensor.shape), data))
     parcel.attach(into, data)
 
 

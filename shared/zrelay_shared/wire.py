@@ -10,7 +10,7 @@ The bytes on the wire are exactly protobuf's: a plain protobuf client talks to a
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -19,27 +19,24 @@ from google.protobuf.message import DecodeError, Message
 
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.limits import MAX_MESSAGE_FIELDS
 
 M = TypeVar("M", bound=Message)
 Buffer = bytes | bytearray | memoryview
 Paths = dict[int, "Paths | None"]
-"""Fields of a message that lead to tensor bytes: number -> paths within the field, None where it is the bytes."""
+"""Sub-messages of a message: field number -> those within it, None where the field is a tensor's bytes."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VARINT_BYTES = 10
+_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_MAX_VARINT_BYTES, _MAX_SIZE_BYTES = 10, 5
 _markers = itertools.count(1)
 
 
 @cache
-def tensor_paths(descriptor: Descriptor) -> Paths:
-    """The fields of a message type that lead to `Tensor.data`; empty where none does."""
+def message_paths(descriptor: Descriptor) -> Paths:
+    """Every field of a message type that is a message, down to `Tensor.data`. The type must not contain itself."""
     if descriptor.full_name == Tensor.DESCRIPTOR.full_name:
         return {Tensor.DESCRIPTOR.fields_by_name["data"].number: None}
-    paths: Paths = {}
-    for field in descriptor.fields:
-        if field.message_type is not None and (inner := tensor_paths(field.message_type)):
-            paths[field.number] = inner
-    return paths
+    return {field.number: message_paths(field.message_type) for field in descriptor.fields if field.message_type}
 
 
 class Parcel(Generic[M]):
@@ -59,19 +56,26 @@ class Parcel(Generic[M]):
 
     def attach(self, tensor: Tensor, data: Buffer) -> None:
         """Makes `data` the bytes of `tensor`, a part of this parcel's message. Keeps a view, copies nothing."""
-        tensor.data = self._store(data)
+        tensor.data = self._store(memoryview(data))
 
     def bytes_of(self, tensor: Tensor) -> memoryview:
-        """The bytes of a tensor of this parcel's message; empty where it has none."""
-        return self._blobs.get(tensor.data, memoryview(b""))
+        """The bytes of a tensor of this parcel's message; empty where it has none.
+
+        Raises ValueError for a tensor that was copied from a parcel which is not among the sources.
+        """
+        return self._look_up(tensor.data)
 
     @classmethod
     def parse(cls, message_type: type[M], raw: Buffer) -> "Parcel[M]":
-        """Reads a serialized message. Raises InvalidArgument (reason MESSAGE_MALFORMED) on anything else."""
+        """Reads a serialized message.
+
+        Raises InvalidArgument: MESSAGE_MALFORMED on anything else, MESSAGE_TOO_COMPLEX where it has more fields than
+        any message of the contract (`limits.MAX_MESSAGE_FIELDS`).
+        """
         parcel = cls(message_type())
         try:
-            paths = tensor_paths(message_type.DESCRIPTOR)
-            skeleton = b"".join(parcel._cut(memoryview(raw), paths)) if paths else bytes(raw)
+            pieces = _Walk(parcel._store).pieces(memoryview(raw), message_paths(message_type.DESCRIPTOR))
+            skeleton = b"".join(pieces) if parcel._blobs else bytes(raw)
             parcel.message.ParseFromString(skeleton)
         except (DecodeError, ValueError, IndexError) as error:
             name = message_type.DESCRIPTOR.full_name
@@ -83,91 +87,121 @@ class Parcel(Generic[M]):
         return parcel
 
     def to_bytes(self) -> bytes:
-        """The serialized message, with every tensor's bytes in their place."""
-        skeleton = self.message.SerializeToString()
-        paths = tensor_paths(self.message.DESCRIPTOR)
-        if not paths or not self._blobs:
-            return skeleton
-        return b"".join(self._fill(memoryview(skeleton), paths))
+        """The serialized message, with every tensor's bytes in their place.
 
-    def _store(self, data: Buffer) -> bytes:
+        Raises ValueError where a tensor's bytes are not this parcel's (see `bytes_of`).
+        """
+        skeleton = self.message.SerializeToString()
+        walk = _Walk(self._look_up)
+        pieces = walk.pieces(memoryview(skeleton), message_paths(self.message.DESCRIPTOR))
+        return b"".join(pieces) if walk.replaced else skeleton
+
+    def _store(self, data: memoryview) -> bytes:
+        if not data.nbytes:
+            return b""
         marker = next(_markers).to_bytes(8, "little")
-        view = memoryview(data)
-        self._blobs[marker] = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        self._blobs[marker] = data if data.format == "B" and data.ndim == 1 else data.cast("B")
         return marker
 
-    def _cut(self, raw: memoryview, paths: Paths) -> list[Buffer]:
-        """The message with markers in place of tensor bytes, in pieces."""
-        pieces: list[Buffer] = []
-        for number, whole, payload in _fields(raw):
-            if payload is None or number not in paths:
-                pieces.append(whole)
-                continue
-            inner = paths[number]
-            if inner is not None:
-                pieces += _nested(number, self._cut(payload, inner))
-            else:
-                pieces += _nested(number, [self._store(payload)] if len(payload) else [])
-        return pieces
-
-    def _fill(self, raw: memoryview, paths: Paths) -> list[Buffer]:
-        """The message with tensor bytes in place of markers, in pieces."""
-        pieces: list[Buffer] = []
-        for number, whole, payload in _fields(raw):
-            if payload is None or number not in paths:
-                pieces.append(whole)
-                continue
-            inner = paths[number]
-            pieces += _nested(number, [self._blobs[bytes(payload)]] if inner is None else self._fill(payload, inner))
-        return pieces
+    def _look_up(self, marker: Buffer) -> memoryview:
+        if not len(marker):
+            return memoryview(b"")
+        blob = self._blobs.get(bytes(marker))
+        if blob is None:
+            raise ValueError(
+                "Tensor.data: expected a marker of this parcel, got other bytes: use attach, or name the "
+                "parcel that the tensor was copied from as a source"
+            )
+        return blob
 
 
-def _fields(raw: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
-    """(number, the whole field, its payload if length-delimited) for each field of a serialized message.
+class _Walk:
+    """One pass over a serialized message that replaces the bytes of every tensor, and counts fields.
 
-    Raises ValueError or IndexError on what is not one. Encoding: protobuf.dev/programming-guides/encoding.
+    The count bounds what a hostile message costs: 64 MiB of empty sub-messages would take minutes and gigabytes.
     """
-    at, end = 0, len(raw)
-    while at < end:
-        start = at
-        key, at = _varint(raw, at)
-        kind = key & 7
-        payload = None
-        if kind == _VARINT:
-            _, at = _varint(raw, at)
-        elif kind == _FIXED64:
-            at += 8
-        elif kind == _FIXED32:
-            at += 4
-        elif kind == _BYTES:
-            length, at = _varint(raw, at)
-            if length > end - at:
-                raise ValueError(f"a field of {length} bytes where {end - at} are left")
-            payload = raw[at : at + length]
-            at += length
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at > end:
-            raise ValueError("the message ends inside a field")
-        yield key >> 3, raw[start:at], payload
+
+    __slots__ = ("_left", "_replace", "replaced")
+
+    def __init__(self, replace: Callable[[memoryview], Buffer]) -> None:
+        self._replace = replace
+        self._left = MAX_MESSAGE_FIELDS
+        self.replaced = False
+
+    def pieces(self, raw: memoryview, paths: Paths) -> list[Buffer]:
+        """The message after the replacement, in pieces; what is not a tensor's stays as it is."""
+        pieces: list[Buffer] = []
+        done = 0
+        for number, start, payload, end in self._fields(raw):
+            if payload is None or number not in paths:
+                continue
+            inner = paths[number]
+            if inner is None:
+                changed: list[Buffer] = [self._replace(payload)]
+                self.replaced = True
+            else:
+                changed = self.pieces(payload, inner)
+            size = sum(map(len, changed))
+            pieces += (raw[done:start], _varint_bytes(number << 3 | _BYTES) + _varint_bytes(size), *changed)
+            done = end
+        pieces.append(raw[done:])
+        return pieces
+
+    def _fields(self, raw: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:
+        """(number, start, payload if length-delimited, end) of each field; a group is one field.
+
+        Raises ValueError or IndexError on what is not a message. Encoding: protobuf.dev/programming-guides/encoding.
+        """
+        at, end, start = 0, len(raw), 0
+        groups: list[int] = []
+        while at < end:
+            if not groups:
+                start = at
+            self._count()
+            key, at = _varint(raw, at, _MAX_SIZE_BYTES)
+            number, kind = key >> 3, key & 7
+            payload = None
+            if kind == _VARINT:
+                _, at = _varint(raw, at, _MAX_VARINT_BYTES)
+            elif kind == _FIXED64:
+                at += 8
+            elif kind == _FIXED32:
+                at += 4
+            elif kind == _BYTES:
+                length, at = _varint(raw, at, _MAX_SIZE_BYTES)
+                payload = raw[at : at + length]
+                at += length
+            elif kind == _GROUP:
+                groups.append(number)
+            elif kind != _GROUP_END or not groups or groups.pop() != number:
+                raise ValueError(f"wire type {kind}")
+            if at > end:
+                raise ValueError("the message ends inside a field")
+            if not groups:
+                yield number, start, payload, at
+        if groups:
+            raise ValueError("the message ends inside a group")
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidArgument(
+                f"expected a message of at most {MAX_MESSAGE_FIELDS} fields at all levels, got more: ask for fewer "
+                "things in one call",
+                reason="MESSAGE_TOO_COMPLEX",
+            )
 
 
-def _nested(number: int, pieces: list[Buffer]) -> list[Buffer]:
-    """A length-delimited field made of pieces."""
-    length = sum(len(piece) for piece in pieces)
-    return [_varint_bytes(number << 3 | _BYTES) + _varint_bytes(length), *pieces]
-
-
-def _varint(raw: memoryview, at: int) -> tuple[int, int]:
+def _varint(raw: memoryview, at: int, most: int) -> tuple[int, int]:
     value = shift = 0
-    for _ in range(_MAX_VARINT_BYTES):
+    for _ in range(most):
         byte = raw[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
-    raise ValueError("a varint of more than 10 bytes")
+    raise ValueError(f"a varint of more than {most} bytes")
 
 
 def _varint_bytes(value: int) -> bytes:

@@ -1,0 +1,113 @@
+"""Read the files of a checkpoint folder, and refuse a broken one by its name and what it should hold."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zrelay_shared.errors import CheckpointError, listed
+from zrelay_shared.safetensors_header import SafetensorsError, read_header
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
+    """`<folder as given>: <file> <problem>; <remedy>`."""
+    return CheckpointError(
+        f"{root}: {file} {problem}; {remedy}" if file else f"{root} {problem}; {remedy}",
+        metadata={"file": file or root.name},
+    )
+
+
+def require_folder(path: Path) -> None:
+    """Raise CheckpointError unless `path` is a folder."""
+    if path.is_dir():
+        return
+    if path.suffix in PICKLE_SUFFIXES and path.is_file():
+        raise pickle_refusal(path.parent, [path.name])
+    problem = "is a file, expected a folder" if path.exists() else "does not exist"
+    raise refusal(path, "", problem, "give the folder of a Z-Image checkpoint as diffusers saves it")
+
+
+def read_json(root: Path, file: str) -> Mapping[str, object]:
+    """The JSON object in `file` of the folder `root`. Raises CheckpointError."""
+    path = root / file
+    if not path.is_file():
+        raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from where you got it")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise refusal(root, file, f"is not JSON{where}", "it is damaged or cut short; copy it again") from error
+    if not isinstance(content, dict):
+        raise refusal(root, file, f"holds a JSON {type(content).__name__}, expected an object", "copy it again")
+    return content
+
+
+def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
+    """Safetensors files of the component in `root/inside` in order, and its index (tensor -> file) if sharded.
+
+    Each file's header is read and held against its size. Raises CheckpointError.
+    """
+    folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
+    if (folder / single).is_file():
+        _tensor_names(root, join(inside, single))
+        return (folder / single,), None
+    if not (folder / index_file).is_file():
+        if found := find_pickles(folder):
+            raise pickle_refusal(root, [join(inside, name) for name in found])
+        raise refusal(
+            root,
+            join(inside, single),
+            "is missing",
+            f"it should hold the weights (or {index_file} and the shards it lists); copy it again",
+        )
+    shown = join(inside, index_file)
+    weight_map = read_json(root, shown).get("weight_map")
+    if not (isinstance(weight_map, dict) and weight_map and all(isinstance(v, str) for v in weight_map.values())):
+        raise refusal(root, shown, "has no weight_map", "it should map each tensor to its shard; copy it again")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise refusal(root, shown, f"lists {shard!r}", "shards are .safetensors files of the same folder")
+        if not (folder / shard).is_file():
+            raise refusal(
+                root,
+                join(inside, shard),
+                "is missing",
+                f"it is one of {len(shards)} shards that {index_file} lists; copy it again",
+            )
+        names = _tensor_names(root, join(inside, shard))
+        if lost := sorted(name for name, file in weight_map.items() if file == shard and name not in names):
+            raise refusal(root, join(inside, shard), f"lacks {listed(lost)}", f"{index_file} says it holds them")
+    return tuple(folder / shard for shard in shards), dict(weight_map)
+
+
+def _tensor_names(root: Path, file: str) -> frozenset[str]:
+    try:
+        return frozenset(entry.name for entry in read_header(root / file))
+    except SafetensorsError as error:
+        raise refusal(root, file, str(error), "copy the file again and compare its size") from error
+
+
+def find_pickles(folder: Path) -> list[str]:
+    """Names of the files in `folder` that are pickles, by suffix."""
+    return sorted(item.name for item in folder.iterdir() if item.suffix in PICKLE_SUFFIXES and item.is_file())
+
+
+def pickle_refusal(root: Path, files: Sequence[str]) -> CheckpointError:
+    """The refusal of pickled weights, with the way to convert them."""
+    return CheckpointError(
+        f"{root}: {listed(list(files))}: pickled weights are never opened, since a pickle can run any code; expected "
+        "safetensors. Load it where you trust it and save it again: "
+        "`model = AutoModel.from_pretrained(DIR); model.save_pretrained(NEW_DIR, safe_serialization=True)`",
+        reason="PICKLE_REFUSED",
+        metadata={"file": files[0]},
+    )
+
+
+def join(inside: str, name: str) -> str:
+    """`inside/name`, or `name` at the top."""
+    return f"{inside}/{name}" if inside else name

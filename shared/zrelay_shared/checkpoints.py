@@ -1,0 +1,277 @@
+"""What a Z-Image checkpoint folder must hold, and a refusal that names the file when it does not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zrelay_shared.checkpoint_files import (
+    find_pickles,
+    find_weights,
+    join,
+    pickle_refusal,
+    read_json,
+    refusal,
+    require_folder,
+)
+from zrelay_shared.errors import listed
+
+DEFAULT_TEXT_LIMIT = 1504
+"""Tokens of prompt that the published transformer takes (axes_lens[0] = 1536); see `text_limit`."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a component's folder holds: its config file, the key that says what it is, and the weights' base name."""
+
+    config_file: str
+    key: str
+    expected: tuple[str, ...]
+    weights: str | None
+
+
+_KINDS = {
+    "text_encoder": _Kind("config.json", "model_type", ("qwen3",), "model"),
+    "transformer": _Kind("config.json", "_class_name", ("ZImageTransformer2DModel",), "diffusion_pytorch_model"),
+    "vae": _Kind("config.json", "_class_name", ("AutoencoderKL",), "diffusion_pytorch_model"),
+    "scheduler": _Kind("scheduler_config.json", "_class_name", ("FlowMatchEulerDiscreteScheduler",), None),
+}
+
+
+@dataclass(frozen=True)
+class ComponentFolder:
+    """One model of a checkpoint, checked.
+
+    Attributes: `path` the folder itself; `config` its parsed config; `weights` the safetensors files in order (none
+    for a scheduler); `index` tensor name -> file name for sharded weights, else None.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, object]
+    weights: tuple[Path, ...]
+    index: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """A diffusers pipeline folder. A component is opened (and checked) when it is asked for, since a machine that
+    only paints may hold no text encoder, and one that only encodes no transformer."""
+
+    path: Path
+    model_index: Mapping[str, object]
+
+    def component(self, name: str) -> ComponentFolder:
+        """The checked component `text_encoder`, `transformer`, `vae` or `scheduler`. Raises CheckpointError."""
+        return _component(self.path, name, name)
+
+    def tokenizer(self) -> Path:
+        """The checked tokenizer folder. Raises CheckpointError."""
+        return _tokenizer(self.path, "tokenizer")
+
+
+@dataclass(frozen=True)
+class TextEncoderFolder:
+    """A text encoder with its tokenizer.
+
+    Attributes: `tokenizer` the folder with the tokenizer's files; `chat_template` the template's text;
+    `transformer_config` the transformer/config.json of the same checkpoint where there is one, else None.
+    """
+
+    component: ComponentFolder
+    tokenizer: Path
+    chat_template: str
+    transformer_config: Mapping[str, object] | None
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a request that leaves a field out gets: sizes in pixels, forwards of the transformer, diffusers' words."""
+
+    name: str = ""
+    width: int = 1024
+    height: int = 1024
+    num_inference_steps: int = 8
+    guidance_scale: float = 0.0
+    shift: float = 3.0
+    max_sequence_length: int = 512
+
+
+def open_pipeline(path: Path) -> PipelineFolder:
+    """The pipeline folder at `path`. Raises CheckpointError when it is none, or is another model's."""
+    require_folder(path)
+    if not (path / "model_index.json").is_file():
+        raise refusal(
+            path,
+            "model_index.json",
+            "is missing",
+            "a Z-Image checkpoint is a folder with model_index.json, transformer/, vae/, scheduler/, text_encoder/ and "
+            "tokenizer/, as diffusers saves it; give that folder",
+        )
+    model_index = read_json(path, "model_index.json")
+    found = model_index.get("_class_name")
+    if not (isinstance(found, str) and found.startswith("ZImage")):
+        raise refusal(
+            path,
+            "model_index.json",
+            f"says _class_name {found!r}, expected a ZImage pipeline",
+            "give the folder of a Z-Image checkpoint",
+        )
+    return PipelineFolder(path, model_index)
+
+
+def open_text_encoder(path: Path) -> TextEncoderFolder:
+    """The text encoder of a pipeline folder (text_encoder/ and tokenizer/), or a bare Qwen3 folder with its
+    tokenizer's files inside. Weights may be sharded. Raises CheckpointError."""
+    require_folder(path)
+    if (path / "model_index.json").is_file() or (path / "text_encoder").is_dir():
+        component = _component(path, "text_encoder", "text_encoder")
+        inside, beside = "tokenizer", path
+    elif (path / "config.json").is_file() or find_pickles(path) or any(path.glob("*.safetensors*")):
+        component = _component(path, "", "text_encoder")
+        tokenizer_beside = not _tokenizer_files(path) and _tokenizer_files(path.parent / "tokenizer")
+        inside, beside = ("../tokenizer" if tokenizer_beside else ""), path.parent
+    else:
+        raise refusal(
+            path,
+            "",
+            "is not a checkpoint: it has neither model_index.json nor config.json",
+            "give a Z-Image pipeline folder, or a Qwen3 folder with config.json, model.safetensors and its tokenizer",
+        )
+    tokenizer = _tokenizer(path, inside)
+    transformer = beside / "transformer" / "config.json"
+    return TextEncoderFolder(
+        component,
+        tokenizer,
+        _chat_template(path, inside),
+        read_json(beside, "transformer/config.json") if transformer.is_file() else None,
+    )
+
+
+def open_component(path: Path, kind: str) -> ComponentFolder:
+    """The bare component folder at `path` as a `kind` (text_encoder, transformer, vae, scheduler).
+
+    Raises CheckpointError; ValueError for an unknown kind."""
+    require_folder(path)
+    return _component(path, "", kind)
+
+
+def defaults(path: Path) -> GenerationDefaults:
+    """Defaults of the pipeline folder at `path`: its zrelay.json, and where that is silent 1024 x 1024, 8 forwards,
+    guidance 0 and the scheduler's shift. Raises CheckpointError for a value that cannot be one."""
+    said = read_json(path, "zrelay.json") if (path / "zrelay.json").is_file() else {}
+    known = GenerationDefaults.__dataclass_fields__
+    if unknown := sorted(set(said) - set(known)):
+        raise refusal(
+            path, "zrelay.json", f"has unknown keys {listed(unknown)}", f"known are {', '.join(known)}; remove the rest"
+        )
+    shift = said.get("shift", _component(path, "scheduler", "scheduler").config.get("shift", 1.0))
+    name = said.get("name", "")
+    if not isinstance(name, str):
+        raise refusal(path, "zrelay.json", f"says name {name!r}", "name must be a text")
+    return GenerationDefaults(
+        name=name,
+        width=_pixels(path, "width", said.get("width", GenerationDefaults.width)),
+        height=_pixels(path, "height", said.get("height", GenerationDefaults.height)),
+        num_inference_steps=_count(path, "num_inference_steps", said.get("num_inference_steps", 8)),
+        guidance_scale=_number(path, "guidance_scale", said.get("guidance_scale", 0.0), 0.0),
+        shift=_number(path, "shift", shift, 1e-6),
+        max_sequence_length=_count(path, "max_sequence_length", said.get("max_sequence_length", 512)),
+    )
+
+
+def text_limit(axes_lens: Sequence[int]) -> int:
+    """Most prompt tokens a transformer with these RoPE tables takes: the biggest multiple of 32 <= axes_lens[0] - 2.
+
+    Captions are padded to a multiple of 32 and start at position 1; every image token sits one behind them on the
+    same axis (ZImageTransformer2DModel). Raises ValueError where not even 32 tokens fit.
+    """
+    rows = axes_lens[0] if axes_lens else 0
+    if rows < 34:
+        raise ValueError(f"axes_lens[0]: expected at least 34, got {rows}")
+    return (rows - 2) // 32 * 32
+
+
+def _component(root: Path, inside: str, kind: str) -> ComponentFolder:
+    if kind not in _KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
+    rules, folder = _KINDS[kind], root / inside
+    if inside and not folder.is_dir():
+        raise refusal(
+            root,
+            f"{inside}/",
+            "is missing",
+            f"it should hold the checkpoint's {kind.replace('_', ' ')}; copy the folder again from where you got it",
+        )
+    config_file = join(inside, rules.config_file)
+    weights: tuple[Path, ...] = ()
+    index: Mapping[str, str] | None = None
+    if rules.weights and not (folder / rules.config_file).is_file() and (pickled := find_pickles(folder)):
+        raise pickle_refusal(root, [join(inside, name) for name in pickled])
+    config = read_json(root, config_file)
+    found = config.get(rules.key)
+    if found not in rules.expected:
+        raise refusal(
+            root,
+            config_file,
+            f"says {rules.key} {found!r}, expected {' or '.join(map(repr, rules.expected))}",
+            f"this folder holds another model; give one whose {kind.replace('_', ' ')} is Z-Image's",
+        )
+    if rules.weights:
+        weights, index = find_weights(root, inside, rules.weights)
+    return ComponentFolder(kind, folder, config, weights, index)
+
+
+def _tokenizer_files(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or (
+        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    )
+
+
+def _tokenizer(root: Path, inside: str) -> Path:
+    folder = root / inside
+    if not _tokenizer_files(folder):
+        raise refusal(
+            root,
+            join(inside, "tokenizer.json"),
+            "is missing",
+            "a text encoder needs its tokenizer: tokenizer.json (or vocab.json and merges.txt), tokenizer_config.json "
+            "and its chat template; copy them from the same checkpoint",
+        )
+    for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
+        if (folder / name).is_file() or name == "tokenizer_config.json":
+            read_json(root, join(inside, name))
+    return folder
+
+
+def _chat_template(root: Path, inside: str) -> str:
+    """Text of the chat template: chat_template.jinja, else the field of tokenizer_config.json (as transformers)."""
+    template = root / inside / "chat_template.jinja"
+    if template.is_file():
+        return template.read_text(encoding="utf-8")
+    said = read_json(root, join(inside, "tokenizer_config.json")).get("chat_template")
+    if not isinstance(said, str) or not said:
+        raise refusal(
+            root,
+            join(inside, "chat_template.jinja"),
+            "is missing, and tokenizer_config.json has no chat_template",
+            "prompts are wrapped in Qwen3's chat template; copy it from the same checkpoint",
+        )
+    return said
+
+
+def _pixels(root: Path, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 16 or value % 16:
+        raise refusal(root, "zrelay.json", f"says {key} {value!r}", f"{key} must be a positive multiple of 16")
+    return value
+
+
+def _count(root: Path, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise refusal(root, "zrelay.json", f"says {key} {value!r}", f"{key} must be a whole number of at least 1")
+    return value
+
+
+def _number(root: Path, key: str, value: object, least: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < float("inf"):
+        raise refusal(root, "zrelay.json", f"says {key} {value!r}", f"{key} must be a number of at least {least:g}")
+    return float(value)

@@ -1,0 +1,109 @@
+"""Read and check the header of a safetensors file without loading it: names, dtypes, shapes, byte ranges."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit; a header is JSON and is parsed in memory."""
+
+_DTYPE_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+
+
+class SafetensorsError(ValueError):
+    """The file is not a whole, well-formed safetensors file; the message says what was expected and got."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: `dtype` in safetensors' names, `begin` and `end` in bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> tuple[TensorEntry, ...]:
+    """Entries of the file at `path` in the order of their bytes.
+
+    Raises SafetensorsError unless the header is well formed, the byte ranges follow each other without a hole or an
+    overlap, each has the size its dtype and shape ask for, and they end where the file ends (the format's own rules).
+    """
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise SafetensorsError("is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+        if len(start) < 8:
+            raise SafetensorsError(f"has {file_bytes} bytes, too few for a safetensors file")
+        header_bytes = int.from_bytes(start, "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise SafetensorsError(
+                f"is not a safetensors file: a header of {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed"
+            )
+        if 8 + header_bytes > file_bytes:
+            raise SafetensorsError(f"is truncated: the header takes {header_bytes} bytes, the file has {file_bytes}")
+        header = _parse(file.read(header_bytes))
+    entries = tuple(
+        sorted(
+            (_entry(name, value, 8 + header_bytes) for name, value in header.items() if name != "__metadata__"),
+            key=lambda entry: (entry.begin, entry.end),
+        )
+    )
+    _check_ranges(entries, 8 + header_bytes, file_bytes)
+    return entries
+
+
+def _parse(raw: bytes) -> dict[str, object]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise SafetensorsError("names a tensor twice in its header")
+        return found
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise SafetensorsError("is not a safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise SafetensorsError("is not a safetensors file: its header is not a JSON object")
+    return header
+
+
+def _entry(name: str, value: object, data_start: int) -> TensorEntry:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise SafetensorsError(f"tensor {name!r}: expected dtype, shape and data_offsets in the header")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if dtype not in _DTYPE_BITS:
+        raise SafetensorsError(f"tensor {name!r}: unknown dtype {dtype!r}")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise SafetensorsError(f"tensor {name!r}: bad shape {shape!r} or data_offsets {offsets!r}")
+    wanted = -(-math.prod(shape) * _DTYPE_BITS[dtype] // 8)
+    if offsets[1] - offsets[0] != wanted:
+        raise SafetensorsError(
+            f"tensor {name!r}: {dtype} {shape} needs {wanted} bytes, its range holds {offsets[1] - offsets[0]}"
+        )
+    return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
+
+
+def _check_ranges(entries: tuple[TensorEntry, ...], data_start: int, file_bytes: int) -> None:
+    at = data_start
+    for entry in entries:
+        if entry.begin != at:
+            raise SafetensorsError(f"tensor {entry.name!r}: its bytes start at {entry.begin}, expected {at}")
+        at = entry.end
+    if at > file_bytes:
+        raise SafetensorsError(f"is truncated: the header says {at} bytes, the file has {file_bytes}")
+    if at < file_bytes:
+        raise SafetensorsError(f"has {file_bytes - at} bytes too many: the header says {at}, the file has {file_bytes}")

@@ -1,0 +1,102 @@
+"""atomic: a file is whole or not there, whatever interrupts its writing."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from zrelay_shared import atomic
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "fox.png"
+    atomic.write_bytes(path, b"one")
+    atomic.write_bytes(path, memoryview(b"two"))
+    assert path.read_bytes() == b"two"
+    assert [item.name for item in tmp_path.iterdir()] == ["fox.png"]
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    old = os.umask(0o027)
+    try:
+        atomic.write_bytes(tmp_path / "fox.png", b"x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "fox.png").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_interrupted_block_leaves_what_was_there(tmp_path, error, before):
+    path = tmp_path / "fox.png"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(error), atomic.writing(path) as file:
+        file.write(b"half")
+        file.flush()
+        raise error
+    assert [item.read_bytes() for item in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+def test_a_killed_process_leaves_no_half_file_under_the_name(tmp_path):
+    path = tmp_path / "fox.png"
+    path.write_bytes(b"old")
+    script = textwrap.dedent("""
+        import pathlib, sys, time
+        from zrelay_shared import atomic
+        with atomic.writing(pathlib.Path(sys.argv[1])) as file:
+            file.write(b"half"); file.flush()
+            print("writing", flush=True)
+            time.sleep(60)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(20)
+    process.stdout.close()
+    assert path.read_bytes() == b"old"
+    assert all(item.suffix == ".part" for item in tmp_path.iterdir() if item != path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    path = tmp_path / "fox.png"
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            atomic.write_bytes(path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as refusal:
+        atomic.write_bytes(tmp_path / "absent" / "fox.png", b"x")
+    assert refusal.value.filename == str(tmp_path / "absent" / "fox.png")
+    with pytest.raises(IsADirectoryError) as refusal:
+        atomic.write_bytes(tmp_path, b"x")
+    assert refusal.value.filename == str(tmp_path)
+    (tmp_path / ("n" * 250)).write_bytes(b"")
+    atomic.write_bytes(tmp_path / ("n" * 250), b"long names work")
+
+
+def test_many_writers_of_one_name(tmp_path):
+    import threading
+
+    path = tmp_path / "fox.png"
+    contents = [bytes([i]) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=atomic.write_bytes, args=(path, content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,155 @@
+"""Service processes: systemd's messages, signals, failing loads, wrong flags; each a real process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from zrelay_shared import exits
+
+NAME = "zrelay.v1.VisionService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+PRELUDE = textwrap.dedent("""
+    import asyncio, sys, time
+    from zrelay.v1 import vision_pb2
+    from zrelay_shared import command
+    from zrelay_shared.errors import CheckpointError
+    from zrelay_vision.service import VisionService
+    class Service(VisionService):
+        async def load(self): {load}
+        async def drain(self, grace_s): {drain}
+    sys.exit(command.start({build}, listen="{listen}", insecure_listen=False, log_level="info", grace_s=5.0,
+                           address_file=None))
+""")
+
+
+def start(load="pass", drain="pass", build="Service", listen="127.0.0.1:0", **environment) -> subprocess.Popen:
+    script = PRELUDE.format(load=load, drain=drain, build=build, listen=listen)
+    return launch([sys.executable, "-c", script], **environment)
+
+
+def launch(arguments: list[str], **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def wait_for(process: subprocess.Popen, text: str) -> str:
+    """The log up to the line with `text`."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    pytest.fail(f"{text!r} was never logged: {''.join(lines)}")
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    try:
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return process.returncode, log
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(20)
+        yield listener
+
+
+def test_a_process_under_systemd_from_start_to_sigterm(systemd, tmp_path):
+    address = tmp_path / "address"
+    command = [sys.executable, "-m", "zrelay_vision", "--listen", "127.0.0.1:0", "--address-file", str(address)]
+    process = launch(command, NOTIFY_SOCKET=systemd.getsockname(), WATCHDOG_USEC="200000")
+    told = {systemd.recv(100)}
+    while told != {b"READY=1", b"WATCHDOG=1"}:
+        told.add(systemd.recv(100))
+    with grpc.insecure_channel(address.read_text()) as channel:
+        state = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME), timeout=20)
+        assert state.status == SERVING
+    assert systemd.recv(100) == b"WATCHDOG=1"
+    process.send_signal(signal.SIGTERM)
+    while (message := systemd.recv(100)) != b"STOPPING=1":
+        assert message == b"WATCHDOG=1"
+    code, log = ended(process)
+    assert code == exits.OK and "draining" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("load", "code", "said"),
+    [
+        ("raise CheckpointError('box: vae/ is missing')", exits.LOCAL_FILE, "box: vae/ is missing"),
+        ("raise KeyError('bug')", exits.BUG, "loading failed"),
+    ],
+)
+def test_a_load_that_fails_ends_the_process(load, code, said):
+    got, log = ended(start(load=load))
+    assert got == code and said in log
+    assert ("Traceback" in log) == (code == exits.BUG)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_loading_ends_the_process_at_once(number):
+    process = start(load="await asyncio.to_thread(time.sleep, 60)")
+    wait_for(process, "listening on")
+    process.send_signal(number)
+    code, log = ended(process)  # within 20 s, while the load sleeps for 60
+    assert code == exits.OK
+    assert "stopped while loading" in log and "Traceback" not in log
+
+
+def test_sigterm_waits_for_what_runs():
+    process = start(drain="await asyncio.sleep(0.3); print('drained', file=sys.stderr)")
+    wait_for(process, "ready on")
+    process.send_signal(signal.SIGTERM)
+    code, log = ended(process)
+    assert code == exits.OK and "drained" in log
+
+
+def test_a_second_signal_ends_the_drain():
+    process = start(drain="await asyncio.sleep(60)")
+    wait_for(process, "ready on")
+    process.send_signal(signal.SIGINT)
+    wait_for(process, "draining")
+    process.send_signal(signal.SIGINT)
+    code, log = ended(process)
+    assert code == exits.OK and "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--listen", "0.0.0.0:0"], exits.REFUSED, "--insecure-listen"),
+        (["--listen", "nowhere"], exits.REFUSED, "expected HOST:PORT"),
+        (["--log-level", "loud"], exits.REFUSED, "log-level: expected one of"),
+        (
+            ["--listen", "127.0.0.1:0", "--address-file", "/nonexistent/x"],
+            exits.LOCAL_FILE,
+            "/nonexistent/x: No such file",
+        ),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(arguments, code, said):
+    got, log = ended(launch([sys.executable, "-m", "zrelay_vision", *arguments]))
+    told = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert got == code and len(told) == 1 and said in told[0] and "Traceback" not in log
+
+
+def test_a_taken_port_and_a_missing_library_are_told_in_one_line():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        code, log = ended(start(listen=f"127.0.0.1:{listener.getsockname()[1]}"))
+    assert code == exits.UNREACHABLE and "error: cannot listen on" in log and "Traceback" not in log
+    code, log = ended(start(build="lambda: __import__('no_such_library')"))
+    assert code == exits.LOCAL_FILE and "error: no_such_library is not installed: pip install" in log

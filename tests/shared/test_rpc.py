@@ -1,0 +1,179 @@
+"""rpc: every kind of call over a real channel, and what happens when a handler, a caller or the bytes are wrong."""
+
+import asyncio
+import gc
+import logging
+
+import grpc
+import pytest
+
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_shared import errors, rpc
+from zrelay_shared.wire import Parcel
+
+GENERATOR = pb.DESCRIPTOR.services_by_name["GeneratorService"]
+
+
+async def test_one_request_one_response(fake):
+    async def GetJob(parcel, context):
+        return pb.GetJobResponse(job={"job_id": parcel.message.job_id})
+
+    server = await fake(GetJob=GetJob)
+    answer = await server.stub.call("GetJob", pb.GetJobRequest(job_id="j1"), pb.GetJobResponse)
+    assert answer.message.job.job_id == "j1"
+
+
+async def test_tensors_pass_through_as_parcels(fake):
+    got = []
+
+    async def Generate(parcel, context):
+        got.append(bytes(parcel.bytes_of(parcel.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds)))
+        yield Parcel(pb.GenerateResponse(event={"sequence": 1}))
+        yield pb.GenerateResponse(event={"sequence": 2})
+
+    server = await fake(Generate=Generate)
+    request = Parcel(pb.GenerateRequest())
+    request.attach(request.message.spec.prompt.prompt_embeds.segments.add().prompt_embeds, b"bytes" * 1000)
+    events = [e.message.event.sequence async for e in server.stub.stream("Generate", request, pb.GenerateResponse)]
+    assert events == [1, 2] and got == [b"bytes" * 1000]
+
+
+async def test_many_requests_one_response(fake):
+    async def UploadBlob(parcels, context):
+        size = sum([len(parcel.message.data) async for parcel in parcels])
+        return pb.UploadBlobResponse(content={"size_bytes": size})
+
+    server = await fake(UploadBlob=UploadBlob)
+    upload = server.channel.stream_unary("/zrelay.v1.GeneratorService/UploadBlob")
+    chunks = [pb.UploadBlobRequest(data=b"x" * 1000).SerializeToString() for _ in range(5)]
+    assert pb.UploadBlobResponse.FromString(await upload(iter(chunks))).content.size_bytes == 5000
+    with pytest.raises(grpc.RpcError) as refusal:
+        await upload(iter([chunks[0], b"\xff"]))
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", ["GetJob", "Generate", "WatchJob"])
+async def test_bytes_that_are_no_request(fake, method):
+    server = await fake()
+    kind = server.channel.unary_unary if method == "GetJob" else server.channel.unary_stream
+    call = kind(f"/zrelay.v1.GeneratorService/{method}")(b"\x0a\xff\xff\xff")
+    with pytest.raises(grpc.RpcError) as refusal:
+        await call if method == "GetJob" else [event async for event in call]
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected a serialized zrelay.v1." in refusal.value.details()
+
+
+async def test_bytes_that_are_no_response(fake):
+    async def GetJob(parcel, context):
+        return pb.GetJobRequest(job_id="\x7f\x7f")  # no Job begins with wire type 7
+
+    server = await fake(GetJob=GetJob)
+    with pytest.raises(errors.InternalError, match=r"not a zrelay\.v1\.SubmitJobResponse") as refusal:
+        await server.stub.call("GetJob", pb.GetJobRequest(), pb.SubmitJobResponse)
+    assert refusal.value.reason == "MESSAGE_MALFORMED" and server.endpoint in refusal.value.message
+
+
+@pytest.mark.parametrize("method", ["GetJob", "Generate"])
+async def test_a_bug_is_told_by_an_id_alone(fake, caplog, method):
+    async def GetJob(parcel, context):
+        raise KeyError("/home/somebody/secret")
+
+    async def Generate(parcel, context):
+        yield pb.GenerateResponse()
+        raise KeyError("/home/somebody/secret")
+
+    server = await fake(GetJob=GetJob, Generate=Generate)
+    with caplog.at_level(logging.ERROR), pytest.raises(errors.InternalError) as refusal:
+        if method == "GetJob":
+            await server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse)
+        else:
+            async for _ in server.stub.stream("Generate", pb.GenerateRequest(), pb.GenerateResponse):
+                pass
+    incident = refusal.value.metadata["incident"]
+    assert incident in refusal.value.message and incident in caplog.text and "KeyError" in caplog.text
+    assert not any(word in refusal.value.message for word in ("secret", "/", "Traceback", "KeyError", ".py"))
+
+
+async def test_a_refusal_after_some_events(fake):
+    async def WatchJob(parcel, context):
+        yield pb.WatchJobResponse(event={"sequence": 1})
+        raise errors.Draining("going away")
+
+    server = await fake(WatchJob=WatchJob)
+    seen = []
+    with pytest.raises(errors.Draining, match="going away"):
+        async for event in server.stub.stream("WatchJob", pb.WatchJobRequest(), pb.WatchJobResponse):
+            seen.append(event.message.event.sequence)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("where", ["waiting", "writing"])
+async def test_ending_a_stream_closes_the_handler_at_once(fake, where):
+    closed, begun = asyncio.Event(), asyncio.Event()
+
+    async def Generate(parcel, context):
+        try:
+            while True:
+                yield pb.GenerateResponse(event={"image": {"data": bytes(1 << (20 if where == "writing" else 1))}})
+                begun.set()
+                await asyncio.sleep(0 if where == "writing" else 60)
+        finally:
+            closed.set()
+
+    server = await fake(Generate=Generate)
+    gc.disable()
+    try:
+        stream = server.stub.stream("Generate", pb.GenerateRequest(), pb.GenerateResponse)
+        await anext(stream)
+        await begun.wait()
+        if where == "writing":
+            await asyncio.sleep(0.2)  # until flow control holds the handler's writes
+        await stream.aclose()
+        await asyncio.wait_for(closed.wait(), 5)
+    finally:
+        gc.enable()
+
+
+async def test_cancelling_a_call_cancels_its_handler(fake):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def GetJob(parcel, context):
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    server = await fake(GetJob=GetJob)
+    call = asyncio.create_task(server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse))
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_deadline_ends_the_handler(fake):
+    ended = asyncio.Event()
+
+    async def Generate(parcel, context):
+        try:
+            yield pb.GenerateResponse()
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    server = await fake(Generate=Generate)
+    with pytest.raises(errors.DeadlineExceeded) as refusal:
+        async for _ in server.stub.stream("Generate", pb.GenerateRequest(), pb.GenerateResponse, timeout=0.2):
+            pass
+    assert refusal.value.metadata["stage"] == "generator"
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_servicer_that_lacks_a_method_is_a_type_error():
+    class Half:
+        async def GetInfo(self, parcel, context): ...
+
+    with pytest.raises(TypeError, match=r"Half lacks Generate, SubmitJob, .* of zrelay\.v1\.Gen"):
+        rpc.add_service(grpc.aio.server(), GENERATOR, Half())

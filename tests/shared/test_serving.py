@@ -1,0 +1,171 @@
+"""serving: health, reflection, loading and draining of a server in this process."""
+
+import asyncio
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from zrelay.v1 import vision_pb2
+from zrelay_shared import channels, rpc, serving
+from zrelay_shared.errors import FeatureMissing, ModelLoading, Unavailable
+from zrelay_shared.listening import parse_listen
+
+VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]
+NAME = "zrelay.v1.VisionService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+ANYWHERE = serving.ServeOptions(parse_listen("127.0.0.1:0"), grace_s=5.0)
+
+
+class Slow:
+    """A service that loads when it is told to, and drains when it is told to."""
+
+    descriptor = VISION
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.load_now, self.drain_now = asyncio.Event(), asyncio.Event()
+        self.failure = failure
+        self.draining = self.closed = False
+
+    async def load(self):
+        await self.load_now.wait()
+        if self.failure:
+            raise self.failure
+
+    async def drain(self, grace_s):
+        self.draining = True
+        await self.drain_now.wait()
+
+    async def close(self):
+        self.closed = True
+
+    async def GetInfo(self, parcel, context):
+        if not self.load_now.is_set():
+            raise ModelLoading("the model is still being loaded")
+        return vision_pb2.VisionServiceGetInfoResponse(ready=True)
+
+    async def _refuse(self, parcel, context):
+        raise FeatureMissing("not here")
+
+    EncodeImages = ConditionPrompt = ScoreImages = _refuse
+
+
+async def states(channel) -> dict[str, int]:
+    stub = health_pb2_grpc.HealthStub(channel)
+    names = ("", NAME, serving.ALIVE)
+    return {name: (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
+
+
+async def test_health_follows_the_life_of_the_service():
+    service = Slow()
+    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, serving.ALIVE: SERVING}
+        with pytest.raises(ModelLoading):
+            await info(channel)
+        service.load_now.set()
+        await server.loaded
+        assert await states(channel) == {"": SERVING, NAME: SERVING, serving.ALIVE: SERVING}
+        assert (await info(channel)).ready
+        drain = asyncio.create_task(server.drain())
+        while not service.draining:
+            await asyncio.sleep(0.01)
+        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, serving.ALIVE: SERVING}
+        service.drain_now.set()
+        await drain
+        with pytest.raises(Unavailable):
+            await info(channel)
+    assert service.closed
+
+
+async def info(channel):
+    stub = rpc.Stub(channel, VISION)
+    request, kind = vision_pb2.VisionServiceGetInfoRequest(), vision_pb2.VisionServiceGetInfoResponse
+    return (await stub.call("GetInfo", request, kind, timeout=20)).message
+
+
+async def test_an_unknown_health_name_is_not_found():
+    async with serving.running(Slow(), ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+        with pytest.raises(grpc.RpcError) as refusal:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"))
+    assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_model_that_is_loaded_while_draining_is_not_ready():
+    service = Slow()
+    service.drain_now.set()
+    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
+        assert (await watch.read()).status == NOT_SERVING
+        drain = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        service.load_now.set()
+        await server.loaded
+        with pytest.raises(grpc.RpcError):
+            assert await watch.read() == grpc.aio.EOF
+            await watch
+        await drain
+
+
+async def test_reflection_tells_the_contract_on_loopback():
+    async with serving.running(Slow(), ANYWHERE) as server:
+
+        def look() -> tuple[set[str], list[str]]:
+            with grpc.insecure_channel(str(server.address)) as channel:
+                database = ProtoReflectionDescriptorDatabase(channel)
+                file = database.FindFileContainingSymbol(NAME)
+                methods = [method.name for method in file.service[0].method]
+                return set(database.get_services()), methods
+
+        services, methods = await asyncio.to_thread(look)
+    assert services == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert methods == ["GetInfo", "EncodeImages", "ConditionPrompt", "ScoreImages"]
+
+
+async def test_no_reflection_beyond_loopback():
+    options = serving.ServeOptions(parse_listen("0.0.0.0:0", insecure=True))
+    async with serving.running(Slow(), options) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.address.port}") as channel:
+            look = ProtoReflectionDescriptorDatabase(channel)
+            with pytest.raises(grpc.RpcError) as refusal:
+                await asyncio.to_thread(look.get_services)
+    assert refusal.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_taken_port_is_refused_and_the_service_closed():
+    async with serving.running(Slow(), ANYWHERE) as first:
+        second = Slow()
+        with pytest.raises(Unavailable) as refusal:
+            async with serving.running(second, serving.ServeOptions(first.address)):
+                pytest.fail("two servers share a port")
+    assert refusal.value.reason == "LISTEN_FAILED" and str(first.address) in refusal.value.message
+    assert second.closed
+
+
+async def test_the_address_file_names_the_port(tmp_path):
+    path = tmp_path / "address"
+    options = serving.ServeOptions(ANYWHERE.listen, address_file=path)
+    async with serving.running(Slow(), options) as server:
+        assert path.read_text() == str(server.address) and server.address.port > 0
+    service = Slow()
+    with pytest.raises(FileNotFoundError):
+        async with serving.running(service, serving.ServeOptions(ANYWHERE.listen, address_file=tmp_path / "a" / "b")):
+            pytest.fail("the address could not be told")
+    assert service.closed
+
+
+async def test_closing_does_not_wait_for_a_load_in_a_thread():
+    service, loading = Slow(), threading.Event()
+    service.load = lambda: asyncio.to_thread(loading.wait, 60)
+    try:
+        async with serving.running(service, ANYWHERE) as server:
+            await asyncio.sleep(0.05)
+        assert server.loaded.cancelled() and service.closed
+    finally:
+        loading.set()
+
+
+def test_libraries_that_are_there():
+    assert set(serving.libraries(["grpcio", "no-such-library"])) == {"grpcio"}

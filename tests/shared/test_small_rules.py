@@ -1,0 +1,104 @@
+"""Listening addresses, exit codes, lists that are cut, log levels: small tables that people rely on."""
+
+import platform
+
+import pytest
+
+from zrelay_shared import errors, exits, limits, logs, malloc, status
+from zrelay_shared.checkpoints import DEFAULT_TEXT_LIMIT
+from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.listening import parse_listen
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("127.0.0.1:7501", "127.0.0.1:7501"),
+        ("7501", "127.0.0.1:7501"),
+        (":0", "127.0.0.1:0"),
+        ("localhost:65535", "localhost:65535"),
+        ("[::1]:7501", "[::1]:7501"),
+        ("127.8.9.1:1", "127.8.9.1:1"),
+    ],
+)
+def test_loopback_may_be_listened_on(text, shown):
+    address = parse_listen(text)
+    assert str(address) == shown and address.loopback
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:7501", "[::]:7501", "192.168.1.5:1", "gpu-box:7503", "10.0.0.1:0"])
+def test_beyond_loopback_only_on_demand(text):
+    with pytest.raises(InvalidArgument, match=r"SSH tunnel .*--insecure-listen") as refusal:
+        parse_listen(text)
+    assert (refusal.value.reason, refusal.value.field) == ("LISTEN_INSECURE", "listen")
+    assert str(parse_listen(text, insecure=True)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", "127.0.0.1:65536", "127.0.0.1:-1", "1:2:3", "::1", "a b:1", "x:²"]
+)
+def test_what_is_no_address(text):
+    with pytest.raises(InvalidArgument) as refusal:
+        parse_listen(text, insecure=True)
+    assert refusal.value.reason == "LISTEN_INVALID" and repr(text) in refusal.value.message
+
+
+EXIT_CODES = {
+    "InvalidArgument": 3,
+    "PayloadCorrupt": 3,
+    "FailedPrecondition": 3,
+    "EncoderMismatch": 3,
+    "LoraIncompatible": 3,
+    "CheckpointError": 5,
+    "ResourceExhausted": 6,
+    "QueueFull": 6,
+    "QuotaExceeded": 6,
+    "OutOfMemory": 3,
+    "MessageTooLarge": 3,
+    "FeatureMissing": 3,
+    "Unavailable": 4,
+    "ModelLoading": 4,
+    "Draining": 4,
+    "Unauthenticated": 3,
+    "PermissionDenied": 3,
+    "NotFound": 3,
+    "IdempotencyConflict": 3,
+    "DeadlineExceeded": 7,
+    "Cancelled": 130,
+    "InternalError": 1,
+}
+
+
+def test_which_refusal_ends_in_which_exit_code():
+    assert {kind.__name__: exits.code_of(kind("x")) for kind in status.CLASSES} == EXIT_CODES
+    assert exits.code_of(errors.ZrelayError("x")) == exits.REFUSED
+    assert (exits.OK, exits.BUG, exits.USAGE) == (0, 1, 2)
+
+
+def test_a_long_list_is_cut_at_20():
+    names = [f"n{i}" for i in range(20)]
+    assert listed(names) == ", ".join(names)
+    assert listed([*names, "n20", "n21"]) == ", ".join(names) + " (and 2 more)"
+    assert listed(("a",)) == "a" and listed([]) == ""
+
+
+def test_reasons_are_upper_snake_and_name_one_class_each():
+    kinds = status.CLASSES
+    assert len({kind.default_reason for kind in kinds}) == len(kinds) == len(EXIT_CODES)
+    assert len(status.BY_REASON) == len(kinds) + sum(len(kind.further_reasons) for kind in kinds)
+    assert all(reason.replace("_", "").isupper() for reason in status.BY_REASON)
+    retried = {kind.__name__ for kind in kinds if kind.default_retry_after_s is not None}
+    assert retried == {"QueueFull", "QuotaExceeded", "ModelLoading", "Draining"}
+
+
+def test_log_levels():
+    with pytest.raises(InvalidArgument, match="debug, info, warning, error, got 'loud'"):
+        logs.configure("loud")
+
+
+def test_large_buffers_stay_on_the_heap_where_there_is_glibc():
+    assert malloc.keep_large_buffers() is (platform.libc_ver()[0] == "glibc")
+
+
+def test_one_text_limit():
+    assert limits.DEFAULT_TEXT_LIMIT == DEFAULT_TEXT_LIMIT
