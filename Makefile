@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## start the services, paint "a small red circle on a blue background" through them, say where
-	@$(BIN)/zrelay demo --output out/demo.png --force
+	@$(BIN)/zrelay demo --output out/demo.png
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest

@@ -1,0 +1,213 @@
+"""The relay's measurements, side by side with diffusers in one run: P2, P6, P7, P8, P9 of the performance goals.
+
+    python benchmarks/relay.py [--json] [--only P7,P9] [--rounds 7] [--work out/bench]
+
+Medians, in turns; ratios are what counts, absolute times of a shared machine mean little. `--json` prints one object of
+goal id to measured value. Services run as real processes, started by `zrelay up`; the reference is diffusers' pipeline
+in this process, on the same weights, with as many threads as a service takes (cores - 1).
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import handover
+import link
+import random_checkpoint
+import torch
+from measuring import Goal, side_by_side, table
+
+from zrelay_client import Client
+from zrelay_demo import CHECKPOINT
+
+PROMPT = "a small red circle on a blue background"
+LONG_PROMPT = "three large striped orange stars next to a small dotted purple heart on a plain white background"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one object of goal id to measured value")
+    parser.add_argument("--only", default="P2,P6,P7,P8,P9", help="goals to measure, separated by commas")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--work", type=Path, default=Path("out/bench"), help="where the random checkpoint is kept")
+    args = parser.parse_args()
+    wanted = set(args.only.split(","))
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    say = (
+        (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else (lambda text: print(text, flush=True))
+    )
+    goals: list[Goal] = []
+    if "P7" in wanted:
+        goals += hand_over(say)
+    if "P9" in wanted:
+        goals += start_up(args.rounds)
+    if wanted & {"P2", "P6", "P8"}:
+        goals += on_checkpoint("demo", CHECKPOINT, wanted, args.rounds * 3, say)
+        mid = random_checkpoint.make(args.work / "mid")
+        goals += on_checkpoint("mid", mid, wanted, max(3, args.rounds // 2), say)
+    if args.json:
+        print(json.dumps({goal.id: round(goal.value, 4) for goal in goals}))
+    else:
+        print(table(goals))
+
+
+def hand_over(say: Callable[[str], None]) -> list[Goal]:
+    relay, tcp = handover.measure()
+    say(f"P7: hand-over {relay * 1e3:.2f} ms, raw TCP {tcp * 1e3:.2f} ms")
+    goals = [Goal("P7", "hand-over of 7.7 MB, checks on / raw TCP down + up", relay / tcp, 3.6)]
+    if why := link.possible():
+        say(f"P7.link: not measured: {why}")
+        return goals
+    relay, floor = handover.on_link()
+    say(f"P7.link: hand-over {relay * 1e3:.1f} ms, the link's own {floor * 1e3:.1f} ms")
+    return [*goals, Goal("P7.link", "the same over a 1 Gbit link / the link's own time", relay / floor, 1.05)]
+
+
+def start_up(rounds: int) -> list[Goal]:
+    zrelay = str(Path(sys.executable).with_name("zrelay"))
+    times = side_by_side(
+        {
+            "python": lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
+            "help": lambda: subprocess.run([zrelay, "--help"], check=True, capture_output=True),
+        },
+        rounds * 3,
+    )
+    return [Goal("P9", "`zrelay --help` / `python -c pass`", times["help"] / times["python"], 5.0)]
+
+
+@contextmanager
+def stack(model: Path) -> Iterator[dict[str, str]]:
+    """Encoder and generator of `zrelay up` on free ports; the environment in which the CLI finds them."""
+    with tempfile.TemporaryDirectory() as state:
+        env = {**os.environ, "ZRELAY_STATE": state, "ZRELAY_CONFIG": str(Path(state) / "none.toml")}
+        zrelay = str(Path(sys.executable).with_name("zrelay"))
+        subprocess.run(
+            [zrelay, "up", "--detach", "--model", str(model)], check=True, env=env, stdout=subprocess.DEVNULL
+        )
+        try:
+            yield env
+        finally:
+            subprocess.run([zrelay, "down"], check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Callable[[str], None]) -> list[Goal]:
+    """P2, P6, P8 and the client's memory on one checkpoint."""
+    from diffusers import ZImagePipeline
+
+    settings = json.loads((model / "zrelay.json").read_text())
+    goals: list[Goal] = []
+    pipeline = ZImagePipeline.from_pretrained(model, torch_dtype=torch.bfloat16)
+    pipeline.set_progress_bar_config(disable=True)
+    with stack(model) as env:
+        endpoints = json.loads((Path(env["ZRELAY_STATE"]) / "stack.json").read_text())
+        encoder, generator = (endpoints["services"][role]["endpoint"] for role in ("encoder", "generator"))
+        with Client(encoder=encoder, generator=generator) as client:
+            if "P2" in wanted:
+                goals.append(end_to_end(name, client, pipeline, settings, rounds, say))
+            if "P6" in wanted:
+                goals.append(encoding(name, client, pipeline, rounds, say))
+            if "P8" in wanted and name == "mid":
+                goals.append(pings(client, generator, say))
+        if "P9" in wanted and name == "demo":
+            goals.append(client_memory(env))
+    return goals
+
+
+def end_to_end(
+    name: str, client: Client, pipeline: Any, settings: dict[str, Any], rounds: int, say: Callable[[str], None]
+) -> Goal:
+    def relay() -> None:
+        client.generate(PROMPT, seed=1)
+
+    def reference() -> None:
+        image = pipeline(
+            PROMPT,
+            width=settings["width"],
+            height=settings["height"],
+            num_inference_steps=settings["num_inference_steps"],
+            guidance_scale=0.0,
+            generator=torch.Generator().manual_seed(1),
+        ).images[0]
+        image.save(io.BytesIO(), "PNG")
+
+    times = side_by_side({"relay": relay, "diffusers": reference}, rounds)
+    say(f"P2 {name}: relay {times['relay'] * 1e3:.0f} ms, diffusers {times['diffusers'] * 1e3:.0f} ms")
+    id_ = "P2" if name == "mid" else f"P2.{name}"
+    what = f"end to end over the services / diffusers in one process, {name} checkpoint"
+    return Goal(id_, what, times["relay"] / times["diffusers"], 0.9)
+
+
+def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Callable[[str], None]) -> Goal:
+    times = side_by_side(
+        {
+            "relay": lambda: client.encode([LONG_PROMPT]),
+            "diffusers": lambda: pipeline.encode_prompt(LONG_PROMPT, do_classifier_free_guidance=False),
+        },
+        rounds,
+    )
+    say(f"P6 {name}: relay {times['relay'] * 1e3:.1f} ms, diffusers {times['diffusers'] * 1e3:.1f} ms")
+    id_ = "P6" if name == "mid" else f"P6.{name}"
+    goal = 0.09 if name == "mid" else 0.35
+    return Goal(
+        id_,
+        f"encoding one prompt / diffusers' encode_prompt, {name} checkpoint",
+        times["relay"] / times["diffusers"],
+        goal,
+    )
+
+
+def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
+    """Health checks on a channel of their own: idle median against the 99th percentile while the device is busy."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(endpoint) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def ping() -> float:
+            started = time.perf_counter()
+            health.Check(health_pb2.HealthCheckRequest())
+            return time.perf_counter() - started
+
+        idle = [ping() for _ in range(500)][100:]
+        busy: list[float] = []
+        painting = threading.Thread(target=lambda: [client.generate(PROMPT, seed=seed) for seed in range(2)])
+        painting.start()
+        time.sleep(0.5)
+        while painting.is_alive():
+            busy.append(ping())
+            time.sleep(0.005)
+        painting.join()
+    worst, median = statistics.quantiles(busy, n=100)[98], statistics.median(idle)
+    say(f"P8: idle median {median * 1e3:.2f} ms, busy p99 {worst * 1e3:.2f} ms over {len(busy)} pings")
+    return Goal("P8", "ping p99 while the device is busy / idle median", worst / median, 10.0)
+
+
+def client_memory(env: dict[str, str]) -> Goal:
+    """Peak resident memory of one `zrelay generate`."""
+    folder = tempfile.mkdtemp()
+    try:
+        command = [str(Path(sys.executable).with_name("zrelay")), "generate", PROMPT, "-o", f"{folder}/a.png"]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status) != 0:
+            raise RuntimeError(f"zrelay generate ended with {os.waitstatus_to_exitcode(status)}")
+        return Goal("P9.memory", "client process, peak resident memory", usage.ru_maxrss / 1024, 60.0, "MiB")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
