@@ -38,7 +38,7 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
         raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise refusal(root, file, f"is not JSON{where}", "it is damaged or cut short; copy it again") from error
     if not isinstance(content, dict):

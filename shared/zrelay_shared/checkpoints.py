@@ -15,9 +15,6 @@ from zrelay_shared.checkpoint_files import (
 )
 from zrelay_shared.errors import listed
 
-DEFAULT_TEXT_LIMIT = 1504
-"""Tokens of prompt that the published transformer takes (axes_lens[0] = 1536); see `text_limit`."""
-
 
 @dataclass(frozen=True)
 class _Kind:

@@ -37,6 +37,9 @@ def weights_digest(
     entry = None if cache is None else cache / f"weights-{_sha256(str(component.path.resolve()).encode())[:24]}.json"
     if entry is not None and (known := _cached(entry, identity)) is not None:
         return known
+    log.info(
+        "reading %.1f GB of weights for their digest", sum(path.stat().st_size for path in component.weights) / 1e9
+    )
     digest = _digest_tensors(_hashed_tensors(component.weights, progress or _ignore))
     if _identity(component.weights) != identity:
         raise CheckpointError(f"{component.path.name}: its weights changed while they were read; start again")

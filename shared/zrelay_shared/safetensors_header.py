@@ -70,7 +70,9 @@ def _parse(raw: bytes) -> dict[str, object]:
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except SafetensorsError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise SafetensorsError("is not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
         raise SafetensorsError("is not a safetensors file: its header is not a JSON object")
@@ -81,7 +83,7 @@ def _entry(name: str, value: object, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise SafetensorsError(f"tensor {name!r}: expected dtype, shape and data_offsets in the header")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in _DTYPE_BITS:
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
         raise SafetensorsError(f"tensor {name!r}: unknown dtype {dtype!r}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise SafetensorsError(f"tensor {name!r}: bad shape {shape!r} or data_offsets {offsets!r}")

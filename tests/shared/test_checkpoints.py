@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zrelay_shared import checkpoints
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.limits import DEFAULT_TEXT_LIMIT
 from zrelay_shared.safetensors_header import SafetensorsError, read_header
 
 QWEN3 = {"model_type": "qwen3", "num_hidden_layers": 1, "hidden_size": 2}
@@ -74,7 +77,7 @@ def test_a_pipeline_folder_gives_its_components(pipeline: Path) -> None:
     transformer = opened.component("transformer")
     assert [path.name for path in transformer.weights] == ["d-1.safetensors", "d-2.safetensors"]
     assert transformer.index == {"x": "d-1.safetensors", "y": "d-2.safetensors"}
-    assert checkpoints.text_limit([1536, 8, 8]) == checkpoints.DEFAULT_TEXT_LIMIT == 1504
+    assert checkpoints.text_limit([1536, 8, 8]) == DEFAULT_TEXT_LIMIT == 1504
     assert opened.component("scheduler").weights == ()
     assert opened.component("text_encoder").index is None
     assert opened.tokenizer() == pipeline / "tokenizer"
@@ -246,3 +249,26 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
     with pytest.raises(SafetensorsError, match="at most"):
         read_header(tmp_path / "m.safetensors")
+
+
+WHOLE = b'{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[],"data_offsets":[8,9]}}'
+
+
+@given(at=st.integers(0, len(WHOLE) + 16), junk=st.binary(min_size=1, max_size=12), cut=st.integers(0, 140))
+def test_a_damaged_file_is_refused_or_read_and_never_anything_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, junk: bytes, cut: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    whole = len(WHOLE).to_bytes(8, "little") + WHOLE + b"123456789"
+    path.write_bytes((whole[:at] + junk + whole[at + len(junk) :])[: max(cut, 1)])
+    try:
+        entries = read_header(path)
+    except SafetensorsError:
+        return
+    assert all(0 <= entry.begin <= entry.end <= path.stat().st_size for entry in entries)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5_000, '{"a":{"dtype":[],"shape":[],"data_offsets":[0,0]}}'])
+def test_json_that_breaks_parsers_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SafetensorsError):
+        read_header(header_file(tmp_path / "m.safetensors", value.encode(), b""))

@@ -1,0 +1,152 @@
+"""zrelay's client library.
+
+    from zrelay_client import Client
+
+    with Client(encoder="macbook.local", generator="127.0.0.1:7503") as client:
+        result = client.generate("a red fox")
+
+`AsyncClient` is the same for asyncio. Failures are ZrelayError and its kinds (zrelay_shared.errors has the tree).
+"""
+
+from typing import TYPE_CHECKING
+
+from zrelay_shared import __version__
+
+if TYPE_CHECKING:
+    from zrelay_client._async_client import AsyncClient
+    from zrelay_client._embeds import Embeds, PromptReport
+    from zrelay_client._events import (
+        Accepted,
+        Done,
+        Event,
+        Image,
+        JobTimings,
+        Preview,
+        Progress,
+        Sampling,
+        Stage,
+    )
+    from zrelay_client._info import (
+        Device,
+        EncoderInfo,
+        Feature,
+        GeneratorInfo,
+        Info,
+        Limits,
+        Queue,
+        VisionEngine,
+        VisionInfo,
+    )
+    from zrelay_client._options import EncodeOptions, GenerateOptions
+    from zrelay_client._provenance import read_provenance
+    from zrelay_client._results import Result, Timings
+    from zrelay_client._sync_client import Client
+    from zrelay_shared.errors import (
+        Cancelled,
+        CheckpointError,
+        DeadlineExceeded,
+        Draining,
+        EncoderMismatch,
+        FailedPrecondition,
+        FeatureMissing,
+        IdempotencyConflict,
+        InternalError,
+        InvalidArgument,
+        LoraIncompatible,
+        MessageTooLarge,
+        ModelLoading,
+        NotFound,
+        OutOfMemory,
+        PayloadCorrupt,
+        PermissionDenied,
+        QueueFull,
+        QuotaExceeded,
+        ResourceExhausted,
+        Unauthenticated,
+        Unavailable,
+        ZrelayError,
+    )
+    from zrelay_shared.fingerprint import EncoderFingerprint
+
+_HOMES = (
+    "zrelay_client._sync_client",
+    "zrelay_client._async_client",
+    "zrelay_client._events",
+    "zrelay_client._info",
+    "zrelay_client._options",
+    "zrelay_client._results",
+    "zrelay_client._embeds",
+    "zrelay_client._provenance",
+    "zrelay_shared.errors",
+    "zrelay_shared.fingerprint",
+)
+"""Where public names live: imported when the first is used, since the CLI's `--help` needs none of them."""
+
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "Cancelled",
+    "CheckpointError",
+    "Client",
+    "DeadlineExceeded",
+    "Device",
+    "Done",
+    "Draining",
+    "Embeds",
+    "EncodeOptions",
+    "EncoderFingerprint",
+    "EncoderInfo",
+    "EncoderMismatch",
+    "Event",
+    "FailedPrecondition",
+    "Feature",
+    "FeatureMissing",
+    "GenerateOptions",
+    "GeneratorInfo",
+    "IdempotencyConflict",
+    "Image",
+    "Info",
+    "InternalError",
+    "InvalidArgument",
+    "JobTimings",
+    "Limits",
+    "LoraIncompatible",
+    "MessageTooLarge",
+    "ModelLoading",
+    "NotFound",
+    "OutOfMemory",
+    "PayloadCorrupt",
+    "PermissionDenied",
+    "Preview",
+    "Progress",
+    "PromptReport",
+    "Queue",
+    "QueueFull",
+    "QuotaExceeded",
+    "ResourceExhausted",
+    "Result",
+    "Sampling",
+    "Stage",
+    "Timings",
+    "Unauthenticated",
+    "Unavailable",
+    "VisionEngine",
+    "VisionInfo",
+    "ZrelayError",
+    "__version__",
+    "read_provenance",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from importlib import import_module
+
+        for home in _HOMES:
+            if hasattr(module := import_module(home), name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,93 @@
+"""Embeddings in the client's hands: bytes to carry, never tensors to look into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.wire import Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What happened to a prompt on its way: tokens before and after, what was done to fit `text_limit`, "" for nothing.
+
+    `text_limit_source` is "request", "checkpoint" or "default".
+    """
+
+    formatted_tokens: int
+    token_count: int
+    dropped_tokens: int
+    long_prompt_action: str
+    text_limit: int
+    text_limit_source: str
+
+
+class Embeds:
+    """An encoded prompt, with its negative prompt where there is one, ready for `generate` or for a file.
+
+    Opaque: it holds the messages as the encoder sent them. Made by `encode` or `load`, never by hand.
+    """
+
+    __slots__ = ("_parcel", "encode_s", "fingerprint", "negative_report", "report")
+
+    def __init__(
+        self,
+        parcel: Parcel[Any],
+        *,
+        fingerprint: EncoderFingerprint,
+        report: PromptReport,
+        negative_report: PromptReport | None,
+        encode_s: float = 0.0,
+    ) -> None:
+        self._parcel = parcel
+        self.fingerprint = fingerprint
+        """What encoded the prompt."""
+        self.report = report
+        """What happened to the prompt."""
+        self.negative_report = negative_report
+        """What happened to the negative prompt, None where there is none."""
+        self.encode_s = encode_s
+        """Seconds the encoder's answer took, 0 for embeddings from a file."""
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt, None where the file does not tell it."""
+        said = self._parcel.message.provenance
+        return said.prompt if said.HasField("prompt") else None
+
+    @property
+    def negative_prompt(self) -> str | None:
+        """The negative prompt, None where there is none or the file does not tell it."""
+        said = self._parcel.message.provenance
+        return said.negative_prompt if said.HasField("negative_prompt") else None
+
+    @property
+    def parcel(self) -> Parcel[Any]:
+        """The beginning of a GenerationSpec, for the modules that speak the contract."""
+        return self._parcel
+
+    def save(self, path: Path | str, *, keep_prompt: bool = True) -> None:
+        """Writes the hand-over file (safetensors), whole or not at all. Raises OSError.
+
+        `keep_prompt` False leaves the texts out of it; the generator does not need them.
+        """
+        parcel = self._parcel
+        if not keep_prompt:
+            parcel = Parcel(type(parcel.message)(), parcel)
+            parcel.message.CopyFrom(self._parcel.message)
+            parcel.message.ClearField("provenance")
+        from zrelay_shared import embeds_file  # its codecs are not needed to carry embeddings
+
+        embeds_file.write(Path(path), parcel)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Embeds":
+        """Reads a hand-over file. Raises OSError, InvalidArgument (EMBEDS_FILE_INVALID) and PayloadCorrupt."""
+        from zrelay_client._replies import embeds_from_spec
+        from zrelay_shared import embeds_file
+
+        return embeds_from_spec(embeds_file.read(Path(path)))
+
+    def __repr__(self) -> str:
+        return f"Embeds({self.report.token_count} tokens, encoder {self.fingerprint.digest[:12]})"

@@ -1,0 +1,109 @@
+"""What happens to a job, as frozen values, in the order Accepted, Progress and Preview, Image, Done."""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of the plan ("prepare", "denoise", "decode", "encode_image") and its units of work."""
+
+    name: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Every setting as the generator uses it, defaults filled in."""
+
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    cfg_normalization: float
+    cfg_truncation: float
+    shift: float
+    seed: int
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job is in the queue. Seconds are estimates, 0 while the server has not measured itself.
+
+    `encoder_relation` is "exact", "equivalent", "experimental" or "unverified"; `encoder_differences` say why.
+    """
+
+    job_id: str
+    request_id: str
+    queue_position: int
+    estimated_wait_s: float
+    estimated_run_s: float
+    seed: int
+    sampling: Sampling
+    sigmas: tuple[float, ...]
+    plan: tuple[Stage, ...]
+    encoder_relation: str
+    encoder_differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`completed` of `total` units of `stage` are done; while `state` is "queued", `queue_position` jobs are ahead.
+
+    `unit_ms` is what the last unit took on the device, `eta_s` the estimated seconds until the result.
+    """
+
+    state: str
+    stage: str
+    completed: int
+    total: int
+    unit_ms: float
+    eta_s: float
+    queue_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small JPEG of an image after a step; slow readers get the latest, never all."""
+
+    image_index: int
+    step: int
+    jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A finished picture: the file's bytes, and the SHA-256 (hex) of the file and of its RGB pixels."""
+
+    image_index: int
+    seed: int
+    width: int
+    height: int
+    format: str
+    data: bytes = field(repr=False)
+    file_sha256: str
+    pixels_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimings:
+    """Seconds on the generator, by stage; `total_s` from acceptance to the result."""
+
+    queue_s: float
+    prepare_s: float
+    denoise_s: float
+    decode_s: float
+    encode_image_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every image was sent."""
+
+    images: int
+    timings: JobTimings
+
+
+Event: TypeAlias = Accepted | Progress | Preview | Image | Done

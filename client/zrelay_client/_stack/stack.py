@@ -1,0 +1,136 @@
+"""The stack of one machine: up, watched, down."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from zrelay_client._stack import processes, record
+from zrelay_client._stack.launch import Launched, StackOptions, launch
+from zrelay_client._stack.record import StackRecord, StackService
+from zrelay_shared import checkpoints, exits
+from zrelay_shared.errors import CheckpointError, DeadlineExceeded, FailedPrecondition, Unavailable, ZrelayError
+
+_POLL_S = 0.1
+_AFTER_GRACE_S = 5.0
+"""What a service may take beyond its own grace period before it is killed."""
+Tell = Callable[[str], None]
+
+
+class Stack:
+    """Services started by this process."""
+
+    def __init__(self, options: StackOptions, launched: list[Launched]) -> None:
+        self._options = options
+        self._launched = launched
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Role -> endpoint."""
+        return {service.role: service.address for service in self._launched}
+
+    async def ready(self, tell: Tell, status: Tell) -> None:
+        """Returns when every service serves; `tell` hears of each that does, `status` of the waiting.
+
+        Raises Unavailable or CheckpointError when one ends, DeadlineExceeded when it takes too long.
+        """
+        started = time.monotonic()
+        waiting = list(self._launched)
+        while waiting:
+            self.check()
+            status(f"waiting for {' and '.join(s.role for s in waiting)}, {time.monotonic() - started:.0f} s")
+            for service in list(waiting):
+                if await _serving(service):
+                    waiting.remove(service)
+                    tell(f"{service.role} ready on {service.address} after {time.monotonic() - started:.1f} s")
+            if waiting and time.monotonic() - started > self._options.timeout_s:
+                late = waiting[0]
+                raise DeadlineExceeded(
+                    f"the {late.role} is not ready after {self._options.timeout_s:g} s; its last lines:\n"
+                    f"{late.last_lines()}\nallow more with --timeout"
+                )
+            await asyncio.sleep(_POLL_S)
+        record.save(self._options.state, self.record())
+
+    def check(self) -> None:
+        """Raises CheckpointError or Unavailable, with its last lines, where a service has ended."""
+        for service in self._launched:
+            code = service.popen.poll()
+            if code is not None:
+                how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+                kind = CheckpointError if code == exits.LOCAL_FILE else Unavailable
+                raise kind(
+                    f"the {service.role} {how}; its last lines:\n{service.last_lines()}\nthe whole log: {service.log}",
+                    reason="SERVICE_ENDED",
+                    metadata={"service": service.role, "exit_code": code},
+                )
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a service has ended in order: somebody asked it to (`zrelay down`, a signal)."""
+        return any(service.popen.poll() == exits.OK for service in self._launched)
+
+    def record(self) -> StackRecord:
+        """What is to be remembered."""
+        services = tuple(StackService(s.role, s.process, s.address, str(s.log)) for s in self._launched)
+        return StackRecord(str(self._options.model), self._options.grace_s, services)
+
+    def stop(self) -> None:
+        """Ends every service and forgets the stack."""
+        _end(self._options.state, self.record())
+        for service in self._launched:
+            service.popen.wait()
+
+
+def start(options: StackOptions) -> Stack:
+    """Starts the services, not yet ready. Raises FailedPrecondition (STACK_RUNS) where some run already,
+    CheckpointError, FeatureMissing and OSError; then nothing runs."""
+    checkpoints.open_pipeline(options.model)
+    with record.locked(options.state):
+        known = record.load(options.state)
+        if known is not None and known.alive:
+            where = ", ".join(f"{role} on {endpoint}" for role, endpoint in known.endpoints.items()) or "still starting"
+            raise FailedPrecondition(f"a stack runs already ({where}); end it with `zrelay down`", reason="STACK_RUNS")
+        stack = Stack(options, [])
+        try:
+            for role in options.roles:
+                stack._launched.append(launch(role, options))
+                record.save(options.state, stack.record())
+        except BaseException:
+            stack.stop()
+            raise
+        return stack
+
+
+def down(state: Path) -> list[StackService]:
+    """Ends the stack that is on record, exactly its processes; those that ran. None where there is none."""
+    with record.locked(state):
+        known = record.load(state)
+        if known is None:
+            return []
+        ran = [service for service in known.services if service.process.alive]
+        _end(state, known)
+        return ran
+
+
+def _end(state: Path, known: StackRecord) -> None:
+    processes.end([service.process for service in known.services], known.grace_s + _AFTER_GRACE_S)
+    for service in known.services:
+        (state / f"{service.role}.address").unlink(missing_ok=True)
+    record.remove(state)
+
+
+async def _serving(service: Launched) -> bool:
+    address = service.address
+    if not address:
+        return False
+    from zrelay_client._health import serving  # grpc comes with the first service that listens
+    from zrelay_shared.channels import dial
+
+    channel = dial(address)
+    try:
+        return await serving(channel, role=service.role, endpoint=address, timeout=1.0)
+    except ZrelayError:
+        return False
+    finally:
+        await channel.close()

@@ -1,0 +1,53 @@
+"""The process around a command: exit codes, and failures told in one line."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from zrelay_client.cli._root import cli
+from zrelay_shared import exits
+from zrelay_shared.errors import ZrelayError
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `zrelay` with these arguments (the process's own by default); its exit code."""
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        code = cli.main(given, prog_name="zrelay", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort) as error:
+        why = str(error.__cause__ or error)  # click wraps Ctrl-C in an Abort of its own
+        _say(f"interrupted: {why}" if why else "interrupted")
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+        return exits.OK
+    except Exception as error:
+        if "--debug" in given:
+            import traceback
+
+            traceback.print_exc()
+        _say(f"error: {_told(error)}")
+        return _code(error)
+    return code if isinstance(code, int) else exits.OK
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ZrelayError):
+        return error.message
+    if isinstance(error, OSError):
+        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    return f"a bug in zrelay: {type(error).__name__}: {error}; `zrelay --debug ...` shows where, please report it"
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, ZrelayError):
+        return exits.code_of(error)
+    return exits.LOCAL_FILE if isinstance(error, OSError) else exits.BUG
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

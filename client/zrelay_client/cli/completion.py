@@ -1,0 +1,25 @@
+"""`zrelay completion`: for the shell to complete what one types."""
+
+import click
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(_SHELLS))
+def command(shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    \b
+    bash   eval "$(zrelay completion bash)"            in ~/.bashrc
+    zsh    eval "$(zrelay completion zsh)"             in ~/.zshrc
+    fish   zrelay completion fish > ~/.config/fish/completions/zrelay.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from zrelay_client.cli._root import cli
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(kind(cli, {}, "zrelay", "_ZRELAY_COMPLETE").source())

@@ -1,0 +1,92 @@
+"""`zrelay encode`: a prompt to a hand-over file."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zrelay_client.cli import _settings
+from zrelay_client.cli._targets import check_file, check_folder
+from zrelay_client.cli.generate import read_prompt
+
+if TYPE_CHECKING:
+    from zrelay_client._embeds import Embeds
+    from zrelay_client._options import EncodeOptions
+
+
+@click.command("encode")
+@click.argument("prompt")
+@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write, e.g. fox.safetensors.")
+@click.option("--force", is_flag=True, help="Replace the file where it exists.")
+@click.option("--negative-prompt", metavar="TEXT", help="Encoded into the same file, for guidance.")
+@click.option("--text-limit", type=int, metavar="TOKENS", help="The generator's limit, where none is configured.")
+@click.option("--no-prompt-in-file", is_flag=True, help="Leave the texts out of the file.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@_settings.endpoint_options("encoder", "generator")
+def command(
+    prompt: str,
+    output: str,
+    force: bool,
+    negative_prompt: str | None,
+    text_limit: int | None,
+    no_prompt_in_file: bool,
+    timeout: float | None,
+    as_json: bool,
+    encoder: str | None,
+    generator: str | None,
+    profile: str | None,
+) -> None:
+    """Encode PROMPT (`-` reads stdin) to a safetensors file that `zrelay generate --prompt-embeds` takes.
+
+    The machine that paints then needs no encoder, and the two never need to meet.
+    """
+    flags = {"encoder.endpoint": encoder, "generator.endpoint": generator, "generate.timeout_s": timeout}
+    settings = _settings.load(profile, flags)
+    file = Path(output)
+    check_folder(file.parent)
+    check_file(file, force=force)
+    found = _settings.endpoints(settings)
+    _settings.require(found, settings, "encoder")
+    from zrelay_client._options import EncodeOptions
+
+    # A generator that only happens to run here (zrelay up) is not the one that the file is for.
+    limit_from = settings.generator.endpoint
+    embeds = asyncio.run(
+        _encode(
+            read_prompt(prompt),
+            EncodeOptions(text_limit=text_limit),
+            negative_prompt,
+            (found["encoder"].target, limit_from),
+            settings.generate.timeout_s,
+        )
+    )
+    embeds.save(file, keep_prompt=not no_prompt_in_file)
+    if as_json:
+        said = {
+            "path": str(file),
+            "fingerprint": embeds.fingerprint.digest,
+            "model_id": embeds.fingerprint.model_id,
+            "prompt_report": asdict(embeds.report),
+            "timings_s": {"encode": round(embeds.encode_s, 6)},
+        }
+        click.echo(json.dumps(said, ensure_ascii=False))
+    else:
+        click.echo(str(file))
+        click.echo(f"{embeds.report.token_count} tokens, encoder {embeds.fingerprint.digest[:12]}", err=True)
+
+
+async def _encode(
+    prompt: str,
+    options: "EncodeOptions",
+    negative_prompt: str | None,
+    endpoints: tuple[str, str | None],
+    timeout_s: float | None,
+) -> "Embeds":
+    from zrelay_client._async_client import AsyncClient
+
+    async with AsyncClient(encoder=endpoints[0], generator=endpoints[1]) as client:
+        return await client.encode(prompt, options, negative_prompt=negative_prompt, timeout_s=timeout_s)

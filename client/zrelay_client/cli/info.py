@@ -1,0 +1,104 @@
+"""`zrelay info`: what the services are, or what an image file says of itself."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zrelay_client.cli import _settings
+
+if TYPE_CHECKING:
+    from zrelay_client._info import Info, ServiceInfo
+
+
+@click.command("info")
+@click.argument("image", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_settings.endpoint_options("encoder", "vision", "generator")
+def command(
+    image: str | None,
+    as_json: bool,
+    encoder: str | None,
+    vision: str | None,
+    generator: str | None,
+    profile: str | None,
+) -> None:
+    """Show what the configured services are; with IMAGE, how that picture was made."""
+    if image is not None:
+        _show(_of_image(Path(image)), as_json=as_json)
+        return
+    flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
+    settings = _settings.load(profile, flags)
+    found = _settings.endpoints(settings)
+    if not found:
+        _settings.require(found, settings, "encoder", "generator")
+    said = asyncio.run(_ask({role: endpoint.target for role, endpoint in found.items()}))
+    services = {part.role: part for part in (said.encoder, said.vision, said.generator) if part is not None}
+    if as_json:
+        click.echo(json.dumps({role: asdict(service) for role, service in services.items()}, ensure_ascii=False))
+        return
+    for index, service in enumerate(services.values()):
+        click.echo(("\n" if index else "") + _table(service))
+
+
+async def _ask(endpoints: Mapping[str, str]) -> "Info":
+    from zrelay_client._async_client import AsyncClient
+
+    async with AsyncClient(
+        encoder=endpoints.get("encoder"), vision=endpoints.get("vision"), generator=endpoints.get("generator")
+    ) as client:
+        return await client.info()
+
+
+def _of_image(file: Path) -> dict[str, Any]:
+    from zrelay_client._provenance import read_provenance
+
+    data = file.read_bytes()
+    head = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
+    return {**head, "provenance": read_provenance(data)}
+
+
+def _show(said: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(said, ensure_ascii=False))
+        return
+    provenance = said.pop("provenance")
+    click.echo("\n".join(_rows(said)))
+    click.echo("\n".join(_rows(provenance)) if provenance else "it says nothing of how it was made")
+
+
+def _table(service: "ServiceInfo") -> str:
+    ready = "ready" if service.ready else "not ready"
+    head = f"{service.role} at {service.endpoint}: {ready}, zrelay {service.version}, contract {service.contract}"
+    values = {item.name: getattr(service, item.name) for item in fields(service)}
+    for shown in ("role", "endpoint", "version", "contract", "ready"):
+        del values[shown]
+    available = [feature for feature in values.pop("features") if feature.available]
+    values["features"] = ", ".join(feature.name for feature in available) or "none"
+    return "\n".join([head, *_rows(values, indent="  ")])
+
+
+def _rows(values: Mapping[str, Any], indent: str = "") -> list[str]:
+    """`name  value` lines, tables inside one another indented."""
+    width = max((len(name) for name in values), default=0)
+    lines = []
+    for name, value in values.items():
+        plain = {item.name: getattr(value, item.name) for item in fields(value)} if is_dataclass(value) else value
+        if isinstance(plain, Mapping) and plain:
+            lines += [f"{indent}{name}", *_rows(plain, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name:{width}}  {_spoken(plain)}")
+    return lines
+
+
+def _spoken(value: object) -> str:
+    if value is None or value == "" or value == () or value == {}:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

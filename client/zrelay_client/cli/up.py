@@ -1,0 +1,96 @@
+"""`zrelay up`: the services of this machine."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zrelay_client.cli._console import Console
+from zrelay_shared import exits, paths
+
+if TYPE_CHECKING:
+    from zrelay_client._stack.launch import StackOptions
+
+_WATCH_S = 0.25
+
+
+@click.command("up")
+@click.option("--model", metavar="FOLDER", help="Z-Image pipeline folder. Default: the demo checkpoint.")
+@click.option(
+    "--detach", is_flag=True, help="Return when they are ready and leave them running; `zrelay down` ends them."
+)
+@click.option("--vision", is_flag=True, help="Start the vision service too.")
+@click.option("--device", metavar="NAME", help="cuda, mps or cpu. Default: the best there is.")
+@click.option("--dtype", metavar="NAME", help="bfloat16, float16 or float32. Default: what suits the device.")
+@click.option(
+    "--grace-s", type=float, default=30.0, metavar="SECONDS", help="For running work at the end. Default: 30."
+)
+@click.option("--timeout", type=float, default=900.0, metavar="SECONDS", help="For getting ready. Default: 900.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def command(
+    model: str | None,
+    detach: bool,
+    vision: bool,
+    device: str | None,
+    dtype: str | None,
+    grace_s: float,
+    timeout: float,
+    quiet: bool,
+) -> int:
+    """Start encoder and generator on this machine, on free ports, and say where they are.
+
+    `zrelay generate` finds them by itself. Without --detach this stays until Ctrl-C, which ends them. Their logs are
+    kept under the state folder.
+    """
+    from zrelay_client._stack.bundle import demo_checkpoint
+    from zrelay_client._stack.launch import StackOptions
+
+    options = StackOptions(
+        model=Path(model).expanduser().absolute() if model is not None else demo_checkpoint(),
+        state=paths.state_dir(),
+        logs=paths.logs_dir(),
+        roles=("encoder", "vision", "generator") if vision else ("encoder", "generator"),
+        device=device,
+        dtype=dtype,
+        grace_s=grace_s,
+        timeout_s=timeout,
+    )
+    return asyncio.run(_up(options, detach=detach, console=Console(quiet=quiet)))
+
+
+async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
+    from zrelay_client._stack.stack import start
+
+    stack = start(options)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    leave_running = False
+    try:
+        ready = asyncio.create_task(stack.ready(console.line, console.status))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            console.line("interrupted: what was started is ended")
+            return exits.INTERRUPTED
+        ready.result()
+        for role, endpoint in stack.endpoints.items():
+            click.echo(f"{role} {endpoint}")
+        console.line(f"logs in {options.logs}")
+        if detach:
+            leave_running = True
+            console.line('running; paint with `zrelay generate "..."`, end with `zrelay down`')
+            return exits.OK
+        console.line('paint with `zrelay generate "..."`; Ctrl-C ends the services')
+        while not stop.is_set() and not stack.asked_to_stop:
+            stack.check()
+            await asyncio.wait({stopped}, timeout=_WATCH_S)
+        console.line("ending")
+        return exits.OK
+    finally:
+        console.clear()
+        if not leave_running:
+            stack.stop()

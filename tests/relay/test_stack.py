@@ -1,0 +1,118 @@
+"""`zrelay up`, `down`, `demo` and `serve` as processes: what starts, what dies, what is left."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_client._stack.processes import ProcessId, start_mark
+from zrelay_shared import exits
+
+PROMPT = "a small red circle on a blue background"
+
+
+def gone(pids: list[int]) -> bool:
+    running = [pid for pid in pids if psutil.pid_exists(pid)]
+    return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in running)
+
+
+def lines_until_ready(process: subprocess.Popen[str]) -> list[str]:
+    """What a foreground `up` says on stdout once its services serve."""
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(2)]
+
+
+def test_a_second_up_says_that_one_runs(here: Any) -> None:
+    ran = here.zrelay("up", "--detach")
+    assert ran.returncode == exits.REFUSED
+    assert "a stack runs already" in ran.stderr
+    assert "zrelay down" in ran.stderr
+
+
+def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: Any) -> None:
+    process = machine.start("up")
+    ready = lines_until_ready(process)
+    assert [line.split()[0] for line in ready] == ["encoder", "generator"]
+    pids = machine.pids()
+    os.kill(pids[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == exits.UNREACHABLE
+    assert "error: the encoder was ended by signal 9; its last lines:" in err
+    assert "EncoderService ready" in err
+    assert gone(pids)
+    assert not (machine.state / "stack.json").exists()
+    assert (machine.state / "logs" / "encoder.log").exists()
+
+
+def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Any) -> None:
+    process = machine.start("up")
+    lines_until_ready(process)
+    pids = machine.pids()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert gone(pids)
+
+
+def test_a_service_that_cannot_load_is_told_with_its_last_lines(machine: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_checkpoint(), model)
+    next((model / "transformer").glob("*.safetensors")).unlink()
+    ran = machine.zrelay("up", "--detach", "--model", str(model))
+    assert ran.returncode == exits.LOCAL_FILE, ran.stderr
+    assert "error: the generator ended with exit code 5; its last lines:" in ran.stderr
+    assert "transformer/" in ran.stderr
+    assert not (machine.state / "stack.json").exists()
+
+
+def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Any) -> None:
+    mine = start_mark(os.getpid())
+    assert mine is not None
+    assert ProcessId(os.getpid(), mine).alive
+    machine.state.mkdir()
+    stranger = {"pid": os.getpid(), "started": "another time"}
+    service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}
+    record = {"model": "x", "grace_s": 1.0, "services": [service]}
+    (machine.state / "stack.json").write_text(json.dumps(record))
+    assert "no encoder and no generator" in machine.zrelay("generate", PROMPT).stderr
+    ran = machine.zrelay("down")
+    assert (ran.returncode, ran.stderr) == (0, "nothing runs\n")
+    assert not (machine.state / "stack.json").exists()
+    (machine.state / "stack.json").write_text("{")
+    assert machine.zrelay("down").returncode == exits.REFUSED
+    (machine.state / "stack.json").unlink()
+
+
+def test_a_port_that_is_taken(here: Any, machine: Any) -> None:
+    taken = next(service["endpoint"] for service in here.record()["services"])
+    ran = machine.zrelay("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", taken)
+    assert ran.returncode == exits.UNREACHABLE, ran.stderr
+    assert "taken" in ran.stderr
+
+
+def test_listening_beyond_this_machine_is_refused(machine: Any) -> None:
+    ran = machine.zrelay("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", "0.0.0.0:7501")
+    assert ran.returncode == exits.REFUSED
+    assert "SSH tunnel" in ran.stderr
+
+
+def test_a_folder_that_is_no_checkpoint(machine: Any, tmp_path: Path) -> None:
+    ran = machine.zrelay("serve", "generator", "--model", str(tmp_path), "--listen", "127.0.0.1:0")
+    assert ran.returncode == exits.LOCAL_FILE, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_demo_leaves_a_picture_and_nothing_else(machine: Any) -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    ran = machine.zrelay("demo")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"painted '{PROMPT}' to out/demo.png\n"
+    assert (machine.here / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+    assert not machine.state.exists()
