@@ -27,43 +27,43 @@ from zrelay.v1 import info_pb2 as zrelay_dot_v1_dot_info__pb2
 from zrelay.v1 import tensor_pb2 as zrelay_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zrelay/v1/encoder.proto\x12\tzrelay.v1\x1a\x16zrelay/v1/embeds.proto\x1a\x14zrelay/v1/info.proto\x1a\x16zrelay/v1/tensor.proto\"S\n\x0b\x43hatMessage\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.zrelay.v1.ChatRole\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08thinking\x18\x03 \x01(\t\"8\n\x0c\x43onversation\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.zrelay.v1.ChatMessage\"\xd9\x02\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12/\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x17.zrelay.v1.ConversationH\x00\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x19\n\x11\x61ssistant_prefill\x18\x04 \x01(\t\x12(\n\nthink_mode\x18\x05 \x01(\x0e\x32\x14.zrelay.v1.ThinkMode\x12\x18\n\x10thinking_content\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x32\n\x0fquote_stripping\x18\x08 \x01(\x0e\x32\x19.zrelay.v1.QuoteStripping\x12\x1d\n\x10\x63lean_whitespace\x18\t \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x0bimage_count\x18\n \x01(\rB\t\n\x07\x63ontentB\x13\n\x11_clean_whitespace\"N\n\x08Steering\x12$\n\tdirection\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x12\n\x05scale\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_scale\"\x84\x03\n\rEncodeOptions\x12\x19\n\x0chidden_layer\x18\x01 \x01(\x11H\x00\x88\x01\x01\x12-\n\rlayer_weights\x18\x02 \x03(\x0b\x32\x16.zrelay.v1.LayerWeight\x12\x17\n\ntext_limit\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x33\n\x10long_prompt_mode\x18\x04 \x01(\x0e\x32\x19.zrelay.v1.LongPromptMode\x12%\n\x05\x64type\x18\x05 \x01(\x0e\x32\x16.zrelay.v1.TensorDtype\x12\x13\n\x06pad_to\x18\x06 \x01(\rH\x02\x88\x01\x01\x12%\n\x08steering\x18\x07 \x03(\x0b\x32\x13.zrelay.v1.Steering\x12\x14\n\x0c\x62ypass_cache\x18\x08 \x01(\x08\x12 \n\x18return_formatted_prompts\x18\t \x01(\x08\x12\x15\n\rdeterministic\x18\n \x01(\x08\x42\x0f\n\r_hidden_layerB\r\n\x0b_text_limitB\t\n\x07_pad_to\"\x1e\n\x1c\x45ncoderServiceGetInfoRequest\"\xd4\x03\n\x1d\x45ncoderServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x32\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12%\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\x06 \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\x13\n\x0bmax_prompts\x18\x07 \x01(\r\x12\x18\n\x10max_prompt_chars\x18\x08 \x01(\r\x12\x12\n\ntext_limit\x18\t \x01(\r\x12\x35\n\x11text_limit_source\x18\n \x01(\x0e\x32\x1a.zrelay.v1.TextLimitSource\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\x04\x12\x11\n\ttemplates\x18\x0c \x03(\t\x12\x15\n\rloaded_blocks\x18\r \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x0e \x01(\r\"a\n\x13\x46ormatPromptRequest\x12\"\n\x07prompts\x18\x01 \x03(\x0b\x32\x11.zrelay.v1.Prompt\x12\x17\n\ntext_limit\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_text_limit\"u\n\x0f\x46ormattedPrompt\x12\x18\n\x10\x66ormatted_prompt\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x12\n\ntext_limit\x18\x03 \x01(\r\x12\x0c\n\x04\x66its\x18\x04 \x01(\x08\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\"C\n\x14\x46ormatPromptResponse\x12+\n\x07prompts\x18\x01 \x03(\x0b\x32\x1a.zrelay.v1.FormattedPrompt\"e\n\x14\x45ncodePromptsRequest\x12\"\n\x07prompts\x18\x01 \x03(\x0b\x32\x11.zrelay.v1.Prompt\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.zrelay.v1.EncodeOptions\"i\n\rEncodedPrompt\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12\x18\n\x10\x66ormatted_prompt\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\"r\n\x15\x45ncodePromptsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.zrelay.v1.EncodedPrompt\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x02\x12\x17\n\x0f\x63ompute_seconds\x18\x03 \x01(\x02*h\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03*\x83\x01\n\x0eQuoteStripping\x12\x1f\n\x1bQUOTE_STRIPPING_UNSPECIFIED\x10\x00\x12\x18\n\x14QUOTE_STRIPPING_NONE\x10\x01\x12\x1d\n\x19QUOTE_STRIPPING_JSON_KEYS\x10\x02\x12\x17\n\x13QUOTE_STRIPPING_ALL\x10\x03\x32\x93\x02\n\x0e\x45ncoderService\x12\\\n\x07GetInfo\x12\'.zrelay.v1.EncoderServiceGetInfoRequest\x1a(.zrelay.v1.EncoderServiceGetInfoResponse\x12O\n\x0c\x46ormatPrompt\x12\x1e.zrelay.v1.FormatPromptRequest\x1a\x1f.zrelay.v1.FormatPromptResponse\x12R\n\rEncodePrompts\x12\x1f.zrelay.v1.EncodePromptsRequest\x1a .zrelay.v1.EncodePromptsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zrelay/v1/encoder.proto\x12\tzrelay.v1\x1a\x16zrelay/v1/embeds.proto\x1a\x14zrelay/v1/info.proto\x1a\x16zrelay/v1/tensor.proto\"S\n\x0b\x43hatMessage\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.zrelay.v1.ChatRole\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x10\n\x08thinking\x18\x03 \x01(\t\"8\n\x0c\x43onversation\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.zrelay.v1.ChatMessage\"\xee\x02\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12/\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x17.zrelay.v1.ConversationH\x00\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x19\n\x11\x61ssistant_prefill\x18\x04 \x01(\t\x12(\n\nthink_mode\x18\x05 \x01(\x0e\x32\x14.zrelay.v1.ThinkMode\x12\x18\n\x10thinking_content\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x32\n\x0fquote_stripping\x18\x08 \x01(\x0e\x32\x19.zrelay.v1.QuoteStripping\x12\x1d\n\x10\x63lean_whitespace\x18\t \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x0bimage_count\x18\n \x01(\r\x12\x13\n\x0b\x61llow_empty\x18\x0b \x01(\x08\x42\t\n\x07\x63ontentB\x13\n\x11_clean_whitespace\"N\n\x08Steering\x12$\n\tdirection\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x12\n\x05scale\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_scale\"\x84\x03\n\rEncodeOptions\x12\x19\n\x0chidden_layer\x18\x01 \x01(\x11H\x00\x88\x01\x01\x12-\n\rlayer_weights\x18\x02 \x03(\x0b\x32\x16.zrelay.v1.LayerWeight\x12\x17\n\ntext_limit\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x33\n\x10long_prompt_mode\x18\x04 \x01(\x0e\x32\x19.zrelay.v1.LongPromptMode\x12%\n\x05\x64type\x18\x05 \x01(\x0e\x32\x16.zrelay.v1.TensorDtype\x12\x13\n\x06pad_to\x18\x06 \x01(\rH\x02\x88\x01\x01\x12%\n\x08steering\x18\x07 \x03(\x0b\x32\x13.zrelay.v1.Steering\x12\x14\n\x0c\x62ypass_cache\x18\x08 \x01(\x08\x12 \n\x18return_formatted_prompts\x18\t \x01(\x08\x12\x15\n\rdeterministic\x18\n \x01(\x08\x42\x0f\n\r_hidden_layerB\r\n\x0b_text_limitB\t\n\x07_pad_to\"\x1e\n\x1c\x45ncoderServiceGetInfoRequest\"\xd4\x03\n\x1d\x45ncoderServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x32\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12%\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\x06 \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\x13\n\x0bmax_prompts\x18\x07 \x01(\r\x12\x18\n\x10max_prompt_chars\x18\x08 \x01(\r\x12\x12\n\ntext_limit\x18\t \x01(\r\x12\x35\n\x11text_limit_source\x18\n \x01(\x0e\x32\x1a.zrelay.v1.TextLimitSource\x12\x19\n\x11max_message_bytes\x18\x0b \x01(\x04\x12\x11\n\ttemplates\x18\x0c \x03(\t\x12\x15\n\rloaded_blocks\x18\r \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x0e \x01(\r\"a\n\x13\x46ormatPromptRequest\x12\"\n\x07prompts\x18\x01 \x03(\x0b\x32\x11.zrelay.v1.Prompt\x12\x17\n\ntext_limit\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_text_limit\"u\n\x0f\x46ormattedPrompt\x12\x18\n\x10\x66ormatted_prompt\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x12\n\ntext_limit\x18\x03 \x01(\r\x12\x0c\n\x04\x66its\x18\x04 \x01(\x08\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\"C\n\x14\x46ormatPromptResponse\x12+\n\x07prompts\x18\x01 \x03(\x0b\x32\x1a.zrelay.v1.FormattedPrompt\"e\n\x14\x45ncodePromptsRequest\x12\"\n\x07prompts\x18\x01 \x03(\x0b\x32\x11.zrelay.v1.Prompt\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.zrelay.v1.EncodeOptions\"i\n\rEncodedPrompt\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12\x18\n\x10\x66ormatted_prompt\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\"r\n\x15\x45ncodePromptsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.zrelay.v1.EncodedPrompt\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x02\x12\x17\n\x0f\x63ompute_seconds\x18\x03 \x01(\x02*h\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03*\x83\x01\n\x0eQuoteStripping\x12\x1f\n\x1bQUOTE_STRIPPING_UNSPECIFIED\x10\x00\x12\x18\n\x14QUOTE_STRIPPING_NONE\x10\x01\x12\x1d\n\x19QUOTE_STRIPPING_JSON_KEYS\x10\x02\x12\x17\n\x13QUOTE_STRIPPING_ALL\x10\x03\x32\x93\x02\n\x0e\x45ncoderService\x12\\\n\x07GetInfo\x12\'.zrelay.v1.EncoderServiceGetInfoRequest\x1a(.zrelay.v1.EncoderServiceGetInfoResponse\x12O\n\x0c\x46ormatPrompt\x12\x1e.zrelay.v1.FormatPromptRequest\x1a\x1f.zrelay.v1.FormatPromptResponse\x12R\n\rEncodePrompts\x12\x1f.zrelay.v1.EncodePromptsRequest\x1a .zrelay.v1.EncodePromptsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zrelay.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHATROLE']._serialized_start=2186
-  _globals['_CHATROLE']._serialized_end=2290
-  _globals['_QUOTESTRIPPING']._serialized_start=2293
-  _globals['_QUOTESTRIPPING']._serialized_end=2424
+  _globals['_CHATROLE']._serialized_start=2207
+  _globals['_CHATROLE']._serialized_end=2311
+  _globals['_QUOTESTRIPPING']._serialized_start=2314
+  _globals['_QUOTESTRIPPING']._serialized_end=2445
   _globals['_CHATMESSAGE']._serialized_start=108
   _globals['_CHATMESSAGE']._serialized_end=191
   _globals['_CONVERSATION']._serialized_start=193
   _globals['_CONVERSATION']._serialized_end=249
   _globals['_PROMPT']._serialized_start=252
-  _globals['_PROMPT']._serialized_end=597
-  _globals['_STEERING']._serialized_start=599
-  _globals['_STEERING']._serialized_end=677
-  _globals['_ENCODEOPTIONS']._serialized_start=680
-  _globals['_ENCODEOPTIONS']._serialized_end=1068
-  _globals['_ENCODERSERVICEGETINFOREQUEST']._serialized_start=1070
-  _globals['_ENCODERSERVICEGETINFOREQUEST']._serialized_end=1100
-  _globals['_ENCODERSERVICEGETINFORESPONSE']._serialized_start=1103
-  _globals['_ENCODERSERVICEGETINFORESPONSE']._serialized_end=1571
-  _globals['_FORMATPROMPTREQUEST']._serialized_start=1573
-  _globals['_FORMATPROMPTREQUEST']._serialized_end=1670
-  _globals['_FORMATTEDPROMPT']._serialized_start=1672
-  _globals['_FORMATTEDPROMPT']._serialized_end=1789
-  _globals['_FORMATPROMPTRESPONSE']._serialized_start=1791
-  _globals['_FORMATPROMPTRESPONSE']._serialized_end=1858
-  _globals['_ENCODEPROMPTSREQUEST']._serialized_start=1860
-  _globals['_ENCODEPROMPTSREQUEST']._serialized_end=1961
-  _globals['_ENCODEDPROMPT']._serialized_start=1963
-  _globals['_ENCODEDPROMPT']._serialized_end=2068
-  _globals['_ENCODEPROMPTSRESPONSE']._serialized_start=2070
-  _globals['_ENCODEPROMPTSRESPONSE']._serialized_end=2184
-  _globals['_ENCODERSERVICE']._serialized_start=2427
-  _globals['_ENCODERSERVICE']._serialized_end=2702
+  _globals['_PROMPT']._serialized_end=618
+  _globals['_STEERING']._serialized_start=620
+  _globals['_STEERING']._serialized_end=698
+  _globals['_ENCODEOPTIONS']._serialized_start=701
+  _globals['_ENCODEOPTIONS']._serialized_end=1089
+  _globals['_ENCODERSERVICEGETINFOREQUEST']._serialized_start=1091
+  _globals['_ENCODERSERVICEGETINFOREQUEST']._serialized_end=1121
+  _globals['_ENCODERSERVICEGETINFORESPONSE']._serialized_start=1124
+  _globals['_ENCODERSERVICEGETINFORESPONSE']._serialized_end=1592
+  _globals['_FORMATPROMPTREQUEST']._serialized_start=1594
+  _globals['_FORMATPROMPTREQUEST']._serialized_end=1691
+  _globals['_FORMATTEDPROMPT']._serialized_start=1693
+  _globals['_FORMATTEDPROMPT']._serialized_end=1810
+  _globals['_FORMATPROMPTRESPONSE']._serialized_start=1812
+  _globals['_FORMATPROMPTRESPONSE']._serialized_end=1879
+  _globals['_ENCODEPROMPTSREQUEST']._serialized_start=1881
+  _globals['_ENCODEPROMPTSREQUEST']._serialized_end=1982
+  _globals['_ENCODEDPROMPT']._serialized_start=1984
+  _globals['_ENCODEDPROMPT']._serialized_end=2089
+  _globals['_ENCODEPROMPTSRESPONSE']._serialized_start=2091
+  _globals['_ENCODEPROMPTSRESPONSE']._serialized_end=2205
+  _globals['_ENCODERSERVICE']._serialized_start=2448
+  _globals['_ENCODERSERVICE']._serialized_end=2723
 # @@protoc_insertion_point(module_scope)

@@ -49,7 +49,7 @@ class Conversation(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("text", "conversation", "system_prompt", "assistant_prefill", "think_mode", "thinking_content", "template", "quote_stripping", "clean_whitespace", "image_count")
+    __slots__ = ("text", "conversation", "system_prompt", "assistant_prefill", "think_mode", "thinking_content", "template", "quote_stripping", "clean_whitespace", "image_count", "allow_empty")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class Prompt(_message.Message):
     QUOTE_STRIPPING_FIELD_NUMBER: _ClassVar[int]
     CLEAN_WHITESPACE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_EMPTY_FIELD_NUMBER: _ClassVar[int]
     text: str
     conversation: Conversation
     system_prompt: str
@@ -70,7 +71,8 @@ class Prompt(_message.Message):
     quote_stripping: QuoteStripping
     clean_whitespace: bool
     image_count: int
-    def __init__(self, text: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., system_prompt: _Optional[str] = ..., assistant_prefill: _Optional[str] = ..., think_mode: _Optional[_Union[_embeds_pb2.ThinkMode, str]] = ..., thinking_content: _Optional[str] = ..., template: _Optional[str] = ..., quote_stripping: _Optional[_Union[QuoteStripping, str]] = ..., clean_whitespace: bool = ..., image_count: _Optional[int] = ...) -> None: ...
+    allow_empty: bool
+    def __init__(self, text: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., system_prompt: _Optional[str] = ..., assistant_prefill: _Optional[str] = ..., think_mode: _Optional[_Union[_embeds_pb2.ThinkMode, str]] = ..., thinking_content: _Optional[str] = ..., template: _Optional[str] = ..., quote_stripping: _Optional[_Union[QuoteStripping, str]] = ..., clean_whitespace: bool = ..., image_count: _Optional[int] = ..., allow_empty: bool = ...) -> None: ...
 
 class Steering(_message.Message):
     __slots__ = ("direction", "scale")

@@ -1,0 +1,1 @@
+"""The encoder service: prompts to prompt_embeds with the first blocks of a Qwen3."""

@@ -1,0 +1,105 @@
+"""Qwen3's first blocks over several prompts at once, as one ragged sequence without padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
+
+_RAGGED = "zrelay_ragged"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What has to run for one layer's hidden states: the first `blocks` blocks, and the final norm or not."""
+
+    blocks: int
+    final_norm: bool
+
+    def within(self, other: "LayerPlan") -> bool:
+        """Whether a model loaded for `other` can run this."""
+        return self.blocks <= other.blocks and (other.final_norm or not self.final_norm)
+
+
+def layer_plan(total_blocks: int, hidden_layer: int) -> LayerPlan:
+    """The plan for index `hidden_layer` of transformers' `hidden_states` (total_blocks + 1 entries, last one normed).
+
+    -1 is the last block's output after the final norm, -2 the output of the block before the last, and so on.
+    Raises ValueError outside -total_blocks .. -1.
+    """
+    if not -total_blocks <= hidden_layer <= -1:
+        raise ValueError(f"hidden_layer: expected {-total_blocks} to -1, got {hidden_layer}")
+    return LayerPlan(total_blocks + 1 + hidden_layer, final_norm=hidden_layer == -1)
+
+
+class TextEncoder(nn.Module):
+    """The part of a Qwen3 that a plan needs, with transformers' own blocks and the checkpoint's canonical names.
+
+    Made on the meta device by `loading.load_model`, which fills it; only the rotary table is real at once.
+    """
+
+    def __init__(self, config: Qwen3Config, plan: LayerPlan) -> None:
+        super().__init__()
+        config._attn_implementation = _RAGGED
+        self.plan = plan
+        self.total_blocks = int(config.num_hidden_layers)
+        self.width = int(config.hidden_size)
+        with torch.device("meta"):
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.layers = nn.ModuleList(Qwen3DecoderLayer(config, index) for index in range(plan.blocks))
+            if plan.final_norm:
+                self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = Qwen3RotaryEmbedding(config)
+
+    @torch.inference_mode()
+    def forward(self, prompts: Sequence[Sequence[int]], plan: LayerPlan) -> list[torch.Tensor]:
+        """Hidden states of each prompt's token ids: one [T, width] in the compute dtype per prompt, unpadded.
+
+        Prompts stand behind each other in one sequence; each attends to itself alone and its positions start at 0, so
+        what shares the batch changes an answer at most by rounding. Raises ValueError for an empty prompt, and for a
+        plan that was not loaded.
+        """
+        lengths = [len(ids) for ids in prompts]
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"prompts: expected at least one token in each, got {lengths}")
+        if not plan.within(self.plan):
+            raise ValueError(f"plan: expected one within {self.plan}, got {plan}")
+        device = self.embed_tokens.weight.device
+        ids = torch.tensor([[token for prompt in prompts for token in prompt]], device=device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
+        states = self.embed_tokens(ids)
+        rotary = self.rotary_emb(states, positions)
+        for block in self.layers[: plan.blocks]:
+            states = block(states, attention_mask=None, position_embeddings=rotary, lengths=lengths)
+        if plan.final_norm:
+            states = self.norm(states)
+        return list(states[0].split(lengths))
+
+
+def _ragged_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    lengths: list[int],
+    scaling: float,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each of `lengths` consecutive tokens; [1, heads, tokens, dim] to [1, tokens, heads, dim].
+
+    The signature is that of transformers' AttentionInterface, whose other arguments (mask, dropout, window, cache) say
+    nothing here.
+    """
+    parts = [
+        scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=True)
+        for part in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 2)).transpose(1, 2), None
+
+
+AttentionInterface.register(_RAGGED, _ragged_attention)

@@ -1,0 +1,142 @@
+"""Weights arrive whole, in the dtype asked for, or are refused by name; the digest does not care how they lie."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from zrelay_encoder.config import EncoderConfig
+from zrelay_encoder.devices import choose_device, choose_dtype
+from zrelay_encoder.encoder import checkpoint_text_limit
+from zrelay_shared import checkpoints
+from zrelay_shared.errors import CheckpointError, FailedPrecondition
+
+from .conftest import load
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in change.items():
+        tensors.pop(name)
+        if tensor is not None:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_tensors_are_the_checkpoints(tiny: Path) -> None:
+    stored = load_file(tiny / "model.safetensors")
+    for name, tensor in load(tiny).encoder.model.state_dict().items():
+        assert torch.equal(tensor, stored[f"model.{name}"])
+
+
+def test_a_dtype_is_converted_on_the_way(tiny: Path) -> None:
+    stored = load_file(tiny / "model.safetensors")
+    for name, tensor in load(tiny, dtype="bfloat16").encoder.model.state_dict().items():
+        assert torch.equal(tensor, stored[f"model.{name}"].bfloat16())
+
+
+def test_a_missing_tensor_is_named(copy: Path) -> None:
+    rewrite(copy, {"model.layers.1.mlp.up_proj.weight": None})
+    with pytest.raises(CheckpointError, match=r"lack layers\.1\.mlp\.up_proj\.weight"):
+        load(copy)
+
+
+def test_what_no_layer_needs_may_be_missing(copy: Path) -> None:
+    rewrite(copy, {"model.layers.4.mlp.up_proj.weight": None, "model.norm.weight": None})
+    load(copy)
+    with pytest.raises(CheckpointError, match="lack"):
+        load(copy, hidden_layer=-1)
+
+
+def test_weights_of_another_size_are_refused(copy: Path) -> None:
+    rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(60, 32)})
+    with pytest.raises(CheckpointError, match=r"has shape \[60, 32\], config.json asks for \[64, 32\]"):
+        load(copy)
+
+
+def test_quantised_weights_are_refused(copy: Path) -> None:
+    rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(64, 32, dtype=torch.float8_e4m3fn)})
+    with pytest.raises(CheckpointError, match="is F8_E4M3; expected BF16, F16, F32"):
+        load(copy)
+
+
+def test_a_config_that_makes_no_model_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"layer_types": ["sliding_attention"] * 5}))
+    with pytest.raises(CheckpointError, match="sliding_attention"):
+        load(copy)
+
+
+def test_a_layer_that_the_model_has_not_is_refused(tiny: Path) -> None:
+    with pytest.raises(CheckpointError, match="--hidden-layer: expected -5 to -1, got -6"):
+        load(tiny, hidden_layer=-6)
+
+
+def test_one_digest_for_every_form(tiny: Path, tiny_sharded: Path, tiny_untied: Path, tmp_path: Path) -> None:
+    def digests(path: Path) -> tuple[str, str, str]:
+        identity = load(path).encoder.fingerprint
+        return identity.weights_digest, identity.tokenizer_digest, identity.chat_template_digest
+
+    plain = digests(tiny)
+    assert len(list(tiny_sharded.glob("*.safetensors"))) > 1
+    assert digests(tiny_sharded) == plain
+    pipeline = tmp_path / "pipeline"
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(pipeline / "text_encoder")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(pipeline / "tokenizer")
+    assert digests(pipeline) == plain
+    assert digests(tiny_untied)[0] != plain[0]
+    assert digests(tiny_untied)[1:] == plain[1:]
+
+
+def test_a_restart_does_not_read_the_weights_for_their_digest(copy: Path, tmp_path: Path) -> None:
+    cache, weights = tmp_path / "cache", copy / "model.safetensors"
+    first = load(copy, cache=cache).encoder.fingerprint.weights_digest
+    stat = weights.stat()
+    with weights.open("r+b") as file:  # other bytes under the same size, time and inode: only reading would tell
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\1\2\3\4")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load(copy, cache=cache).encoder.fingerprint.weights_digest == first
+    os.utime(weights, ns=(1, 1))
+    assert load(copy, cache=cache).encoder.fingerprint.weights_digest != first
+
+
+def test_the_fingerprint(demo_checkpoint: Path) -> None:
+    fingerprint = load(demo_checkpoint).encoder.fingerprint
+    assert (fingerprint.family, fingerprint.width, fingerprint.model_id) == ("qwen3", 128, "zrelay-demo")
+    assert (fingerprint.compute_dtype, fingerprint.backend) == ("float32", "torch-cpu")
+    assert (fingerprint.hidden_layer, fingerprint.before_final_norm) == (-2, True)
+
+
+def test_the_text_limit_of_the_transformer_beside(demo_checkpoint: Path, tiny: Path) -> None:
+    assert checkpoint_text_limit(checkpoints.open_text_encoder(demo_checkpoint)) == 992
+    assert checkpoint_text_limit(checkpoints.open_text_encoder(tiny)) is None
+
+
+def test_devices() -> None:
+    cpu = torch.device("cpu")
+    assert choose_device("cpu") == cpu
+    assert choose_dtype("float16", cpu, torch.bfloat16) == (torch.float16, "asked for")
+    assert choose_dtype("auto", cpu, torch.float32)[0] is torch.float32
+    assert choose_dtype("auto", cpu, torch.bfloat16)[0] in (torch.bfloat16, torch.float32)
+    absent = next(name for name, there in (("mps", torch.backends.mps.is_available()), ("cuda", False)) if not there)
+    with pytest.raises(FailedPrecondition, match="this machine has"):
+        choose_device(absent)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"device": "gpu"}, {"dtype": "fp16"}, {"threads": 0}, {"hidden_layer": 0}, {"max_prompts": 0}]
+)
+def test_a_config_is_checked_once(tmp_path: Path, bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
+        EncoderConfig(tmp_path, **bad)  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""`python -m zrelay_encoder` as a real process."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zrelay_shared import exits
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "zrelay_encoder", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(*args: str) -> tuple[int, str]:
+    process = start(*args)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys, zrelay_encoder.__main__; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_it_serves_and_ends_on_sigterm(demo_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    address = tmp_path / "address"
+    process = start("--model", str(demo_checkpoint), "--listen", "127.0.0.1:0", "--address-file", str(address))
+    deadline = time.monotonic() + 60
+    while not address.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    assert address.read_text().startswith("127.0.0.1:")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == exits.OK, said
+    assert str(demo_checkpoint) not in said
+
+
+def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
+    code, said = ended("--model", str(tmp_path / "absent"), "--listen", "127.0.0.1:0")
+    assert code == exits.LOCAL_FILE
+    assert "does not exist; give the folder of a Z-Image checkpoint" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("args", [("--listen", "0.0.0.0:0"), ("--listen", "nowhere")])
+def test_a_bad_address_is_refused(tmp_path: Path, args: tuple[str, ...]) -> None:
+    code, said = ended("--model", str(tmp_path), *args)
+    assert code == exits.REFUSED
+    assert said.startswith("error: listen:")
+    assert "Traceback" not in said
+
+
+def test_model_is_required() -> None:
+    code, said = ended()
+    assert code == exits.USAGE
+    assert "--model" in said
