@@ -40,6 +40,7 @@ async def test_a_cancelled_caller_is_never_computed() -> None:
     gone = asyncio.create_task(worker.run(lambda: ran.append(1)))
     await asyncio.sleep(0)
     gone.cancel()
+    await asyncio.wait({gone})
     go.set()
     await running
     await worker.drained()
