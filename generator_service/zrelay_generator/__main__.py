@@ -1,0 +1,91 @@
+"""The generator's command line: flags to a configuration; torch is loaded only to serve."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from zrelay_generator.config import DEVICES, DTYPES, GeneratorConfig
+from zrelay_shared import command
+from zrelay_shared.limits import DEFAULT_PORTS
+
+_DEFAULTS = GeneratorConfig(model=Path())
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="A Z-Image pipeline folder.")
+@click.option("--listen", default=f"127.0.0.1:{DEFAULT_PORTS['generator']}", help="HOST:PORT; port 0 takes a free one.")
+@click.option("--insecure-listen", is_flag=True, help="Allow to listen beyond this machine without encryption.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="What it computes in.")
+@click.option("--threads", type=click.IntRange(1), help="Torch threads on a CPU.  [default: all cores but one]")
+@click.option("--max-waiting", type=click.IntRange(1), default=_DEFAULTS.max_waiting, help="Requests that may wait.")
+@click.option("--max-wait-s", type=float, default=_DEFAULTS.max_wait_s, help="Seconds of work that may wait.")
+@click.option("--max-side", type=click.IntRange(64), default=_DEFAULTS.max_side, help="Greatest side in pixels.")
+@click.option("--max-pixels", type=click.IntRange(4096), default=_DEFAULTS.max_pixels, help="Greatest area in pixels.")
+@click.option("--max-steps", type=click.IntRange(1), default=_DEFAULTS.max_steps, help="Greatest num_inference_steps.")
+@click.option("--max-images", type=click.IntRange(1), default=_DEFAULTS.max_images, help="Greatest num_images.")
+@click.option("--tick-tokens", type=click.IntRange(1), default=_DEFAULTS.tick_tokens, help="Tokens of one forward.")
+@click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info")
+@click.option("--grace-s", type=float, default=30.0, help="Seconds that running jobs get after SIGTERM.")
+@click.option("--address-file", type=click.Path(path_type=Path), help="Where to write HOST:PORT once listening.")
+def cli(
+    model: Path,
+    listen: str,
+    insecure_listen: bool,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    max_waiting: int,
+    max_wait_s: float,
+    max_side: int,
+    max_pixels: int,
+    max_steps: int,
+    max_images: int,
+    tick_tokens: int,
+    log_level: str,
+    grace_s: float,
+    address_file: Path | None,
+) -> None:
+    """Serve prompt_embeds to images over gRPC."""
+
+    def build() -> object:
+        try:
+            config = GeneratorConfig(
+                model=model,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                max_waiting=max_waiting,
+                max_wait_s=max_wait_s,
+                max_side=max_side,
+                max_pixels=max_pixels,
+                max_steps=max_steps,
+                max_images=max_images,
+                tick_tokens=tick_tokens,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        from zrelay_generator.service import GeneratorService  # loads torch and diffusers
+
+        return GeneratorService(config)
+
+    sys.exit(
+        command.start(
+            build,
+            listen=listen,
+            insecure_listen=insecure_listen,
+            log_level=log_level,
+            grace_s=grace_s,
+            address_file=address_file,
+        )
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; `argv` without the program's name, sys.argv's where None."""
+    cli.main(args=argv, prog_name="zrelay-generator")
+
+
+if __name__ == "__main__":
+    main()

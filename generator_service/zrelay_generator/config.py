@@ -1,0 +1,64 @@
+"""The generator's one configuration object, built and checked once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """How one generator process runs.
+
+    Attributes:
+        model: a Z-Image pipeline folder.
+        device, dtype: "auto" takes cuda, mps, cpu in this order, and bfloat16 where the device has it.
+        threads: torch threads on a CPU; None leaves one core to the event loop.
+        max_waiting: requests that may wait.
+        max_wait_s: estimated seconds of work before a request, above which it is refused.
+        max_side, max_pixels: greatest side and area of an image, in pixels; the model may allow less.
+        min_side: least side in pixels.
+        max_steps, max_images: per request.
+        tick_tokens: tokens packed into one forward; a single image may exceed it.
+        kept_results_bytes: bytes of finished images kept for callers who come back.
+    """
+
+    model: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    max_waiting: int = 64
+    max_wait_s: float = 600.0
+    max_side: int = 4096
+    max_pixels: int = 4096 * 4096
+    min_side: int = 64
+    max_steps: int = 100
+    max_images: int = 16
+    tick_tokens: int = 16384
+    kept_results_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {self.device!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name in ("max_waiting", "max_side", "max_pixels", "min_side", "max_steps", "max_images", "tick_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: expected at least 1, got {self.threads}")
+        if self.min_side > self.max_side:
+            raise ValueError(f"min_side: expected at most max_side ({self.max_side}), got {self.min_side}")
+        for name in ("max_wait_s", "kept_results_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+def serving_threads(threads: int | None) -> int:
+    """Torch threads while serving on a CPU: as asked, else every usable core but the event loop's."""
+    if threads is not None:
+        return threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - 1)

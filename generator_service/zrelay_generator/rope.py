@@ -1,0 +1,29 @@
+"""Positions of caption and image tokens on the transformer's three RoPE axes."""
+
+import torch
+from torch import Tensor
+
+TOKEN_MULTIPLE = 32
+"""Caption and image are each padded to a multiple of this (SEQ_MULTI_OF in ZImageTransformer2DModel)."""
+
+
+def padded(tokens: int) -> int:
+    """`tokens` rounded up to the multiple that the transformer pads to."""
+    return -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+
+
+def caption_positions(tokens: int) -> Tensor:
+    """[padded(tokens), 3] int64: axis 0 counts from 1, through the padding; axes 1 and 2 are 0."""
+    positions = torch.zeros(padded(tokens), 3, dtype=torch.int64)
+    positions[:, 0] = torch.arange(1, len(positions) + 1)
+    return positions
+
+
+def image_positions(rows: int, columns: int, caption_tokens: int) -> Tensor:
+    """[padded(rows * columns), 3] int64: axis 0 one behind the padded caption, then row and column; padding is 0."""
+    count = rows * columns
+    positions = torch.zeros(padded(count), 3, dtype=torch.int64)
+    positions[:count, 0] = padded(caption_tokens) + 1
+    positions[:count, 1] = torch.arange(rows).repeat_interleave(columns)
+    positions[:count, 2] = torch.arange(columns).repeat(rows)
+    return positions

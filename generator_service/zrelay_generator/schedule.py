@@ -1,0 +1,56 @@
+"""The noise schedule: sigmas from 1 to 0 as plain lists, and the timesteps the transformer is fed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of one job.
+
+    Attributes: `sigmas` N + 1 falling values, the last 0; `timesteps` N values, 1 - sigma before each forward.
+    """
+
+    sigmas: tuple[float, ...]
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        return tuple(1.0 - sigma for sigma in self.sigmas[:-1])
+
+
+def linear_sigmas(num_inference_steps: int) -> list[float]:
+    """N values from 1 down to 1/N (diffusers' `get_default_z_image_sigmas`; no forward is spent at sigma 0)."""
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps: expected at least 1, got {num_inference_steps}")
+    # 1 + i (1/N - 1) / (N - 1) with the fraction reduced: (1/N - 1) / (N - 1) = -1/N.
+    return [1.0 - i / num_inference_steps for i in range(num_inference_steps)]
+
+
+def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
+    """s * sigma / (1 + (s - 1) * sigma): FlowMatchEulerDiscreteScheduler without dynamic shifting."""
+    if not shift > 0.0:
+        raise ValueError(f"shift: expected more than 0, got {shift}")
+    return [shift * sigma / (1.0 + (shift - 1.0) * sigma) for sigma in sigmas]
+
+
+def shifted_schedule(num_inference_steps: int, shift: float) -> Schedule:
+    """The schedule of `num_inference_steps` forwards under `shift`."""
+    return Schedule((*shifted(linear_sigmas(num_inference_steps), shift), 0.0))
+
+
+def explicit_schedule(sigmas: Sequence[float]) -> Schedule:
+    """A schedule given by the caller: falling values in (0, 1], without the final 0, taken as they are."""
+    previous = float("inf")
+    for sigma in sigmas:
+        if not 0.0 < sigma <= 1.0:
+            raise ValueError(f"sigmas: expected values in (0, 1], got {sigma}")
+        if not sigma < previous:
+            raise ValueError(f"sigmas: expected strictly falling values, got {sigma} after {previous}")
+        previous = sigma
+    if not sigmas:
+        raise ValueError("sigmas: expected at least one value, got none")
+    return Schedule((*sigmas, 0.0))

@@ -1,0 +1,65 @@
+"""Files, previews, and the colours that a preview sees in latents."""
+
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from zrelay_generator.images import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
+from zrelay_generator.job import JobSpec, Origin
+from zrelay_generator.provenance import Painter, provenance_json
+
+PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("format", list(ImageFormat))
+def test_files_hold_pixels_and_provenance(format, provenance_in):
+    file = write_image(PIXELS, format, 100, '{"a": "\\u1f98a"}')
+    image = Image.open(io.BytesIO(file.data))
+    assert image.size == (32, 48) and image.mode == "RGB"
+    assert provenance_in(file.data) == '{"a": "\\u1f98a"}'
+    if format is not ImageFormat.JPEG:
+        assert image.tobytes() == PIXELS.numpy().tobytes()
+    assert provenance_in(write_image(PIXELS, format, 80, "").data) == ""
+
+
+def test_golden_digest_of_pixels():
+    grey = torch.full((2, 3, 3), 128, dtype=torch.uint8)
+    assert pixels_sha256(grey) == "ed0e4346cf6fdc62d263ab3e2baf0cde7cf3ee8986b07731e2fcad151daa3f5f"
+
+
+def test_provenance_too_long_for_a_jpeg():
+    with pytest.raises(ValueError, match="provenance: expected at most 60000 bytes"):
+        write_image(PIXELS, ImageFormat.JPEG, 95, "x" * 60_001)
+
+
+def test_a_preview_of_noise_still_fits():
+    noise = torch.randint(0, 256, (1024, 1024, 3), dtype=torch.uint8)
+    preview = write_preview(noise)
+    assert len(preview) <= PREVIEW_BYTES and Image.open(io.BytesIO(preview)).size[0] >= 128
+
+
+def test_provenance_is_complete_and_the_same_again(sampling, embeds):
+    origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
+    spec = JobSpec(embeds(3, 4), None, sampling(seed=1 << 63), origin=origin)
+    painter = Painter("demo", "ab" * 32, "cpu", "bfloat16")
+    text = provenance_json(spec, painter, 2, 5, "cd" * 32)
+    assert text == provenance_json(spec, painter, 2, 5, "cd" * 32) and text.isascii()
+    said = json.loads(text)
+    assert said["prompt"] == "Fuchs ä" and said["sampling"]["seed"] == 5 and said["image_index"] == 2
+    assert said["encoder"] == {"family": "qwen3"} and said["sampling"]["sigmas"][-1] == 0.0
+    assert said["generator"]["transformer_digest"] == "ab" * 32
+
+
+def test_previews_show_the_colours_of_the_picture(demo, load):
+    model = load(demo)
+    picture = torch.zeros(1, 3, 128, 128) - 1.0
+    picture[:, 0, :, :64] = 1.0
+    picture[:, 2, :, 64:] = 1.0
+    with torch.inference_mode():
+        seen = model.latent_to_rgb.pixels(model.vae.encode(picture)[0], 256)
+    left, right = seen[:, :6].float().mean((0, 1)), seen[:, 10:].float().mean((0, 1))
+    assert left.argmax() == 0 and right.argmax() == 2
+    assert left[0] > 150 and right[2] > 150

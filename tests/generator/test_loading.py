@@ -1,0 +1,131 @@
+"""Folders that are a checkpoint, and those that are not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.hardware import is_out_of_memory, pick_device, pick_dtype, report
+from zrelay_generator.identity import identify
+from zrelay_generator.loading import load_model
+from zrelay_generator.service import GeneratorService
+from zrelay_shared.errors import CheckpointError, FailedPrecondition, InvalidArgument
+
+CPU = torch.device("cpu")
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
+
+
+def refused(folder: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder, CPU, torch.float32)
+    return caught.value
+
+
+def edit(folder: Path, file: str, **changed: object) -> None:
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | changed))
+
+
+def test_no_text_encoder_is_needed_nor_opened(tiny, tmp_path):
+    assert not (tiny / "text_encoder").exists()
+    model = load_model(tiny, CPU, torch.float32)
+    assert (model.limits.text_limit, model.limits.embeds_width, model.limits.max_side) == (224, 48, 1024)
+    assert (model.defaults.width, model.defaults.shift) == (1024, 3.0)
+    encoder = identify(tiny, "tiny", tmp_path).encoder
+    assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 48, "")
+
+
+@pytest.mark.parametrize(
+    "file", [WEIGHTS, "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_a_missing_file_is_named(file, copy):
+    (copy / file).unlink()
+    assert refused(copy).metadata["file"] == file
+
+
+def test_pickled_weights_are_refused(copy):
+    (copy / WEIGHTS).rename(copy / "transformer" / "diffusion_pytorch_model.bin")
+    assert refused(copy).reason == "PICKLE_REFUSED"
+
+
+def test_truncated_weights(copy):
+    data = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(data[: len(data) // 2])
+    assert "diffusion_pytorch_model.safetensors" in refused(copy).message
+
+
+def test_a_missing_tensor_is_not_made_up(copy):
+    weights = load_file(copy / WEIGHTS)
+    del weights["layers.1.attention.to_k.weight"]
+    save_file(weights, copy / WEIGHTS, {"format": "pt"})
+    assert "layers.1.attention.to_k.weight" in refused(copy).message
+
+
+def test_weights_of_another_size(copy):
+    edit(copy, "transformer/config.json", cap_feat_dim=64)
+    error = refused(copy)
+    assert error.metadata["file"] == "transformer/config.json"
+    assert "cap_embedder.0.weight is [48], not [64]" in error.message
+
+
+@pytest.mark.parametrize("key", ["use_dynamic_shifting", "use_karras_sigmas", "stochastic_sampling"])
+def test_a_schedule_that_would_be_another(key, copy):
+    edit(copy, "scheduler/scheduler_config.json", **{key: True})
+    assert key in refused(copy).message
+
+
+def test_a_vae_of_another_model(copy):
+    shutil.rmtree(copy / "vae")
+    assert refused(copy).metadata["file"] == "vae/"
+
+
+async def test_weights_that_paint_nothing_are_not_served(copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    weights = load_file(copy / WEIGHTS)
+    weights["layers.0.attention.to_k.weight"][0, 0] = torch.nan
+    save_file(weights, copy / WEIGHTS, {"format": "pt"})
+    service = GeneratorService(GeneratorConfig(model=copy, device="cpu"))
+    with pytest.raises(FailedPrecondition, match="not finite after step 1"):
+        await service.load()
+
+
+async def test_a_device_that_is_not_here(tiny):
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has mps")
+    with pytest.raises(InvalidArgument, match="device: mps is not available here"):
+        await GeneratorService(GeneratorConfig(model=tiny, device="mps")).load()
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_dtype("float16", CPU) is torch.float16
+    assert pick_dtype("auto", torch.device("cuda")) is torch.bfloat16
+    assert report(CPU, torch.bfloat16).compute_dtype == "bfloat16"
+    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(RuntimeError("other"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device: cuda is not available here; available are"):
+            pick_device("cuda")
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys\n"
+        "from zrelay_generator.__main__ import cli\n"
+        "from click.testing import CliRunner\n"
+        "out = CliRunner().invoke(cli, ['--help'])\n"
+        "assert out.exit_code == 0 and '--tick-tokens' in out.output, out.output\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'PIL', 'grpc'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,250 @@
+"""Every request that is wrong, and the refusal it gets."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zrelay.v1 import generation_pb2 as gpb
+from zrelay.v1 import tensor_pb2
+from zrelay_generator.acceptance import acceptance
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.identity import identify
+from zrelay_generator.parsing import parse_request_id, parse_spec
+from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
+from zrelay_shared.fingerprint import to_message
+
+
+@pytest.fixture(scope="session")
+def accepts(demo, load, tmp_path_factory):
+    model = load(demo)
+    identity = identify(demo, "demo", tmp_path_factory.mktemp("cache"))
+    return acceptance(GeneratorConfig(model=demo), model.limits, model.defaults, identity)
+
+
+@pytest.fixture
+def parse(accepts):
+    return lambda parcel: parse_spec(parcel, parcel.message.spec, accepts)
+
+
+def tensor_of(parcel):
+    return parcel.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds
+
+
+def refused(parse, parcel, kind=InvalidArgument):
+    with pytest.raises(kind) as caught:
+        parse(parcel)
+    error = caught.value
+    assert "expected" in error.message or "not built" in error.message or "needs it" in error.message or error.metadata
+    return error
+
+
+def test_defaults_are_the_checkpoints(parse, request_of):
+    spec = parse(request_of())
+    asked = spec.sampling
+    assert (asked.width, asked.height, asked.num_inference_steps, asked.shift) == (128, 128, 8, 3.0)
+    assert (asked.guidance_scale, asked.cfg_truncation, asked.num_images) == (0.0, 1.0, 1)
+    assert spec.prompt_embeds.shape == (20, 128) and spec.origin.relation == "exact"
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"width": 0}, "width"),
+        ({"width": 130}, "width"),
+        ({"height": 16}, "height"),
+        ({"height": 1 << 31}, "height"),
+        ({"width": 2064}, "width"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 10_000}, "num_inference_steps"),
+        ({"num_images": 0}, "num_images"),
+        ({"num_images": 17}, "num_images"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"guidance_scale": math.nan}, "guidance_scale"),
+        ({"guidance_scale": math.inf}, "guidance_scale"),
+        ({"cfg_normalization": -0.5}, "cfg_normalization"),
+        ({"cfg_truncation": math.nan}, "cfg_truncation"),
+        ({"shift": 0.0}, "shift"),
+        ({"shift": math.nan}, "shift"),
+        ({"sigmas": [0.5, 0.75]}, "sigmas"),
+        ({"sigmas": [1.5]}, "sigmas"),
+        ({"sigmas": [1.0, math.nan]}, "sigmas"),
+        ({"sigmas": [1 - i / 200 for i in range(101)]}, "sigmas"),
+        ({"sigmas": [1.0, 0.5], "shift": 3.0}, "shift"),
+        ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "num_inference_steps"),
+    ],
+)
+def test_sampling_that_cannot_be(given, field, parse, request_of):
+    error = refused(parse, request_of(**given))
+    assert error.field == f"spec.sampling.{field}" and error.reason.endswith("_INVALID")
+
+
+def test_a_refused_size_names_one_that_would_do(parse, request_of):
+    assert "1000; 1008 would do" not in refused(parse, request_of(width=1001)).message
+    assert "1001; 1008 would do" in refused(parse, request_of(width=1001)).message
+
+
+def test_too_many_pixels(accepts, request_of):
+    parcel = request_of(width=1024, height=1024)
+    small = replace(accepts, sampling=replace(accepts.sampling, max_pixels=512 * 512))
+    assert refused(lambda p: parse_spec(p, p.message.spec, small), parcel).reason == "SIZE_INVALID"
+
+
+def test_sigmas_are_taken_as_they_are(parse, request_of):
+    asked = parse(request_of(sigmas=[1.0, 0.75, 0.25])).sampling
+    assert asked.schedule.sigmas == (1.0, 0.75, 0.25, 0.0) and asked.shift is None
+    assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
+
+
+def test_guidance_needs_a_negative_prompt(parse, request_of, embeds):
+    assert refused(parse, request_of(guidance_scale=2.0)).field == "spec.negative_prompt"
+    spec = parse(request_of(guidance_scale=2.0, negative=embeds(3, 128)))
+    assert spec.guided and spec.negative_prompt_embeds.shape == (3, 128)
+
+
+def test_no_prompt(parse, request_of):
+    parcel = request_of()
+    parcel.message.spec.ClearField("prompt")
+    assert refused(parse, parcel).reason == "PROMPT_MISSING"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_embeddings_that_are_not_finite(bad, parse, request_of, embeds):
+    tensor = embeds(20, 128)
+    tensor[7, 9] = bad
+    assert refused(parse, request_of(tensor)).reason == "TENSOR_NOT_FINITE"
+
+
+def test_embeddings_of_another_shape(parse, request_of, embeds):
+    error = refused(parse, request_of(embeds(20, 64)))
+    assert error.reason == "TENSOR_SHAPE" and "rows of 128 values, got rows of 64" in error.message
+    assert refused(parse, request_of(torch.ones(20))).reason == "TENSOR_RANK"
+
+
+def test_a_prompt_over_the_limit(parse, request_of, embeds):
+    assert parse(request_of(embeds(992, 128))).prompt_embeds.shape[0] == 992
+    error = refused(parse, request_of(embeds(993, 128)))
+    assert error.reason == "PROMPT_TOO_LONG" and "992" in error.message and "993" in error.message
+
+
+def test_damaged_embeddings(parse, request_of):
+    parcel = request_of()
+    tensor = tensor_of(parcel)
+    whole = bytes(parcel.bytes_of(tensor))
+    parcel.attach(tensor, whole[:-2])
+    assert refused(parse, parcel).reason == "TENSOR_SIZE"
+    parcel.attach(tensor, whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert refused(parse, parcel, PayloadCorrupt).reason == "CHECKSUM_MISMATCH"
+    tensor.ClearField("crc32c")
+    assert refused(parse, parcel).reason == "TENSOR_CHECKSUM_MISSING"
+
+
+@pytest.mark.parametrize("dtype", [tensor_pb2.TENSOR_DTYPE_UNSPECIFIED, tensor_pb2.TENSOR_DTYPE_I64, 77])
+def test_a_dtype_that_is_none(dtype, parse, request_of):
+    parcel = request_of()
+    tensor_of(parcel).dtype = dtype
+    assert refused(parse, parcel).reason == "TENSOR_DTYPE"
+
+
+@pytest.mark.parametrize(("name", "value"), [("family", "t5"), ("width", 2560), ("tokenizer_digest", "0" * 64)])
+def test_an_encoder_that_does_not_belong_here(name, value, parse, request_of, fingerprint):
+    parcel = request_of()
+    other = to_message(replace(fingerprint, **{name: value}))
+    parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(other)
+    error = refused(parse, parcel, EncoderMismatch)
+    assert error.metadata["field"] == name and error.metadata["got"] == str(value)
+    assert "zrelay serve encoder --model" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "relation"),
+    [
+        ({"hidden_layer": -3}, "experimental"),
+        ({"compute_dtype": "float32"}, "exact"),
+        ({"weights_digest": "1" * 64}, "experimental"),
+        ({"modifications": ("steering",)}, "experimental"),
+    ],
+)
+def test_differences_are_told(changed, relation, parse, request_of, fingerprint):
+    parcel = request_of()
+    parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(to_message(replace(fingerprint, **changed)))
+    assert parse(parcel).origin.relation == relation
+
+
+def test_a_forged_fingerprint(parse, request_of):
+    parcel = request_of()
+    parcel.message.spec.prompt.prompt_embeds.fingerprint.hidden_layer = -9
+    assert refused(parse, parcel, EncoderMismatch).reason == "FINGERPRINT_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("change", "feature"),
+    [
+        (lambda spec: spec.image_to_image.SetInParent(), "generate.img2img"),
+        (lambda spec: spec.inpaint.SetInParent(), "generate.inpaint"),
+        (lambda spec: spec.controls.add(), "generate.control"),
+        (lambda spec: spec.loras.add(name="x"), "generate.lora"),
+        (lambda spec: spec.skip_layer_guidance.SetInParent(), "generate.skip_layer_guidance"),
+        (lambda spec: spec.dype.SetInParent(), "generate.dype"),
+        (lambda spec: spec.passes.add(), "generate.passes"),
+        (lambda spec: spec.omni.SetInParent(), "generate.omni"),
+        (lambda spec: spec.tiled_vae.SetInParent(), "generate.tiled_vae"),
+        (lambda spec: spec.prompt.prompt_embeds.segments.add(), "generate.omni"),
+        (lambda spec: spec.prompt.content.SetInParent(), "content.upload"),
+    ],
+)
+def test_what_is_not_built(change, feature, parse, request_of):
+    parcel = request_of()
+    change(parcel.message.spec)
+    error = refused(parse, parcel, FeatureMissing)
+    assert error.metadata["feature"] == feature and error.reason == "FEATURE_MISSING"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda spec: setattr(spec.output, "format", 9), "spec.output.format"),
+        (lambda spec: setattr(spec.output, "quality", 0), "spec.output.quality"),
+        (lambda spec: setattr(spec.output, "quality", 101), "spec.output.quality"),
+        (lambda spec: setattr(spec.preview, "max_side", 0), "spec.preview.max_side"),
+        (lambda spec: setattr(spec, "priority", 9), "spec.priority"),
+        (lambda spec: spec.provenance.labels.update({str(i): "" for i in range(33)}), "spec.provenance.labels"),
+        (lambda spec: spec.provenance.labels.update({"a": "x" * 1025}), "spec.provenance.labels"),
+        (lambda spec: setattr(spec.provenance, "prompt", "x" * (1 << 20)), "spec.provenance"),
+    ],
+)
+def test_output_that_cannot_be(change, field, parse, request_of):
+    parcel = request_of()
+    change(parcel.message.spec)
+    assert refused(parse, parcel).field == field
+
+
+def test_long_words_in_a_jpeg(parse, request_of):
+    parcel = request_of()
+    parcel.message.spec.provenance.prompt = "狐" * 10_000
+    parse(parcel)
+    parcel.message.spec.output.format = gpb.IMAGE_FORMAT_JPEG
+    assert refused(parse, parcel).reason == "PROVENANCE_TOO_LARGE"
+    parcel.message.spec.output.omit_provenance = True
+    parse(parcel)
+
+
+def test_the_encoders_path_stays_at_home(parse, request_of):
+    assert "/home/somebody" not in parse(request_of()).origin.encoder
+
+
+def test_identity_tells_requests_apart(parse, request_of, embeds):
+    same = {parse(request_of(seed=1)).identity for _ in range(2)}
+    others = {
+        parse(parcel).identity for parcel in (request_of(seed=2), request_of(), request_of(embeds(20, 128, 5), seed=1))
+    }
+    assert len(same) == 1 and len(others) == 3 and not same & others
+
+
+@pytest.mark.parametrize("text", ["a b", "x" * 65, "ä", "../etc", "a\n"])
+def test_request_ids(text):
+    with pytest.raises(InvalidArgument, match="request_id: expected"):
+        parse_request_id(text)
+    assert parse_request_id("A-z_0.9") == "A-z_0.9"
+    assert len(parse_request_id("")) == 32

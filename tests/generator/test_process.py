@@ -1,0 +1,76 @@
+"""The generator as a process: it starts, paints, drains and ends; and what it says when it cannot start."""
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_shared import exits
+from zrelay_shared.channels import dial
+from zrelay_shared.rpc import Stub
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
+
+
+async def start(*flags: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "zrelay_generator", *flags, stderr=asyncio.subprocess.PIPE
+    )
+
+
+async def address_in(file: Path) -> str:
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < deadline, "no address within a minute"
+        await asyncio.sleep(0.05)
+    return file.read_text()
+
+
+async def ready(stub: Stub) -> pb.GeneratorServiceGetInfoResponse:
+    while True:
+        parcel = await stub.call("GetInfo", pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse)
+        if parcel.message.ready:
+            return parcel.message
+        await asyncio.sleep(0.05)
+
+
+async def test_a_process_paints_and_drains(demo, tmp_path, request_of, monkeypatch):
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    file = tmp_path / "address"
+    process = await start("--model", str(demo), "--listen", "127.0.0.1:0", "--address-file", str(file))
+    try:
+        async with dial(await address_in(file)) as channel:
+            stub = Stub(channel, SERVICE)
+            info = await asyncio.wait_for(ready(stub), 60)
+            assert info.model_id == "checkpoint" and info.device.compute_dtype in ("bfloat16", "float32")
+            events = stub.stream("Generate", request_of(num_inference_steps=20, seed=1), pb.GenerateResponse)
+            await anext(events)
+            process.send_signal(signal.SIGTERM)
+            kinds = [parcel.message.event.WhichOneof("event") async for parcel in events]
+            assert kinds[-1] == "done", "what runs is finished before the process ends"
+        assert await asyncio.wait_for(process.wait(), 30) == exits.OK
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--model", "/nowhere/at-all"], exits.LOCAL_FILE, "does not exist"),
+        (["--model", ".", "--listen", "0.0.0.0:7503"], exits.REFUSED, "--insecure-listen"),
+        (["--model", ".", "--listen", "127.0.0.1:what"], exits.REFUSED, "expected HOST:PORT"),
+        (["--model", ".", "--dtype", "int4"], exits.USAGE, "int4"),
+        ([], exits.USAGE, "--model"),
+    ],
+)
+async def test_a_process_that_cannot_start_says_why(flags, code, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    process = await start(*flags, *([] if "--listen" in flags or not flags else ["--listen", "127.0.0.1:0"]))
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == code, said.decode()
+    assert words in said.decode() and "Traceback" not in said.decode()
