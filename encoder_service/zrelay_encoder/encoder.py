@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from zrelay_encoder import devices, identity, loading, tokens
+from zrelay_encoder import identity, loading, tokens
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model import LayerPlan, TextEncoder, layer_plan
 from zrelay_encoder.template import Conversation, format_prompt
-from zrelay_shared import checkpoints
+from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.errors import Cancelled, CheckpointError, FailedPrecondition
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.torch_tensors import all_finite
@@ -79,7 +79,8 @@ class Encoder:
         if not all(all_finite(rows) for rows in embeds):
             raise FailedPrecondition(
                 f"the hidden states overflow: computed in {self.fingerprint.compute_dtype}, asked for in "
-                f"{devices.NAMES[dtype]}; ask for bfloat16, and start the encoder with --dtype bfloat16 or float32",
+                f"{torch_devices.dtype_name(dtype)}; ask for bfloat16, and start the encoder with --dtype bfloat16 or "
+                "float32",
                 reason="STATES_NOT_FINITE",
             )
         return embeds
@@ -104,10 +105,10 @@ def load_formatter(folder: checkpoints.TextEncoderFolder) -> PromptFormatter:
 
 def load_encoder(folder: checkpoints.TextEncoderFolder, config: EncoderConfig) -> Encoder:
     """The model of an opened checkpoint with its fingerprint. Raises CheckpointError, FailedPrecondition."""
-    device = devices.choose_device(config.device)
-    stored = loading.stored_dtype(folder.component)
-    dtype, why = devices.choose_dtype(config.dtype, device, stored)
-    log.info("computing in %s on %s: %s", devices.NAMES[dtype], device.type, why)
+    device = torch_devices.pick_device(config.device)
+    stored = torch_devices.stored_dtype(folder.component.weights)
+    dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
+    log.info("computing in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
     try:
         model = loading.load_model(folder.component, config.hidden_layer, device, dtype)
     except ValueError as error:
@@ -115,7 +116,7 @@ def load_encoder(folder: checkpoints.TextEncoderFolder, config: EncoderConfig) -
     log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
     fingerprint = identity.identify(
         folder,
-        model_id=identity.model_id(config.model),
+        model_id=checkpoints.model_id(config.model),
         width=model.width,
         hidden_layer=config.hidden_layer,
         device=device,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zrelay_encoder import devices, identity, tokens
+from zrelay_encoder import identity, tokens
 from zrelay_encoder.calls import EncodeCall, FormatCall
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.encoder import (
@@ -26,6 +26,7 @@ from zrelay_shared import checkpoints
 from zrelay_shared.errors import Draining, FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
 _ENVELOPE_BYTES = 1024 * 1024
 """Room in a reply for all that is not embeddings."""
@@ -102,7 +103,7 @@ class EncoderEngine:
         limit = self.text_limit(call.text_limit)
         formatted = await self._format(formatter, call.prompts)
         fitted = [_fit(prompt, limit, call, formatter.pad_id, f"prompts[{at}]") for at, prompt in enumerate(formatted)]
-        dtype = devices.STORED[call.dtype]
+        dtype = FLOAT_DTYPES[call.dtype]
         _check_reply(sum(len(prompt.ids) for prompt in fitted), encoder.model.width, dtype)
         gone = threading.Event()
 

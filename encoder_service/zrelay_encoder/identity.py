@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from zrelay_encoder.devices import NAMES
-from zrelay_shared.checkpoint_files import read_json
 from zrelay_shared.checkpoints import TextEncoderFolder
 from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.torch_devices import dtype_name
 
 
 def identify(
@@ -32,7 +31,7 @@ def identify(
         chat_template_digest=template_digest(folder.chat_template),
         hidden_layer=hidden_layer,
         before_final_norm=hidden_layer != -1,
-        compute_dtype=NAMES[dtype],
+        compute_dtype=dtype_name(dtype),
         backend=f"torch-{device.type}",
     )
 
@@ -46,11 +45,3 @@ def of_request(base: EncoderFingerprint, *, hidden_layer: int, think_mode: str, 
         think_mode=think_mode,
         modifications=("padding",) if padded else (),
     )
-
-
-def model_id(model: Path) -> str:
-    """The checkpoint's name for people: the name in zrelay.json, else the folder's own; never a path."""
-    whole = model.resolve()
-    folder = whole.parent if whole.name == "text_encoder" else whole
-    said = read_json(folder, "zrelay.json").get("name") if (folder / "zrelay.json").is_file() else None
-    return said if isinstance(said, str) and said else folder.name

@@ -12,12 +12,12 @@ from typing import TypeAlias
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
-from zrelay_encoder.devices import STORED
 from zrelay_encoder.model import TextEncoder, layer_plan
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import CheckpointError, listed
 from zrelay_shared.safetensors_header import TensorEntry, read_header
+from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
 CHUNK_BYTES = 16 * 1024 * 1024
 Located: TypeAlias = tuple[Path, TensorEntry]
@@ -36,12 +36,6 @@ def read_config(component: ComponentFolder) -> Qwen3Config:
             "Z-Image's text encoder has; set use_sliding_window to false if that is what it was trained with"
         )
     return config
-
-
-def stored_dtype(component: ComponentFolder) -> torch.dtype:
-    """The dtype of the token embedding, which stands for the checkpoint's. Raises CheckpointError."""
-    [(path, entry)] = _locate(component, {"embed_tokens.weight"}).values()
-    return _stored(path, entry)
 
 
 def load_model(component: ComponentFolder, hidden_layer: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
@@ -99,12 +93,12 @@ def _locate(component: ComponentFolder, wanted: set[str]) -> Mapping[str, Locate
 
 
 def _stored(path: Path, entry: TensorEntry) -> torch.dtype:
-    if entry.dtype not in STORED:
+    if entry.dtype not in FLOAT_DTYPES:
         raise CheckpointError(
-            f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(STORED)}: quantised weights are "
-            "not supported, use the original checkpoint"
+            f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(FLOAT_DTYPES)}: quantised weights "
+            "are not supported, use the original checkpoint"
         )
-    return STORED[entry.dtype]
+    return FLOAT_DTYPES[entry.dtype]
 
 
 def _read(

@@ -5,12 +5,12 @@ from google.protobuf.descriptor import ServiceDescriptor
 from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource
 from zrelay.v1.info_pb2 import DeviceInfo, Feature, QueueInfo, ServerVersion
-from zrelay_encoder import devices, parsing
+from zrelay_encoder import parsing
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.engine import EncodedPrompt, EncoderEngine
 from zrelay_encoder.features import FEATURES
 from zrelay_encoder.tokens import LimitSource
-from zrelay_shared import __version__, fingerprint
+from zrelay_shared import __version__, fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
 from zrelay_shared.serving import libraries
@@ -107,7 +107,7 @@ class EncoderService:
             max_message_bytes=MAX_MESSAGE_BYTES,
         )
         if loaded is not None:
-            device = devices.report(loaded.device)
+            device = torch_devices.report(loaded.device)
             info.fingerprint.CopyFrom(fingerprint.to_message(loaded.fingerprint))
             info.device.CopyFrom(
                 DeviceInfo(

@@ -9,12 +9,12 @@ from zrelay_generator.acceptance import Acceptance
 from zrelay_generator.board import JobBoard
 from zrelay_generator.config import GeneratorConfig
 from zrelay_generator.features import AVAILABLE, MISSING
-from zrelay_generator.hardware import DeviceReport
 from zrelay_generator.provenance import Painter
 from zrelay_shared import __version__
 from zrelay_shared.fingerprint import to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.serving import libraries
+from zrelay_shared.torch_devices import DeviceReport
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")
 
@@ -55,7 +55,7 @@ def ready_info(
             name=device.name,
             memory_total_bytes=device.memory_total_bytes,
             memory_free_bytes=device.memory_free_bytes,
-            compute_dtype=device.compute_dtype,
+            compute_dtype=painter.compute_dtype,
         )
     )
     info.queue.CopyFrom(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from zrelay_generator.hardware import dtype_name, report
 from zrelay_generator.job import ImageState
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
+from zrelay_shared.torch_devices import dtype_name, report
 
 _GIB = 1 << 30
 _SIZE_MULTIPLE = 16
@@ -16,7 +16,7 @@ _SIZE_MULTIPLE = 16
 def out_of_memory(images: Sequence[ImageState], device: torch.device) -> OutOfMemory:
     """Fewer images at once where there were several, else half the pixels: memory is about linear in both."""
     job, sampling = images[0].job, images[0].job.spec.sampling
-    found = report(device, torch.float32)
+    found = report(device)
     scale = math.sqrt(0.5)
     width, height = (_fitting(side * scale) for side in (sampling.width, sampling.height))
     count = 1 if len(job.images) > 1 else sampling.num_images

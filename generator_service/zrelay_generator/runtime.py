@@ -1,6 +1,7 @@
 """A loaded generator: device thread, writer and board, wired together."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,6 @@ from zrelay_generator.config import GeneratorConfig, serving_threads
 from zrelay_generator.device import DeviceThread
 from zrelay_generator.engine import Engine, run_to_end
 from zrelay_generator.events import EngineEvent, Event, Failed, ImagePixels, PreviewPixels
-from zrelay_generator.hardware import DeviceReport, pick_device, pick_dtype, report
 from zrelay_generator.identity import identify
 from zrelay_generator.job import Job, JobSpec, Sampling
 from zrelay_generator.loading import LoadedModel, load_model
@@ -20,9 +20,11 @@ from zrelay_generator.provenance import Painter
 from zrelay_generator.schedule import shifted_schedule
 from zrelay_generator.work import Speed
 from zrelay_generator.writer import Writer
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
+from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
 
+log = logging.getLogger(__name__)
 _WARM_UP_ROUNDS = 2
 
 
@@ -46,14 +48,13 @@ class Runtime:
 
 
 async def start(config: GeneratorConfig) -> Runtime:
-    """Loads the model on the device thread and, beside it, hashes its files. Raises CheckpointError; InvalidArgument
+    """Loads the model on the device thread and, beside it, hashes its files. Raises CheckpointError; FailedPrecondition
     for a device that is not here."""
     loop = asyncio.get_running_loop()
-    try:
-        device = pick_device(config.device)
-    except ValueError as error:
-        raise InvalidArgument(f"{error}; choose another --device", field="device", reason="DEVICE_INVALID") from error
-    dtype = pick_dtype(config.dtype, device)
+    device = pick_device(config.device)
+    stored = stored_dtype(open_pipeline(config.model).component("transformer").weights)
+    dtype, why = pick_dtype(config.dtype, device, stored)
+    log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, why)
     thread = DeviceThread(serving_threads(config.threads) if device.type == "cpu" else config.threads)
     speed = Speed()
     loaded: list[LoadedModel] = []
@@ -65,20 +66,20 @@ async def start(config: GeneratorConfig) -> Runtime:
         return Engine(loaded[0], config.tick_tokens, speed, router.emit)
 
     ready = asyncio.wrap_future(thread.start(load))
-    hashing = asyncio.to_thread(identify, config.model, config.model.resolve().name, cache_dir())
+    hashing = asyncio.to_thread(identify, config.model, model_id(config.model), cache_dir())
     try:
         _, identity = await asyncio.gather(ready, hashing)
     except BaseException:
         thread.stop()
         raise
-    found = report(device, dtype)
-    painter = Painter(identity.model_id, identity.transformer_digest, found.kind, found.compute_dtype)
+    found = report(device)
+    painter = Painter(identity.model_id, identity.transformer_digest, found.kind, dtype_name(dtype))
     board = JobBoard(config, speed, thread.add)
     router.publish = board.publish
     router.writer = writer = Writer(painter, router.from_thread)
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     runtime = Runtime(accepts, painter, found, board, thread, writer)
-    runtime.heart = asyncio.create_task(_beat(runtime, device, dtype))
+    runtime.heart = asyncio.create_task(_beat(runtime, device))
     return runtime
 
 
@@ -122,9 +123,9 @@ def _warm_up(model: LoadedModel, speed: Speed, side: int) -> None:
         run_to_end(engine)
 
 
-async def _beat(runtime: Runtime, device: torch.device, dtype: torch.dtype) -> None:
+async def _beat(runtime: Runtime, device: torch.device) -> None:
     """Tells the jobs that wait where they stand, and keeps the report of free memory fresh off the event loop."""
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         runtime.board.heartbeat()
-        runtime.device_report = await asyncio.to_thread(report, device, dtype)
+        runtime.device_report = await asyncio.to_thread(report, device)

@@ -272,3 +272,11 @@ def _number(root: Path, key: str, value: object, least: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < float("inf"):
         raise refusal(root, "zrelay.json", f"says {key} {value!r}", f"{key} must be a number of at least {least:g}")
     return float(value)
+
+
+def model_id(path: Path) -> str:
+    """A checkpoint's name for people: the name in its zrelay.json, else the folder's own; never a path."""
+    whole = path.resolve()
+    folder = whole.parent if whole.name == "text_encoder" else whole
+    said = read_json(folder, "zrelay.json").get("name") if (folder / "zrelay.json").is_file() else None
+    return said if isinstance(said, str) and said else folder.name

@@ -19,6 +19,8 @@ DTYPES = {
     "U8": torch.uint8,
     "I64": torch.int64,
 }
+FLOAT_DTYPES = {name: DTYPES[name] for name in FLOATS}
+"""Those of weights and embeddings."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

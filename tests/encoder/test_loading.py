@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.devices import choose_device, choose_dtype
 from zrelay_encoder.encoder import checkpoint_text_limit
 from zrelay_shared import checkpoints
-from zrelay_shared.errors import CheckpointError, FailedPrecondition
+from zrelay_shared.errors import CheckpointError
 
 from .conftest import load
 
@@ -121,17 +120,6 @@ def test_the_fingerprint(demo_checkpoint: Path) -> None:
 def test_the_text_limit_of_the_transformer_beside(demo_checkpoint: Path, tiny: Path) -> None:
     assert checkpoint_text_limit(checkpoints.open_text_encoder(demo_checkpoint)) == 992
     assert checkpoint_text_limit(checkpoints.open_text_encoder(tiny)) is None
-
-
-def test_devices() -> None:
-    cpu = torch.device("cpu")
-    assert choose_device("cpu") == cpu
-    assert choose_dtype("float16", cpu, torch.bfloat16) == (torch.float16, "asked for")
-    assert choose_dtype("auto", cpu, torch.float32)[0] is torch.float32
-    assert choose_dtype("auto", cpu, torch.bfloat16)[0] in (torch.bfloat16, torch.float32)
-    absent = next(name for name, there in (("mps", torch.backends.mps.is_available()), ("cuda", False)) if not there)
-    with pytest.raises(FailedPrecondition, match="this machine has"):
-        choose_device(absent)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Version 1 of the contract: messages (`*_pb2`) and stubs (`*_pb2_grpc`), generated from the .proto files beside them."""
+"""Version 1: messages (`*_pb2`) and stubs (`*_pb2_grpc`), generated from the .proto files beside them."""

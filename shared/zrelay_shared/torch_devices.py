@@ -1,0 +1,102 @@
+"""The device that a service computes on: which one, in which dtype and why, and how much memory it has."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from zrelay_shared.errors import FailedPrecondition
+from zrelay_shared.safetensors_header import read_header
+from zrelay_shared.torch_tensors import FLOAT_DTYPES
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """The device as GetInfo tells it; memory in bytes, 0 where the platform does not tell."""
+
+    kind: str
+    name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+
+
+def pick_device(asked: str) -> torch.device:
+    """The device of `asked` (auto: cuda, else mps, else cpu). Raises FailedPrecondition (DEVICE_MISSING)."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [kind for kind, is_there in there.items() if is_there]
+    if asked == "auto":
+        return torch.device(present[0])
+    if asked not in present:
+        raise FailedPrecondition(
+            f"device: {asked} was asked for, this machine has {', '.join(present)}: leave --device out, or install the "
+            "torch build for it",
+            reason="DEVICE_MISSING",
+            metadata={"expected": asked, "got": ",".join(present)},
+        )
+    return torch.device(asked)
+
+
+def pick_dtype(asked: str, device: torch.device, stored: torch.dtype) -> tuple[torch.dtype, str]:
+    """The compute dtype of `asked`, and the reason. `stored` is the weights' own dtype.
+
+    auto never takes float16: Qwen3's massive activations (thousands, in two dimensions) leave it little headroom.
+    """
+    if asked != "auto":
+        return _DTYPES[asked], "asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "the GPU computes in bfloat16"
+        return torch.float32, "the GPU has no bfloat16"
+    if device.type == "mps":
+        return torch.bfloat16, "MPS computes in bfloat16"
+    if stored is torch.float32:
+        return torch.float32, "the weights are float32 and a CPU has the memory"
+    if _cpu_has_bfloat16():
+        return torch.bfloat16, "the CPU computes in bfloat16"
+    return torch.float32, "the CPU is slow in bfloat16"
+
+
+def stored_dtype(files: Sequence[Path]) -> torch.dtype:
+    """The dtype of the first floating tensor of a checkpoint's safetensors files; bfloat16 where none is plain."""
+    entries = (entry for file in files for entry in read_header(file))
+    return next((FLOAT_DTYPES[entry.dtype] for entry in entries if entry.dtype in FLOAT_DTYPES), torch.bfloat16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def report(device: torch.device) -> DeviceReport:
+    """What the device is and how much memory is free now. Touches no stream and allocates nothing."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceReport("cuda", torch.cuda.get_device_name(device), total, free)
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        free = total - torch.mps.driver_allocated_memory()
+        return DeviceReport("mps", platform.processor() or "Apple GPU", total, max(0, free))
+    total, free = _host_memory()
+    return DeviceReport("cpu", f"CPU ({torch.backends.cpu.get_cpu_capability()})", total, free)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively; emulated it is slower than float32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older than torch 2.9
+        return "AVX512" in torch.backends.cpu.get_cpu_capability()
+    has = torch.cpu.get_capabilities()
+    return any(bool(has.get(flag)) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _host_memory() -> tuple[int, int]:
+    """Total and available bytes of the host; 0 where sysconf does not tell."""
+    names = os.sysconf_names
+    if "SC_PHYS_PAGES" not in names or "SC_AVPHYS_PAGES" not in names:
+        return 0, 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
