@@ -1,7 +1,12 @@
 """What happens to a job, as frozen values, in the order Accepted, Progress and Preview, Image, Done."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
+
+from zrelay_client._formats import FORMAT_OF
+from zrelay_shared import atomic
+from zrelay_shared.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,19 @@ class Image:
     data: bytes = field(repr=False)
     file_sha256: str
     pixels_sha256: str
+
+    def save(self, path: Path | str) -> None:
+        """Writes the file as it came, whole or not at all. Raises OSError, and InvalidArgument for a misleading name."""
+        file = Path(path)
+        named = FORMAT_OF.get(file.suffix.lower(), self.format)
+        if named != self.format:
+            raise InvalidArgument(
+                f"{file.name}: expected a name for a {self.format} picture, got one for {named}: name it otherwise, or "
+                f"generate with format={named!r}",
+                field="format",
+                reason="FORMAT_INVALID",
+            )
+        atomic.write_bytes(file, self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""What a caller may ask for: frozen values in which None means "not asked", so that the server's default applies."""
+"""What a caller may ask for, by keyword. What is absent or None is not asked, so that the server's default applies."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Literal
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
-ImageFormat = Literal["png", "jpeg", "webp"]
+from zrelay_client._formats import ImageFormat
+
 ThinkMode = Literal["none", "empty", "content"]
 LongPromptMode = Literal["truncate", "interpolate", "pool", "attention_pool", "refuse"]
 QuoteStripping = Literal["none", "json_keys", "all"]
@@ -13,56 +14,66 @@ Priority = Literal["interactive", "normal", "batch"]
 WireDtype = Literal["bf16", "f16", "f32"]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """How prompts become embeddings.
+class EncodeOptions(TypedDict, total=False):
+    """How prompts become embeddings: keywords of `encode`, and of `generate`'s `encoding`.
 
     `text_limit` is in tokens; absent, the client passes the generator's where one is configured. `hidden_layer` counts
     from the end (-2: the last block's input). `pad_to` is in tokens.
     """
 
-    system_prompt: str | None = None
-    assistant_prefill: str | None = None
-    think_mode: ThinkMode | None = None
-    thinking_content: str | None = None
-    template: str | None = None
-    quote_stripping: QuoteStripping | None = None
-    clean_whitespace: bool | None = None
-    hidden_layer: int | None = None
-    text_limit: int | None = None
-    long_prompt_mode: LongPromptMode | None = None
-    dtype: WireDtype | None = None
-    pad_to: int | None = None
-    bypass_cache: bool = False
-    deterministic: bool = False
+    system_prompt: str | None
+    assistant_prefill: str | None
+    think_mode: ThinkMode | None
+    thinking_content: str | None
+    template: str | None
+    quote_stripping: QuoteStripping | None
+    clean_whitespace: bool | None
+    hidden_layer: int | None
+    text_limit: int | None
+    long_prompt_mode: LongPromptMode | None
+    dtype: WireDtype | None
+    pad_to: int | None
+    bypass_cache: bool | None
+    deterministic: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateOptions:
-    """How embeddings become pictures; words and meanings as in diffusers.
+class GenerateOptions(TypedDict, total=False):
+    """How embeddings become pictures: keywords of `generate` and `stream`, words and meanings as in diffusers.
 
     `width` and `height` in pixels; `sigmas` falling in (0, 1], in place of steps and shift; image i has `seed` + i;
-    `quality` 1 to 100 for jpeg and webp; a preview every `preview_every` steps (0: none), its longer side at most
-    `preview_max_side` pixels. `keep_prompt` writes the prompt into the file's provenance, `provenance` False leaves out
-    all of it; `labels` are written beside it.
+    `quality` 1 to 100 for jpeg and webp; a preview every `preview_every` steps (absent: none), its longer side at most
+    `preview_max_side` pixels. `guidance_scale` above 0 leads away from the negative prompt, which is empty unless it is
+    given. The file tells how it was made: `keep_prompt` False leaves out the prompt, `provenance` False all of it;
+    `labels` are written beside it.
     """
 
-    width: int | None = None
-    height: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    cfg_normalization: float | None = None
-    cfg_truncation: float | None = None
-    shift: float | None = None
-    sigmas: tuple[float, ...] = ()
-    seed: int | None = None
-    num_images: int | None = None
-    format: ImageFormat | None = None
-    quality: int | None = None
-    provenance: bool = True
-    keep_prompt: bool = True
-    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    preview_every: int = 0
-    preview_max_side: int | None = None
-    priority: Priority | None = None
-    deterministic: bool = False
+    width: int | None
+    height: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    cfg_normalization: float | None
+    cfg_truncation: float | None
+    shift: float | None
+    sigmas: Sequence[float] | None
+    seed: int | None
+    num_images: int | None
+    format: ImageFormat | None
+    quality: int | None
+    provenance: bool | None
+    keep_prompt: bool | None
+    labels: Mapping[str, str] | None
+    preview_every: int | None
+    preview_max_side: int | None
+    priority: Priority | None
+    deterministic: bool | None
+
+
+def check_keywords(method: Callable[..., Any], given: Mapping[str, object], known: frozenset[str]) -> None:
+    """Raises TypeError, naming the nearest, for a keyword that is neither among `known` nor a parameter of `method`."""
+    for name in given:
+        if name in known:
+            continue
+        parameters = [p.name for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        near = difflib.get_close_matches(name, [*known, *parameters], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted([*known, *parameters]))}"
+        raise TypeError(f"{method.__name__}() knows no keyword {name!r}; {hint}")

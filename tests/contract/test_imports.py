@@ -110,7 +110,7 @@ READS_ENVIRONMENT = (
     "zrelay_shared.paths",
     "zrelay_shared.config",
     "zrelay_shared.serving",  # systemd's sockets
-    "zrelay_client.cli._settings",
+    "zrelay_client._settings",
     "zrelay_client._stack.launch",  # what a service that it starts inherits
 )
 

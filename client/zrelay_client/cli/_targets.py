@@ -12,12 +12,10 @@ from typing import cast
 import click
 
 from zrelay_client._events import Image
-from zrelay_client._options import ImageFormat
+from zrelay_client._formats import FORMAT_OF, SUFFIX_OF, ImageFormat
 from zrelay_shared import atomic
 
-FORMATS = ("png", "jpeg", "webp")
-_OF_SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_SUFFIX_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+FORMATS = tuple(SUFFIX_OF)
 _SLUG_CHARS = 40
 
 
@@ -80,7 +78,7 @@ def targets(output: str | None, format: str | None, *, prompt: str, count: int, 
         folder, named = named, None
     else:
         folder = named.parent if named is not None else Path()
-    suffix = _SUFFIX_OF[format or "png"]
+    suffix = SUFFIX_OF[format or "png"]
     return Targets(folder, named, _slug(prompt), suffix, count, force, stdout=output == "-")
 
 
@@ -88,14 +86,14 @@ def chosen_format(output: str | None, flag: str | None, configured: str | None) 
     """The format: by flag, by the output's suffix, or as configured; None leaves it to the generator (PNG)."""
     is_file = output is not None and output != "-" and not Path(output).is_dir()
     suffix = Path(output).suffix.lower() if is_file and output is not None else ""
-    said = _OF_SUFFIX.get(suffix)
+    said = FORMAT_OF.get(suffix)
     if flag is not None:
         if said is not None and said != flag:
             raise click.UsageError(f"--output {output} is a {said} file, and --format says {flag}: change one of them")
         return cast(ImageFormat, flag)
     if said is None and suffix:
         raise click.UsageError(
-            f"--output {output}: expected {', '.join(_OF_SUFFIX)}, got {suffix}: name one of them, or pass --format"
+            f"--output {output}: expected {', '.join(FORMAT_OF)}, got {suffix}: name one of them, or pass --format"
         )
     return cast("ImageFormat | None", said or configured)
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
 from zrelay_client.cli._targets import check_file
 from zrelay_shared import atomic, paths
 from zrelay_shared.config import ROLES, Config

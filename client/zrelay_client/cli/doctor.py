@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
+from zrelay_client.cli._flags import endpoint_options
 from zrelay_shared import exits, paths
 from zrelay_shared.errors import ZrelayError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@_settings.endpoint_options("encoder", "vision", "generator")
+@endpoint_options("encoder", "vision", "generator")
 def command(as_json: bool, encoder: str | None, vision: str | None, generator: str | None, profile: str | None) -> int:
     """Check configuration, names, ports, health, versions, models, fit and memory, and say how to mend what is wrong.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
+from zrelay_client.cli._flags import endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
 from zrelay_client.cli.generate import read_prompt
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--no-prompt-in-file", is_flag=True, help="Leave the texts out of the file.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@_settings.endpoint_options("encoder", "generator")
+@endpoint_options("encoder", "generator")
 def command(
     prompt: str,
     output: str,

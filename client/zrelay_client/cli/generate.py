@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
+from zrelay_client.cli._flags import endpoint_options
 from zrelay_client.cli._targets import FORMATS
 
 _NUMBER = click.INT
@@ -38,7 +39,7 @@ _NUMBER = click.INT
 @click.option("--timeout", type=float, metavar="SECONDS", help="For everything together. Default: 1800.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout in place of the file names.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no timings.")
-@_settings.endpoint_options("encoder", "vision", "generator")
+@endpoint_options("encoder", "vision", "generator")
 def command(
     prompt: str | None,
     output: str | None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
+from zrelay_client.cli._flags import endpoint_options
 
 if TYPE_CHECKING:
     from zrelay_client._info import Info, ServiceInfo
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("info")
 @click.argument("image", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@_settings.endpoint_options("encoder", "vision", "generator")
+@endpoint_options("encoder", "vision", "generator")
 def command(
     image: str | None,
     as_json: bool,

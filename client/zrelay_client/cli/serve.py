@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from zrelay_client.cli import _settings
+from zrelay_client import _settings
 from zrelay_shared.errors import InvalidArgument
 
 _ROLES = ("encoder", "generator", "vision")
