@@ -111,8 +111,9 @@ def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Ca
     pipeline = ZImagePipeline.from_pretrained(model, torch_dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
     with stack(model) as env:
-        endpoints = json.loads((Path(env["ZRELAY_STATE"]) / "stack.json").read_text())
-        encoder, generator = (endpoints["services"][role]["endpoint"] for role in ("encoder", "generator"))
+        record = json.loads((Path(env["ZRELAY_STATE"]) / "stack.json").read_text())
+        endpoints = {service["role"]: service["endpoint"] for service in record["services"]}
+        encoder, generator = endpoints["encoder"], endpoints["generator"]
         with Client(encoder=encoder, generator=generator) as client:
             if "P2" in wanted:
                 goals.append(end_to_end(name, client, pipeline, settings, rounds, say))
@@ -152,7 +153,7 @@ def end_to_end(
 def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Callable[[str], None]) -> Goal:
     times = side_by_side(
         {
-            "relay": lambda: client.encode([LONG_PROMPT]),
+            "relay": lambda: client.encode(LONG_PROMPT),
             "diffusers": lambda: pipeline.encode_prompt(LONG_PROMPT, do_classifier_free_guidance=False),
         },
         rounds,
