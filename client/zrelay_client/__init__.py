@@ -2,8 +2,9 @@
 
     from zrelay_client import Client
 
-    with Client(encoder="macbook.local", generator="127.0.0.1:7503") as client:
-        result = client.generate("a red fox")
+    with Client() as client:  # configured services, or those of `zrelay up`; or Client(encoder=..., generator=...)
+        result = client.generate("a red fox", seed=7)
+        result.images[0].save("fox.png")
 
 `AsyncClient` is the same for asyncio. Failures are ZrelayError and its kinds (zrelay_shared.errors has the tree).
 """

@@ -5,31 +5,34 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from zrelay_client._budget import DEFAULT_S, Budget
 from zrelay_client._embeds import Embeds
 from zrelay_client._events import Accepted, Done, Event, Image
-from zrelay_client._hops import encode, paint
+from zrelay_client._hops import encode, paint, require_negative
 from zrelay_client._info import EncoderInfo, GeneratorInfo, Info, VisionInfo
-from zrelay_client._options import EncodeOptions, GenerateOptions
+from zrelay_client._options import EncodeOptions, GenerateOptions, check_keywords
+from zrelay_client._requests import guided
 from zrelay_client._results import Result, Timings
 from zrelay_client._services import EncoderService, GeneratorService, VisionService
 from zrelay_shared.errors import InternalError, InvalidArgument
 
 T = TypeVar("T", EncoderService, GeneratorService, VisionService)
-_ENCODING, _GENERATION = EncodeOptions(), GenerateOptions()
 
 
 class AsyncClient:
     """Paints through an encoder and a generator.
 
         async with AsyncClient(encoder="macbook.local", generator="127.0.0.1:7503") as client:
-            result = await client.generate("a red fox", GenerateOptions(seed=7))
-            Path("fox.png").write_bytes(result.images[0].data)
+            result = await client.generate("a red fox", seed=7)
+            result.images[0].save("fox.png")
 
-    Endpoints are `HOST`, `HOST:PORT` or what gRPC resolves; one that is missing is asked for when it is needed.
-    `timeout_s` is the budget of each call for all of its hops, queues included. Every failure is a ZrelayError.
+    Endpoints are `HOST`, `HOST:PORT` or what gRPC resolves. With none of them, or with a `profile`, the rest are those
+    of the configuration (`zrelay config`) and of the stack that `zrelay up` started. `timeout_s` is the budget of each
+    call for all of its hops, queues included.
+
+    Every failure is a ZrelayError; a keyword that does not exist is a TypeError.
     """
 
     def __init__(
@@ -38,9 +41,15 @@ class AsyncClient:
         encoder: str | None = None,
         generator: str | None = None,
         vision: str | None = None,
+        profile: str | None = None,
         timeout_s: float = DEFAULT_S,
     ) -> None:
-        self._endpoints = {"encoder": encoder, "vision": vision, "generator": generator}
+        given = {"encoder": encoder, "vision": vision, "generator": generator}
+        if profile is not None or not any(given.values()):
+            from zrelay_client._settings import targets
+
+            given = targets(profile, given)
+        self._endpoints = given
         self._timeout_s = timeout_s
         self._services: dict[str, EncoderService | GeneratorService | VisionService] = {}
 
@@ -91,50 +100,53 @@ class AsyncClient:
     async def encode(
         self,
         prompt: str,
-        options: EncodeOptions = _ENCODING,
         *,
         negative_prompt: str | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> Embeds:
-        """Embeddings of a prompt and, where given, of its negative prompt, in one call."""
-        many = await self.encode_batch([prompt], options, negative_prompt=negative_prompt, timeout_s=timeout_s)
-        return many[0]
+        """Embeddings of a prompt and, where given, of its negative prompt (which may be empty), in one call.
+
+        Keywords are those of EncodeOptions. Embeddings that are to be painted with a guidance_scale above 0 need a
+        negative prompt.
+        """
+        check_keywords(AsyncClient.encode, options, EncodeOptions)
+        return (await self._encode([prompt], options, negative_prompt, timeout_s))[0]
 
     async def encode_batch(
         self,
         prompts: Sequence[str],
-        options: EncodeOptions = _ENCODING,
         *,
         negative_prompt: str | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> list[Embeds]:
         """Embeddings of several prompts in one call, all with the same negative prompt; all or none."""
-        budget = self._budget(timeout_s)
-        encoder = self._service(EncoderService)
-        limit = None
-        if self._endpoints["generator"] is not None and options.text_limit is None:
-            limit = await self._text_limit(budget)
-        return await encode(encoder, prompts, options, negative_prompt, limit, budget)
+        check_keywords(AsyncClient.encode_batch, options, EncodeOptions)
+        if isinstance(prompts, str):
+            raise TypeError("prompts: expected several texts, got one: encode takes it")
+        return await self._encode(prompts, options, negative_prompt, timeout_s)
 
     async def generate(
         self,
         prompt: str | Embeds,
-        options: GenerateOptions = _GENERATION,
         *,
         negative_prompt: str | None = None,
-        encoding: EncodeOptions = _ENCODING,
+        encoding: EncodeOptions | None = None,
         request_id: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Result:
         """Paints a prompt, or embeddings made before. `on_event` is called with every event as it comes.
 
+        Keywords are those of GenerateOptions. A guidance_scale above 0 without a negative prompt takes the empty one.
         `request_id` names the job for `cancel`, and makes a repeat return the same job's result. Being cancelled
         cancels the job on the device.
         """
+        check_keywords(AsyncClient.generate, options, GenerateOptions)
         budget = self._budget(timeout_s)
-        connect_s, limit = await self._connect(prompt, budget)
-        embeds = await self._embeds_of(prompt, encoding, negative_prompt, limit, budget)
+        embeds, connect_s = await self._prepare(prompt, negative_prompt, encoding or {}, options, budget)
         encode_s = 0.0 if embeds is prompt else embeds.encode_s
         accepted, images, sent = None, [], budget.spent
         async with contextlib.aclosing(self._paint(embeds, options, request_id, budget)) as events:
@@ -160,17 +172,17 @@ class AsyncClient:
     async def stream(
         self,
         prompt: str | Embeds,
-        options: GenerateOptions = _GENERATION,
         *,
         negative_prompt: str | None = None,
-        encoding: EncodeOptions = _ENCODING,
+        encoding: EncodeOptions | None = None,
         request_id: str | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncGenerator[Event, None]:
         """The events of `generate`, as they come. Closing the iterator before Done cancels the job."""
+        check_keywords(AsyncClient.stream, options, GenerateOptions)
         budget = self._budget(timeout_s)
-        _, limit = await self._connect(prompt, budget)
-        embeds = await self._embeds_of(prompt, encoding, negative_prompt, limit, budget)
+        embeds, _ = await self._prepare(prompt, negative_prompt, encoding or {}, options, budget)
         async with contextlib.aclosing(self._paint(embeds, options, request_id, budget)) as events:
             async for event in events:
                 yield event
@@ -192,8 +204,8 @@ class AsyncClient:
         endpoint = self._endpoints[kind.role]
         if endpoint is None:
             raise InvalidArgument(
-                f"{kind.role}: expected an endpoint, got none: say where the {kind.role} service is, "
-                f"e.g. {kind.role}='127.0.0.1:PORT'",
+                f"{kind.role}: this client knows none: name it ({kind.role}='HOST:PORT'), or name none at all, to take "
+                "those of the configuration or of `zrelay up --detach` on this machine",
                 field=kind.role,
                 reason="ENDPOINT_MISSING",
             )
@@ -202,38 +214,49 @@ class AsyncClient:
             service = self._services[kind.role] = kind(endpoint)
         return service
 
-    async def _connect(self, prompt: str | Embeds, budget: Budget) -> tuple[float, int | None]:
-        """Reaches every service that is needed before anything is computed: (seconds, the generator's text limit)."""
-        started = budget.spent
-        if isinstance(prompt, str):
-            encoder = self._service(EncoderService)
-            limit, _ = await asyncio.gather(self._text_limit(budget), encoder.info(budget.left("encoder")))
-        else:
-            limit = await self._text_limit(budget)
-        return budget.spent - started, limit
+    async def _encode(
+        self, prompts: Sequence[str], options: EncodeOptions, negative_prompt: str | None, timeout_s: float | None
+    ) -> list[Embeds]:
+        budget, encoder, limit = self._budget(timeout_s), self._service(EncoderService), None
+        if self._endpoints["generator"] is not None and options.get("text_limit") is None:
+            limit = _text_limit(await self._service(GeneratorService).info(budget.left("generator")))
+        return await encode(encoder, prompts, options, negative_prompt, limit, budget)
 
-    async def _text_limit(self, budget: Budget) -> int | None:
-        """Tokens that the generator takes, None while it does not know yet."""
-        said = await self._service(GeneratorService).info(budget.left("generator"))
-        return said.limits.text_limit or None
-
-    async def _embeds_of(
+    async def _prepare(
         self,
         prompt: str | Embeds,
-        encoding: EncodeOptions,
         negative_prompt: str | None,
-        limit: int | None,
+        encoding: EncodeOptions,
+        options: GenerateOptions,
         budget: Budget,
-    ) -> Embeds:
-        if isinstance(prompt, str):
-            encoder = self._service(EncoderService)
-            return (await encode(encoder, [prompt], encoding, negative_prompt, limit, budget))[0]
-        if negative_prompt is not None:
-            raise InvalidArgument(
-                "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both together",
-                field="negative_prompt",
-            )
-        return prompt
+    ) -> tuple[Embeds, float]:
+        """Reaches every service that is needed before anything is computed: (what to paint, seconds until reached)."""
+        check_keywords(AsyncClient.encode, encoding, EncodeOptions)
+        generator = self._service(GeneratorService)
+        if isinstance(prompt, Embeds):
+            if negative_prompt is not None:
+                raise InvalidArgument(
+                    "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both "
+                    "together",
+                    field="negative_prompt",
+                )
+            said = await generator.info(budget.left("generator"))
+            require_negative(prompt, options, said.defaults)
+            return prompt, budget.spent
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt: expected a text or Embeds, got {type(prompt).__name__}")
+        encoder = self._service(EncoderService)
+        said, _ = await asyncio.gather(generator.info(budget.left("generator")), encoder.info(budget.left("encoder")))
+        reached_s = budget.spent
+        if negative_prompt is None and guided(options, said.defaults):
+            negative_prompt = ""
+        many = await encode(encoder, [prompt], encoding, negative_prompt, _text_limit(said), budget)
+        return many[0], reached_s
+
+
+def _text_limit(generator: GeneratorInfo) -> int | None:
+    """Tokens that the generator takes, None while it does not know yet."""
+    return generator.limits.text_limit or None
 
 
 async def _nothing() -> None:

@@ -10,7 +10,6 @@ from zrelay_client._async_client import AsyncClient
 from zrelay_client._budget import CONNECT_S
 from zrelay_client._endpoints import parse_endpoint
 from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
-from zrelay_client._options import EncodeOptions
 from zrelay_shared import __version__, exits, fingerprint
 from zrelay_shared.errors import ZrelayError
 
@@ -70,7 +69,7 @@ async def check_encode(encoder: EncoderInfo, generator: GeneratorInfo | None) ->
     try:
         async with AsyncClient(encoder=encoder.endpoint) as client:
             started = time.monotonic()
-            embeds = await client.encode(_PROMPT, EncodeOptions(text_limit=limit or None), timeout_s=_CALL_S)
+            embeds = await client.encode(_PROMPT, text_limit=limit or None, timeout_s=_CALL_S)
     except ZrelayError as error:
         return _failed("encode", error)
     took = (time.monotonic() - started) * 1e3

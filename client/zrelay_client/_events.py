@@ -91,7 +91,7 @@ class Image:
     pixels_sha256: str
 
     def save(self, path: Path | str) -> None:
-        """Writes the file as it came, whole or not at all. Raises OSError, and InvalidArgument for a misleading name."""
+        """Writes the file, whole or not at all. Raises OSError, and InvalidArgument for another format's suffix."""
         file = Path(path)
         named = FORMAT_OF.get(file.suffix.lower(), self.format)
         if named != self.format:

@@ -68,8 +68,9 @@ class GenerateOptions(TypedDict, total=False):
     deterministic: bool | None
 
 
-def check_keywords(method: Callable[..., Any], given: Mapping[str, object], known: frozenset[str]) -> None:
-    """Raises TypeError, naming the nearest, for a keyword that is neither among `known` nor a parameter of `method`."""
+def check_keywords(method: Callable[..., Any], given: Mapping[str, object], kind: type) -> None:
+    """Raises TypeError, naming the nearest, for a keyword that `kind`, one of the above, does not have."""
+    known: frozenset[str] = kind.__optional_keys__  # type: ignore[attr-defined]  # every TypedDict has it
     for name in given:
         if name in known:
             continue

@@ -1,12 +1,14 @@
 """What a caller asked for, as messages of the contract; what was not asked for stays absent."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 
 from zrelay.v1.encoder_pb2 import EncodePromptsRequest, Prompt
 from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
 from zrelay.v1.generator_pb2 import GenerateRequest
 from zrelay_client._embeds import Embeds
 from zrelay_client._enums import set_word
+from zrelay_client._events import Sampling
 from zrelay_client._options import EncodeOptions, GenerateOptions
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.wire import Parcel
@@ -22,22 +24,28 @@ _SAMPLING = (
 _SAMPLING_FLOATS = ("guidance_scale", "cfg_normalization", "cfg_truncation", "shift")
 
 
-def encode_request(prompts: Sequence[str], options: EncodeOptions, text_limit: int | None) -> EncodePromptsRequest:
-    """Prompts to encode, all alike. `text_limit` (tokens) is the generator's; the options' own goes first."""
-    request = EncodePromptsRequest(prompts=[_prompt(text, options) for text in prompts])
+def encode_request(
+    prompts: Sequence[str], negative_prompt: str | None, options: EncodeOptions, text_limit: int | None
+) -> EncodePromptsRequest:
+    """Prompts to encode, the negative one last, all alike but that it may be empty. `text_limit` (tokens) is the
+    generator's; the options' own goes first."""
+    request = EncodePromptsRequest(prompts=[_prompt("prompt", text, options) for text in prompts])
+    if negative_prompt is not None:
+        negative = _prompt("negative_prompt", negative_prompt, options)
+        negative.allow_empty = True
+        request.prompts.append(negative)
     message = request.options
     message.SetInParent()
-    limit = options.text_limit if options.text_limit is not None else text_limit
-    if limit is not None:
-        message.text_limit = _unsigned("text_limit", limit, 32)
-    if options.hidden_layer is not None:
-        message.hidden_layer = options.hidden_layer
-    if options.pad_to is not None:
-        message.pad_to = _unsigned("pad_to", options.pad_to, 32)
-    set_word(message, "long_prompt_mode", options.long_prompt_mode)
-    set_word(message, "dtype", options.dtype)
-    message.bypass_cache = options.bypass_cache
-    message.deterministic = options.deterministic
+    limit = options.get("text_limit")
+    for name, value in (("text_limit", text_limit if limit is None else limit), ("pad_to", options.get("pad_to"))):
+        if value is not None:
+            setattr(message, name, _unsigned(name, value, 32))
+    if (layer := options.get("hidden_layer")) is not None:
+        message.hidden_layer = _whole("hidden_layer", layer, -(1 << 31), (1 << 31) - 1)
+    set_word(message, "long_prompt_mode", options.get("long_prompt_mode"))
+    set_word(message, "dtype", options.get("dtype"))
+    message.bypass_cache = bool(options.get("bypass_cache"))
+    message.deterministic = bool(options.get("deterministic"))
     return request
 
 
@@ -48,66 +56,96 @@ def generate_request(embeds: Embeds, options: GenerateOptions, request_id: str) 
     spec.CopyFrom(embeds.parcel.message)
     _sampling(spec.sampling, options)
     _output(spec, options)
-    if options.preview_every:
-        spec.preview.every_steps = _unsigned("preview_every", options.preview_every, 32)
-        if options.preview_max_side is not None:
-            spec.preview.max_side = _unsigned("preview_max_side", options.preview_max_side, 32)
-    set_word(spec, "priority", options.priority)
-    spec.deterministic = options.deterministic
+    if every := options.get("preview_every"):
+        spec.preview.every_steps = _unsigned("preview_every", every, 32)
+        if (side := options.get("preview_max_side")) is not None:
+            spec.preview.max_side = _unsigned("preview_max_side", side, 32)
+    set_word(spec, "priority", options.get("priority"))
+    spec.deterministic = bool(options.get("deterministic"))
     return parcel
 
 
-def _prompt(text: str, options: EncodeOptions) -> Prompt:
+def guided(options: GenerateOptions, defaults: Sampling) -> bool:
+    """Whether guidance is at work, which needs a negative prompt, be it an empty one."""
+    scale = options.get("guidance_scale")
+    return _number("guidance_scale", defaults.guidance_scale if scale is None else scale) > 0
+
+
+def _prompt(name: str, text: str, options: EncodeOptions) -> Prompt:
     prompt = Prompt(
-        text=_text("prompt", text),
-        system_prompt=_text("system_prompt", options.system_prompt or ""),
-        assistant_prefill=_text("assistant_prefill", options.assistant_prefill or ""),
-        thinking_content=_text("thinking_content", options.thinking_content or ""),
-        template=_text("template", options.template or ""),
+        text=_text(name, text),
+        system_prompt=_text("system_prompt", options.get("system_prompt") or ""),
+        assistant_prefill=_text("assistant_prefill", options.get("assistant_prefill") or ""),
+        thinking_content=_text("thinking_content", options.get("thinking_content") or ""),
+        template=_text("template", options.get("template") or ""),
     )
-    set_word(prompt, "think_mode", options.think_mode)
-    set_word(prompt, "quote_stripping", options.quote_stripping)
-    if options.clean_whitespace is not None:
-        prompt.clean_whitespace = options.clean_whitespace
+    set_word(prompt, "think_mode", options.get("think_mode"))
+    set_word(prompt, "quote_stripping", options.get("quote_stripping"))
+    if (clean := options.get("clean_whitespace")) is not None:
+        prompt.clean_whitespace = clean
     return prompt
 
 
 def _sampling(message: SamplingOptions, options: GenerateOptions) -> None:
     message.SetInParent()
+    values: Mapping[str, object] = options
     for name, bits in _SAMPLING:
-        if (whole := getattr(options, name)) is not None:
+        if (whole := values.get(name)) is not None:
             setattr(message, name, _unsigned(name, whole, bits))
     for name in _SAMPLING_FLOATS:
-        if (number := getattr(options, name)) is not None:
-            setattr(message, name, number)
-    message.sigmas.extend(options.sigmas)
+        if (number := values.get(name)) is not None:
+            setattr(message, name, _number(name, number))
+    message.sigmas.extend(_number("sigmas", sigma) for sigma in options.get("sigmas") or ())
 
 
 def _output(spec: GenerationSpec, options: GenerateOptions) -> None:
-    set_word(spec.output, "format", options.format)
-    if options.quality is not None:
-        spec.output.quality = _unsigned("quality", options.quality, 32)
-    if not options.provenance:
+    set_word(spec.output, "format", options.get("format"))
+    if (quality := options.get("quality")) is not None:
+        spec.output.quality = _unsigned("quality", quality, 32)
+    if options.get("provenance") is False:
         spec.output.omit_provenance = True
-    if not options.keep_prompt:
+    if options.get("keep_prompt") is False:
         spec.provenance.ClearField("prompt")
         spec.provenance.ClearField("negative_prompt")
-    for label, value in options.labels.items():
+    for label, value in (options.get("labels") or {}).items():
         spec.provenance.labels[_text("labels", label)] = _text("labels", value)
 
 
-def _unsigned(name: str, value: int, bits: int) -> int:
-    if not 0 <= value < 1 << bits:
-        raise InvalidArgument(
-            f"{name}: expected a whole number from 0 to 2^{bits} - 1, got {value}",
-            field=name,
-            reason=f"{name.upper()}_INVALID",
-            metadata={"got": value},
-        )
-    return value
+def _unsigned(name: str, value: object, bits: int) -> int:
+    return _whole(name, value, 0, (1 << bits) - 1)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    try:
+        whole = operator.index(value)  # type: ignore[arg-type]  # whatever is a whole number, numpy's included
+    except TypeError as error:
+        raise _refusal(name, "a whole number", value) from error
+    if not least <= whole <= most:
+        raise _refusal(name, f"a whole number from {least} to {most}", value)
+    return whole
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, str):
+        raise _refusal(name, "a number", value)
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _refusal(name, "a number", value) from error
+
+
+def _refusal(name: str, expected: str, got: object) -> InvalidArgument:
+    return InvalidArgument(
+        f"{name}: expected {expected}, got {got!r}",
+        field=name,
+        reason=f"{name.upper()}_INVALID",
+        metadata={"expected": expected, "got": got},
+    )
 
 
 def _text(name: str, text: str) -> str:
+    if not isinstance(text, str):
+        raise _refusal(name, "a text", type(text).__name__)
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -4,12 +4,13 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from types import AsyncGeneratorType, TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from zrelay_client._async_client import AsyncClient
 from zrelay_client._budget import DEFAULT_S
 
+_POLL_S = 0.01
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -40,7 +41,8 @@ def _iterates(
                 except StopAsyncIteration:
                     return
         finally:
-            self._wait(_close(events))
+            if not self._loop.is_closed():
+                self._wait(_close(events))
 
     functools.update_wrapper(iterating, method)
     return iterating
@@ -49,8 +51,9 @@ def _iterates(
 class Client:
     """AsyncClient's methods, each waiting for its result. Safe to share between threads.
 
-        with Client(encoder="127.0.0.1:7501", generator="127.0.0.1:7503") as client:
-            result = client.generate("a red fox")
+        with Client() as client:  # configured services, or those of `zrelay up`
+            result = client.generate("a red fox", seed=7)
+            result.images[0].save("fox.png")
 
     Callbacks (`on_event`) run in the client's own thread.
     """
@@ -61,9 +64,12 @@ class Client:
         encoder: str | None = None,
         generator: str | None = None,
         vision: str | None = None,
+        profile: str | None = None,
         timeout_s: float = DEFAULT_S,
     ) -> None:
-        self._client = AsyncClient(encoder=encoder, generator=generator, vision=vision, timeout_s=timeout_s)
+        self._client = AsyncClient(
+            encoder=encoder, generator=generator, vision=vision, profile=profile, timeout_s=timeout_s
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="zrelay-client", daemon=True)
         self._thread.start()
@@ -97,6 +103,10 @@ class Client:
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed() or threading.current_thread() is self._thread:
+            work.close()
+            why = "is closed" if self._loop.is_closed() else "cannot wait within its own callback: use another thread"
+            raise RuntimeError(f"this client {why}")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -109,6 +119,7 @@ class Client:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()  # streams that nobody read to their end: their jobs are cancelled
         await self._client.aclose()
 
 
@@ -117,4 +128,8 @@ async def _next(events: AsyncGenerator[T, None]) -> T:
 
 
 async def _close(events: AsyncGenerator[Any, None]) -> None:
+    while cast(
+        "AsyncGeneratorType[Any, None]", events
+    ).ag_running:  # its cancelled `_next` (Ctrl-C) is still telling the generator to stop
+        await asyncio.sleep(_POLL_S)
     await events.aclose()

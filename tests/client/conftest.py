@@ -1,229 +1,112 @@
-"""An encoder and a generator that compute nothing, behind real gRPC servers on real ports."""
+"""The real services on the demo checkpoint, in this process on loopback ports, and the command line beside them."""
 
 import asyncio
-import hashlib
 import io
 import os
+import shutil
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+import torch
+from transformers import Qwen3Config, Qwen3Model
 
-from zrelay.v1 import encoder_pb2, generator_pb2
-from zrelay.v1.embeds_pb2 import EncoderRelation, PromptEmbeds, PromptReport, PromptSegment, TextLimitSource
-from zrelay.v1.encoder_pb2 import EncodedPrompt, EncodePromptsResponse, EncoderServiceGetInfoResponse
-from zrelay.v1.generation_pb2 import ImageFormat, SamplingOptions
-from zrelay.v1.generator_pb2 import (
-    CancelJobResponse,
-    GenerateResponse,
-    GeneratorLimits,
-    GeneratorServiceGetInfoResponse,
-)
-from zrelay.v1.info_pb2 import DeviceInfo, Feature, QueueInfo, ServerVersion
-from zrelay.v1.jobs_pb2 import (
-    Job,
-    JobAccepted,
-    JobDone,
-    JobEvent,
-    JobImage,
-    JobPreview,
-    JobProgress,
-    JobState,
-    JobTimings,
-    Stage,
-    StageKind,
-)
+from zrelay.v1.generator_pb2 import ListJobsRequest, ListJobsResponse
+from zrelay.v1.jobs_pb2 import Job, JobState
+from zrelay_client import AsyncClient
+from zrelay_client._services import GeneratorService as Generator
+from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_client.cli import main
-from zrelay_shared import __version__, fingerprint, serving, tensors
-from zrelay_shared.errors import FeatureMissing, InvalidArgument
+from zrelay_encoder.config import EncoderConfig
+from zrelay_encoder.service import EncoderService
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.service import GeneratorService
+from zrelay_shared import serving
 from zrelay_shared.listening import ListenAddress
-from zrelay_shared.wire import Parcel
 
-WIDTH = 8
-FINGERPRINT = fingerprint.EncoderFingerprint("qwen3", WIDTH, "fake", "a" * 64, "b" * 64, "c" * 64)
-LIMIT = 77
+T = TypeVar("T")
 
 
-class Fake:
-    """What every fake service is."""
-
-    descriptor: Any
-
-    async def load(self) -> None:
-        return None
-
-    async def drain(self, grace_s: float) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
-
-    async def refuse(self, parcel: Any, context: Any) -> Any:
-        raise FeatureMissing("not in this fake")
-
-
-class FakeEncoder(Fake):
-    """One row for each word of a prompt, its bytes made of the prompt's digest."""
-
-    descriptor = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"]
-    FormatPrompt = Fake.refuse
+class Services:
+    """Services in a thread with an event loop of its own, so that tests with loops of theirs can share them."""
 
     def __init__(self) -> None:
-        self.requests: list[Any] = []
+        self._loop = asyncio.new_event_loop()
+        self._running = AsyncExitStack()
+        threading.Thread(target=self._loop.run_forever, name="services", daemon=True).start()
+        self.endpoints: dict[str, str] = {}
+        """Encoder and generator of the demo checkpoint: 128 x 128, 8 steps; one job may wait behind another."""
 
-    async def GetInfo(self, parcel: Any, context: Any) -> EncoderServiceGetInfoResponse:
-        return EncoderServiceGetInfoResponse(
-            version=ServerVersion(service="encoder", version=__version__, contract="v1"),
-            ready=True,
-            fingerprint=fingerprint.to_message(FINGERPRINT),
-            device=DeviceInfo(kind="cpu", name="a fake", compute_dtype="bfloat16"),
-            queue=QueueInfo(max_waiting=4),
-            max_prompts=8,
-            text_limit=1504,
-            text_limit_source=TextLimitSource.TEXT_LIMIT_SOURCE_DEFAULT,
-        )
+    def start(self, service: serving.Service) -> str:
+        """Serves it, loaded; its endpoint."""
 
-    async def EncodePrompts(self, parcel: Any, context: Any) -> Parcel[EncodePromptsResponse]:
-        request = parcel.message
-        self.requests.append(request)
-        reply = Parcel(EncodePromptsResponse())
-        for index, prompt in enumerate(request.prompts):
-            words = prompt.text.split()
-            if not words:
-                raise InvalidArgument("prompts[0].text: expected a prompt, got an empty one", field=f"prompts[{index}]")
-            rows = min(len(words), request.options.text_limit or 1504)
-            data = (hashlib.sha256(prompt.text.encode()).digest()[: WIDTH * 2]) * rows
-            embeds = PromptEmbeds(
-                segments=[PromptSegment(prompt_embeds=tensors.header("BF16", (rows, WIDTH), data))],
-                fingerprint=fingerprint.to_message(FINGERPRINT),
-                report=PromptReport(
-                    formatted_tokens=len(words),
-                    token_count=rows,
-                    dropped_tokens=len(words) - rows,
-                    text_limit=request.options.text_limit,
-                    text_limit_source=TextLimitSource.TEXT_LIMIT_SOURCE_REQUEST,
-                ),
-            )
-            reply.message.results.append(EncodedPrompt(prompt_embeds=embeds))
-            reply.attach(reply.message.results[-1].prompt_embeds.segments[0].prompt_embeds, data)
-        return reply
+        async def started() -> str:
+            options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
+            server = await self._running.enter_async_context(serving.running(service, options))
+            await server.loaded
+            return str(server.address)
 
+        return self._wait(started())
 
-class FakeGenerator(Fake):
-    """`steps` steps of `step_s` seconds; the picture's bytes are the embeddings' and the seed."""
+    def stop(self) -> None:
+        self._wait(self._running.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
-    descriptor = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
-    SubmitJob = WatchJob = GetJob = ListJobs = UploadBlob = ListLoras = UploadLora = RemoveLora = Fake.refuse
-
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-        self.cancelled: list[str] = []
-        self.ended = asyncio.Event()
-        self.step_s = 0.0
-        self.expected = FINGERPRINT
-
-    async def GetInfo(self, parcel: Any, context: Any) -> GeneratorServiceGetInfoResponse:
-        return GeneratorServiceGetInfoResponse(
-            version=ServerVersion(service="generator", version=__version__, contract="v1", libraries={"torch": "9"}),
-            ready=True,
-            model_id="fake",
-            expected_encoder=fingerprint.to_message(self.expected),
-            defaults=SamplingOptions(width=64, height=64, num_inference_steps=3),
-            limits=GeneratorLimits(text_limit=LIMIT, embeds_width=WIDTH),
-            device=DeviceInfo(kind="cpu", memory_total_bytes=100, memory_free_bytes=1, compute_dtype="bfloat16"),
-            features=[Feature(name="generate.cfg", available=True)],
-        )
-
-    async def CancelJob(self, parcel: Any, context: Any) -> CancelJobResponse:
-        self.cancelled.append(parcel.message.request_id)
-        return CancelJobResponse(job=Job(state=JobState.JOB_STATE_CANCELLED))
-
-    async def Generate(self, parcel: Any, context: Any) -> AsyncGenerator[GenerateResponse, None]:
-        request = parcel.message
-        self.requests.append(request)
-        asked = request.spec.sampling
-        if asked.width % 16:
-            raise InvalidArgument("width: expected a multiple of 16, got 100", field="spec.sampling.width")
-        steps = asked.num_inference_steps or 3
-        seed = asked.seed if asked.HasField("seed") else 42
-        used = SamplingOptions(
-            width=64, height=64, num_inference_steps=steps, seed=seed, num_images=asked.num_images or 1
-        )
+    async def job(self, request_id: str) -> Job:
+        """What the generator knows of a job."""
+        far = Generator(self.endpoints["generator"])
         try:
-            yield event(
-                accepted=JobAccepted(
-                    job_id="job",
-                    request_id=request.request_id,
-                    seed=seed,
-                    sampling=used,
-                    sigmas=[1.0, 0.5, 0.0],
-                    plan=[Stage(kind=StageKind.STAGE_KIND_DENOISE, total=steps)],
-                    encoder_relation=EncoderRelation.ENCODER_RELATION_EXACT,
-                )
-            )
-            for step in range(steps):
-                await asyncio.sleep(self.step_s)
-                running, denoise = JobState.JOB_STATE_RUNNING, StageKind.STAGE_KIND_DENOISE
-                yield event(
-                    progress=JobProgress(state=running, stage=denoise, completed=step + 1, total=steps, eta_s=1)
-                )
-                if request.spec.preview.every_steps:
-                    yield event(preview=JobPreview(image_index=0, step=step + 1, jpeg=b"\xff\xd8preview"))
-            embeds = bytes(parcel.bytes_of(request.spec.prompt.prompt_embeds.segments[0].prompt_embeds))
-            for index in range(used.num_images):
-                data = embeds + str(seed + index).encode()
-                digest = hashlib.sha256(data).hexdigest()
-                yield event(
-                    image=JobImage(
-                        image_index=index,
-                        seed=seed + index,
-                        width=64,
-                        height=64,
-                        format=request.spec.output.format or ImageFormat.IMAGE_FORMAT_PNG,
-                        data=data,
-                        file_sha256=digest,
-                        pixels_sha256=digest,
-                    )
-                )
-            yield event(done=JobDone(images=used.num_images, timings=JobTimings(denoise_s=0.5, total_s=0.001)))
+            said = await far._stub.call("ListJobs", ListJobsRequest(page_size=200), ListJobsResponse, timeout=10)
         finally:
-            self.ended.set()
+            await far.close()
+        return next(job for job in said.message.jobs if job.request_id == request_id)
+
+    async def was_cancelled(self, request_id: str) -> bool:
+        """Whether a job is cancelled, and the device is free within five seconds: a few steps, never the whole job."""
+        state = (await self.job(request_id)).state
+        await self.idle(5.0)
+        return state == JobState.JOB_STATE_CANCELLED
+
+    async def idle(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        async with AsyncClient(generator=self.endpoints["generator"]) as client:
+            while (queue := (await client.generator_info()).queue).running or queue.waiting:
+                assert time.monotonic() < deadline, "the generator is still busy"
+                await asyncio.sleep(0.02)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
 
-def event(**kind: Any) -> GenerateResponse:
-    return GenerateResponse(event=JobEvent(**kind))
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    services = Services()
+    demo = demo_checkpoint()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("services")))
+        encoder = EncoderService(EncoderConfig(demo, device="cpu", threads=1))
+        generator = GeneratorService(GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1))
+        services.endpoints = {"encoder": services.start(encoder), "generator": services.start(generator)}
+    yield services
+    services.stop()
 
 
-@dataclass
-class Fakes:
-    """Both services, running."""
-
-    encoder: FakeEncoder = field(default_factory=FakeEncoder)
-    generator: FakeGenerator = field(default_factory=FakeGenerator)
-    endpoints: dict[str, str] = field(default_factory=dict)
-
-
-@asynccontextmanager
-async def running_fakes() -> AsyncIterator[Fakes]:
-    fakes = Fakes()
-    options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-    async with (
-        serving.running(fakes.encoder, options) as encoder,
-        serving.running(fakes.generator, options) as generator,
-    ):
-        await asyncio.gather(encoder.loaded, generator.loaded)
-        fakes.endpoints = {"encoder": str(encoder.address), "generator": str(generator.address)}
-        yield fakes
-
-
-@pytest.fixture
-async def fakes() -> AsyncIterator[Fakes]:
-    async with running_fakes() as running:
-        yield running
+@pytest.fixture(scope="session")
+def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another encoder: a random Qwen3 of width 32 in a bare folder, with no transformer beside it to tell a limit."""
+    folder = tmp_path_factory.mktemp("stranger") / "qwen"
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 640, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True}
+    Qwen3Model(Qwen3Config(**sizes, **heads, max_position_embeddings=2048)).save_pretrained(folder)
+    shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)
+    return services.start(EncoderService(EncoderConfig(folder, device="cpu", threads=1)))
 
 
 @dataclass(frozen=True)
@@ -239,20 +122,30 @@ Zrelay = Callable[..., Awaitable[Ran]]
 
 
 @pytest.fixture
-def zrelay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Zrelay:
-    """Runs the command line in this process, in an empty folder, with an empty home."""
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing configured, nothing running, an empty working folder: the folder of configuration and state."""
     for name in [name for name in os.environ if name.startswith("ZRELAY_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ZRELAY_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path / "state"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.fixture
+def zrelay(empty_home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Zrelay:
+    """Runs the command line in this process, in the empty home. stdout is UTF-8, else Latin-1 (a picture)."""
 
     async def run(*args: str, stdin: bytes = b"") -> Ran:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfd.readouterr()
+        capfdbinary.readouterr()
         code = await asyncio.to_thread(main, list(args))
-        said = capfd.readouterr()
-        return Ran(code, said.out, said.err)
+        said = capfdbinary.readouterr()
+        try:
+            out = said.out.decode()
+        except UnicodeDecodeError:
+            out = said.out.decode("latin-1")
+        return Ran(code, out, said.err.decode())
 
     return run

@@ -1,67 +1,101 @@
 """`zrelay generate` and `encode`: names, formats, what is refused before anything is computed, what is told."""
 
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zrelay_client import read_provenance
 from zrelay_shared import exits
 
+QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
+LONG = ["--size", "512x512", "--num-inference-steps", "100"]
 
-def flags(fakes: Any) -> list[str]:
-    return ["--encoder", fakes.endpoints["encoder"], "--generator", fakes.endpoints["generator"]]
+
+def flags(services: Any) -> list[str]:
+    return ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
 
 
-async def test_a_name_made_of_prompt_and_seed_that_never_overwrites(fakes: Any, zrelay: Any) -> None:
-    first = await zrelay("generate", "A Red Fox, naïve!", "--seed", "7", *flags(fakes))
-    second = await zrelay("generate", "A Red Fox, naïve!", "--seed", "7", *flags(fakes))
+@pytest.fixture
+def paint(services: Any, zrelay: Any) -> Any:
+    """`zrelay generate` with a small picture of few steps, through the real services."""
+
+    async def run(*args: str, stdin: bytes = b"") -> Any:
+        return await zrelay("generate", *args, *QUICK, *flags(services), stdin=stdin)
+
+    return run
+
+
+async def test_a_name_made_of_prompt_and_seed_that_never_overwrites(paint: Any) -> None:
+    first = await paint("A Red Fox, naïve!", "--seed", "7")
+    second = await paint("A Red Fox, naïve!", "--seed", "7")
     assert (first.code, second.code) == (0, 0)
     assert (first.out, second.out) == ("a-red-fox-naive-7.png\n", "a-red-fox-naive-7-2.png\n")
     assert Path("a-red-fox-naive-7.png").read_bytes() == Path("a-red-fox-naive-7-2.png").read_bytes()
-    for hop in ("connect", "encode", "queue", "prepare", "denoise 500 ms", "decode", "transfer", "write"):
+    for hop in ("connect", "encode", "queue", "prepare", "denoise", "decode", "transfer", "write"):
         assert hop in first.err
 
 
-async def test_json_says_everything_once(fakes: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "-", "-o", "fox.webp", "--json", "-q", *flags(fakes), stdin="a réd fox\n".encode())
+async def test_json_says_everything_once(paint: Any) -> None:
+    ran = await paint("-", "-o", "fox.webp", "--json", "-q", stdin="a réd fox\n".encode())
     said = json.loads(ran.out)
     assert ran.err == ""
+    assert ran.out.count("\n") == 1
     assert said["files"][0]["path"] == "fox.webp"
     assert said["files"][0]["format"] == "webp"
     assert "data" not in said["files"][0]
     assert said["encoder"]["relation"] == "exact"
     assert set(said["timings_s"]) >= {"connect", "encode", "denoise", "transfer", "write", "total"}
-    assert fakes.encoder.requests[0].prompts[0].text == "a réd fox"
-    assert Path("fox.webp").exists()
+    told = read_provenance(Path("fox.webp").read_bytes())
+    assert told is not None
+    assert told["prompt"] == "a réd fox"
+    assert told["sampling"]["seed"] == said["seed"]
 
 
-async def test_several_images_get_numbers(fakes: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "fox", "-o", "fox.jpg", "--num-images", "3", *flags(fakes))
+async def test_several_images_get_numbers(paint: Any) -> None:
+    ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
     assert ran.out.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
-    ran = await zrelay("generate", "fox", "-o", "fox.jpg", "--num-images", "3", *flags(fakes))
+    ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
     assert ran.code == exits.LOCAL_FILE
     assert "fox-1.jpg: exists already" in ran.err
-    assert (await zrelay("generate", "fox", "-o", "fox.jpg", "--num-images", "3", "--force", *flags(fakes))).code == 0
+    assert (await paint("fox", "-o", "fox.jpg", "--num-images", "3", "--force")).code == 0
 
 
-async def test_a_folder_as_output(fakes: Any, zrelay: Any) -> None:
+async def test_a_folder_as_output(paint: Any) -> None:
     Path("pictures").mkdir()
-    ran = await zrelay("generate", "fox", "-o", "pictures", "--format", "jpeg", *flags(fakes))
+    ran = await paint("fox", "-o", "pictures", "--format", "jpeg", "--seed", "42")
     assert ran.out == "pictures/fox-42.jpg\n"
 
 
-async def test_stdout(fakes: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "fox", "-o", "-", *flags(fakes))
-    assert ran.out.endswith("42")
+async def test_stdout_is_the_picture_and_nothing_else(paint: Any) -> None:
+    ran = await paint("fox", "-o", "-", "--seed", "42")
     assert list(Path().iterdir()) == []
+    await paint("fox", "-o", "fox.png", "--seed", "42")
+    assert ran.out.encode("latin-1") == Path("fox.png").read_bytes()
 
 
-async def test_previews_in_a_folder_or_in_one_file(fakes: Any, zrelay: Any) -> None:
-    await zrelay("generate", "fox", "-o", "a.png", "--preview", "previews", *flags(fakes))
-    assert sorted(path.name for path in Path("previews").iterdir())[-1] == "image-1-step-003.jpg"
-    await zrelay("generate", "fox", "-o", "b.png", "--preview", "now.jpg", *flags(fakes))
-    assert Path("now.jpg").read_bytes() == b"\xff\xd8preview"
+async def test_previews_in_a_folder_or_in_one_file(paint: Any) -> None:
+    await paint("fox", "-o", "a.png", "--preview", "previews")
+    assert sorted(path.name for path in Path("previews").iterdir())[-1].startswith("image-1-step-00")
+    await paint("fox", "-o", "b.png", "--preview", "now.jpg")
+    assert Path("now.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
+    guided = ["--guidance-scale", "2", "--seed", "1"]
+    for name, negative in (("a", []), ("b", ["--negative-prompt", ""]), ("c", ["--negative-prompt", "a dog"])):
+        ran = await paint("fox", "-o", f"{name}.png", *guided, *negative)
+        assert ran.code == 0, ran.err
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes() != Path("c.png").read_bytes()
+    ran = await paint("fox", "-o", "d.png", "--negative-prompt", "a dog")
+    assert "note: the negative prompt had no effect: guidance_scale is 0" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -72,6 +106,7 @@ async def test_previews_in_a_folder_or_in_one_file(fakes: Any, zrelay: Any) -> N
         (["fox", "-o", "fox.bmp"], exits.USAGE, "expected .png, .jpg, .jpeg, .webp, got .bmp"),
         (["fox", "-o", "fox.png", "--format", "webp"], exits.USAGE, "is a png file, and --format says webp"),
         (["fox", "-o", "-", "--num-images", "2"], exits.USAGE, "takes one picture"),
+        (["fox", "--num-images", "1000000000"], exits.USAGE, "--num-images: expected at most 1000"),
         (["fox", "-o", "-", "--json"], exits.USAGE, "both want stdout"),
         (["fox", "--size", "big"], exits.USAGE, "expected WIDTHxHEIGHT"),
         (["fox", "--size", "64x64", "--width", "64"], exits.USAGE, "--size says both"),
@@ -82,20 +117,21 @@ async def test_previews_in_a_folder_or_in_one_file(fakes: Any, zrelay: Any) -> N
         (["fox", "--preview", "none/now.jpg"], exits.LOCAL_FILE, "none: there is no such folder"),
         (["fox", "--profile", "home"], exits.REFUSED, "no profile 'home'"),
         (["fox", "--generator", "http://box:7503"], exits.REFUSED, "generator: expected an endpoint"),
-        (["-"], exits.REFUSED, "expected a prompt, got an empty one"),
-        (["fox", "--width", "100"], exits.REFUSED, "width: expected a multiple of 16"),
+        (["-"], exits.REFUSED, "got an empty prompt"),
+        (["fox", "--width", "100"], exits.REFUSED, "divisible by 16, got 100"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
         (["fox", "--width", "wide"], exits.USAGE, "'wide' is not a valid integer"),
     ],
 )
 async def test_refusals_in_one_line_and_nothing_written(
-    fakes: Any, zrelay: Any, args: list[str], code: int, says: str
+    services: Any, zrelay: Any, args: list[str], code: int, says: str
 ) -> None:
     Path("taken.png").write_text("mine")
-    endpoints = flags(fakes) if "--generator" not in args else flags(fakes)[:2]
+    endpoints = flags(services) if "--generator" not in args else flags(services)[:2]
     ran = await zrelay("generate", *args, *endpoints)
     assert ran.code == code
     assert says in ran.err
+    assert ran.out == ""
     assert "Traceback" not in ran.err
     assert [path.name for path in Path().iterdir()] == ["taken.png"]
     assert Path("taken.png").read_text() == "mine"
@@ -108,53 +144,90 @@ async def test_nothing_configured_says_what_to_do(zrelay: Any) -> None:
     assert "--encoder HOST:PORT --generator HOST:PORT" in ran.err
 
 
-async def test_nobody_there(fakes: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "fox", "--encoder", "127.0.0.1:1", "--generator", fakes.endpoints["generator"])
+async def test_nobody_there(services: Any, zrelay: Any) -> None:
+    ran = await zrelay("generate", "fox", "--encoder", "127.0.0.1:1", "--generator", services.endpoints["generator"])
     assert ran.code == exits.UNREACHABLE
     assert ran.err.startswith("error: cannot reach the encoder service at 127.0.0.1:1")
     assert ran.err.count("\n") == 1
 
 
-async def test_the_time_is_up(fakes: Any, zrelay: Any) -> None:
-    fakes.generator.step_s = 5.0
-    ran = await zrelay("generate", "fox", "--timeout", "0.5", *flags(fakes))
-    assert ran.code == exits.TIMEOUT
+async def test_the_time_is_up(services: Any, zrelay: Any) -> None:
+    ran = await zrelay("generate", "fox", "--timeout", "0.5", *LONG, *flags(services))
+    assert ran.code == exits.TIMEOUT, ran.err
+    assert list(Path().iterdir()) == []
+    await services.idle(5.0)
+
+
+async def test_an_encoder_that_does_not_fit(services: Any, zrelay: Any, stranger: str) -> None:
+    ran = await zrelay("generate", "fox", "--encoder", stranger, "--generator", services.endpoints["generator"])
+    assert ran.code == exits.REFUSED
+    assert "width" in ran.err
     assert list(Path().iterdir()) == []
 
 
 async def test_settings_from_file_and_environment(
-    fakes: Any, zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Any, zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(
-        f'[profile.lan.encoder]\nendpoint = "{fakes.endpoints["encoder"]}"\n'
-        "[generate]\nnum_inference_steps = 2\nshift = 1.5\n"
+        f'[profile.lan.encoder]\nendpoint = "{services.endpoints["encoder"]}"\n'
+        "[generate]\nnum_inference_steps = 2\nshift = 1.5\nwidth = 64\n"
     )
-    monkeypatch.setenv("ZRELAY_GENERATOR", fakes.endpoints["generator"])
+    monkeypatch.setenv("ZRELAY_GENERATOR", services.endpoints["generator"])
     monkeypatch.setenv("ZRELAY_GENERATE_SHIFT", "2.5")
-    ran = await zrelay("generate", "fox", "--profile", "lan", "--json")
-    assert json.loads(ran.out)["sampling"]["num_inference_steps"] == 2
-    assert fakes.generator.requests[0].spec.sampling.shift == 2.5
+    sampling = json.loads((await zrelay("generate", "fox", "--profile", "lan", "--json")).out)["sampling"]
+    assert sampling | {"num_inference_steps": 2, "shift": 2.5, "width": 64, "height": 128} == sampling
 
 
-async def test_the_prompt_stays_out_of_the_file_when_asked(fakes: Any, zrelay: Any) -> None:
-    await zrelay("generate", "fox", "--no-prompt-in-file", *flags(fakes))
-    assert not fakes.generator.requests[0].spec.provenance.HasField("prompt")
+async def test_the_prompt_stays_out_of_the_file_when_asked(paint: Any) -> None:
+    await paint("a secret fox", "--no-prompt-in-file", "-o", "fox.png")
+    assert b"secret" not in Path("fox.png").read_bytes()
 
 
-async def test_encode_writes_what_generate_takes(fakes: Any, zrelay: Any) -> None:
-    encoder, generator = flags(fakes)[:2], flags(fakes)[2:]
-    ran = await zrelay("encode", "a red fox", "-o", "fox.safetensors", "--negative-prompt", "a dog", *encoder)
+async def test_encode_writes_what_generate_takes(services: Any, zrelay: Any) -> None:
+    encoder, generator = flags(services)[:2], flags(services)[2:]
+    guided = [*QUICK, "--json", "--seed", "42", "--guidance-scale", "1.5"]
+    ran = await zrelay("encode", "a red fox", "-o", "fox.safetensors", "--negative-prompt", "", *encoder)
     assert ran.out == "fox.safetensors\n"
-    assert "3 tokens" in ran.err
-    ran = await zrelay("encode", "a red fox", "-o", "fox.safetensors", *encoder)
-    assert ran.code == exits.LOCAL_FILE
-    there = await zrelay("generate", "--prompt-embeds", "fox.safetensors", "--json", *generator)
-    direct = await zrelay("generate", "a red fox", "--negative-prompt", "a dog", "--json", *flags(fakes))
-    there_files, direct_files = json.loads(there.out)["files"], json.loads(direct.out)["files"]
-    assert there_files[0]["pixels_sha256"] == direct_files[0]["pixels_sha256"]
-    assert there_files[0]["path"] == "fox-42.png"
+    assert " tokens" in ran.err
+    assert (await zrelay("encode", "a red fox", "-o", "fox.safetensors", *encoder)).code == exits.LOCAL_FILE
+    there = await zrelay("generate", "--prompt-embeds", "fox.safetensors", *guided, *generator)
+    direct = await zrelay("generate", "a red fox", *guided, *flags(services))
+    there_file, direct_file = json.loads(there.out)["files"][0], json.loads(direct.out)["files"][0]
+    assert there_file["pixels_sha256"] == direct_file["pixels_sha256"]
+    assert there_file["path"] == "fox-42.png"
+    await zrelay("encode", "a red fox", "-o", "bare.safetensors", *encoder)
+    refused = await zrelay("generate", "--prompt-embeds", "bare.safetensors", *guided, *generator)
+    assert refused.code == exits.REFUSED
+    assert '--negative-prompt ""' in refused.err
 
 
-async def test_long_prompts_are_told(fakes: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", " ".join(["fox"] * 80), "-o", "fox.png", *flags(fakes))
-    assert "note: the prompt has 80 tokens, 3 over the limit of 77" in ran.err
+async def test_long_prompts_are_told(paint: Any) -> None:
+    ran = await paint(" ".join(["fox"] * 1200), "-o", "fox.png")
+    assert ran.code == 0, ran.err
+    assert re.search(r"note: the prompt has \d+ tokens, \d+ over the limit of \d+: truncate", ran.err)
+
+
+def test_ctrl_c_while_connecting(services: Any, empty_home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never says a word
+        silent.settimeout(20)
+        where = ["--encoder", services.endpoints["encoder"], "--generator", f"127.0.0.1:{silent.getsockname()[1]}"]
+        command = [sys.executable, "-m", "zrelay_client", "generate", "fox", "-o", "fox.png", *where]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        silent.accept()[0].close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (exits.INTERRUPTED, "")
+    assert err.strip() == "interrupted: no picture was written, and nothing goes on at the generator"
+    assert list(Path().iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_failure_but_a_lost_picture_is(services: Any, empty_home: Path) -> None:
+    command = [sys.executable, "-m", "zrelay_client"]
+    for args, code in ((["--help"], exits.OK), (["generate", "fox", "-o", "-", *QUICK], exits.LOCAL_FILE)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        given = [*command, *args, *(flags(services) if len(args) > 1 else [])]
+        ran = subprocess.run(given, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writer)
+        assert ran.returncode == code, ran.stderr
+        assert "Traceback" not in ran.stderr

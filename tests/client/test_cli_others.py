@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from zrelay_client import AsyncClient
+from zrelay_client._checks import _memory
+from zrelay_client._stack.processes import start_mark
 from zrelay_client.cli import _root, cli
 from zrelay_shared import __version__, exits
 
@@ -25,6 +29,18 @@ def modules_after(code: str) -> set[str]:
 def test_help_loads_click_and_little_else() -> None:
     loaded = modules_after("from zrelay_client.cli import main\nmain(['--help'])\nmain(['generate', '--help'])")
     assert not loaded & {*HEAVY, "grpc", "google.protobuf", "zrelay_client._async_client"}
+
+
+def test_names_are_resolved_by_the_system_which_knows_local_ones() -> None:
+    """gRPC's own resolver asks DNS alone. The C library also takes 127.1 for an address; DNS has no such name."""
+    script = (
+        "import asyncio\nfrom zrelay_client import AsyncClient\n"
+        "async def main():\n    async with AsyncClient(encoder='127.1:1') as client: await client.encoder_info()\n"
+        "try: asyncio.run(main())\nexcept Exception as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "Connection refused" in said
+    assert "127.0.0.1" in said
 
 
 def test_the_library_loads_nothing_heavy() -> None:
@@ -59,7 +75,7 @@ async def test_an_unknown_command(zrelay: Any) -> None:
 
 
 async def test_a_bug_is_one_line_and_debug_shows_where(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zrelay_client.cli._settings.load", lambda *_: 1 / 0)
+    monkeypatch.setattr("zrelay_client._settings.load", lambda *_: 1 / 0)
     ran = await zrelay("config")
     assert ran.code == exits.BUG
     assert ran.err.startswith("error: a bug in zrelay: ZeroDivisionError")
@@ -99,17 +115,17 @@ async def test_broken_configuration_is_told_with_its_line(zrelay: Any, tmp_path:
     assert "line 2" in ran.err
 
 
-async def test_info_of_services(fakes: Any, zrelay: Any) -> None:
-    endpoints = ["--encoder", fakes.endpoints["encoder"], "--generator", fakes.endpoints["generator"]]
+async def test_info_of_services(services: Any, zrelay: Any) -> None:
+    endpoints = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
     ran = await zrelay("info", *endpoints)
-    assert f"encoder at {fakes.endpoints['encoder']}: ready" in ran.out
-    assert "text_limit     77" in ran.out
-    assert json.loads((await zrelay("info", "--json", *endpoints)).out)["generator"]["limits"]["text_limit"] == 77
+    assert f"encoder at {services.endpoints['encoder']}: ready" in ran.out
+    limits = json.loads((await zrelay("info", "--json", *endpoints)).out)["generator"]["limits"]
+    assert f"text_limit     {limits['text_limit']}\n" in ran.out
     assert (await zrelay("info")).code == exits.REFUSED
 
 
-async def test_doctor_is_content(fakes: Any, zrelay: Any) -> None:
-    endpoints = ["--encoder", fakes.endpoints["encoder"], "--generator", fakes.endpoints["generator"]]
+async def test_doctor_is_content(services: Any, zrelay: Any) -> None:
+    endpoints = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
     ran = await zrelay("doctor", *endpoints)
     assert ran.code == 0
     for line in (
@@ -119,12 +135,20 @@ async def test_doctor_is_content(fakes: Any, zrelay: Any) -> None:
         "ok    encode:",
     ):
         assert line in ran.out
-    assert "warn  generator memory" in ran.out
     said = json.loads((await zrelay("doctor", "--json", *endpoints)).out)
     assert said["ok"] is True
 
 
-async def test_doctor_finds_what_is_wrong(fakes: Any, zrelay: Any, tmp_path: Path) -> None:
+async def test_doctor_warns_of_a_full_device(services: Any) -> None:
+    async with AsyncClient(generator=services.endpoints["generator"]) as client:
+        said = await client.generator_info()
+    assert said.device is not None
+    assert _memory("generator", said).state == "ok"
+    full = replace(said, device=replace(said.device, memory_total_bytes=100, memory_free_bytes=1))
+    assert _memory("generator", full).state == "warn"
+
+
+async def test_doctor_finds_what_is_wrong(zrelay: Any) -> None:
     ran = await zrelay("doctor")
     assert ran.code == exits.REFUSED
     assert "zrelay up --detach" in ran.out
@@ -135,14 +159,11 @@ async def test_doctor_finds_what_is_wrong(fakes: Any, zrelay: Any, tmp_path: Pat
     assert "fix: start it there" in ran.out
 
 
-async def test_doctor_finds_an_encoder_of_another_family(fakes: Any, zrelay: Any) -> None:
-    from dataclasses import replace
-
-    fakes.generator.expected = replace(fakes.generator.expected, tokenizer_digest="d" * 64)
-    endpoints = ["--encoder", fakes.endpoints["encoder"], "--generator", fakes.endpoints["generator"]]
-    ran = await zrelay("doctor", *endpoints)
+async def test_doctor_finds_an_encoder_that_does_not_fit(services: Any, zrelay: Any, stranger: str) -> None:
+    ran = await zrelay("doctor", "--encoder", stranger, "--generator", services.endpoints["generator"])
     assert ran.code == exits.REFUSED
-    assert "fail  encoder fits generator: these embeddings come from another encoder" in ran.out
+    assert "fail  encoder fits generator: " in ran.out
+    assert "width" in ran.out
 
 
 async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +200,47 @@ async def test_down_with_nothing_up(zrelay: Any) -> None:
     assert (ran.code, ran.err) == (0, "nothing runs\n")
 
 
+def stack_of(home: Path, **started: str | None) -> None:
+    """A record as `zrelay up` leaves it: role -> when its process, which has this one's pid, was started."""
+    services = [
+        {
+            "role": role,
+            "process": {"pid": os.getpid(), "started": mark},
+            "endpoint": "127.0.0.1:1",
+            "log": f"{role}.log",
+        }
+        for role, mark in started.items()
+    ]
+    (home / "state").mkdir(exist_ok=True)
+    (home / "state" / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": services}))
+
+
+async def test_a_stack_that_lost_a_service_says_so(zrelay: Any, tmp_path: Path) -> None:
+    stack_of(tmp_path, encoder=start_mark(os.getpid()), generator="ended")
+    ran = await zrelay("generate", "fox")
+    assert ran.code == exits.REFUSED
+    assert "the generator that `zrelay up` started has ended, its log is generator.log" in ran.err
+    assert "`zrelay down`" in ran.err
+    ran = await zrelay("up")
+    assert ran.code == exits.REFUSED
+    assert "a stack runs already (encoder on 127.0.0.1:1, generator has ended)" in ran.err
+
+
+async def test_a_stack_from_before_a_reboot_is_none(zrelay: Any, tmp_path: Path) -> None:
+    stack_of(tmp_path, encoder="before the reboot", generator="before the reboot")  # the pids run, as others
+    assert "no encoder and no generator is configured" in (await zrelay("generate", "fox")).err
+    ran = await zrelay("down")
+    assert (ran.code, ran.err) == (0, "nothing runs\n")
+    assert not (tmp_path / "state" / "stack.json").exists()
+
+
 async def test_up_refuses_what_is_no_checkpoint(zrelay: Any, tmp_path: Path) -> None:
     ran = await zrelay("up", "--model", str(tmp_path))
     assert ran.code == exits.LOCAL_FILE
     assert "model_index.json" in ran.err
+
+
+async def test_demo_writes_a_file_and_not_to_stdout(zrelay: Any) -> None:
+    ran = await zrelay("demo", "-o", "-")
+    assert (ran.code, ran.out) == (exits.USAGE, "")
+    assert "zrelay generate -o -" in ran.err

@@ -1,12 +1,23 @@
-"""The facade: the same methods, waiting."""
+"""The facade: the same methods, waiting; and a client that finds its services by itself."""
 
 import asyncio
 import inspect
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zrelay_client import Accepted, AsyncClient, Client, Done, GenerateOptions, InvalidArgument
+from zrelay_client._stack.processes import start_mark
+
+PROMPT = "a small red circle on a blue background"
+QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
+LONG: GenerateOptions = {"width": 512, "height": 512, "num_inference_steps": 100}
 
 
 def public(kind: type) -> set[str]:
@@ -21,28 +32,95 @@ def test_it_has_every_method_with_the_same_words() -> None:
     assert inspect.signature(Client.__init__) == inspect.signature(AsyncClient.__init__)
 
 
-async def test_it_paints_and_streams(fakes: Any) -> None:
-    def work() -> None:
-        with Client(**fakes.endpoints) as client:
-            result = client.generate("a red fox", GenerateOptions(seed=1))
-            kinds = [type(event) for event in client.stream("a red fox", GenerateOptions(seed=1))]
-            embeds = client.encode("a red fox")
-            assert client.generate(embeds, GenerateOptions(seed=1)).images[0] == result.images[0]
-            assert (kinds[0], kinds[-1]) == (Accepted, Done)
-            with pytest.raises(InvalidArgument):
-                client.generate("")
-        client.close()
+def test_it_paints_and_streams(services: Any, tmp_path: Path) -> None:
+    with Client(**services.endpoints) as client:
+        result = client.generate(PROMPT, **QUICK)
+        kinds = [type(event) for event in client.stream(PROMPT, **QUICK)]
+        embeds = client.encode(PROMPT)
+        assert client.generate(embeds, **QUICK).images == result.images
+        assert (kinds[0], kinds[-1]) == (Accepted, Done)
+        with pytest.raises(InvalidArgument):
+            client.generate("")
+    client.close()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        client.generate(PROMPT)
 
-    await asyncio.to_thread(work)
+
+async def test_leaving_its_stream_cancels_the_job(services: Any) -> None:
+    with Client(**services.endpoints) as client:
+        for _ in client.stream(PROMPT, request_id="sync-left", **LONG):
+            break
+    assert await services.was_cancelled("sync-left")
 
 
-async def test_leaving_its_stream_cancels_the_job(fakes: Any) -> None:
-    fakes.generator.step_s = 5.0
+async def test_closing_it_cancels_streams_that_nobody_reads(services: Any) -> None:
+    with Client(**services.endpoints) as client:
+        events = client.stream(PROMPT, request_id="sync-closed", **LONG)
+        assert isinstance(next(events), Accepted)
+    assert await services.was_cancelled("sync-closed")
+    events.close()  # type: ignore[attr-defined]
 
-    def work() -> None:
-        with Client(**fakes.endpoints) as client:
-            for _ in client.stream("a fox", request_id="mine"):
-                break
 
-    await asyncio.wait_for(asyncio.to_thread(work), 4)
-    assert fakes.generator.cancelled == ["mine"]
+@pytest.mark.parametrize("how", ["generate", "stream"])
+def test_ctrl_c_cancels_the_job(services: Any, how: str) -> None:
+    name = f"sync-{how}"
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 20
+        with Client(generator=services.endpoints["generator"]) as other:
+            while not other.generator_info().queue.running and time.monotonic() < deadline:
+                time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt), Client(**services.endpoints) as client:
+        if how == "generate":
+            client.generate(PROMPT, request_id=name, **LONG)
+        for _ in client.stream(PROMPT, request_id=name, **LONG):
+            pass
+    assert asyncio.run(services.was_cancelled(name))
+
+
+def test_waiting_within_a_callback_is_refused(services: Any) -> None:
+    with Client(**services.endpoints) as client, pytest.raises(RuntimeError, match="within its own callback"):
+        client.generate(PROMPT, on_event=lambda event: client.cancel("x") and None, **LONG)
+
+
+def stack_of(home: Path, endpoints: dict[str, str], started: str | None) -> None:
+    """A record as `zrelay up` leaves it, of processes that started then (this one's mark: they run)."""
+    process = {"pid": os.getpid(), "started": started}
+    services = [{"role": role, "process": process, "endpoint": at, "log": "x"} for role, at in endpoints.items()]
+    (home / "state").mkdir(exist_ok=True)
+    (home / "state" / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": services}))
+
+
+def test_with_nothing_given_it_takes_the_stack_of_up(services: Any, empty_home: Path) -> None:
+    stack_of(empty_home, services.endpoints, start_mark(os.getpid()))
+    with Client() as client:
+        result = client.generate(PROMPT, **QUICK)
+        result.images[0].save("circle.png")
+    assert Path("circle.png").read_bytes() == result.images[0].data
+
+
+def test_configuration_wins_over_the_stack_and_flags_over_both(services: Any, empty_home: Path) -> None:
+    stack_of(empty_home, {"encoder": "127.0.0.1:1", "generator": "127.0.0.1:1"}, start_mark(os.getpid()))
+    encoder, generator = services.endpoints["encoder"], services.endpoints["generator"]
+    (empty_home / "config.toml").write_text(
+        f'default_profile = "here"\n[profile.here.encoder]\nendpoint = "{encoder}"\n'
+        f'[profile.here.generator]\nendpoint = "{generator}"\n[profile.away.encoder]\nendpoint = "{encoder}"\n'
+    )
+    with Client() as client:
+        assert client.serving() == {"encoder": True, "generator": True}
+    with Client(profile="away", generator=generator) as client:
+        assert client.serving() == {"encoder": True, "generator": True}
+    with pytest.raises(InvalidArgument, match="no profile 'none'"):
+        Client(profile="none")
+
+
+def test_with_nothing_anywhere_it_says_what_to_do(empty_home: Path) -> None:
+    stack_of(empty_home, {"encoder": "127.0.0.1:1", "generator": "127.0.0.1:1"}, "before the reboot")
+    with Client() as client, pytest.raises(InvalidArgument, match="zrelay up --detach") as missing:
+        client.generate(PROMPT)
+    assert missing.value.reason == "ENDPOINT_MISSING"
+    with Client(generator="127.0.0.1:1") as client, pytest.raises(InvalidArgument, match="encoder: this client knows"):
+        client.encode(PROMPT)

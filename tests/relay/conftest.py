@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +70,10 @@ class Machine:
         said: dict[str, Any] = json.loads((self.state / "stack.json").read_text())
         return said
 
+    def endpoints(self) -> dict[str, str]:
+        """Role -> HOST:PORT of the stack."""
+        return {service["role"]: service["endpoint"] for service in self.record()["services"]}
+
     def pids(self) -> list[int]:
         """The processes of the stack."""
         return [service["process"]["pid"] for service in self.record()["services"]]
@@ -81,16 +83,6 @@ def gone(pids: list[int]) -> bool:
     """Whether none of the processes runs (a zombie does not)."""
     running = [pid for pid in pids if psutil.pid_exists(pid)]
     return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in running)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture
@@ -123,9 +115,3 @@ def here(home: Machine, tmp_path: Path) -> Iterator[Machine]:
     for left in home.here.iterdir():
         left.rename(tmp_path / left.name)
     yield home
-
-
-def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Ctrl-C, as a terminal sends it to the command."""
-    process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=30)

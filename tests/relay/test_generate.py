@@ -1,10 +1,12 @@
 """Pictures through real services: what is painted, told, refused and interrupted."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,7 +79,6 @@ def test_previews_come_while_it_paints(here: Any) -> None:
         (["--num-inference-steps", "10000"], exits.REFUSED, "num_inference_steps"),
         (["--num-images", "0"], exits.REFUSED, "num_images"),
         (["--guidance-scale", "nan"], exits.REFUSED, "guidance_scale"),
-        (["--guidance-scale", "2"], exits.REFUSED, "negative"),
         (["--quality", "0", "--format", "jpeg"], exits.REFUSED, "quality"),
         (["-o", "none/fox.png"], exits.LOCAL_FILE, "no such folder"),
         (["--generator", "127.0.0.1:1"], exits.UNREACHABLE, "cannot reach the generator service at 127.0.0.1:1"),
@@ -90,6 +91,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(here: Any, args: list[str], co
     assert says in ran.stderr
     assert ran.stderr.count("\n") == 1
     assert list(here.here.iterdir()) == []
+
+
+def test_guidance_takes_the_empty_negative_prompt(here: Any) -> None:
+    args = ["--guidance-scale", "2", "--seed", "1", "--num-inference-steps", "4"]
+    default = here.json("generate", PROMPT, "-o", "default.png", *args)
+    empty = here.json("generate", PROMPT, "-o", "empty.png", "--negative-prompt", "", *args)
+    assert default["files"][0]["pixels_sha256"] == empty["files"][0]["pixels_sha256"]
+    told = read_provenance((here.here / "default.png").read_bytes())
+    assert told is not None
+    assert told["negative_prompt"] == ""
+    assert told["sampling"]["guidance_scale"] == 2.0
+
+
+def test_readmes_library_example_runs_as_it_stands(here: Any) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    command = [sys.executable, "-c", example]
+    ran = subprocess.run(command, cwd=here.here, env=here.environ, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    told = read_provenance((here.here / "circle.png").read_bytes())
+    assert told is not None
+    assert (told["prompt"], told["sampling"]["seed"]) == (PROMPT, 7)
 
 
 def test_an_empty_prompt(here: Any) -> None:

@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,16 @@ PROMPT = "a small red circle on a blue background"
 def gone(pids: list[int]) -> bool:
     running = [pid for pid in pids if psutil.pid_exists(pid)]
     return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in running)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def lines_until_ready(process: subprocess.Popen[str]) -> list[str]:
@@ -89,6 +101,27 @@ def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Any) -> None:
     (machine.state / "stack.json").unlink()
 
 
+def test_a_stack_that_lost_a_service_is_told_ended_and_started_again(machine: Any) -> None:
+    machine.state.mkdir()
+    stranger = {"pid": os.getpid(), "started": "before the reboot"}
+    service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}
+    (machine.state / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": [service]}))
+    ran = machine.zrelay("up", "--detach")  # a record from before a reboot is in nobody's way
+    assert ran.returncode == 0, ran.stderr
+    pids = machine.pids()
+    os.kill(pids[1], signal.SIGKILL)
+    assert until(lambda: gone(pids[1:]))
+    ran = machine.zrelay("generate", PROMPT)
+    assert ran.returncode == exits.REFUSED
+    assert "the generator that `zrelay up` started has ended" in ran.stderr
+    assert "generator has ended" in machine.zrelay("up", "--detach").stderr
+    ran = machine.zrelay("down")
+    assert (ran.returncode, ran.stderr) == (0, "encoder ended\n")
+    assert gone(pids)
+    assert not (machine.state / "stack.json").exists()
+    assert start_mark(os.getpid()) is not None  # the stranger's pid is ours: it was left alone
+
+
 def test_a_port_that_is_taken(here: Any, machine: Any) -> None:
     taken = next(service["endpoint"] for service in here.record()["services"])
     ran = machine.zrelay("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", taken)
@@ -108,7 +141,23 @@ def test_a_folder_that_is_no_checkpoint(machine: Any, tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
+def test_ctrl_c_ends_demo_and_leaves_nothing(machine: Any) -> None:
+    process = machine.start("demo")
+    assert until(lambda: len(psutil.Process(process.pid).children()) == 2)
+    children = [child.pid for child in psutil.Process(process.pid).children()]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (exits.INTERRUPTED, "")
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
+    assert gone(children)
+    assert list((machine.here / "out").iterdir()) == []
+    assert not machine.state.exists()
+
+
 def test_demo_leaves_a_picture_and_nothing_else(machine: Any) -> None:
+    (machine.here / "out").mkdir()
+    (machine.here / "out" / "demo.png").write_bytes(b"an earlier picture")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     ran = machine.zrelay("demo")
     assert ran.returncode == 0, ran.stderr

@@ -20,6 +20,13 @@ class StackService:
     endpoint: str
     log: str
 
+    @property
+    def told(self) -> str:
+        """Its role, and where it is or what became of it."""
+        if not self.process.alive:
+            return f"{self.role} has ended"
+        return f"{self.role} on {self.endpoint}" if self.endpoint else f"{self.role} still starts"
+
 
 @dataclass(frozen=True, slots=True)
 class StackRecord:

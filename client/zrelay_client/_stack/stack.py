@@ -89,7 +89,7 @@ def start(options: StackOptions) -> Stack:
     with record.locked(options.state):
         known = record.load(options.state)
         if known is not None and known.alive:
-            where = ", ".join(f"{role} on {endpoint}" for role, endpoint in known.endpoints.items()) or "still starting"
+            where = ", ".join(service.told for service in known.services)
             raise FailedPrecondition(f"a stack runs already ({where}); end it with `zrelay down`", reason="STACK_RUNS")
         stack = Stack(options, [])
         try:

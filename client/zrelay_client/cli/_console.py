@@ -1,5 +1,6 @@
 """What a person sees while a command works: one updating line on a terminal, nothing elsewhere."""
 
+import shutil
 import sys
 import time
 
@@ -24,7 +25,8 @@ class Console:
         """Shows `text` in the updating line; too soon after the last it is left out unless `now`."""
         if not self._live or (not now and time.monotonic() - self._shown < _LEAST_S):
             return
-        click.echo(f"{_CLEAR}{text}", err=True, nl=False)
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be cleared
+        click.echo(f"{_CLEAR}{text[:width]}", err=True, nl=False)
         self._shown, self._dirty = time.monotonic(), True
 
     def clear(self) -> None:

@@ -22,8 +22,9 @@ def main(args: Sequence[str] | None = None) -> int:
         why = str(error.__cause__ or error)  # click wraps Ctrl-C in an Abort of its own
         _say(f"interrupted: {why}" if why else "interrupted")
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+    except SystemExit as left:
+        if left.code != 1:  # 1 is click's way out where whoever read our output has gone (`| head`); that is no failure
+            raise
         return exits.OK
     except Exception as error:
         if "--debug" in given:

@@ -47,7 +47,7 @@ async def paint(order: Order, endpoints: Mapping[str, str], console: Console) ->
     async with AsyncClient(
         encoder=endpoints.get("encoder"), generator=endpoints["generator"], timeout_s=timeout_s
     ) as client:
-        result = await client.generate(what, order.options, negative_prompt=order.negative_prompt, on_event=show)
+        result = await client.generate(what, negative_prompt=order.negative_prompt, on_event=show, **order.options)
     started = time.monotonic()
     paths = order.targets.write(result.images)
     write_s = time.monotonic() - started
@@ -91,6 +91,8 @@ def _warnings(result: Result) -> list[str]:
                 f"the {name} has {report.formatted_tokens} tokens, {report.dropped_tokens} over the limit of "
                 f"{report.text_limit}: {report.long_prompt_action}"
             )
+    if result.embeds.negative_report is not None and not result.sampling.guidance_scale:
+        lines.append("the negative prompt had no effect: guidance_scale is 0")
     if result.encoder_relation in ("experimental", "unverified"):
         differences = f" ({'; '.join(result.encoder_differences)})" if result.encoder_differences else ""
         lines.append(f"the encoder's relation to this generator is {result.encoder_relation}{differences}")

@@ -17,6 +17,8 @@ from zrelay_shared import atomic
 
 FORMATS = tuple(SUFFIX_OF)
 _SLUG_CHARS = 40
+_MOST_FILES = 1000
+"""Of one command: more is a slip of the finger, and the generator's own limit is far below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,11 @@ class Targets:
     def write(self, images: tuple[Image, ...]) -> list[Path]:
         """Writes the pictures, each whole or not at all; where they are (none for stdout). Raises OSError."""
         if self.stdout:
-            sys.stdout.buffer.write(images[0].data)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(images[0].data)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                raise OSError(errno.EIO, "whoever read it has gone before the picture was whole", "stdout") from None
             return []
         if self.file is not None:
             wanted = self._named(self.file)[: len(images)]
@@ -68,6 +73,8 @@ class Targets:
 
 def targets(output: str | None, format: str | None, *, prompt: str, count: int, force: bool) -> Targets:
     """What `--output` and `--format` mean. Raises click.UsageError where they contradict."""
+    if count > _MOST_FILES:
+        raise click.UsageError(f"--num-images: expected at most {_MOST_FILES}, got {count}")
     if output == "-":
         if count > 1:
             raise click.UsageError(f"--output - takes one picture, got --num-images {count}")

@@ -16,14 +16,20 @@ _PROMPT = "a small red circle on a blue background"
 
 @click.command("demo")
 @click.argument("prompt", default=_PROMPT)
-@click.option("-o", "--output", metavar="FILE", default="out/demo.png", help="Default: out/demo.png.")
+@click.option(
+    "-o", "--output", metavar="FILE", default="out/demo.png", help="Replaced where it exists. Default: out/demo.png."
+)
 @click.option("--seed", type=int, default=0, help="Default: 0.")
 def command(prompt: str, output: str, seed: int) -> None:
     """Start encoder and generator as processes of their own, paint PROMPT through them, end them.
 
     Runs the demo checkpoint, which knows simple shapes on plain backgrounds. Needs no configuration and changes none.
     """
+    if output == "-":
+        raise click.UsageError("--output: demo writes a file, name one; `zrelay generate -o -` writes to stdout")
     file = Path(output)
+    if file.is_dir():
+        file /= "demo.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     signal.signal(signal.SIGTERM, _terminated)  # ends the services too

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("prompt")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write, e.g. fox.safetensors.")
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
-@click.option("--negative-prompt", metavar="TEXT", help="Encoded into the same file, for guidance.")
+@click.option("--negative-prompt", metavar="TEXT", help="Encoded into the same file, for guidance; may be empty.")
 @click.option("--text-limit", type=int, metavar="TOKENS", help="The generator's limit, where none is configured.")
 @click.option("--no-prompt-in-file", is_flag=True, help="Leave the texts out of the file.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
@@ -52,14 +52,12 @@ def command(
     check_file(file, force=force)
     found = _settings.endpoints(settings)
     _settings.require(found, settings, "encoder")
-    from zrelay_client._options import EncodeOptions
-
     # A generator that only happens to run here (zrelay up) is not the one that the file is for.
     limit_from = settings.generator.endpoint
     embeds = asyncio.run(
         _encode(
             read_prompt(prompt),
-            EncodeOptions(text_limit=text_limit),
+            {"text_limit": text_limit},
             negative_prompt,
             (found["encoder"].target, limit_from),
             settings.generate.timeout_s,
@@ -90,4 +88,4 @@ async def _encode(
     from zrelay_client._async_client import AsyncClient
 
     async with AsyncClient(encoder=endpoints[0], generator=endpoints[1]) as client:
-        return await client.encode(prompt, options, negative_prompt=negative_prompt, timeout_s=timeout_s)
+        return await client.encode(prompt, negative_prompt=negative_prompt, timeout_s=timeout_s, **options)

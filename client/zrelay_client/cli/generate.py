@@ -21,14 +21,14 @@ _NUMBER = click.INT
     "-o", "--output", metavar="FILE", help="File or folder; `-` is stdout. Default: a name from prompt and seed."
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-@click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from.")
+@click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from. Default: the empty prompt.")
 @click.option("--seed", type=_NUMBER, help="Image i gets seed + i. Default: the generator picks one and says which.")
 @click.option("--width", type=_NUMBER, help="Pixels. Default: the checkpoint's.")
 @click.option("--height", type=_NUMBER, help="Pixels. Default: the checkpoint's.")
 @click.option("--size", metavar="WxH", help="Width and height at once.")
 @click.option("--num-inference-steps", type=_NUMBER, help="Forwards of the transformer. Default: the checkpoint's.")
 @click.option("--num-images", type=_NUMBER, default=1, help="Pictures of one prompt; files get -1, -2, ... Default: 1.")
-@click.option("--guidance-scale", type=float, help="Classifier-free guidance; above 0 needs --negative-prompt.")
+@click.option("--guidance-scale", type=float, help="Classifier-free guidance; 0 is none. Default: the checkpoint's.")
 @click.option("--shift", type=float, help="Shift of the schedule. Default: the checkpoint's.")
 @click.option("--format", type=click.Choice(FORMATS), help="Default: by the file's suffix, else png.")
 @click.option("--quality", type=_NUMBER, help="1 to 100, for jpeg and webp.")
@@ -135,7 +135,7 @@ def command(
         said = asyncio.run(paint(order, endpoints, console))
     except KeyboardInterrupt:
         console.clear()
-        raise KeyboardInterrupt("no picture was written, and the generator was told to stop") from None
+        raise KeyboardInterrupt("no picture was written, and nothing goes on at the generator") from None
     finally:
         console.clear()
     _report(said, as_json=as_json, console_line=console.line)

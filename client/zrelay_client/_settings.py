@@ -1,0 +1,75 @@
+"""Where the services are and what is preferred: flags over variables over the file, then the stack of `zrelay up`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zrelay_client._stack import record
+from zrelay_shared import config, paths
+from zrelay_shared.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service is, and what said so."""
+
+    role: str
+    target: str
+    origin: str
+
+
+def load(profile: str | None = None, flags: Mapping[str, object] | None = None) -> config.Config:
+    """The effective configuration. `flags` are dotted keys, None for those not given. Raises as config.load."""
+    return config.load(paths.config_file(), os.environ, profile=profile, flags=flags)
+
+
+def strange_variables() -> list[str]:
+    """`ZRELAY_*` variables that mean nothing, each with a hint."""
+    return config.unknown_variables(os.environ)
+
+
+def endpoints(settings: config.Config) -> dict[str, Endpoint]:
+    """Role -> endpoint: as configured; where encoder or generator are not, the rest from the stack of `zrelay up`."""
+    found = {}
+    complete = settings.encoder.endpoint is not None and settings.generator.endpoint is not None
+    known = None if complete else record.load(paths.state_dir())
+    running = known.endpoints if known is not None else {}
+    for role in config.ROLES:
+        configured = settings.service(role).endpoint
+        if configured is not None:
+            found[role] = Endpoint(role, configured, settings.origins.get(f"{role}.endpoint", ""))
+        elif role in running:
+            found[role] = Endpoint(role, running[role], "zrelay up")
+    return found
+
+
+def targets(profile: str | None, given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Role -> what to dial, or None: `given` over what is configured or runs here. Raises as `load`."""
+    found = endpoints(load(profile, {f"{role}.endpoint": endpoint for role, endpoint in given.items()}))
+    return {role: found[role].target if role in found else None for role in config.ROLES}
+
+
+def require(found: Mapping[str, Endpoint], settings: config.Config, *roles: str) -> None:
+    """Raises InvalidArgument (ENDPOINT_MISSING) that says what to do where one of the roles has no endpoint."""
+    missing = [role for role in roles if role not in found]
+    if not missing:
+        return
+    known = record.load(paths.state_dir())
+    for service in known.services if known is not None and known.alive else ():
+        if service.role in missing and not service.process.alive:
+            raise InvalidArgument(
+                f"the {service.role} that `zrelay up` started has ended, its log is {service.log}: end the rest with "
+                "`zrelay down`, and start again with `zrelay up --detach`",
+                field=service.role,
+                reason="ENDPOINT_MISSING",
+            )
+    chosen = ""
+    if settings.profiles and settings.profile is None:
+        chosen = f", choose a profile with --profile ({', '.join(settings.profiles)})"
+    flags = " ".join(f"--{role} HOST:PORT" for role in missing)
+    raise InvalidArgument(
+        f"no {' and no '.join(missing)} is configured: start both here with `zrelay up --detach`, or name them with "
+        f"{flags}{chosen} (`zrelay config` shows the settings)",
+        field=missing[0],
+        reason="ENDPOINT_MISSING",
+    )
