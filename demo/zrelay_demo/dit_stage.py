@@ -1,0 +1,115 @@
+"""Stage 3: train the transformer and the text encoder jointly, by flow matching through hidden_states[-2]."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .flow import Batched, Prompts, hidden_states, noise, patches
+from .latents_stage import load_scenes
+from .models import Widths, new_text_encoder, new_transformer
+from .muon import MuonAdam
+from .training import Metrics, Pace, Trainee, train
+
+_HIDDEN = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out",
+    "feed_forward",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+
+
+@dataclass(frozen=True)
+class DitSettings:
+    """The learning rate is flat to `flat` of the steps, then falls linearly."""
+
+    pace: Pace = field(default_factory=lambda: Pace(steps=2400, ema_decay=0.996))
+    seed: int = 2
+    batch: int = 48
+    fused: bool = True
+    empty_prompts: float = 0.07
+    language_weight: float = 0.05
+    language_every: int = 4
+    lr_matrices: float = 0.02
+    lr_others: float = 2e-3
+    warmup: int = 50
+    flat: float = 0.3
+    last: float = 0.02
+
+
+def train_dit(
+    folder: Path, tokenizer: Path, latents: Path, settings: DitSettings, widths: Widths, stop: int | None = None
+) -> dict[str, Any] | None:
+    """Train both networks and save them under `folder`; return the history, None when ended early."""
+    torch.manual_seed(settings.seed)
+    prompts = Prompts(tokenizer)
+    text_encoder = new_text_encoder(widths, prompts.tokenizer)
+    text_encoder.set_attn_implementation("eager")
+    transformer = new_transformer(widths)
+    encoded, scenes = load_scenes(latents)
+    clean = patches(encoded)
+    batched = Batched(transformer, encoded.shape[2] // 2, encoded.shape[3] // 2, settings.fused)
+    named = {f"transformer.{name}": p for name, p in transformer.named_parameters()}
+    named |= {f"text_encoder.{name}": p for name, p in text_encoder.named_parameters()}
+    trainee = Trainee(named, optimiser(named, settings.lr_matrices, settings.lr_others))
+
+    def loss_of(step: int) -> tuple[Tensor, Metrics]:
+        rng = Random(f"dit {settings.seed} {step}")
+        chosen = batch_of(settings.seed, step, settings.batch, len(scenes))
+        texts = [prompts.words(scenes[k], rng) if rng.random() >= settings.empty_prompts else "" for k in chosen]
+        ids, mask = prompts.tokens(texts)
+        noisy = noise(clean[chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds, last = hidden_states(text_encoder, ids, mask)
+            velocity = batched(noisy.x, noisy.sigma, embeds, mask)
+            flow = F.mse_loss(velocity, noisy.velocity)
+            if step % settings.language_every:
+                return flow, {"flow": flow.item()}
+            language = _next_word(text_encoder.lm_head(last), ids, mask)
+        return flow + settings.language_weight * language, {"flow": flow.item()}
+
+    history = train(trainee, loss_of, lambda step: _factor(settings, step), settings.pace, folder, stop)
+    if history is not None:
+        transformer.save_pretrained(folder / "transformer")
+        text_encoder.save_pretrained(folder / "text_encoder")
+    return history
+
+
+def optimiser(named: dict[str, nn.Parameter], lr_matrices: float, lr_others: float) -> MuonAdam:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, norms, modulations and ends."""
+    hidden = {name for name, p in named.items() if p.ndim == 2 and any(part in name for part in _HIDDEN)}
+    matrices = [p for name, p in named.items() if name in hidden]
+    return MuonAdam(matrices, [p for name, p in named.items() if name not in hidden], lr_matrices, lr_others)
+
+
+def batch_of(seed: int, step: int, batch: int, count: int) -> list[int]:
+    """Indices of one step's examples: consecutive parts of one shuffle for each epoch."""
+    epoch, place = divmod(step, max(count // batch, 1))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
+    chosen: list[int] = order[place * batch : (place + 1) * batch].tolist()
+    return chosen
+
+
+def _factor(settings: DitSettings, step: int) -> float:
+    part = step / settings.pace.steps
+    fall = 1.0 if part < settings.flat else max(settings.last, (1 - part) / (1 - settings.flat))
+    return min(1.0, (step + 1) / settings.warmup) * fall
+
+
+def _next_word(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of the next token; the template's first two tokens and the pads do not count."""
+    target = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
+    target[:, :2] = -100
+    return F.cross_entropy(logits.float()[:, :-1].flatten(0, 1), target.flatten(), ignore_index=-100)

@@ -1,0 +1,71 @@
+"""Turn a saved pipeline folder into a bundle: no local paths, tokenizer ids that survive, zrelay.json."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_PATH_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What `zrelay.json` says beside a checkpoint; the words are diffusers'."""
+
+    name: str = "zrelay-demo"
+    width: int = 128
+    height: int = 128
+    num_inference_steps: int = 8
+    guidance_scale: float = 0.0
+    shift: float = 3.0
+    max_sequence_length: int = 512
+
+
+def tidy(folder: Path, defaults: Defaults) -> None:
+    """Make the pipeline saved at `folder` fit to be shipped, in place."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in ("tokenizer.json", "vocab.json"):
+            _without_paths(path)
+    _tokenizer_files(folder / "tokenizer")
+    index = _read(folder / "model_index.json")
+    index["text_encoder"] = ["transformers", "Qwen3Model"]
+    _write(folder / "model_index.json", index)
+    _write(folder / "zrelay.json", asdict(defaults))
+
+
+def size_bytes(folder: Path) -> int:
+    """Sum of the sizes of all files under `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _without_paths(path: Path) -> None:
+    config = _read(path)
+    for key in _PATH_KEYS:
+        config.pop(key, None)
+    _write(path, config)
+
+
+def _tokenizer_files(folder: Path) -> None:
+    """Write vocab.json, merges.txt and `added_tokens_decoder`, so that every reader gets the same ids.
+
+    transformers 5 saves the special tokens in tokenizer.json alone; a reader of vocab + merges would number them anew.
+    """
+    whole = _read(folder / "tokenizer.json")
+    vocab, merges = whole["model"]["vocab"], whole["model"]["merges"]
+    pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in merges)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")
+    config = _read(folder / "tokenizer_config.json")
+    fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    added = whole["added_tokens"]
+    config["added_tokens_decoder"] = {str(token["id"]): {key: token[key] for key in fields} for token in added}
+    _write(folder / "tokenizer_config.json", config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,138 @@
+"""Make the demo checkpoint from nothing: all stages in order, each resumable, each skipped once complete."""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import CHECKPOINT
+from .assemble import assemble
+from .card import write_card
+from .distill_stage import DistillSettings, distill
+from .dit_stage import DitSettings, train_dit
+from .evaluate import EvalSettings, evaluate
+from .folder import Defaults
+from .latents_stage import LatentsSettings, encode_scenes
+from .models import Widths
+from .table import markdown
+from .tokenizer import TokenizerSettings, build_tokenizer
+from .training import forget
+from .vae_stage import VaeSettings, train_vae
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the checkpoint becomes."""
+
+    widths: Widths = field(default_factory=Widths)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    vae: VaeSettings = field(default_factory=VaeSettings)
+    latents: LatentsSettings = field(default_factory=LatentsSettings)
+    transformer: DitSettings = field(default_factory=DitSettings)
+    distilled: DistillSettings = field(default_factory=DistillSettings)
+    defaults: Defaults = field(default_factory=Defaults)
+    evaluation: EvalSettings = field(default_factory=EvalSettings)
+
+
+def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
+    """The stages in order; each writes into the folder of its name under `work` and returns its record."""
+    r, at = recipe, work.joinpath
+
+    def tokenizer() -> Record:
+        build_tokenizer(at("tokenizer"), r.tokenizer)
+        return {}
+
+    def vae() -> Record:
+        return _trained(train_vae(at("vae"), r.vae, r.widths))
+
+    def latents() -> Record:
+        return encode_scenes(at("latents"), at("vae"), r.latents)
+
+    def transformer() -> Record:
+        return _trained(train_dit(at("transformer"), at("tokenizer"), at("latents"), r.transformer, r.widths))
+
+    def distilled() -> Record:
+        return _trained(distill(at("distilled"), at("tokenizer"), at("latents"), at("transformer"), r.distilled))
+
+    def checkpoint() -> Record:
+        return {"bytes": assemble(at("checkpoint"), at("tokenizer"), at("vae"), at("distilled"), r.defaults)}
+
+    def evaluation() -> Record:
+        results, _, _ = evaluate(at("checkpoint"), r.evaluation)
+        print(markdown(results["rows"]))
+        _write(at("checkpoint", "eval.json"), results)
+        told = {name: _read(at(name, "stage.json")) for name in ("vae", "latents", "transformer", "distilled")}
+        write_card(at("checkpoint"), told)
+        return {}
+
+    every = (tokenizer, vae, latents, transformer, distilled, checkpoint, evaluation)
+    return {stage.__name__: stage for stage in every}
+
+
+def run(recipe: Recipe, work: Path, only: str | None = None) -> None:
+    """Run what is not complete yet, or one stage by name."""
+    for name, stage in stages(recipe, work).items():
+        done = work / name / "stage.json"
+        if only not in (None, name):
+            continue
+        if done.exists() and only is None:
+            print(f"{name}: complete", flush=True)
+            continue
+        print(f"{name}: begins", flush=True)
+        began = time.monotonic()
+        record = stage()
+        done.parent.mkdir(parents=True, exist_ok=True)
+        _write(
+            done,
+            {"seconds": time.monotonic() - began, **record, "settings": asdict(getattr(recipe, name, recipe.defaults))},
+        )
+        forget(done.parent)
+        print(f"{name}: done", flush=True)
+
+
+def install(work: Path) -> None:
+    """Replace the bundled checkpoint by the one under `work`."""
+    shutil.rmtree(CHECKPOINT, ignore_errors=True)
+    shutil.copytree(work / "checkpoint", CHECKPOINT, ignore=shutil.ignore_patterns("stage.json"))
+
+
+def _trained(history: Record | None) -> Record:
+    if history is None:
+        raise RuntimeError("training: expected it to run to its end, got an early stop")
+    return {"steps": history["log"][-1]["step"], **history}
+
+
+def _read(path: Path) -> Record:
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _write(path: Path, record: Record) -> None:
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    names = [*stages(Recipe(), Path()), "install"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("out/demo-model"), help="where the stages leave their output")
+    parser.add_argument("--stage", choices=names, help="run this stage alone; 'install' puts the result in the package")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; default: 2")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    if options.stage == "install":
+        install(options.work)
+    else:
+        run(Recipe(), options.work, options.stage)
+
+
+if __name__ == "__main__":
+    main()
