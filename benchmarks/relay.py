@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -70,9 +69,9 @@ def hand_over(say: Callable[[str], None]) -> list[Goal]:
     if why := link.possible():
         say(f"P7.link: not measured: {why}")
         return goals
-    relay, floor = handover.on_link()
-    say(f"P7.link: hand-over {relay * 1e3:.1f} ms, the link's own {floor * 1e3:.1f} ms")
-    return [*goals, Goal("P7.link", "the same over a 1 Gbit link / the link's own time", relay / floor, 1.05)]
+    relay, tcp = handover.on_link()
+    say(f"P7.link: hand-over {relay * 1e3:.1f} ms, raw TCP {tcp * 1e3:.1f} ms")
+    return [*goals, Goal("P7.link", "the same over a 1 Gbit link / raw TCP over that link", relay / tcp, 1.05)]
 
 
 def start_up(rounds: int) -> list[Goal]:
@@ -196,18 +195,22 @@ def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
     return Goal("P8", "ping p99 while the device is busy / idle median", worst / median, 10.0)
 
 
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Peak resident KiB of a command, asked for by a small process: a fork begins at its parent's size."""
+
+
 def client_memory(env: dict[str, str]) -> Goal:
     """Peak resident memory of one `zrelay generate`."""
-    folder = tempfile.mkdtemp()
-    try:
+    with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("zrelay")), "generate", PROMPT, "-o", f"{folder}/a.png"]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status) != 0:
-            raise RuntimeError(f"zrelay generate ended with {os.waitstatus_to_exitcode(status)}")
-        return Goal("P9.memory", "client process, peak resident memory", usage.ru_maxrss / 1024, 60.0, "MiB")
-    finally:
-        shutil.rmtree(folder)
+        ran = subprocess.run(
+            [sys.executable, "-c", _PEAK, *command], env=env, check=True, capture_output=True, text=True
+        )
+    return Goal("P9.memory", "client process, peak resident memory", int(ran.stdout) / 1024, 60.0, "MiB")
 
 
 if __name__ == "__main__":
