@@ -51,7 +51,8 @@ def evaluate(checkpoint: Path, settings: EvalSettings) -> tuple[dict[str, Any], 
     ]
     for kind, name in _KINDS.items():
         mine = [verdict for verdict, scene in zip(verdicts, scenes, strict=True) if scene.kind == kind]
-        rows.append(_row(f"model: {name}", mine))
+        if mine:
+            rows.append(_row(f"model: {name}", mine))
     return (
         {"settings": asdict(settings), "defaults": asdict(defaults), "dtype": "bfloat16", "rows": rows},
         painted,

@@ -17,15 +17,29 @@ from zrelay_shared import exits
 PROMPT = "a small red circle on a blue background"
 
 
-def pixels(here: Any, name: str, at: tuple[int, int]) -> tuple[int, int, int]:
-    image = pytest.importorskip("PIL.Image").open(here.here / name).convert("RGB")
-    return image.getpixel(at)  # type: ignore[no-any-return]
+RIGHT = (
+    "a large red circle on a blue background",
+    "a large yellow heart on a black background",
+    "a blue square at the left on a white background",
+    "a large green triangle on an orange background",
+    "three blue squares on a red background",
+    "a purple circle to the left of a black square on a pink background",
+)
 
 
-def test_the_picture_shows_what_was_asked_for(here: Any) -> None:
+def test_the_pictures_show_what_was_asked_for(here: Any) -> None:
+    judge = pytest.importorskip("zrelay_demo.checker").judge
+    image = pytest.importorskip("PIL.Image")
+    wrong = []
+    for number, prompt in enumerate(RIGHT):
+        here.json("generate", prompt, "-o", f"{number}.png", "--seed", "1")
+        if not judge(image.open(here.here / f"{number}.png"), prompt).all_right:
+            wrong.append(prompt)
+    assert len(wrong) <= 1, wrong  # rounding differs from CPU to CPU; the checkpoint's own accuracy is in its card
+
+
+def test_what_is_told_is_what_was_painted(here: Any) -> None:
     said = here.json("generate", PROMPT, "-o", "red.png", "--seed", "1")
-    red, green, blue = pixels(here, "red.png", (4, 4))
-    assert blue > 120 > max(red, green) - 40
     assert (said["sampling"]["width"], said["sampling"]["height"]) == (128, 128)
     assert said["encoder"]["relation"] == "exact"
     told = read_provenance((here.here / "red.png").read_bytes())
