@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", README, re.MULTILINE)
 LINES = [line.strip() for block in BLOCKS for line in block.splitlines()]
 SPANS = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
 COMMANDS = sorted({text.split("#")[0].strip().rstrip("& ") for text in [*LINES, *SPANS] if text.startswith("zrelay ")})
-MADE = {"docs/demo_sheet.png", "circle.png"}
+MADE = {"circle.png"}
 """Files that a command makes: `make demo-eval`, the example."""
 
 

@@ -22,8 +22,9 @@ RIGHT = (
     "a large yellow heart on a black background",
     "a blue square at the left on a white background",
     "a large green triangle on an orange background",
-    "three blue squares on a red background",
-    "a purple circle to the left of a black square on a pink background",
+    "three large blue squares on a yellow background",
+    "four yellow circles on a blue background",
+    "a red circle above a blue square on a white background",
 )
 
 
