@@ -12,7 +12,7 @@ help:  ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; torch is the bulk of it)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
@@ -44,6 +44,7 @@ down: $(INSTALLED)  ## end what `zrelay up --detach` started
 
 demo-model: $(INSTALLED)  ## train the demo checkpoint from nothing (about an hour and a half on two cores)
 	$(BIN)/python -m zrelay_demo.recipe
+	@echo 'It is in out/demo-model/checkpoint; `$(BIN)/python -m zrelay_demo.recipe --stage install` puts it into the package.'
 
 demo-eval: $(INSTALLED)  ## its accuracy on 1,000 fresh held-out prompts, and the contact sheet
 	$(BIN)/python -m zrelay_demo.evaluate --sheet docs/demo_sheet.png

@@ -1,8 +1,9 @@
 """A deadline as a budget: every hop gets what the ones before it left."""
 
+import math
 import time
 
-from zrelay_shared.errors import DeadlineExceeded
+from zrelay_shared.errors import DeadlineExceeded, InvalidArgument
 
 DEFAULT_S = 1800.0
 """For a whole picture, its time in a queue included."""
@@ -11,9 +12,15 @@ CONNECT_S = 10.0
 
 
 class Budget:
-    """Counts down from `seconds`."""
+    """Counts down from `seconds`, which are above 0. Raises InvalidArgument (TIMEOUT_INVALID) where they are not."""
 
     def __init__(self, seconds: float) -> None:
+        if not 0 < seconds < math.inf:
+            raise InvalidArgument(
+                f"timeout_s: expected a number of seconds above 0, got {seconds:g}",
+                field="timeout_s",
+                reason="TIMEOUT_INVALID",
+            )
         self._seconds = seconds
         self._started = time.monotonic()
 

@@ -11,7 +11,7 @@ from zrelay_client._budget import CONNECT_S
 from zrelay_client._endpoints import parse_endpoint
 from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 from zrelay_shared import __version__, exits, fingerprint
-from zrelay_shared.errors import ZrelayError
+from zrelay_shared.errors import DeadlineExceeded, Unavailable, ZrelayError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PROMPT = "a red circle"
@@ -49,14 +49,14 @@ async def check_service(role: str, target: str) -> AsyncIterator[Check | Service
         try:
             serving = (await client.serving())[role]
         except ZrelayError as error:
-            yield _failed(f"{role} health", error)
+            yield _unhealthy(role, error)
             return
         state, message = (OK, "ready") if serving else (WARN, "not ready: it loads or drains")
         yield Check(f"{role} health", state, message, "" if serving else "wait, and look at the service's log")
         try:
             said = await _info_of(client, role)
         except ZrelayError as error:
-            yield _failed(f"{role} info", error)
+            yield _failed(f"{role} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
             return
     yield _version(role, said)
     yield _memory(role, said)
@@ -140,7 +140,7 @@ def _version(role: str, said: ServiceInfo) -> Check:
     message = f"zrelay {said.version}, contract {said.contract}{where}"
     if said.version == __version__:
         return Check(f"{role} version", OK, message)
-    fix = f"install the same version on both machines: pip install zrelay=={__version__}"
+    fix = "install the same version of zrelay on both machines"
     return Check(f"{role} version", WARN, f"{message}; this client is {__version__}", fix)
 
 
@@ -155,5 +155,17 @@ def _memory(role: str, said: ServiceInfo) -> Check:
     return Check(name, OK, message)
 
 
-def _failed(name: str, error: ZrelayError) -> Check:
-    return Check(name, FAIL, error.message, exit_code=exits.code_of(error))
+def _unhealthy(role: str, error: ZrelayError) -> Check:
+    """The port answers and the service does not: the far end of a tunnel is closed, or it is something else."""
+    if not isinstance(error, (Unavailable, DeadlineExceeded)):
+        return _failed(f"{role} health", error)
+    why = error.metadata.get("grpc", error.message)
+    fix = (
+        f"where this is an SSH tunnel, nothing listens at its other end: start `zrelay serve {role} --model FOLDER` "
+        "there; else another program has this port"
+    )
+    return Check(f"{role} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
+
+
+def _failed(name: str, error: ZrelayError, *, fix: str = "") -> Check:
+    return Check(name, FAIL, error.message, fix, exits.code_of(error))

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     The bytes are on disk (fsync) before the name changes. Raises OSError as writing does, with `path` as its filename.
     A process that is killed in the middle may leave a hidden `.part` file beside it, never a half file under the name.
+    A device or pipe (`/dev/null`) is never replaced.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is there and no ordinary file: name another", str(path))
     partial = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"  # short: names end at 255 bytes
     try:
         with partial.open("xb") as file:

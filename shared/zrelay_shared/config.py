@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
 from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.logs import LEVELS
 
 ROLES = ("encoder", "vision", "generator")
 DEFAULT_PROFILE = "default"
@@ -32,6 +33,8 @@ DEFAULT_PROFILE = "default"
 _KNOWN_TOP = ("default_profile", "profile", "generate")
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_CHOICES = {"format": ("png", "jpeg", "webp"), "log_level": LEVELS}
+"""Keys that take one of a few words."""
 T = TypeVar("T")
 
 
@@ -151,6 +154,7 @@ class _Layers:
                 values[key], origin = _number(table[key], wanted), f"{self._file} [{place}]"
             else:
                 continue
+            _check_choice(f"{origin} {dotted}", key, values[key])
             self._origins[dotted] = origin
         return kind(**values)
 
@@ -192,6 +196,11 @@ def _parse(variable: str, text: str, wanted: type) -> object:
 
 
 _SPOKEN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+
+
+def _check_choice(place: str, key: str, value: object) -> None:
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise _refusal(f"{place}: expected one of {', '.join(_CHOICES[key])}, got {value!r}")
 
 
 def _check_table(file: Path, place: str, table: object, kind: type) -> None:

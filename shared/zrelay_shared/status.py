@@ -150,7 +150,9 @@ def _from_transport(code: str, text: str, service: str, endpoint: str) -> Zrelay
             metadata=meta,
         )
     if code == "DEADLINE_EXCEEDED":
-        return errors.DeadlineExceeded(f"{where} did not answer in time", metadata={**meta, "stage": service})
+        return errors.DeadlineExceeded(
+            f"{where} did not answer in time: allow it more, or ask for less", metadata={**meta, "stage": service}
+        )
     if code == "UNIMPLEMENTED":
         return errors.FeatureMissing(
             f"{where} does not know this call ({text}): it is another service or an older zrelay", metadata=meta

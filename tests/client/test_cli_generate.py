@@ -103,6 +103,7 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
     [
         (["fox", "-o", "none/fox.png"], exits.LOCAL_FILE, "none: there is no such folder"),
         (["fox", "-o", "taken.png"], exits.LOCAL_FILE, "taken.png: exists already: pass --force"),
+        (["fox", "-o", "/dev/null", "--force"], exits.LOCAL_FILE, "/dev/null: is no ordinary file"),
         (["fox", "-o", "fox.bmp"], exits.USAGE, "expected .png, .jpg, .jpeg, .webp, got .bmp"),
         (["fox", "-o", "fox.png", "--format", "webp"], exits.USAGE, "is a png file, and --format says webp"),
         (["fox", "-o", "-", "--num-images", "2"], exits.USAGE, "takes one picture"),
@@ -199,6 +200,25 @@ async def test_encode_writes_what_generate_takes(services: Any, zrelay: Any) -> 
     refused = await zrelay("generate", "--prompt-embeds", "bare.safetensors", *guided, *generator)
     assert refused.code == exits.REFUSED
     assert '--negative-prompt ""' in refused.err
+
+
+async def test_encode_tells_what_a_long_prompt_lost(services: Any, zrelay: Any) -> None:
+    args = ["encode", "-", "--encoder", services.endpoints["encoder"], "--text-limit", "20"]
+    ran = await zrelay(*args, "-o", "long.safetensors", stdin=b"a red fox " * 20)
+    assert ran.code == 0
+    assert "note: the prompt has " in ran.err
+    assert "over the limit of 20: truncate" in ran.err
+    said = json.loads((await zrelay(*args, "-o", "again.safetensors", "--json", stdin=b"a red fox " * 20)).out)
+    assert "over the limit of 20" in said["warnings"][0]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+async def test_a_timeout_is_a_number_of_seconds(zrelay: Any, seconds: str) -> None:
+    ran = await zrelay(
+        "generate", "fox", "--timeout", seconds, "--encoder", "127.0.0.1:1", "--generator", "127.0.0.1:1"
+    )
+    assert ran.code == exits.REFUSED
+    assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.err
 
 
 async def test_long_prompts_are_told(paint: Any) -> None:

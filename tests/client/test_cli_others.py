@@ -1,5 +1,6 @@
 """The other commands: help, config, info, doctor, serve, completion, and the way failures are told."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from zrelay_client import AsyncClient
 from zrelay_client._checks import _memory
@@ -90,13 +92,22 @@ async def test_config_shows_values_and_origins(zrelay: Any, tmp_path: Path, monk
     assert (await zrelay("config", "init")).code == exits.LOCAL_FILE
     monkeypatch.setenv("ZRELAY_ENCODER", "mac:1")
     monkeypatch.setenv("ZRELAY_ENCODR", "mac:1")
-    said = json.loads((await zrelay("config", "--json")).out)
+    said = json.loads((await zrelay("config", "--profile", "home", "--json")).out)
     assert said["encoder.endpoint"] == {"value": "mac:1", "from": "env ZRELAY_ENCODER"}
     assert said["generator.endpoint"]["value"] == "127.0.0.1:7503"
     assert "[profile.home.generator]" in said["generator.endpoint"]["from"]
     checked = await zrelay("config", "check")
     assert checked.code == 0
     assert "ZRELAY_ENCODR means nothing" in checked.err
+
+
+async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Any, tmp_path: Path) -> None:
+    await zrelay("config", "init")
+    assert "used: none" in (await zrelay("config", "check")).out
+    assert "choose one with --profile (home)" in (await zrelay("config")).out
+    stack_of(tmp_path, encoder=start_mark(os.getpid()), generator=start_mark(os.getpid()))
+    said = json.loads((await zrelay("config", "--json")).out)
+    assert {said[f"{role}.endpoint"]["from"] for role in ("encoder", "generator")} == {"zrelay up"}
 
 
 async def test_the_commented_settings_of_the_example_are_right(zrelay: Any, tmp_path: Path) -> None:
@@ -159,6 +170,29 @@ async def test_doctor_finds_what_is_wrong(zrelay: Any) -> None:
     assert "fix: start it there" in ran.out
 
 
+async def test_doctor_finds_a_tunnel_without_a_far_end(services: Any, zrelay: Any) -> None:
+    """ssh -L takes the connection and drops it when nothing listens on the other machine."""
+
+    async def drop(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(drop, "127.0.0.1", 0) as tunnel:
+        endpoint = f"127.0.0.1:{tunnel.sockets[0].getsockname()[1]}"
+        ran = await zrelay("doctor", "--encoder", services.endpoints["encoder"], "--generator", endpoint)
+    assert ran.code == exits.UNREACHABLE
+    assert "ok    generator port" in ran.out
+    assert "fail  generator health: the port answers, no service does: " in ran.out
+    assert "fix: where this is an SSH tunnel" in ran.out
+    assert "zrelay doctor" not in ran.out
+
+
+async def test_doctor_finds_swapped_endpoints(services: Any, zrelay: Any) -> None:
+    encoder, generator = services.endpoints["encoder"], services.endpoints["generator"]
+    ran = await zrelay("doctor", "--encoder", generator, "--generator", encoder)
+    assert ran.code == exits.REFUSED
+    assert "fix: is that the encoder's endpoint, not another service's?" in ran.out
+
+
 async def test_doctor_finds_an_encoder_that_does_not_fit(services: Any, zrelay: Any, stranger: str) -> None:
     ran = await zrelay("doctor", "--encoder", stranger, "--generator", services.endpoints["generator"])
     assert ran.code == exits.REFUSED
@@ -175,17 +209,27 @@ async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Any, monkeypat
     assert "pip install 'zrelay[generator]'" in ran.err
 
 
+async def test_up_names_everything_that_is_missing_at_once(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {"encoder": ("no_such_module", "os"), "generator": ("no_such_module", "nor_this")}
+    monkeypatch.setattr("zrelay_client._stack.extras._NEEDS", needs)
+    ran = await zrelay("up")
+    assert ran.code == exits.REFUSED
+    assert "cannot serve the encoder and the generator: it lacks no_such_module, nor_this; " in ran.err
+    assert "pip install 'zrelay[encoder,generator]'" in ran.err
+
+
 async def test_serve_becomes_the_service(zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda *args: seen.append(args))
+    monkeypatch.setenv("HOME", "/home/somebody")
     (tmp_path / "config.toml").write_text(
-        '[profile.a.generator]\nmodel = "/m"\ndevice = "cpu"\nlisten = "127.0.0.1:9"\ninsecure_listen = true\n'
+        '[profile.a.generator]\nmodel = "~/m"\ndevice = "cpu"\nlisten = "127.0.0.1:9"\ninsecure_listen = true\n'
     )
     ran = await zrelay(
         "serve", "generator", "--profile", "a", "--device", "cuda", "--grace-s", "2", "--address-file", "f"
     )
     assert ran.code == 0
-    flags = ["--model", "/m", "--listen", "127.0.0.1:9", "--device", "cuda", "--grace-s", "2"]
+    flags = ["--model", "/home/somebody/m", "--listen", "127.0.0.1:9", "--device", "cuda", "--grace-s", "2"]
     command = [sys.executable, "-m", "zrelay_generator", *flags, "--insecure-listen", "--address-file", "f"]
     assert seen == [(sys.executable, command)]
 
@@ -193,6 +237,26 @@ async def test_serve_becomes_the_service(zrelay: Any, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(zrelay: Any, shell: str) -> None:
     assert "_ZRELAY_COMPLETE" in (await zrelay("completion", shell)).out
+
+
+@pytest.mark.parametrize(
+    ("args", "incomplete", "values"),
+    [
+        (["generate", "-o"], "out/f", ["out/f"]),
+        (["generate", "--prompt-embeds"], "", [""]),
+        (["info"], "out/f", ["out/f"]),
+        (["up", "--model"], "/mod", ["/mod"]),
+        (["generate", "--profile"], "h", ["here", "home"]),
+        (["serve", "encoder", "--profile"], "o", ["office"]),
+    ],
+)
+def test_what_is_completed(empty_home: Path, args: list[str], incomplete: str, values: list[str]) -> None:
+    (empty_home / "config.toml").write_text("".join(f"[profile.{name}]\n" for name in ("home", "here", "office")))
+    found = ShellComplete(cli, {}, "zrelay", "_ZRELAY_COMPLETE").get_completions(args, incomplete)
+    assert [item.value for item in found] == values
+    assert {item.type for item in found} == {"plain" if "--profile" in args else "file"}
+    (empty_home / "config.toml").write_text("= broken")
+    assert ShellComplete(cli, {}, "zrelay", "_ZRELAY_COMPLETE").get_completions(["generate", "--profile"], "") == []
 
 
 async def test_down_with_nothing_up(zrelay: Any) -> None:

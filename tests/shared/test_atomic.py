@@ -87,6 +87,14 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     atomic.write_bytes(tmp_path / ("n" * 250), b"long names work")
 
 
+def test_a_device_or_pipe_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no ordinary file"):
+        atomic.write_bytes(pipe, b"x")
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
 def test_many_writers_of_one_name(tmp_path):
     import threading
 

@@ -76,6 +76,7 @@ def test_a_profile_named_default_is_used_when_none_is_named(tmp_path: Path) -> N
         ("defalt_profile = 'home'", "did you mean 'default_profile'?"),
         ("[generate]\nsteps = 8", "unknown key 'steps' in [generate]"),
         ("[generate]\nwidth = 'wide'", "generate.width: expected a whole number, got 'wide'"),
+        ("[generate]\nformat = 'gif'", "generate.format: expected one of png, jpeg, webp, got 'gif'"),
         ("[generate]\nwidth = true", "expected a whole number, got True"),
         ("[profile.home]\nencoder = 'a:1'", "profile.home.encoder: expected a table, got 'a:1'"),
         ("default_profile = 'hme'\n[profile.home.encoder]", "no profile 'hme'"),
@@ -92,7 +93,11 @@ def test_refusals_name_the_place_and_the_nearest(tmp_path: Path, text: str, says
 
 
 def test_bad_variables_are_refused_by_name(tmp_path: Path) -> None:
-    for variable, value in (("ZRELAY_GENERATE_WIDTH", "x"), ("ZRELAY_ENCODER_INSECURE_LISTEN", "perhaps")):
+    for variable, value in (
+        ("ZRELAY_GENERATE_WIDTH", "x"),
+        ("ZRELAY_ENCODER_INSECURE_LISTEN", "perhaps"),
+        ("ZRELAY_GENERATE_FORMAT", "gif"),
+    ):
         with pytest.raises(InvalidArgument, match=variable):
             config.load(tmp_path / "none.toml", {variable: value})
 

@@ -12,15 +12,26 @@ _NEEDS = {
 """Role -> modules of its extra."""
 
 
-def module_of(role: str) -> str:
-    """The module that serves a role. Raises FeatureMissing where it or what it needs is not installed."""
-    module = f"zrelay_{role}"
-    if missing := [name for name in _NEEDS[role] if find_spec(name) is None]:
+def require(*roles: str) -> None:
+    """Raises FeatureMissing, naming all that is missing, where one of the roles cannot be served."""
+    lacking = {role: missing for role in roles if (missing := [name for name in _NEEDS[role] if not _is_there(name)])}
+    if lacking:
+        missing = list(dict.fromkeys(name for names in lacking.values() for name in names))
         raise FeatureMissing(
-            f"this installation cannot serve the {role}: it lacks {', '.join(missing)}; "
-            f"install the extra: pip install 'zrelay[{role}]'",
+            f"this installation cannot serve the {' and the '.join(lacking)}: it lacks {', '.join(missing)}; "
+            f"install what it needs: pip install 'zrelay[{','.join(lacking)}]'",
             metadata={"missing": ",".join(missing)},
         )
-    if find_spec(module) is None or find_spec(f"{module}.__main__") is None:
+
+
+def module_of(role: str) -> str:
+    """The module that serves a role. Raises FeatureMissing where it or what it needs is not installed."""
+    require(role)
+    module = f"zrelay_{role}"
+    if not _is_there(module) or not _is_there(f"{module}.__main__"):
         raise FeatureMissing(f"this version of zrelay has no {role} service yet")
     return module
+
+
+def _is_there(module: str) -> bool:
+    return find_spec(module) is not None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zrelay_client._stack import processes, record
+from zrelay_client._stack import extras, processes, record
 from zrelay_client._stack.launch import Launched, StackOptions, launch
 from zrelay_client._stack.record import StackRecord, StackService
 from zrelay_shared import checkpoints, exits
@@ -85,6 +85,7 @@ class Stack:
 def start(options: StackOptions) -> Stack:
     """Starts the services, not yet ready. Raises FailedPrecondition (STACK_RUNS) where some run already,
     CheckpointError, FeatureMissing and OSError; then nothing runs."""
+    extras.require(*options.roles)
     checkpoints.open_pipeline(options.model)
     with record.locked(options.state):
         known = record.load(options.state)

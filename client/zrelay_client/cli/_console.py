@@ -6,6 +6,7 @@ import time
 
 import click
 
+from zrelay_client._embeds import PromptReport
 from zrelay_client._events import Accepted, Event, Image, Progress
 
 _LEAST_S = 0.05
@@ -55,6 +56,16 @@ def told(event: Event) -> str | None:
     if isinstance(event, Image):
         return f"image {event.image_index + 1} is here"
     return None
+
+
+def told_report(name: str, report: PromptReport | None) -> str | None:
+    """What a prompt lost on its way, None where it lost nothing. `name` is "prompt" or "negative prompt"."""
+    if report is None or not report.dropped_tokens:
+        return None
+    return (
+        f"the {name} has {report.formatted_tokens} tokens, {report.dropped_tokens} over the limit of "
+        f"{report.text_limit}: {report.long_prompt_action}"
+    )
 
 
 def spoken_seconds(seconds: float) -> str:

@@ -12,7 +12,7 @@ from zrelay_client._embeds import Embeds
 from zrelay_client._events import Event, Preview
 from zrelay_client._options import GenerateOptions
 from zrelay_client._results import Result
-from zrelay_client.cli._console import Console, told
+from zrelay_client.cli._console import Console, told, told_report
 from zrelay_client.cli._previews import Previews
 from zrelay_client.cli._targets import Targets
 
@@ -82,15 +82,15 @@ def _told(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[
     }
 
 
+def lost(embeds: Embeds) -> list[str]:
+    """What prompt and negative prompt lost to the limit."""
+    said = (told_report("prompt", embeds.report), told_report("negative prompt", embeds.negative_report))
+    return [line for line in said if line is not None]
+
+
 def _warnings(result: Result) -> list[str]:
     """What a person should know although the picture is there."""
-    lines = []
-    for name, report in (("prompt", result.embeds.report), ("negative prompt", result.embeds.negative_report)):
-        if report is not None and report.dropped_tokens:
-            lines.append(
-                f"the {name} has {report.formatted_tokens} tokens, {report.dropped_tokens} over the limit of "
-                f"{report.text_limit}: {report.long_prompt_action}"
-            )
+    lines = lost(result.embeds)
     if result.embeds.negative_report is not None and not result.sampling.guidance_scale:
         lines.append("the negative prompt had no effect: guidance_scale is 0")
     if result.encoder_relation in ("experimental", "unverified"):

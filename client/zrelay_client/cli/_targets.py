@@ -122,6 +122,8 @@ def check_file(path: Path, *, force: bool) -> None:
     """Raises OSError where a file may not take this name."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder: name a file in it", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no ordinary file: name another; `-o -` of `generate` is stdout", str(path))
     if path.exists() and not force:
         raise FileExistsError(errno.EEXIST, "exists already: pass --force to replace it, or name another", str(path))
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 import click
 
 from zrelay_client import _settings
+from zrelay_client.cli._flags import profile_option
 from zrelay_client.cli._targets import check_file
 from zrelay_shared import atomic, paths
 from zrelay_shared.config import ROLES, Config
@@ -13,8 +14,8 @@ from zrelay_shared.config import ROLES, Config
 _EXAMPLE = """\
 # zrelay's configuration. Flags and ZRELAY_* variables win over it; `zrelay config` shows what applies and why.
 
-# The profile that is used where --profile names none.
-default_profile = "home"
+# The profile that is used where --profile names none. Without it: the services of `zrelay up` on this machine.
+# default_profile = "home"
 
 # Where this machine finds the services. HOST alone takes the role's own port.
 [profile.home.encoder]
@@ -46,7 +47,7 @@ endpoint = "127.0.0.1:7503"
 
 
 @click.group("config", invoke_without_command=True)
-@click.option("--profile", metavar="NAME", help="Show this profile.")
+@profile_option("Show this profile.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
 def command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
@@ -61,7 +62,12 @@ def command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
     width = max((len(name) for name, _, _ in rows), default=0)
     for name, value, origin in rows:
         click.echo(f"{name:{width}}  {value}   ({origin})")
-    if not rows:
+    if not rows and settings.profiles:
+        names = ", ".join(settings.profiles)
+        click.echo(
+            f"nothing applies: {paths.config_file()} names no default_profile; choose one with --profile ({names})"
+        )
+    elif not rows:
         click.echo(f"nothing is configured; `zrelay config init` begins {paths.config_file()}")
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from zrelay_client.cli._console import Console, spoken_seconds
+from zrelay_client.cli._flags import PLACE
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -17,7 +18,12 @@ _PROMPT = "a small red circle on a blue background"
 @click.command("demo")
 @click.argument("prompt", default=_PROMPT)
 @click.option(
-    "-o", "--output", metavar="FILE", default="out/demo.png", help="Replaced where it exists. Default: out/demo.png."
+    "-o",
+    "--output",
+    type=PLACE,
+    metavar="FILE",
+    default="out/demo.png",
+    help="Replaced where it exists. Default: out/demo.png.",
 )
 @click.option("--seed", type=int, default=0, help="Default: 0.")
 def command(prompt: str, output: str, seed: int) -> None:

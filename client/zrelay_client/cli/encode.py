@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zrelay_client import _settings
-from zrelay_client.cli._flags import endpoint_options
+from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
 from zrelay_client.cli.generate import read_prompt
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command("encode")
 @click.argument("prompt")
-@click.option("-o", "--output", metavar="FILE", required=True, help="The file to write, e.g. fox.safetensors.")
+@click.option(
+    "-o", "--output", type=PLACE, metavar="FILE", required=True, help="The file to write, e.g. fox.safetensors."
+)
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 @click.option("--negative-prompt", metavar="TEXT", help="Encoded into the same file, for guidance; may be empty.")
 @click.option("--text-limit", type=int, metavar="TOKENS", help="The generator's limit, where none is configured.")
@@ -64,17 +66,23 @@ def command(
         )
     )
     embeds.save(file, keep_prompt=not no_prompt_in_file)
+    from zrelay_client.cli._painting import lost
+
+    warnings = lost(embeds)
     if as_json:
         said = {
             "path": str(file),
             "fingerprint": embeds.fingerprint.digest,
             "model_id": embeds.fingerprint.model_id,
             "prompt_report": asdict(embeds.report),
+            "warnings": warnings,
             "timings_s": {"encode": round(embeds.encode_s, 6)},
         }
         click.echo(json.dumps(said, ensure_ascii=False))
     else:
         click.echo(str(file))
+        for warning in warnings:
+            click.echo(f"note: {warning}", err=True)
         click.echo(f"{embeds.report.token_count} tokens, encoder {embeds.fingerprint.digest[:12]}", err=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zrelay_client import _settings
-from zrelay_client.cli._flags import endpoint_options
+from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import FORMATS
 
 _NUMBER = click.INT
@@ -18,7 +18,11 @@ _NUMBER = click.INT
 @click.command("generate")
 @click.argument("prompt", required=False)
 @click.option(
-    "-o", "--output", metavar="FILE", help="File or folder; `-` is stdout. Default: a name from prompt and seed."
+    "-o",
+    "--output",
+    type=PLACE,
+    metavar="FILE",
+    help="File or folder; `-` is stdout. Default: a name from prompt and seed.",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from. Default: the empty prompt.")
@@ -32,8 +36,15 @@ _NUMBER = click.INT
 @click.option("--shift", type=float, help="Shift of the schedule. Default: the checkpoint's.")
 @click.option("--format", type=click.Choice(FORMATS), help="Default: by the file's suffix, else png.")
 @click.option("--quality", type=_NUMBER, help="1 to 100, for jpeg and webp.")
-@click.option("--prompt-embeds", metavar="FILE", help="Embeddings written by `zrelay encode`, in place of a prompt.")
-@click.option("--preview", metavar="PLACE", help="Write previews: a .jpg that is replaced, or a folder that keeps all.")
+@click.option(
+    "--prompt-embeds", type=PLACE, metavar="FILE", help="Embeddings written by `zrelay encode`, in place of a prompt."
+)
+@click.option(
+    "--preview",
+    type=PLACE,
+    metavar="PLACE",
+    help="Write previews: a .jpg that is replaced, or a folder that keeps all.",
+)
 @click.option("--preview-every", type=_NUMBER, default=1, help="Steps from preview to preview. Default: 1.")
 @click.option("--no-prompt-in-file", is_flag=True, help="Leave the prompt out of the picture's metadata.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="For everything together. Default: 1800.")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zrelay_client import _settings
-from zrelay_client.cli._flags import endpoint_options
+from zrelay_client.cli._flags import PLACE, endpoint_options
 
 if TYPE_CHECKING:
     from zrelay_client._info import Info, ServiceInfo
 
 
 @click.command("info")
-@click.argument("image", required=False)
+@click.argument("image", type=PLACE, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @endpoint_options("encoder", "vision", "generator")
 def command(
@@ -98,7 +98,7 @@ def _rows(values: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 def _spoken(value: object) -> str:
-    if value is None or value == "" or value == () or value == {}:
+    if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
         return "-"
     if isinstance(value, float):
         return f"{value:g}"

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from zrelay_client import _settings
+from zrelay_client.cli._flags import PLACE, profile_option
 from zrelay_shared.errors import InvalidArgument
 
 _ROLES = ("encoder", "generator", "vision")
@@ -14,15 +16,20 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 @click.command("serve")
 @click.argument("role", type=click.Choice(_ROLES))
-@click.option("--model", metavar="FOLDER", help="Z-Image pipeline folder; an encoder also takes a bare Qwen3 folder.")
+@click.option(
+    "--model",
+    type=PLACE,
+    metavar="FOLDER",
+    help="Z-Image pipeline folder; an encoder also takes a bare Qwen3 folder.",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Default: 127.0.0.1 and the role's own port.")
 @click.option("--insecure-listen", is_flag=True, default=None, help="Listen beyond this machine without encryption.")
 @click.option("--device", metavar="NAME", help="cuda, mps or cpu. Default: the best there is.")
 @click.option("--dtype", metavar="NAME", help="bfloat16, float16 or float32. Default: what suits the device.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Default: info.")
 @click.option("--grace-s", type=float, metavar="SECONDS", help="For running work after SIGTERM. Default: 30.")
-@click.option("--address-file", metavar="FILE", help="Where to write HOST:PORT once it listens.")
-@click.option("--profile", metavar="NAME", help="Profile of the configuration file.")
+@click.option("--address-file", type=PLACE, metavar="FILE", help="Where to write HOST:PORT once it listens.")
+@profile_option("Profile of the configuration file.")
 def command(
     role: str,
     model: str | None,
@@ -59,7 +66,7 @@ def command(
             field="model",
             reason="MODEL_MISSING",
         )
-    flags = ["--model", settings.model]
+    flags = ["--model", str(Path(settings.model).expanduser())]  # of a file or variable: no shell has expanded it
     for name in ("listen", "device", "dtype", "log_level"):
         if (value := getattr(settings, name)) is not None:
             flags += [f"--{name.replace('_', '-')}", value]

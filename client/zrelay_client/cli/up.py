@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zrelay_client.cli._console import Console
+from zrelay_client.cli._flags import PLACE
 from zrelay_shared import exits, paths
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _WATCH_S = 0.25
 
 
 @click.command("up")
-@click.option("--model", metavar="FOLDER", help="Z-Image pipeline folder. Default: the demo checkpoint.")
+@click.option("--model", type=PLACE, metavar="FOLDER", help="Z-Image pipeline folder. Default: the demo checkpoint.")
 @click.option(
     "--detach", is_flag=True, help="Return when they are ready and leave them running; `zrelay down` ends them."
 )
