@@ -4,7 +4,8 @@
 
 Medians, in turns; ratios are what counts, absolute times of a shared machine mean little. `--json` prints one object of
 goal id to measured value. Services run as real processes, started by `zrelay up`; the reference is diffusers' pipeline
-in this process, on the same weights, with as many threads as a service takes (cores - 1).
+in this process, on the same weights, in the dtype that the services compute in, with as many threads as a service takes
+(the cores this process may use, less one).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from measuring import Goal, side_by_side, table
 
 from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
+from zrelay_generator.config import serving_threads
 
 PROMPT = "a small red circle on a blue background"
 LONG_PROMPT = "three large striped orange stars next to a small dotted purple heart on a plain white background"
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/bench"), help="where the random checkpoint is kept")
     args = parser.parse_args()
     wanted = set(args.only.split(","))
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(serving_threads(None))
     say = (
         (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else (lambda text: print(text, flush=True))
     )
@@ -83,7 +85,9 @@ def start_up(rounds: int) -> list[Goal]:
         },
         rounds * 3,
     )
-    return [Goal("P9", "`zrelay --help` / `python -c pass`", times["help"] / times["python"], 5.0)]
+    with stack(CHECKPOINT) as env:
+        memory = client_memory(env)
+    return [Goal("P9", "`zrelay --help` / `python -c pass`", times["help"] / times["python"], 5.0), memory]
 
 
 @contextmanager
@@ -102,27 +106,35 @@ def stack(model: Path) -> Iterator[dict[str, str]]:
 
 
 def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Callable[[str], None]) -> list[Goal]:
-    """P2, P6, P8 and the client's memory on one checkpoint."""
+    """P2, P6 and P8 on one checkpoint."""
     from diffusers import ZImagePipeline
 
     settings = json.loads((model / "zrelay.json").read_text())
     goals: list[Goal] = []
-    pipeline = ZImagePipeline.from_pretrained(model, torch_dtype=torch.bfloat16)
-    pipeline.set_progress_bar_config(disable=True)
     with stack(model) as env:
         record = json.loads((Path(env["ZRELAY_STATE"]) / "stack.json").read_text())
         endpoints = {service["role"]: service["endpoint"] for service in record["services"]}
         encoder, generator = endpoints["encoder"], endpoints["generator"]
         with Client(encoder=encoder, generator=generator) as client:
+            pipeline = ZImagePipeline.from_pretrained(model, dtype=computed_in(client))
+            pipeline.set_progress_bar_config(disable=True)
             if "P2" in wanted:
                 goals.append(end_to_end(name, client, pipeline, settings, rounds, say))
             if "P6" in wanted:
                 goals.append(encoding(name, client, pipeline, rounds, say))
             if "P8" in wanted and name == "mid":
                 goals.append(pings(client, generator, say))
-        if "P9" in wanted and name == "demo":
-            goals.append(client_memory(env))
     return goals
+
+
+def computed_in(client: Client) -> torch.dtype:
+    """The dtype of both services. Raises RuntimeError where they differ: one pipeline cannot be compared with two."""
+    devices = (client.encoder_info().device, client.generator_info().device)
+    found = {device.compute_dtype if device else "none" for device in devices}
+    if len(found) != 1:
+        raise RuntimeError(f"expected encoder and generator to compute in one dtype, got {', '.join(sorted(found))}")
+    (name,) = found
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
 
 
 def end_to_end(
@@ -169,7 +181,9 @@ def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Callabl
 
 
 def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
-    """Health checks on a channel of their own: idle median against the 99th percentile while the device is busy."""
+    """Health checks on a channel of their own, one every 5 ms: the median while the service is idle against the 99th
+    percentile while its device is busy. (Back to back they would keep the processor awake and look faster.)
+    """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -177,6 +191,7 @@ def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
         health = health_pb2_grpc.HealthStub(channel)
 
         def ping() -> float:
+            time.sleep(0.005)
             started = time.perf_counter()
             health.Check(health_pb2.HealthCheckRequest())
             return time.perf_counter() - started
@@ -188,7 +203,6 @@ def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
         time.sleep(0.5)
         while painting.is_alive():
             busy.append(ping())
-            time.sleep(0.005)
         painting.join()
     worst, median = statistics.quantiles(busy, n=100)[98], statistics.median(idle)
     say(f"P8: idle median {median * 1e3:.2f} ms, busy p99 {worst * 1e3:.2f} ms over {len(busy)} pings")

@@ -19,7 +19,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Every setting as the generator uses it, defaults filled in."""
+    """Every setting as the generator uses it, defaults filled in; `seed` is None where none is chosen yet."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ class Sampling:
     cfg_normalization: float
     cfg_truncation: float
     shift: float
-    seed: int
+    seed: int | None
     num_images: int
 
 

@@ -75,7 +75,7 @@ def sampling_of(message: SamplingOptions) -> Sampling:
         cfg_normalization=message.cfg_normalization,
         cfg_truncation=message.cfg_truncation,
         shift=message.shift,
-        seed=message.seed,
+        seed=message.seed if message.HasField("seed") else None,
         num_images=message.num_images,
     )
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from zrelay_encoder import identity, loading, tokens
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model import LayerPlan, TextEncoder, layer_plan
-from zrelay_encoder.template import Conversation, format_prompt
+from zrelay_encoder.template import Conversation, format_prompt, of_prompt
 from zrelay_shared import checkpoints, torch_devices
-from zrelay_shared.errors import Cancelled, CheckpointError, FailedPrecondition
+from zrelay_shared.errors import Cancelled, CheckpointError, FailedPrecondition, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.torch_tensors import all_finite
 
@@ -68,14 +68,26 @@ class Encoder:
         """prompt_embeds of each prompt's ids: [T, width] in `dtype` on the CPU, in the order given.
 
         `deterministic` runs each prompt alone, so that an answer is bitwise the same whatever shares the call.
-        Raises Cancelled between two forwards, and FailedPrecondition (STATES_NOT_FINITE) where the dtype overflows.
+        Raises Cancelled between two forwards, OutOfMemory, and FailedPrecondition (STATES_NOT_FINITE) where the dtype
+        overflows.
         """
         embeds: list[torch.Tensor] = []
+        exhausted: OutOfMemory | None = None
         for start, end in batches([len(ids) for ids in prompts], 1 if deterministic else self.batch_tokens):
             if cancelled():
                 raise Cancelled("the caller went away")
-            states = self.model(prompts[start:end], plan)
+            try:
+                states = self.model(prompts[start:end], plan)
+            except (RuntimeError, MemoryError) as error:
+                if not torch_devices.is_out_of_memory(error):
+                    raise
+                exhausted = _out_of_memory(prompts[start:end], self.device)
+                break
             embeds += [state.to(dtype).cpu() for state in states]
+        if exhausted is not None:
+            # Only here: while an exception is handled, its frames hold the tensors that did not fit.
+            torch_devices.release_cached_memory(self.device)
+            raise exhausted
         if not all(all_finite(rows) for rows in embeds):
             raise FailedPrecondition(
                 f"the hidden states overflow: computed in {self.fingerprint.compute_dtype}, asked for in "
@@ -84,6 +96,17 @@ class Encoder:
                 reason="STATES_NOT_FINITE",
             )
         return embeds
+
+
+def _out_of_memory(prompts: Sequence[Sequence[int]], device: torch.device) -> OutOfMemory:
+    """The refusal of a forward that did not fit: half of it would need about half the memory."""
+    count, found = sum(map(len, prompts)), torch_devices.report(device)
+    return OutOfMemory(
+        f"{count} tokens in one forward need more memory than {found.kind} has: {found.memory_free_bytes >> 20} of "
+        f"{found.memory_total_bytes >> 20} MiB are free; set text_limit to at most about {max(1, count // 2)}, or send "
+        "fewer prompts a call",
+        metadata={"tokens": count, "fits_tokens": max(1, count // 2), "free_bytes": found.memory_free_bytes},
+    )
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, int]]:
@@ -99,12 +122,20 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, int]]:
 
 
 def load_formatter(folder: checkpoints.TextEncoderFolder) -> PromptFormatter:
-    """The formatter of an opened checkpoint: seconds before its model. Raises CheckpointError."""
-    return PromptFormatter(loading.load_tokenizer(folder.tokenizer, folder.chat_template))
+    """The formatter of an opened checkpoint, tried once: seconds before its model. Raises CheckpointError."""
+    formatter = PromptFormatter(loading.load_tokenizer(folder.tokenizer, folder.chat_template))
+    try:
+        formatter.format([of_prompt("a")])
+    except Exception as error:  # a template is a program: it fails in any way it likes
+        raise CheckpointError(
+            f"{folder.tokenizer.name}: its chat template cannot format a prompt ({type(error).__name__}: {error}); "
+            "copy it again from the checkpoint"
+        ) from error
+    return formatter
 
 
 def load_encoder(folder: checkpoints.TextEncoderFolder, config: EncoderConfig) -> Encoder:
-    """The model of an opened checkpoint with its fingerprint. Raises CheckpointError, FailedPrecondition."""
+    """The model of an opened checkpoint, identified. Raises CheckpointError, FailedPrecondition, OutOfMemory."""
     device = torch_devices.pick_device(config.device)
     stored = torch_devices.stored_dtype(folder.component.weights)
     dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
@@ -113,6 +144,12 @@ def load_encoder(folder: checkpoints.TextEncoderFolder, config: EncoderConfig) -
         model = loading.load_model(folder.component, config.hidden_layer, device, dtype)
     except ValueError as error:
         raise CheckpointError(f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not torch_devices.is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"text_encoder/ needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
+        ) from error
     log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
     fingerprint = identity.identify(
         folder,

@@ -81,7 +81,10 @@ class EncoderEngine:
             encoder.encode([[0]], encoder.model.plan, torch.float32)
             return encoder
 
-        self.encoder = (await self.device.run(load)).value
+        encoder = (await self.device.run(load)).value
+        for worker in (self._texts, self.device):
+            worker.forget()  # a load of a minute is no ground for a caller's retry hint
+        self.encoder = encoder
 
     def text_limit(self, requested: int | None = None) -> tokens.TextLimit:
         """The limit that applies to a request."""

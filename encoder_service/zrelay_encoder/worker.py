@@ -52,6 +52,10 @@ class DeviceWorker:
         """Seconds until a call sent now would start, from the smoothed mean of those before."""
         return self._taken * self._mean_s
 
+    def forget(self) -> None:
+        """Back to nothing measured: what ran so far says nothing about what comes."""
+        self._mean_s = 0.0
+
     async def run(self, work: Callable[[], T]) -> Timed[T]:
         """The result of `work`, run in the thread. Raises QueueFull where `max_waiting` calls wait already."""
         if self.waiting >= self._max_waiting:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from zrelay_generator.config import DEVICES, DTYPES, GeneratorConfig
-from zrelay_shared import command
+from zrelay_shared import checkpoints, command
 from zrelay_shared.limits import DEFAULT_PORTS
 
 _DEFAULTS = GeneratorConfig(model=Path())
@@ -20,14 +20,18 @@ _DEFAULTS = GeneratorConfig(model=Path())
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="What it computes in.")
 @click.option("--threads", type=click.IntRange(1), help="Torch threads on a CPU.  [default: all cores but one]")
 @click.option("--max-waiting", type=click.IntRange(1), default=_DEFAULTS.max_waiting, help="Requests that may wait.")
-@click.option("--max-wait-s", type=float, default=_DEFAULTS.max_wait_s, help="Seconds of work that may wait.")
+@click.option(
+    "--max-wait-s", type=click.FloatRange(min=0), default=_DEFAULTS.max_wait_s, help="Seconds of work that may wait."
+)
 @click.option("--max-side", type=click.IntRange(64), default=_DEFAULTS.max_side, help="Greatest side in pixels.")
 @click.option("--max-pixels", type=click.IntRange(4096), default=_DEFAULTS.max_pixels, help="Greatest area in pixels.")
 @click.option("--max-steps", type=click.IntRange(1), default=_DEFAULTS.max_steps, help="Greatest num_inference_steps.")
 @click.option("--max-images", type=click.IntRange(1), default=_DEFAULTS.max_images, help="Greatest num_images.")
 @click.option("--tick-tokens", type=click.IntRange(1), default=_DEFAULTS.tick_tokens, help="Tokens of one forward.")
 @click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info")
-@click.option("--grace-s", type=float, default=30.0, help="Seconds that running jobs get after SIGTERM.")
+@click.option(
+    "--grace-s", type=click.FloatRange(min=0), default=30.0, help="Seconds that running jobs get after SIGTERM."
+)
 @click.option("--address-file", type=click.Path(path_type=Path), help="Where to write HOST:PORT once listening.")
 def cli(
     model: Path,
@@ -66,6 +70,9 @@ def cli(
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
+        pipeline = checkpoints.open_pipeline(model)  # a folder that lacks something is told before torch is loaded
+        for name in ("transformer", "vae", "scheduler"):
+            pipeline.component(name)
         from zrelay_generator.service import GeneratorService  # loads torch and diffusers
 
         return GeneratorService(config)
@@ -84,7 +91,7 @@ def cli(
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; `argv` without the program's name, sys.argv's where None."""
-    cli.main(args=argv, prog_name="zrelay-generator")
+    cli.main(args=argv, prog_name="python -m zrelay_generator")
 
 
 if __name__ == "__main__":

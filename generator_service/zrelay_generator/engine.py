@@ -14,7 +14,6 @@ from torch import Tensor
 
 from zrelay_generator.events import EngineEvent, Failed, ImagePixels, PreviewPixels, Progress, Stage
 from zrelay_generator.guidance import guidance_at, guided
-from zrelay_generator.hardware import is_out_of_memory, release_cached_memory
 from zrelay_generator.job import ImageState, Job
 from zrelay_generator.latents import denoised, euler_step, is_finite, noise
 from zrelay_generator.loading import LoadedModel
@@ -24,6 +23,7 @@ from zrelay_generator.refusals import device_failure, not_decodable, not_finite,
 from zrelay_generator.transformer import Segment
 from zrelay_generator.work import Speed
 from zrelay_shared.errors import Cancelled, OutOfMemory, ZrelayError
+from zrelay_shared.torch_devices import is_out_of_memory, release_cached_memory
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Job, EngineEvent], None]

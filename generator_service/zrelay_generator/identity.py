@@ -1,7 +1,7 @@
 """Who a checkpoint is: the digest of its transformer, and the encoder that belongs to it as far as the folder tells."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zrelay_shared.checkpoints import PipelineFolder, open_pipeline, open_text_encoder
@@ -42,14 +42,12 @@ def _encoder(pipeline: PipelineFolder, model_id: str, width: int, cache: Path) -
         return unknown
     try:
         folder = open_text_encoder(pipeline.path)
+        return replace(
+            unknown,
+            weights_digest=weights_digest(folder.component, cache=cache),
+            tokenizer_digest=tokenizer_digest(folder.tokenizer),
+            chat_template_digest=template_digest(folder.chat_template),
+        )
     except CheckpointError as error:
         log.warning("embeddings cannot be verified against this checkpoint's encoder: %s", error.message)
         return unknown
-    return EncoderFingerprint(
-        family=FAMILY,
-        width=width,
-        model_id=model_id,
-        weights_digest=weights_digest(folder.component, cache=cache),
-        tokenizer_digest=tokenizer_digest(folder.tokenizer),
-        chat_template_digest=template_digest(folder.chat_template),
-    )

@@ -9,7 +9,6 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
 from zrelay_generator.acceptance import ModelLimits
-from zrelay_generator.hardware import is_out_of_memory
 from zrelay_generator.preview import LatentToRgb, fit_latent_to_rgb
 from zrelay_generator.transformer import PackedTransformer
 from zrelay_generator.vae import Vae
@@ -24,6 +23,7 @@ from zrelay_shared.checkpoints import (
 )
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
 from zrelay_shared.safetensors_header import read_header
+from zrelay_shared.torch_devices import is_out_of_memory
 
 _UNSUPPORTED_SCHEDULES = (
     "use_dynamic_shifting",
@@ -60,10 +60,16 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
     with torch.inference_mode():
         try:
             weights = transformer_weights(model)
+            limits = _limits(weights, autoencoder)
         except ValueError as error:
-            raise CheckpointError(f"transformer/config.json: {error}; this is not a Z-Image transformer") from error
-        limits = _limits(weights, autoencoder)
-        vae = Vae(autoencoder)
+            raise CheckpointError(
+                f"transformer/config.json: {error}; this is not a Z-Image transformer",
+                metadata={"file": "transformer/config.json"},
+            ) from error
+        try:
+            vae = Vae(autoencoder)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"vae/config.json: {error}", metadata={"file": "vae/config.json"}) from error
         return LoadedModel(PackedTransformer(weights), vae, fit_latent_to_rgb(vae), said, limits)
 
 
@@ -80,10 +86,11 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
             low_cpu_mem_usage=True,
             output_loading_info=True,
         )
-    except (ValueError, RuntimeError, OSError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # no heads, a width of 0: diffusers meets them with whatever Python raises
         if is_out_of_memory(error):
             raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
-        raise _unusable(name, _difference(kind, component) or str(error).splitlines()[0]) from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise _unusable(name, _difference(kind, component) or said) from error
     # diffusers only warns of these, and leaves tensors that are missing at random values.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if names := [str(item) for item in report[problem]]:
@@ -93,8 +100,11 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
 
 def _difference(kind: Any, component: ComponentFolder) -> str:
     """Which tensors config.json asks for and the files lack, or hold in another shape; "" where that is not it."""
-    with torch.device("meta"):
-        wanted = {name: tuple(t.shape) for name, t in kind.from_config(dict(component.config)).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(t.shape) for name, t in kind.from_config(dict(component.config)).state_dict().items()}
+    except Exception:  # a config that makes no model: what it said the first time is the reason
+        return ""
     found = {entry.name: tuple(entry.shape) for file in component.weights for entry in read_header(file)}
     if lost := [name for name in wanted if name not in found]:
         return f"missing: {listed(lost)}"
@@ -132,6 +142,8 @@ def _limits(transformer: TransformerWeights, autoencoder: Any) -> ModelLimits:
             f"{transformer.channels}; transformer and VAE are of different checkpoints",
             metadata={"file": "vae/config.json"},
         )
+    if len(transformer.axes_lens) != 3:
+        raise ValueError(f"axes_lens: expected 3 lengths, got {list(transformer.axes_lens)}")
     multiple = 2 * 2 ** (len(autoencoder.config.block_out_channels) - 1)
     return ModelLimits(
         text_limit=text_limit(transformer.axes_lens),

@@ -196,7 +196,8 @@ def _identity(spec: pb.GenerationSpec) -> str:
         digest.update(field.name.encode())
         if isinstance(value, pb.EmbedsInput):
             embeds = value.prompt_embeds
-            sums = [(s.prompt_embeds.crc32c, list(s.prompt_embeds.shape)) for s in embeds.segments]
+            tensors = [segment.prompt_embeds for segment in embeds.segments]
+            sums = [(tensor.dtype, list(tensor.shape), tensor.crc32c) for tensor in tensors]
             digest.update(f"{embeds.fingerprint.digest} {sums}".encode())
         elif hasattr(value, "SerializeToString"):
             digest.update(value.SerializeToString(deterministic=True))

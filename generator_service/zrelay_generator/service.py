@@ -14,6 +14,7 @@ from zrelay_generator.info import loading_info, ready_info
 from zrelay_generator.messages import STATE_OF, event_message, job_message
 from zrelay_generator.parsing import parse_request_id, parse_spec
 from zrelay_generator.runtime import Runtime, start
+from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import InvalidArgument, ModelLoading
 from zrelay_shared.rpc import Context
 from zrelay_shared.wire import Parcel
@@ -26,6 +27,7 @@ class GeneratorService:
 
     def __init__(self, config: GeneratorConfig) -> None:
         self._config = config
+        self._model_id = model_id(config.model)
         self._runtime: Runtime | None = None
 
     @property
@@ -48,7 +50,7 @@ class GeneratorService:
     ) -> pb.GeneratorServiceGetInfoResponse:
         runtime = self._runtime
         if runtime is None:
-            return loading_info(self._config.model.resolve().name)
+            return loading_info(self._model_id)
         return ready_info(self._config, runtime.accepts, runtime.painter, runtime.device_report, runtime.board)
 
     async def Generate(

@@ -1,5 +1,6 @@
 """Latents to pixels, and back for the preview's fit."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ class Vae:
     """A diffusers AutoencoderKL with Z-Image's scaling: latents are (z - shift_factor) * scaling_factor."""
 
     def __init__(self, autoencoder: Any) -> None:
-        """`autoencoder` is a diffusers AutoencoderKL."""
+        """`autoencoder` is a diffusers AutoencoderKL. Raises ValueError for a scaling that undoes nothing."""
         # Convolutions run 1.2 (bfloat16) to 2.5 (float32) times as fast with channels last on a CPU.
         self._model = autoencoder.to(memory_format=torch.channels_last)
-        self._scaling = float(autoencoder.config.scaling_factor)
+        self._scaling = float(autoencoder.config.scaling_factor or 0.0)
+        if not 0.0 < self._scaling < math.inf:
+            raise ValueError(f"scaling_factor: expected more than 0, got {autoencoder.config.scaling_factor}")
         self._shift = float(autoencoder.config.shift_factor or 0.0)
         self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
 

@@ -45,6 +45,7 @@ class Writer:
         except Exception:  # the thread must live on for the other jobs, and this job must end
             incident = uuid.uuid4().hex[:12]
             log.exception("incident %s: an image could not be written", incident)
+            job.cancelled = True  # the device need not paint the rest of it
             self._publish(job, Failed(device_failure(incident)))
 
     def _finish(self, job: Job, event: ImagePixels) -> None:

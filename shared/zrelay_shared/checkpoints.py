@@ -244,7 +244,12 @@ def _chat_template(root: Path, inside: str) -> str:
     """Text of the chat template: chat_template.jinja, else the field of tokenizer_config.json (as transformers)."""
     template = root / inside / "chat_template.jinja"
     if template.is_file():
-        return template.read_text(encoding="utf-8")
+        try:
+            return template.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise refusal(
+                root, join(inside, "chat_template.jinja"), "is not UTF-8", "it is damaged; copy it again"
+            ) from error
     said = read_json(root, join(inside, "tokenizer_config.json")).get("chat_template")
     if not isinstance(said, str) or not said:
         raise refusal(

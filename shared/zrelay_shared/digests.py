@@ -53,11 +53,17 @@ def tokenizer_digest(folder: Path) -> str:
 
     From tokenizer.json where there is one, else from vocab.json, merges.txt and the added tokens of
     tokenizer_config.json. Padding, truncation and decoding do not count, nor does the way merges are spelt.
+    Raises CheckpointError where the files are not what a tokenizer writes.
     """
-    if (folder / "tokenizer.json").is_file():
-        decisive = _from_tokenizer_json(_load(folder / "tokenizer.json"))
-    else:
-        decisive = _from_vocab_and_merges(folder)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            decisive = _from_tokenizer_json(_load(folder / "tokenizer.json"))
+        else:
+            decisive = _from_vocab_and_merges(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder.name}: its files are not what a tokenizer writes ({type(error).__name__}); copy them again"
+        ) from error
     return _sha256(_canonical(decisive))
 
 

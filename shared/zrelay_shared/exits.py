@@ -1,6 +1,9 @@
 """Exit codes of every zrelay command, and which refusal ends in which."""
 
-from zrelay_shared import errors
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zrelay_shared.errors import ZrelayError
 
 OK = 0
 BUG = 1
@@ -20,18 +23,19 @@ TIMEOUT = 7
 INTERRUPTED = 130
 """Ctrl-C."""
 
-_BY_CLASS = (
-    (errors.CheckpointError, LOCAL_FILE),
-    (errors.OutOfMemory, REFUSED),  # waiting does not help: a smaller request does
-    (errors.MessageTooLarge, REFUSED),
-    (errors.Unavailable, UNREACHABLE),
-    (errors.ResourceExhausted, BUSY),
-    (errors.DeadlineExceeded, TIMEOUT),
-    (errors.Cancelled, INTERRUPTED),
-    (errors.InternalError, BUG),
-)
 
-
-def code_of(error: errors.ZrelayError) -> int:
+def code_of(error: "ZrelayError") -> int:
     """The exit code of a command that ends in this refusal."""
-    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), REFUSED)
+    from zrelay_shared import errors  # `zrelay --help` shows the codes above and needs no more
+
+    by_class = (
+        (errors.CheckpointError, LOCAL_FILE),
+        (errors.OutOfMemory, REFUSED),  # waiting does not help: a smaller request does
+        (errors.MessageTooLarge, REFUSED),
+        (errors.Unavailable, UNREACHABLE),
+        (errors.ResourceExhausted, BUSY),
+        (errors.DeadlineExceeded, TIMEOUT),
+        (errors.Cancelled, INTERRUPTED),
+        (errors.InternalError, BUG),
+    )
+    return next((code for kind, code in by_class if isinstance(error, kind)), REFUSED)

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from zrelay_shared import atomic, exits, rpc
 from zrelay_shared.channels import SERVER_OPTIONS
 from zrelay_shared.errors import Unavailable, ZrelayError
+from zrelay_shared.health import HealthServicer
 from zrelay_shared.listening import ListenAddress
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,12 @@ async def _serve(service: Service, options: ServeOptions) -> int:
         beat = asyncio.create_task(_watchdog())
         await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
         if server.loaded.done() and (error := server.loaded.exception()) is not None:
-            beat.cancel()
-            return _failed(error)
+            _leave_at_once(_failed(error))
         await stopped
         notify("STOPPING=1")
         if not server.loaded.done():
-            _leave_at_once()
+            log.info("stopped while loading")
+            _leave_at_once(exits.OK)
         log.info("draining: what runs has %.0f s, a second signal ends it", options.grace_s)
         stop.clear()
         again, drained = asyncio.create_task(stop.wait()), asyncio.create_task(server.drain())
@@ -95,11 +96,11 @@ def _failed(error: BaseException) -> int:
     return exits.BUG
 
 
-def _leave_at_once() -> NoReturn:
-    """Ends the process while a thread still loads: no work was taken, and Python would wait until all is read."""
-    log.info("stopped while loading")
+def _leave_at_once(code: int) -> NoReturn:
+    """Ends the process while a thread may still load: no work was taken, and Python would wait until all is read, or
+    abort where torch is in the middle of something."""
     logging.shutdown()
-    os._exit(exits.OK)
+    os._exit(code)
 
 
 class RunningServer:
@@ -108,7 +109,7 @@ class RunningServer:
     def __init__(self, service: Service, options: ServeOptions) -> None:
         self._service, self._options = service, options
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._started = self._draining = False
         self.address = options.listen
         self.loaded: asyncio.Task[None]
@@ -158,11 +159,15 @@ class RunningServer:
             await self._health.set(name, state)
 
     async def drain(self) -> None:
-        """Not ready any more, no new work, what runs is finished or its time is up."""
+        """Not ready any more, no new work; what runs is finished and its answers arrive, or the time is up."""
         self._draining = True
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._options.grace_s
         await self._set_ready(False)
         await self._service.drain(self._options.grace_s)
-        await self._server.stop(1.0)
+        self._health.end_watches()
+        # Returns once every answer has arrived: finished work may still be on its way over a slow link.
+        await self._server.stop(max(1.0, ends - clock()))
 
     async def close(self) -> None:
         """Ends the server and the service at once; what `start` began, if it did not end well."""

@@ -52,9 +52,8 @@ def test_the_library_loads_nothing_heavy() -> None:
 async def test_version_and_help(zrelay: Any) -> None:
     assert (await zrelay("--version")).out == f"zrelay, version {__version__}\n"
     said = (await zrelay("--help")).out
-    for name in vars(exits):
-        if name.isupper() and not name.startswith("_"):
-            assert f" {getattr(exits, name)}  " in said
+    for code in vars(exits).values():
+        assert type(code) is not int or f" {code}  " in said
     for name in _root._COMMANDS:
         assert f"  {name} " in said
 

@@ -94,7 +94,7 @@ OWNERS = {
         "zrelay_client._services",
         "zrelay_client._health",
     ),
-    "grpc_health": ("zrelay_shared.serving", "zrelay_shared.healthcheck"),
+    "grpc_health": ("zrelay_shared.serving", "zrelay_shared.health", "zrelay_shared.healthcheck"),
     "grpc_reflection": ("zrelay_shared.serving",),
     "google": (
         "zrelay_shared.*",

@@ -76,6 +76,25 @@ def test_a_config_that_makes_no_model_is_refused(copy: Path) -> None:
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_hidden_layers", -1), ("num_hidden_layers", "many"), ("hidden_size", -32), ("num_attention_heads", 0),
+     ("rms_norm_eps", "small"), ("layer_types", 3), ("vocab_size", 0), ("head_dim", None), ("hidden_act", "none")],
+)  # fmt: skip
+def test_a_config_of_no_numbers_is_refused(copy: Path, key: str, value: object) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load(copy)
+
+
+@pytest.mark.parametrize("template", ["{% for", "{{ raise_exception('no') }}", "{{ messages.x.y.z }}", "\xff"])
+def test_a_template_that_formats_nothing_is_refused(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template, encoding="latin-1")
+    with pytest.raises(CheckpointError, match="template"):
+        load(copy)
+
+
 def test_a_layer_that_the_model_has_not_is_refused(tiny: Path) -> None:
     with pytest.raises(CheckpointError, match="--hidden-layer: expected -5 to -1, got -6"):
         load(tiny, hidden_layer=-6)

@@ -7,7 +7,7 @@ import torch
 
 from zrelay_encoder.encoder import batches
 from zrelay_encoder.model import LayerPlan, layer_plan
-from zrelay_shared.errors import Cancelled, FailedPrecondition
+from zrelay_shared.errors import Cancelled, FailedPrecondition, OutOfMemory
 
 from .conftest import BLOCKS, Loaded, largest_difference, load
 
@@ -85,6 +85,20 @@ def test_batches(lengths: list[int], budget: int, wanted: list[tuple[int, int]])
 def test_a_caller_that_went_away_stops_between_forwards(loaded: Loaded) -> None:
     with pytest.raises(Cancelled):
         loaded.encoder.encode([[1]], loaded.encoder.plan(-2), torch.float32, cancelled=lambda: True)
+
+
+def test_running_out_of_memory_says_what_would_fit(tiny: Path) -> None:
+    full = load(tiny).encoder
+
+    def too_much(module: torch.nn.Module, args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    hook = full.model.layers[2].register_forward_pre_hook(too_much)
+    with pytest.raises(OutOfMemory, match="at most about 20") as caught:
+        full.encode([[1] * 40], full.plan(-2), torch.float32)
+    assert caught.value.retry_after_s is None and caught.value.metadata["fits_tokens"] == "20"
+    hook.remove()
+    assert full.encode([[1] * 40], full.plan(-2), torch.float32)[0].shape == (40, 32)
 
 
 def test_an_overflow_is_told_with_the_way_out(tiny: Path) -> None:

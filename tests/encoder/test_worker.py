@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -31,6 +32,20 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
     go.set()
     assert (await running).value is True
     assert (await waiting).value == 2
+    await worker.close()
+
+
+async def test_what_is_forgotten_makes_no_hint() -> None:
+    worker, go = DeviceWorker("test", 1), threading.Event()
+    await worker.run(lambda: time.sleep(0.3))
+    worker.forget()
+    calls = [asyncio.create_task(worker.run(go.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull) as caught:
+        await worker.run(lambda: 3)
+    assert (caught.value.retry_after_s, worker.estimated_wait_s) == (0.1, 0.0)
+    go.set()
+    await asyncio.gather(*calls)
     await worker.close()
 
 

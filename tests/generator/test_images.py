@@ -7,9 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from zrelay_generator.events import Failed, ImagePixels
 from zrelay_generator.images import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
-from zrelay_generator.job import JobSpec, Origin
+from zrelay_generator.job import Job, JobSpec, Origin, Output
 from zrelay_generator.provenance import Painter, provenance_json
+from zrelay_generator.writer import Writer
+from zrelay_shared.errors import InternalError
 
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -63,3 +66,15 @@ def test_previews_show_the_colours_of_the_picture(demo, load):
     left, right = seen[:, :6].float().mean((0, 1)), seen[:, 10:].float().mean((0, 1))
     assert left.argmax() == 0 and right.argmax() == 2
     assert left[0] > 150 and right[2] > 150
+
+
+def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds):
+    output, origin = Output(ImageFormat.JPEG), Origin(prompt="x" * 60_001)
+    job = Job("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
+    told = []
+    writer = Writer(Painter("demo", "ab" * 32, "cpu", "bfloat16"), lambda job, event: told.append(event))
+    writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
+    writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
+    writer._thread.shutdown(wait=True)
+    assert [type(event) for event in told] == [Failed] and isinstance(told[0].error, InternalError)
+    assert job.cancelled

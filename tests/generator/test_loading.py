@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.hardware import is_out_of_memory
 from zrelay_generator.identity import identify
 from zrelay_generator.loading import load_model
 from zrelay_generator.service import GeneratorService
 from zrelay_shared.errors import CheckpointError, FailedPrecondition
+from zrelay_shared.torch_devices import is_out_of_memory
 
 CPU = torch.device("cpu")
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -79,6 +79,17 @@ def test_weights_of_another_size(copy):
     assert "cap_embedder.0.weight is [48], not [64]" in error.message
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"axes_lens": []}, {"axes_lens": [16, 64, 64]}, {"dim": 0}, {"dim": -64}, {"n_heads": 7}, {"n_heads": 0},
+     {"n_layers": "three"}, {"axes_dims": None}, {"cap_feat_dim": "wide"}],
+)  # fmt: skip
+def test_a_config_that_makes_no_model(changed, copy):
+    edit(copy, "transformer/config.json", **changed)
+    error = refused(copy)
+    assert error.metadata["file"] == "transformer/config.json" and "\n" not in error.message
+
+
 @pytest.mark.parametrize("key", ["use_dynamic_shifting", "use_karras_sigmas", "stochastic_sampling"])
 def test_a_schedule_that_would_be_another(key, copy):
     edit(copy, "scheduler/scheduler_config.json", **{key: True})
@@ -88,6 +99,20 @@ def test_a_schedule_that_would_be_another(key, copy):
 def test_a_vae_of_another_model(copy):
     shutil.rmtree(copy / "vae")
     assert refused(copy).metadata["file"] == "vae/"
+
+
+@pytest.mark.parametrize("scaling", [0.0, None, -1.0])
+def test_a_vae_that_scales_by_nothing(scaling, copy):
+    edit(copy, "vae/config.json", scaling_factor=scaling)
+    assert refused(copy).metadata["file"] == "vae/config.json"
+
+
+@pytest.mark.parametrize("file", ["tokenizer/chat_template.jinja", "tokenizer/tokenizer.json"])
+def test_a_broken_encoder_beside_it_leaves_embeddings_unverified(file, demo, tmp_path):
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    (folder / file).write_bytes(b"\xff" if file.endswith("jinja") else b'{"model": 3, "added_tokens": [1]}')
+    encoder = identify(folder, "demo", tmp_path / "cache").encoder
+    assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 128, "")
 
 
 async def test_weights_that_paint_nothing_are_not_served(copy, monkeypatch, tmp_path):

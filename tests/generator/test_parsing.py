@@ -240,6 +240,9 @@ def test_identity_tells_requests_apart(parse, request_of, embeds):
         parse(parcel).identity for parcel in (request_of(seed=2), request_of(), request_of(embeds(20, 128, 5), seed=1))
     }
     assert len(same) == 1 and len(others) == 3 and not same & others
+    other_dtype = request_of(seed=1)
+    tensor_of(other_dtype).dtype = tensor_pb2.TENSOR_DTYPE_F16
+    assert parse(other_dtype).identity not in same, "the same bytes read as another dtype are another request"
 
 
 @pytest.mark.parametrize("text", ["a b", "x" * 65, "ä", "../etc", "a\n"])

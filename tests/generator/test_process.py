@@ -46,7 +46,7 @@ async def test_a_process_paints_and_drains(demo, tmp_path, request_of, monkeypat
         async with dial(await address_in(file)) as channel:
             stub = Stub(channel, SERVICE)
             info = await asyncio.wait_for(ready(stub), 60)
-            assert info.model_id == "checkpoint" and info.device.compute_dtype in ("bfloat16", "float32")
+            assert info.model_id == "zrelay-demo" and info.device.compute_dtype in ("bfloat16", "float32")
             events = stub.stream("Generate", request_of(num_inference_steps=20, seed=1), pb.GenerateResponse)
             await anext(events)
             process.send_signal(signal.SIGTERM)

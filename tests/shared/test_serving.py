@@ -1,7 +1,10 @@
 """serving: health, reflection, loading and draining of a server in this process."""
 
 import asyncio
+import contextlib
+import socket
 import threading
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -9,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from zrelay.v1 import vision_pb2
+from zrelay.v1.info_pb2 import ServerVersion
 from zrelay_shared import channels, rpc, serving
 from zrelay_shared.errors import FeatureMissing, ModelLoading, Unavailable
 from zrelay_shared.listening import parse_listen
@@ -103,10 +107,64 @@ async def test_a_model_that_is_loaded_while_draining_is_not_ready():
         await asyncio.sleep(0)
         service.load_now.set()
         await server.loaded
-        with pytest.raises(grpc.RpcError):
-            assert await watch.read() == grpc.aio.EOF
-            await watch
+        assert await watch.read() == grpc.aio.EOF
         await drain
+
+
+async def test_a_watcher_of_health_does_not_hold_up_the_end():
+    service = Slow()
+    service.load_now.set(), service.drain_now.set()
+    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
+        assert (await watch.read()).status in (SERVING, NOT_SERVING)
+        await asyncio.wait_for(server.drain(), ANYWHERE.grace_s - 2.0)
+
+
+async def test_an_answer_on_its_way_over_a_slow_link_arrives():
+    service, asked = Slow(), asyncio.Event()
+    service.drain_now.set()
+
+    async def get_info(parcel, context):
+        asked.set()
+        return vision_pb2.VisionServiceGetInfoResponse(version=ServerVersion(version="x" * 3_000_000))
+
+    service.GetInfo = get_info
+    async with (
+        serving.running(service, ANYWHERE) as server,
+        slow_link(server.address.port, 1_500_000) as port,
+        channels.dial(f"127.0.0.1:{port}") as channel,
+    ):
+        answer = asyncio.create_task(info(channel))
+        await asked.wait()
+        await server.drain()
+        assert len((await answer).version.version) == 3_000_000
+
+
+@asynccontextmanager
+async def slow_link(port: int, bytes_per_s: int):
+    """A port that leads to `port`; what comes back passes at `bytes_per_s`."""
+
+    async def pump(reader, writer, pause_s):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(8192):
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(len(data) * pause_s)
+        writer.close()
+
+    async def join(reader, writer):
+        with socket.socket() as there:
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            there.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(there, ("127.0.0.1", port))
+            far_reader, far_writer = await asyncio.open_connection(sock=there, limit=8192)
+            await asyncio.gather(pump(reader, far_writer, 0.0), pump(far_reader, writer, 1.0 / bytes_per_s))
+
+    server = await asyncio.start_server(join, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 async def test_reflection_tells_the_contract_on_loopback():

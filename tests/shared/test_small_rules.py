@@ -4,8 +4,7 @@ import platform
 
 import pytest
 
-from zrelay_shared import errors, exits, limits, logs, malloc, status
-from zrelay_shared.checkpoints import DEFAULT_TEXT_LIMIT
+from zrelay_shared import errors, exits, logs, malloc, status
 from zrelay_shared.errors import InvalidArgument, listed
 from zrelay_shared.listening import parse_listen
 
@@ -98,7 +97,3 @@ def test_log_levels():
 
 def test_large_buffers_stay_on_the_heap_where_there_is_glibc():
     assert malloc.keep_large_buffers() is (platform.libc_ver()[0] == "glibc")
-
-
-def test_one_text_limit():
-    assert limits.DEFAULT_TEXT_LIMIT == DEFAULT_TEXT_LIMIT

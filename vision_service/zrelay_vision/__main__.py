@@ -8,6 +8,9 @@ import click
 from zrelay_shared import command
 from zrelay_shared.limits import DEFAULT_PORTS
 
+DEVICES = ("auto", "cuda", "mps", "cpu")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
 
 @click.command()
 @click.option(
@@ -15,10 +18,16 @@ from zrelay_shared.limits import DEFAULT_PORTS
 )
 @click.option("--listen", default=f"127.0.0.1:{DEFAULT_PORTS['vision']}", show_default=True, help="HOST:PORT.")
 @click.option("--insecure-listen", is_flag=True, help="Allow an address beyond this machine, without encryption.")
-@click.option("--device", default="auto", show_default=True, help="auto, cuda, mps or cpu.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Not used yet.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Not used yet.")
 @click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
-@click.option("--grace-s", default=30.0, show_default=True, help="Seconds that running work gets after SIGTERM.")
+@click.option(
+    "--grace-s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that running work gets after SIGTERM.",
+)
 @click.option("--address-file", type=click.Path(path_type=Path), help="Write HOST:PORT there once bound.")
 def main(
     model: Path | None,
@@ -50,4 +59,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(prog_name="zrelay-vision")
+    main(prog_name="python -m zrelay_vision")

@@ -7,7 +7,6 @@ import click
 
 from zrelay_client.cli._root import cli
 from zrelay_shared import exits
-from zrelay_shared.errors import ZrelayError
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -37,6 +36,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _told(error: Exception) -> str:
+    from zrelay_shared.errors import ZrelayError  # not for `--help`
+
     if isinstance(error, ZrelayError):
         return error.message
     if isinstance(error, OSError):
@@ -45,6 +46,8 @@ def _told(error: Exception) -> str:
 
 
 def _code(error: Exception) -> int:
+    from zrelay_shared.errors import ZrelayError
+
     if isinstance(error, ZrelayError):
         return exits.code_of(error)
     return exits.LOCAL_FILE if isinstance(error, OSError) else exits.BUG

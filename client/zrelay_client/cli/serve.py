@@ -16,6 +16,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 @click.command("serve")
 @click.argument("role", type=click.Choice(_ROLES))
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[-- MORE]")
 @click.option(
     "--model",
     type=PLACE,
@@ -32,6 +33,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 @profile_option("Profile of the configuration file.")
 def command(
     role: str,
+    more: tuple[str, ...],
     model: str | None,
     listen: str | None,
     insecure_listen: bool | None,
@@ -43,6 +45,8 @@ def command(
     profile: str | None,
 ) -> None:
     """Run the service ROLE in the foreground: encoder, generator or vision.
+
+    MORE is passed on to the service: `zrelay serve generator -- --help` lists flags of its own, such as --max-steps.
 
     Settings come from flags, ZRELAY_<ROLE>_* variables, or the table [profile.NAME.ROLE] of the configuration file.
     """
@@ -59,18 +63,19 @@ def command(
     from zrelay_client._stack.extras import module_of
 
     module = module_of(role)
-    if settings.model is None:
+    if settings.model is None and role != "vision" and "--help" not in more:
         raise InvalidArgument(
             f"which model shall the {role} serve? Pass --model FOLDER, or set `model` in [profile.NAME.{role}] of the "
             "configuration file; `zrelay up` runs the demo checkpoint",
             field="model",
             reason="MODEL_MISSING",
         )
-    flags = ["--model", str(Path(settings.model).expanduser())]  # of a file or variable: no shell has expanded it
+    # A model of a file or variable: no shell has expanded it.
+    flags = ["--model", str(Path(settings.model).expanduser())] if settings.model is not None else []
     for name in ("listen", "device", "dtype", "log_level"):
         if (value := getattr(settings, name)) is not None:
             flags += [f"--{name.replace('_', '-')}", value]
     flags += ["--grace-s", f"{settings.grace_s:g}"] if settings.grace_s is not None else []
     flags += ["--insecure-listen"] if settings.insecure_listen else []
     flags += ["--address-file", address_file] if address_file is not None else []
-    os.execv(sys.executable, [sys.executable, "-m", module, *flags])
+    os.execv(sys.executable, [sys.executable, "-m", module, *flags, *more])
