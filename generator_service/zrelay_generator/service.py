@@ -7,15 +7,17 @@ from typing import Any, NoReturn
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.config import GeneratorConfig
 from zrelay_generator.features import missing
 from zrelay_generator.info import loading_info, ready_info
 from zrelay_generator.messages import STATE_OF, event_message, job_message
 from zrelay_generator.parsing import parse_request_id, parse_spec
+from zrelay_generator.parsing_sampling import parse_sampling
 from zrelay_generator.runtime import Runtime, start
 from zrelay_shared.checkpoints import model_id
-from zrelay_shared.errors import InvalidArgument, ModelLoading
+from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading
 from zrelay_shared.rpc import Context
 from zrelay_shared.wire import Parcel
 
@@ -35,7 +37,17 @@ class GeneratorService:
         return pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
     async def load(self) -> None:
-        self._runtime = await start(self._config)
+        runtime = await start(self._config)
+        try:  # what a request that says nothing would ask for must be something that is served
+            parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
+        except InvalidArgument as error:
+            await runtime.close()
+            raise CheckpointError(
+                f"zrelay.json: its defaults are refused here: {error.message}; change it, or start with wider limits "
+                "(`zrelay serve generator -- --help`)",
+                metadata={"file": "zrelay.json"},
+            ) from error
+        self._runtime = runtime
 
     async def drain(self, grace_s: float) -> None:
         if self._runtime is not None:

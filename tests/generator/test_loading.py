@@ -115,6 +115,13 @@ def test_a_broken_encoder_beside_it_leaves_embeddings_unverified(file, demo, tmp
     assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 128, "")
 
 
+async def test_defaults_that_would_be_refused_are_not_served(copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    (copy / "zrelay.json").write_text(json.dumps({"num_inference_steps": 10_000}))
+    with pytest.raises(CheckpointError, match=r"zrelay.json.*num_inference_steps: expected 1 to 100, got 10000"):
+        await GeneratorService(GeneratorConfig(model=copy, device="cpu")).load()
+
+
 async def test_weights_that_paint_nothing_are_not_served(copy, monkeypatch, tmp_path):
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     weights = load_file(copy / WEIGHTS)
