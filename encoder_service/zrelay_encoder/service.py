@@ -1,5 +1,7 @@
 """EncoderService of the contract: parse, call, wrap."""
 
+import asyncio
+
 from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import encoder_pb2 as pb
@@ -107,7 +109,7 @@ class EncoderService:
             max_message_bytes=MAX_MESSAGE_BYTES,
         )
         if loaded is not None:
-            device = torch_devices.report(loaded.device)
+            device = await asyncio.to_thread(torch_devices.report, loaded.device)  # a driver may make it wait
             info.fingerprint.CopyFrom(fingerprint.to_message(loaded.fingerprint))
             info.device.CopyFrom(
                 DeviceInfo(

@@ -8,6 +8,7 @@ import torch
 from zrelay_generator.events import Failed, ImagePixels, PreviewPixels, Progress, Stage
 from zrelay_generator.job import JobSpec, Output, Priority
 from zrelay_generator.policy import Decode, Steps, image_tokens, next_work
+from zrelay_generator.runtime import warm_up_side
 from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, OutOfMemory
 
 
@@ -147,3 +148,10 @@ def test_priority_goes_before_arrival(demo, load, bench, spec):
     on.paint(spec(priority=Priority.BATCH), spec(), spec(priority=Priority.INTERACTIVE))
     assert [job for job, event in on.events if isinstance(event, ImagePixels)] == ["job-2", "job-1", "job-0"]
     assert next_work([], 1) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "default", "side"), [("cpu", 1024, 64), ("cuda", 1024, 512), ("cuda", 128, 128), ("mps", 16, 64)]
+)
+def test_what_is_painted_to_warm_up(device, default, side):
+    assert warm_up_side(device, 64, default) == side
