@@ -1,50 +1,24 @@
-"""Words for scenes: the canonical wording, the training grammar, and the way back from canonical words."""
+"""Canonical words for scenes, and the way back; the evaluation's main table uses no other wording."""
 
 import re
-from random import Random
 
 from .world import COLOURS, PLACES, SHAPES, SIZES, STYLES, Look, Object, Scene, one, pair, several
 
-_NUMBERS = {2: "two", 3: "three", 4: "four"}
-_COUNTS = {word: count for count, word in _NUMBERS.items()}
-_SYNONYMS = {
-    "small": ("small", "small", "small", "small", "tiny", "little"),
-    "medium": ("", "", "", "", "", "medium"),
-    "large": ("large", "large", "large", "big", "big", "huge"),
-}
-_CANONICAL_SHARE = 0.4
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+_COUNTS = {word: count for count, word in NUMBERS.items()}
 
 
 def canonical(scene: Scene) -> str:
     """The one wording that the evaluation uses."""
     first = scene.objects[0]
-    ground = f" on {_article(scene.background)} background"
+    ground = f" on {article(scene.background)} background"
     if scene.kind == "one":
         place = "" if scene.place == "center" else f" at the {scene.place}"
-        return _article(_phrase(first)) + place + ground
+        return article(_phrase(first)) + place + ground
     if scene.kind == "count":
-        return f"{_NUMBERS[len(scene.objects)]} {_adjectives(first)} {_plural(first.shape)}{ground}"
+        return f"{NUMBERS[len(scene.objects)]} {_adjectives(first)} {plural(first.shape)}{ground}"
     relation = " to the left of " if scene.relation == "left of" else " above "
-    return _article(_phrase(first)) + relation + _article(_phrase(scene.objects[1])) + ground
-
-
-def caption(scene: Scene, rng: Random) -> str:
-    """A wording for training: often the canonical one, else a random one of the grammar."""
-    if rng.random() < _CANONICAL_SHARE:
-        return canonical(scene)
-    subject = _subject(scene, rng)
-    ground = scene.background
-    text = rng.choice(
-        [f"{subject} on {_article(ground)} background"] * 4
-        + [f"{subject}, {ground} background", f"{_article(ground)} background with {subject}", f"{subject} on {ground}"]
-    )
-    if rng.random() < 0.1:
-        text = rng.choice(["an image of ", "a picture of ", "draw "]) + text
-    if rng.random() < 0.1:
-        text = re.sub(r"\ban? ", "", text)
-    if rng.random() < 0.15:
-        text = text[0].upper() + text[1:]
-    return text + "." if rng.random() < 0.15 else text
+    return article(_phrase(first)) + relation + article(_phrase(scene.objects[1])) + ground
 
 
 def parse(text: str) -> Scene:
@@ -95,48 +69,11 @@ def _phrase(item: Object) -> str:
     return f"{_adjectives(item)} {item.shape}"
 
 
-def _free_phrase(item: Object, rng: Random, noun: str) -> str:
-    """Size, style, colour and noun, with synonyms and sometimes size and style swapped."""
-    style = item.style if item.style != "solid" else rng.choice([""] * 6 + ["solid"])
-    words = [rng.choice(_SYNONYMS[item.size]), style, item.colour, noun]
-    if rng.random() < 0.15:
-        words[0], words[1] = words[1], words[0]
-    return " ".join(word for word in words if word)
+def plural(shape: str) -> str:
+    """Crosses and boxes, discs and plusses."""
+    return shape + ("es" if shape.endswith(("s", "x")) else "s")
 
 
-def _subject(scene: Scene, rng: Random) -> str:
-    first = scene.objects[0]
-    if scene.kind == "one":
-        return _article(_free_phrase(first, rng, first.shape)) + _free_place(scene.place, rng)
-    if scene.kind == "count":
-        count = len(scene.objects)
-        number = rng.choice([_NUMBERS[count]] * 4 + [str(count)])
-        return f"{number} {_free_phrase(first, rng, _plural(first.shape))}"
-    second = scene.objects[1]
-    a, b = (_article(_free_phrase(item, rng, item.shape)) for item in (first, second))
-    if scene.relation == "left of":
-        forms = [
-            f"{a} to the left of {b}",
-            f"{a} on the left and {b} on the right",
-            f"{a} next to {b}",
-            f"{a} and {b}",
-            f"{b} to the right of {a}",
-        ]
-    else:
-        forms = [f"{a} above {b}", f"{b} below {a}", f"{a} on top of {b}", f"{a} at the top and {b} at the bottom"]
-    return rng.choice(forms)
-
-
-def _free_place(place: str, rng: Random) -> str:
-    if place == "center":
-        return rng.choice(["", "", "", " in the center", " in the middle"])
-    last = f" in the {place} corner" if " " in place else f" on the {place} side"
-    return rng.choice([f" at the {place}", f" on the {place}", last])
-
-
-def _plural(shape: str) -> str:
-    return shape + ("es" if shape == "cross" else "s")
-
-
-def _article(phrase: str) -> str:
+def article(phrase: str) -> str:
+    """The phrase behind a or an."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase

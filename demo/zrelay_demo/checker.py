@@ -9,10 +9,10 @@ from .captions import parse
 from .outlines import box
 from .render import line_width
 from .seen import Seen, see
-from .world import Object, Scene, nominal, radii
+from .world import Object, Scene, nominal, radii, unit
 
 _FAR = 10.0
-"""Pixels that the middle of an object's box may stand off its nominal place, on each axis."""
+"""Pixels that the middle of an object's box may stand off its nominal place, on each axis, in the default frame."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def check(image: Image.Image, scene: Scene) -> Verdict:
         colour=whole and all(thing.colour == item.colour for item, thing in pairs),
         shape=whole and all(thing.shape == item.shape for item, thing in pairs),
         style=whole and all(thing.style == item.style for item, thing in pairs),
-        place=whole and all(_distance(item, thing) <= _FAR for item, thing in pairs),
+        place=whole and all(_distance(item, thing) <= _FAR * unit(wanted.frame) for item, thing in pairs),
         size=whole and all(_size(wanted, item, thing) == item.size for item, thing in pairs),
     )
 
@@ -74,7 +74,7 @@ def _distance(item: Object, thing: Seen) -> float:
 
 def _size(scene: Scene, item: Object, thing: Seen) -> str:
     """The size word whose nominal extent of the wanted shape is nearest to the seen extent."""
-    table = radii(scene.kind)
+    table = radii(scene.kind, scene.frame)
     return min(table, key=lambda word: abs(_extent(item, table[word]) - thing.extent))
 
 

@@ -7,13 +7,12 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from .dit_stage import batch_of, optimiser
-from .flow import Batched, Prompts, hidden_states, noise, patches
+from .dit_stage import optimiser, weighted_error
+from .flow import Batched, Course, Prompts, hidden_states, lots, noise
 from .latents_stage import load_scenes
 from .training import Metrics, Pace, Trainee, train
 
@@ -28,6 +27,9 @@ class DistillSettings:
     pace: Pace = field(default_factory=lambda: Pace(steps=1300, ema_decay=0.99))
     seed: int = 3
     batch: int = 48
+    frames: tuple[float, ...] = (0.60, 0.11, 0.11, 0.10, 0.08)
+    long_prompts: float = 0.3
+    object_weight: float = 3.0
     fused: bool = True
     guidance: float = 2.0
     lr_matrices: float = 0.01
@@ -44,28 +46,34 @@ def distill(
     text_encoder = Qwen3ForCausalLM.from_pretrained(trained / "text_encoder").eval().requires_grad_(False)
     text_encoder.set_attn_implementation("eager")
     student = ZImageTransformer2DModel.from_pretrained(trained / "transformer")
-    encoded, scenes = load_scenes(latents)
-    clean = patches(encoded)
-    rows, columns = encoded.shape[2] // 2, encoded.shape[3] // 2
-    teach = Batched(copy.deepcopy(student).requires_grad_(False), rows, columns, settings.fused)
-    learn = Batched(student, rows, columns, settings.fused)
+    course = Course(
+        lots(load_scenes(latents), settings.object_weight),
+        settings.frames,
+        settings.batch,
+        settings.long_prompts,
+        settings.seed,
+    )
+    teach = Batched(copy.deepcopy(student).requires_grad_(False), settings.fused)
+    learn = Batched(student, settings.fused)
     named = dict(student.named_parameters())
     trainee = Trainee(dict(named), optimiser(named, settings.lr_matrices, settings.lr_others))
 
     def loss_of(step: int) -> tuple[Tensor, Metrics]:
         rng = Random(f"distill {settings.seed} {step}")
-        chosen = batch_of(settings.seed, step, settings.batch, len(scenes))
-        ids, mask = prompts.tokens([*(prompts.words(scenes[k], rng) for k in chosen), ""])
-        noisy = noise(clean[chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
-        half = len(chosen)
+        turn = course.turn(step)
+        lot, half = turn.lot, len(turn.chosen)
+        words = (prompts.words(lot.scenes[k], rng, turn.tokens) for k in turn.chosen)
+        ids, mask = prompts.tokens([*words, ""], turn.tokens)
+        noisy = noise(lot.clean[turn.chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
         doubled = torch.tensor([*range(half), *[half] * half])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 embeds, _ = hidden_states(text_encoder, ids, mask)
-                both = teach(noisy.x.repeat(2, 1, 1), noisy.sigma.repeat(2), embeds[doubled], mask[doubled])
+                both = teach(lot, noisy.x.repeat(2, 1, 1), noisy.sigma.repeat(2), embeds[doubled], mask[doubled])
                 prompted, empty = both.chunk(2)
                 target = noisy.velocity + settings.guidance * (prompted - empty)
-            loss = F.mse_loss(learn(noisy.x, noisy.sigma, embeds[:half], mask[:half]), target)
+            velocity = learn(lot, noisy.x, noisy.sigma, embeds[:half], mask[:half])
+            loss = weighted_error(velocity, target, lot.weight[turn.chosen])
         return loss, {"loss": loss.item()}
 
     def factor_of(step: int) -> float:

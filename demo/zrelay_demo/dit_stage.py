@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .flow import Batched, Prompts, hidden_states, noise, patches
+from .flow import Batched, Course, Prompts, hidden_states, lots, noise
 from .latents_stage import load_scenes
 from .models import Widths, new_text_encoder, new_transformer
 from .muon import MuonAdam
@@ -35,9 +35,12 @@ _HIDDEN = (
 class DitSettings:
     """The learning rate is flat to `flat` of the steps, then falls linearly."""
 
-    pace: Pace = field(default_factory=lambda: Pace(steps=2400, ema_decay=0.996))
+    pace: Pace = field(default_factory=lambda: Pace(steps=8000, ema_decay=0.998))
     seed: int = 2
     batch: int = 48
+    frames: tuple[float, ...] = (0.60, 0.11, 0.11, 0.10, 0.08)
+    long_prompts: float = 0.3
+    object_weight: float = 3.0
     fused: bool = True
     empty_prompts: float = 0.07
     language_weight: float = 0.05
@@ -58,23 +61,32 @@ def train_dit(
     text_encoder = new_text_encoder(widths, prompts.tokenizer)
     text_encoder.set_attn_implementation("eager")
     transformer = new_transformer(widths)
-    encoded, scenes = load_scenes(latents)
-    clean = patches(encoded)
-    batched = Batched(transformer, encoded.shape[2] // 2, encoded.shape[3] // 2, settings.fused)
+    course = Course(
+        lots(load_scenes(latents), settings.object_weight),
+        settings.frames,
+        settings.batch,
+        settings.long_prompts,
+        settings.seed,
+    )
+    batched = Batched(transformer, settings.fused)
     named = {f"transformer.{name}": p for name, p in transformer.named_parameters()}
     named |= {f"text_encoder.{name}": p for name, p in text_encoder.named_parameters()}
     trainee = Trainee(named, optimiser(named, settings.lr_matrices, settings.lr_others))
 
     def loss_of(step: int) -> tuple[Tensor, Metrics]:
         rng = Random(f"dit {settings.seed} {step}")
-        chosen = batch_of(settings.seed, step, settings.batch, len(scenes))
-        texts = [prompts.words(scenes[k], rng) if rng.random() >= settings.empty_prompts else "" for k in chosen]
-        ids, mask = prompts.tokens(texts)
-        noisy = noise(clean[chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
+        turn = course.turn(step)
+        lot = turn.lot
+        texts = [
+            prompts.words(lot.scenes[k], rng, turn.tokens) if rng.random() >= settings.empty_prompts else ""
+            for k in turn.chosen
+        ]
+        ids, mask = prompts.tokens(texts, turn.tokens)
+        noisy = noise(lot.clean[turn.chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
         with torch.autocast("cpu", torch.bfloat16):
             embeds, last = hidden_states(text_encoder, ids, mask)
-            velocity = batched(noisy.x, noisy.sigma, embeds, mask)
-            flow = F.mse_loss(velocity, noisy.velocity)
+            velocity = batched(lot, noisy.x, noisy.sigma, embeds, mask)
+            flow = weighted_error(velocity, noisy.velocity, lot.weight[turn.chosen])
             if step % settings.language_every:
                 return flow, {"flow": flow.item()}
             language = _next_word(text_encoder.lm_head(last), ids, mask)
@@ -94,12 +106,9 @@ def optimiser(named: dict[str, nn.Parameter], lr_matrices: float, lr_others: flo
     return MuonAdam(matrices, [p for name, p in named.items() if name not in hidden], lr_matrices, lr_others)
 
 
-def batch_of(seed: int, step: int, batch: int, count: int) -> list[int]:
-    """Indices of one step's examples: consecutive parts of one shuffle for each epoch."""
-    epoch, place = divmod(step, max(count // batch, 1))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
-    chosen: list[int] = order[place * batch : (place + 1) * batch].tolist()
-    return chosen
+def weighted_error(velocity: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean square error of patches [N, patches, 64], each patch with its weight [N, patches]."""
+    return ((velocity - target).square().mean(-1) * weight).mean()
 
 
 def _factor(settings: DitSettings, step: int) -> float:

@@ -17,13 +17,15 @@ from . import CHECKPOINT
 from .captions import canonical
 from .checker import Verdict, check
 from .folder import Defaults
+from .free_wordings import free
 from .pixels import to_images, to_tensor
 from .render import render
-from .sheet import contact_sheet
 from .table import markdown
-from .world import Scene, sample
+from .world import FRAMES, SQUARE, Frame, Scene, sample
 
 _ATTRIBUTES = tuple(field.name for field in fields(Verdict))
+_LONGEST = 96
+"""Tokens at which a prompt would be cut; none of the evaluation's is that long."""
 _KINDS = {"one": "one object", "count": "two to four alike", "two": "two different"}
 
 
@@ -33,52 +35,111 @@ class EvalSettings:
 
     prompts: int = 1000
     seed: int = 20261120
-    batch: int = 25
+    pixels: int = 25 * 128 * 128
+    """Of the pictures of one batch."""
 
 
-def evaluate(checkpoint: Path, settings: EvalSettings) -> tuple[dict[str, Any], list[Image.Image], list[Scene]]:
-    """The results as they stand in eval.json, the painted pictures and their scenes."""
-    rng = Random(f"evaluation {settings.seed}")
-    scenes = [sample(rng, unseen=True) for _ in range(settings.prompts)]
+@dataclass(frozen=True)
+class Exam:
+    """One line of the table: pictures of one frame, in one kind of wording, at one guidance."""
+
+    name: str
+    frame: Frame = SQUARE
+    free: bool = False
+    guidance_scale: float = 0.0
+
+
+MAIN = Exam("model")
+EXAMS = (
+    MAIN,
+    Exam("model: free wordings", free=True),
+    *(Exam(f"model: {width} x {height}", (width, height)) for width, height in FRAMES[1:]),
+    *(Exam(f"model: guidance {scale}", guidance_scale=scale) for scale in (1.0, 2.0, 3.0)),
+)
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What came of an exam: a prompt, a scene, a picture and a verdict for each question."""
+
+    exam: Exam
+    scenes: list[Scene]
+    prompts: list[str]
+    painted: list[Image.Image]
+    verdicts: list[Verdict]
+
+
+def sit(checkpoint: Path, exam: Exam, settings: EvalSettings) -> Sitting:
+    """Paint an exam's prompts and judge the pictures. Exams of one frame and wording share their prompts."""
+    scenes = questions(exam, settings)
+    rng = Random(f"wordings {settings.seed}")
+    prompts = [free(scene, rng) if exam.free else canonical(scene) for scene in scenes]
+    painted = paint(checkpoint, prompts, exam, settings)
+    return Sitting(exam, scenes, prompts, painted, _verdicts(painted, scenes))
+
+
+def questions(exam: Exam, settings: EvalSettings) -> list[Scene]:
+    """The held-out scenes of an exam."""
+    rng = Random(f"evaluation {settings.seed} {exam.frame} {exam.free}")
+    return [sample(rng, unseen=True, frame=exam.frame) for _ in range(settings.prompts)]
+
+
+def evaluate(
+    checkpoint: Path, settings: EvalSettings, exams: Sequence[Exam] = EXAMS
+) -> tuple[dict[str, Any], list[Sitting]]:
+    """The results as they stand in eval.json, and the sittings behind them."""
+    scenes = questions(MAIN, settings)
     rendered = [render(scene) for scene in scenes]
-    defaults = Defaults(**json.loads((checkpoint / "zrelay.json").read_text(encoding="utf-8")))
-    painted = paint(checkpoint, [canonical(scene) for scene in scenes], defaults, settings)
-    verdicts = _verdicts(painted, scenes)
     rows = [
         _row("checker's ceiling: the renderer itself", _verdicts(rendered, scenes)),
         _row("VAE's ceiling: renders, encoded and decoded", _verdicts(_round_trip(checkpoint, rendered), scenes)),
-        _row("model", verdicts),
     ]
-    for kind, name in _KINDS.items():
-        mine = [verdict for verdict, scene in zip(verdicts, scenes, strict=True) if scene.kind == kind]
-        if mine:
-            rows.append(_row(f"model: {name}", mine))
-    return (
-        {"settings": asdict(settings), "defaults": asdict(defaults), "dtype": "bfloat16", "rows": rows},
-        painted,
-        scenes,
-    )
+    sittings = []
+    for exam in exams:
+        sitting = sit(checkpoint, exam, settings)
+        sittings.append(sitting)
+        rows.append(_row(exam.name, sitting.verdicts))
+        print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+        if exam == MAIN:
+            rows += _by_kind(sitting)
+    defaults = asdict(_defaults(checkpoint))
+    return {"settings": asdict(settings), "defaults": defaults, "dtype": "bfloat16", "rows": rows}, sittings
 
 
 @torch.no_grad()
-def paint(checkpoint: Path, prompts: list[str], defaults: Defaults, settings: EvalSettings) -> list[Image.Image]:
+def paint(checkpoint: Path, prompts: list[str], exam: Exam, settings: EvalSettings) -> list[Image.Image]:
     """One picture for each prompt, with seed 0 for the first, 1 for the second and so on."""
     pipeline = ZImagePipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
+    forwards = _defaults(checkpoint).num_inference_steps
 
     def some(part: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = pipeline(
             prompt=[prompts[index] for index in part],
-            width=defaults.width,
-            height=defaults.height,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
+            width=exam.frame[0],
+            height=exam.frame[1],
+            num_inference_steps=forwards,
+            guidance_scale=exam.guidance_scale,
             generator=[torch.Generator().manual_seed(index) for index in part],
-            max_sequence_length=64,
+            max_sequence_length=_LONGEST,
         ).images
         return images
 
-    return _in_batches(some, len(prompts), settings.batch)
+    return _in_batches(some, len(prompts), max(1, settings.pixels // (exam.frame[0] * exam.frame[1])))
+
+
+def _defaults(checkpoint: Path) -> Defaults:
+    return Defaults(**json.loads((checkpoint / "zrelay.json").read_text(encoding="utf-8")))
+
+
+def _by_kind(sitting: Sitting) -> list[dict[str, Any]]:
+    rows = []
+    for kind, name in _KINDS.items():
+        pairs = zip(sitting.verdicts, sitting.scenes, strict=True)
+        mine = [verdict for verdict, scene in pairs if scene.kind == kind]
+        if mine:
+            rows.append(_row(f"model: {name}", mine))
+    return rows
 
 
 @torch.no_grad()
@@ -118,15 +179,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure; default: the bundle")
     parser.add_argument("--prompts", type=int, default=EvalSettings.prompts, help="how many prompts; default: 1000")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first 48 prompts to this PNG")
+    parser.add_argument("--exam", action="append", choices=[e.name for e in EXAMS], help="only this one; repeatable")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
-    results, painted, scenes = evaluate(options.checkpoint, EvalSettings(prompts=options.prompts))
+    exams = [exam for exam in EXAMS if not options.exam or exam.name in options.exam]
+    results, _ = evaluate(options.checkpoint, EvalSettings(prompts=options.prompts), exams)
     print(markdown(results["rows"]))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    if options.sheet:
-        contact_sheet(painted[:48], _verdicts(painted[:48], scenes[:48])).save(options.sheet, optimize=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Widths:
     text_hidden: int = 128
     text_mlp: int = 384
     text_layers: int = 4
-    vocabulary: int = 640
+    vocabulary: int = 768
     dim: int = 192
     layers: int = 6
 

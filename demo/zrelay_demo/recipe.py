@@ -56,6 +56,11 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
     def latents() -> Record:
         return encode_scenes(at("latents"), at("vae"), r.latents)
 
+    def halfway() -> Record:
+        half = r.transformer.pace.steps // 2
+        train_dit(at("transformer"), at("tokenizer"), at("latents"), r.transformer, r.widths, half)
+        return {"steps": half}
+
     def transformer() -> Record:
         return _trained(train_dit(at("transformer"), at("tokenizer"), at("latents"), r.transformer, r.widths))
 
@@ -66,14 +71,14 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
         return {"bytes": assemble(at("checkpoint"), at("tokenizer"), at("vae"), at("distilled"), r.defaults)}
 
     def evaluation() -> Record:
-        results, _, _ = evaluate(at("checkpoint"), r.evaluation)
+        results, _ = evaluate(at("checkpoint"), r.evaluation)
         print(markdown(results["rows"]))
         _write(at("checkpoint", "eval.json"), results)
         told = {name: _read(at(name, "stage.json")) for name in ("vae", "latents", "transformer", "distilled")}
         write_card(at("checkpoint"), told)
         return {}
 
-    every = (tokenizer, vae, latents, transformer, distilled, checkpoint, evaluation)
+    every = (tokenizer, vae, latents, halfway, transformer, distilled, checkpoint, evaluation)
     return {stage.__name__: stage for stage in every}
 
 

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AddedToken, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from .captions import caption
+from .wordings import caption
 from .world import sample
 
 SPECIAL = (
@@ -55,7 +55,7 @@ _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 class TokenizerSettings:
     seed: int = 7
     captions: int = 20000
-    vocabulary: int = 600
+    vocabulary: int = 720
 
 
 def build_tokenizer(folder: Path, settings: TokenizerSettings) -> None:

@@ -70,7 +70,7 @@ def train(
     began, first, recent = time.monotonic(), step, []
     spent = history["seconds"]
     while step < pace.steps:
-        if step == stop:
+        if stop is not None and step >= stop:
             history["seconds"] = spent + time.monotonic() - began
             _save(trainee, folder, step, history)
             return None

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Kind = Literal["one", "count", "two"]
 RGB = tuple[int, int, int]
+Frame = tuple[int, int]
+"""Width and height of a picture in pixels."""
 
 COLOURS: dict[str, RGB] = {
     "red": (220, 40, 40),
@@ -36,10 +38,17 @@ PLACES: dict[str, tuple[int, int]] = {
 }
 RELATIONS = ("left of", "above")
 COUNTS = (2, 3, 4)
+SQUARE: Frame = (128, 128)
+"""The default; radii and distances below are those of this frame and grow with a picture's shorter side."""
+FRAMES: tuple[Frame, ...] = (SQUARE, (192, 128), (128, 192), (192, 192), (256, 256))
 
 _ALONE = {"small": 15.0, "medium": 25.0, "large": 40.0}
 _IN_GROUP = {"small": 13.0, "medium": 18.0, "large": 23.0}
 _LEFT, _RIGHT, _MIDDLE = -30.0, 30.0, 0.0
+_NUDGE = 1.0
+"""Pixels that a scene may stand off its nominal place. What the words leave open is little, so that eight steps without
+guidance can settle it; a wording that leaves something out leaves more to the seed."""
+_SWELL = 0.025
 _GROUPS = {
     2: ((_LEFT, _MIDDLE), (_RIGHT, _MIDDLE)),
     3: ((_MIDDLE, _LEFT), (_LEFT, _RIGHT), (_RIGHT, _RIGHT)),
@@ -71,6 +80,10 @@ class Scene:
     relation: str = ""
     width: int = 128
     height: int = 128
+
+    @property
+    def frame(self) -> Frame:
+        return self.width, self.height
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,53 +118,59 @@ def held_out(shape: str, colour: str, background: str) -> bool:
     return hashlib.md5(f"{shape}|{colour}|{background}".encode(), usedforsecurity=False).digest()[0] < 26
 
 
-def radii(kind: Kind) -> dict[str, float]:
+def unit(frame: Frame) -> float:
+    """Pixels of this frame for one of the default frame."""
+    return min(frame) / min(SQUARE)
+
+
+def radii(kind: Kind, frame: Frame = SQUARE) -> dict[str, float]:
     """Nominal radius in pixels of each size word."""
-    return _ALONE if kind == "one" else _IN_GROUP
+    return {word: r * unit(frame) for word, r in (_ALONE if kind == "one" else _IN_GROUP).items()}
 
 
-def one(look: Look, background: str, place: str = "center") -> Scene:
+def one(look: Look, background: str, place: str = "center", frame: Frame = SQUARE) -> Scene:
     """A scene of one object at its nominal place."""
-    return _one(look, background, place, radii("one")[look.size], (0.0, 0.0))
+    return _one(look, background, place, radii("one", frame)[look.size], (0.0, 0.0), frame)
 
 
-def several(look: Look, count: int, background: str) -> Scene:
+def several(look: Look, count: int, background: str, frame: Frame = SQUARE) -> Scene:
     """A scene of `count` equal objects at their nominal places."""
-    return _several(look, count, background, radii("count")[look.size], (0.0, 0.0))
+    return _several(look, count, background, radii("count", frame)[look.size], (0.0, 0.0), frame)
 
 
-def pair(first: Look, second: Look, relation: str, background: str) -> Scene:
+def pair(first: Look, second: Look, relation: str, background: str, frame: Frame = SQUARE) -> Scene:
     """A scene of two different objects, the first left of or above the second."""
-    sizes = radii("two")
-    return _pair(first, second, relation, background, (sizes[first.size], sizes[second.size]), (0.0, 0.0))
+    sizes = radii("two", frame)
+    return _pair(first, second, relation, background, (sizes[first.size], sizes[second.size]), (0.0, 0.0), frame)
 
 
 def nominal(scene: Scene) -> Scene:
     """The scene its words describe: the same one without the jitter of places and sizes."""
     looks = [Look(item.shape, item.colour, item.style, item.size) for item in scene.objects]
     if scene.kind == "one":
-        return one(looks[0], scene.background, scene.place)
+        return one(looks[0], scene.background, scene.place, scene.frame)
     if scene.kind == "count":
-        return several(looks[0], len(looks), scene.background)
-    return pair(looks[0], looks[1], scene.relation, scene.background)
+        return several(looks[0], len(looks), scene.background, scene.frame)
+    return pair(looks[0], looks[1], scene.relation, scene.background, scene.frame)
 
 
-def sample(rng: Random, mix: Mix | None = None, *, unseen: bool = False) -> Scene:
+def sample(rng: Random, mix: Mix | None = None, *, unseen: bool = False, frame: Frame = SQUARE) -> Scene:
     """A random scene. `unseen` takes the first object's triple from the held-out ones; else no triple is one."""
     mix = mix or Mix()
     kind: Kind = rng.choices(("one", "count", "two"), mix.kinds)[0]
     shape, colour, background = _triple(rng, unseen)
     look = Look(shape, colour, rng.choices(STYLES, mix.styles)[0], rng.choices(SIZES, mix.sizes)[0])
-    shift = (rng.uniform(-2, 2), rng.uniform(-2, 2))
-    r = radii(kind)[look.size] * rng.uniform(0.95, 1.05)
+    nudge = _NUDGE * unit(frame)
+    shift = (rng.uniform(-nudge, nudge), rng.uniform(-nudge, nudge))
+    r = radii(kind, frame)[look.size] * rng.uniform(1 - _SWELL, 1 + _SWELL)
     if kind == "one":
         place = "center" if rng.random() < mix.centred else rng.choice(list(PLACES))
-        return _one(look, background, place, r, shift)
+        return _one(look, background, place, r, shift, frame)
     if kind == "count":
-        return _several(look, rng.choice(COUNTS), background, r, shift)
+        return _several(look, rng.choice(COUNTS), background, r, shift, frame)
     other = _other(rng, colour, background, mix, unseen)
-    r_other = radii(kind)[other.size] * rng.uniform(0.95, 1.05)
-    return _pair(look, other, rng.choice(RELATIONS), background, (r, r_other), shift)
+    r_other = radii(kind, frame)[other.size] * rng.uniform(1 - _SWELL, 1 + _SWELL)
+    return _pair(look, other, rng.choice(RELATIONS), background, (r, r_other), shift, frame)
 
 
 def _triple(rng: Random, unseen: bool) -> tuple[str, str, str]:
@@ -170,24 +189,44 @@ def _other(rng: Random, colour: str, background: str, mix: Mix, unseen: bool) ->
             return look
 
 
-def _one(look: Look, background: str, place: str, r: float, shift: tuple[float, float]) -> Scene:
-    dx, dy = PLACES[place]
-    reach = (64 - 1.1 * r - 4) * (1.0 if look.size == "large" else 0.92)
-    return Scene("one", background, (_put(look, r, dx * reach, dy * reach, shift),), place=place)
+def _one(look: Look, background: str, place: str, r: float, shift: tuple[float, float], frame: Frame) -> Scene:
+    edge = 1.1 * r + 4 * unit(frame)
+    share = 1.0 if look.size == "large" else 0.92
+    x, y = (way * (side / 2 - edge) * share for way, side in zip(PLACES[place], frame, strict=True))
+    return _scene("one", background, (_put(look, r, x, y, shift, frame),), frame, place=place)
 
 
-def _several(look: Look, count: int, background: str, r: float, shift: tuple[float, float]) -> Scene:
-    return Scene("count", background, tuple(_put(look, r, x, y, shift) for x, y in _GROUPS[count]))
+def _several(look: Look, count: int, background: str, r: float, shift: tuple[float, float], frame: Frame) -> Scene:
+    spots = (_spot(spot, frame) for spot in _GROUPS[count])
+    return _scene("count", background, tuple(_put(look, r, x, y, shift, frame) for x, y in spots), frame)
 
 
 def _pair(
-    a: Look, b: Look, relation: str, background: str, r: tuple[float, float], shift: tuple[float, float]
+    a: Look,
+    b: Look,
+    relation: str,
+    background: str,
+    r: tuple[float, float],
+    shift: tuple[float, float],
+    frame: Frame,
 ) -> Scene:
-    spots = [(x, y) if relation == "left of" else (y, x) for x, y in _GROUPS[2]]
-    objects = tuple(_put(look, each, *spot, shift) for look, each, spot in zip((a, b), r, spots, strict=True))
-    return Scene("two", background, objects, relation=relation)
+    spots = [_spot((x, y) if relation == "left of" else (y, x), frame) for x, y in _GROUPS[2]]
+    objects = tuple(_put(look, each, *spot, shift, frame) for look, each, spot in zip((a, b), r, spots, strict=True))
+    return _scene("two", background, objects, frame, relation=relation)
 
 
-def _put(look: Look, r: float, x: float, y: float, shift: tuple[float, float]) -> Object:
+def _spot(spot: tuple[float, float], frame: Frame) -> tuple[float, float]:
+    """A place of a group, in pixels from the picture's centre."""
+    return spot[0] * frame[0] / SQUARE[0], spot[1] * frame[1] / SQUARE[1]
+
+
+def _scene(
+    kind: Kind, background: str, objects: tuple[Object, ...], frame: Frame, place: str = "center", relation: str = ""
+) -> Scene:
+    return Scene(kind, background, objects, place, relation, *frame)
+
+
+def _put(look: Look, r: float, x: float, y: float, shift: tuple[float, float], frame: Frame) -> Object:
     """Place a look; x and y are pixels from the picture's centre."""
-    return Object(look.shape, look.colour, look.style, look.size, 64 + x + shift[0], 64 + y + shift[1], r)
+    cx, cy = frame[0] / 2 + x + shift[0], frame[1] / 2 + y + shift[1]
+    return Object(look.shape, look.colour, look.style, look.size, cx, cy, r)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from zrelay_demo import CHECKPOINT
 from zrelay_demo.checker import judge
-from zrelay_demo.evaluate import EvalSettings, paint
+from zrelay_demo.evaluate import MAIN, EvalSettings, paint
 from zrelay_demo.folder import Defaults, size_bytes
 from zrelay_demo.table import markdown, share
 
@@ -34,7 +34,7 @@ def _defaults() -> Defaults:
 
 
 def test_it_paints_what_it_is_told() -> None:
-    pictures = paint(CHECKPOINT, PROMPTS, _defaults(), EvalSettings(batch=len(PROMPTS)))
+    pictures = paint(CHECKPOINT, PROMPTS, MAIN, EvalSettings())
     wrong = [prompt for prompt, picture in zip(PROMPTS, pictures, strict=True) if not judge(picture, prompt).all_right]
     assert len(wrong) <= 1, wrong
 

@@ -22,10 +22,10 @@ TINY = Recipe(
     widths=Widths(vae_channels=(8, 8, 8, 8), text_hidden=32, text_mlp=32, text_layers=2, dim=32, layers=1),
     tokenizer=TokenizerSettings(captions=2000),
     vae=VaeSettings(pace=PACE, pool=8, crops=2, wholes=2, wholes_from=0.0),
-    latents=LatentsSettings(scenes=8, batch=4),
+    latents=LatentsSettings(scenes=(8, 2, 2, 2, 2), batch=4),
     transformer=DitSettings(pace=PACE, batch=4, fused=False),
     distilled=DistillSettings(pace=PACE, batch=4, fused=False),
-    evaluation=EvalSettings(prompts=2, batch=2),
+    evaluation=EvalSettings(prompts=2),
 )
 
 

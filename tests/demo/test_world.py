@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
-from zrelay_demo.captions import canonical, caption, parse
-from zrelay_demo.world import COLOURS, SHAPES, Look, Scene, held_out, nominal, one, sample
+from zrelay_demo.captions import canonical, parse
+from zrelay_demo.outlines import box
+from zrelay_demo.world import COLOURS, FRAMES, SHAPES, Frame, Look, Scene, held_out, nominal, one, sample
 
 
 def test_about_one_triple_in_eight_is_held_out() -> None:
@@ -62,10 +63,17 @@ def test_parse_refuses_other_words(prompt: str) -> None:
         parse(prompt)
 
 
-def test_captions_name_every_colour() -> None:
+@pytest.mark.parametrize("frame", FRAMES)
+def test_every_object_stands_whole_in_its_frame(frame: Frame) -> None:
     rng = Random(5)
     for _ in range(500):
-        scene = sample(rng)
-        text = caption(scene, rng).lower()
-        assert scene.background in text
-        assert all(item.colour in text and item.shape in text for item in scene.objects)
+        scene = sample(rng, frame=frame)
+        for item in scene.objects:
+            left, top, right, bottom = box(item.shape, item.cx, item.cy, item.r)
+            assert left >= 0 and top >= 0 and right <= scene.width and bottom <= scene.height
+
+
+def test_things_grow_with_the_shorter_side() -> None:
+    look = Look("circle", "red")
+    assert one(look, "blue", frame=(256, 256)).objects[0].r == 2 * one(look, "blue").objects[0].r
+    assert one(look, "blue", frame=(192, 128)).objects[0].r == one(look, "blue").objects[0].r

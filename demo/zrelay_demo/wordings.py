@@ -1,0 +1,220 @@
+"""How people word a scene: the grammar of training captions."""
+
+import re
+from collections.abc import Sequence
+from random import Random
+
+from .captions import NUMBERS, article, canonical, plural
+from .world import COLOURS, SHAPES, Object, Scene
+
+_CANONICAL_SHARE = 0.3
+_NO_GROUND_SHARE = 0.03
+SIZE_WORDS = {
+    "small": ("small", "small", "small", "tiny", "little"),
+    "medium": ("", "", "", "", "", "medium", "medium-sized"),
+    "large": ("large", "large", "large", "big", "big", "huge"),
+}
+STYLE_WORDS = {
+    "solid": ("", "", "", "", "", "solid", "filled"),
+    "striped": ("striped", "striped", "striped", "stripy"),
+    "dotted": ("dotted", "dotted", "dotted", "spotted"),
+    "outlined": ("outlined", "outlined", "outlined", "hollow"),
+}
+STYLE_TAILS = {"striped": "with stripes", "dotted": "with dots", "outlined": "in outline"}
+SHAPE_WORDS = {shape: (shape,) for shape in SHAPES} | {
+    "circle": ("circle", "circle", "circle", "circle", "disc"),
+    "square": ("square", "square", "square", "square", "box"),
+    "diamond": ("diamond", "diamond", "diamond", "diamond", "rhombus"),
+    "moon": ("moon", "moon", "moon", "moon", "crescent"),
+    "cross": ("cross", "cross", "cross", "cross", "plus"),
+}
+COLOUR_WORDS = {colour: (colour,) for colour in COLOURS} | {
+    "purple": ("purple", "purple", "purple", "purple", "violet"),
+    "cyan": ("cyan", "cyan", "cyan", "cyan", "turquoise"),
+}
+_PREFIXES = (
+    "draw ",
+    "draw me ",
+    "please draw ",
+    "paint ",
+    "show ",
+    "show me ",
+    "make ",
+    "create ",
+    "generate ",
+    "i want ",
+    "can you draw ",
+    "picture: ",
+    "a picture of ",
+    "an image of ",
+    "a drawing of ",
+    "an illustration of ",
+)
+_SUFFIXES = (", please", " please", ", simple", ", flat colours", "!")
+_FILLERS = (
+    "plain bright simple flat clean nice pretty just only really exactly single then there is we see that whole some "
+    "very behind it image picture page wall scene hello ok maybe also like this style of art drawn shown"
+)
+"""Words that change nothing; they teach the model to read past what it does not know."""
+_GROUNDS_BEHIND = (
+    " on a {} background",
+    " on a {} background",
+    " on a {} background",
+    " on {}",
+    " on {}",
+    " against a {} background",
+    " against a {} wall",
+    " over a {} backdrop",
+    " with a {} background",
+    ", {} background",
+    ", {} background",
+    ", on a {} background",
+    ", the background is {}",
+    "; background: {}",
+    ", background {}",
+)
+_GROUNDS_BEFORE = (
+    "on a {} background, ",
+    "on a {} background: ",
+    "on {}, ",
+    "{} background, ",
+    "{} background with ",
+    "a {} background with ",
+    "background {}, ",
+)
+
+
+def caption(scene: Scene, rng: Random) -> str:
+    """A wording for training: often the canonical one, else one of the grammar, in any case."""
+    if rng.random() < _CANONICAL_SHARE:
+        return cased(canonical(scene), rng)
+    subject, place = subject_of(scene, rng), place_of(scene, rng)
+    ground = rng.choice(COLOUR_WORDS[scene.background])
+    if rng.random() < _NO_GROUND_SHARE:
+        text = subject + place
+    elif rng.random() < 0.3:
+        text = rng.choice(_GROUNDS_BEFORE).format(ground) + subject + place
+    else:
+        behind = rng.choice(_GROUNDS_BEHIND).format(ground)
+        if place and rng.random() < 0.2:
+            text = f"{place.lstrip(' ,')}, {subject}{behind}"
+        elif place and rng.random() < 0.2:
+            text = f"{subject}{behind}, {place.lstrip(' ,')}"
+        else:
+            text = subject + place + behind
+    if rng.random() < 0.3:
+        text = rng.choice(_PREFIXES) + text
+    if rng.random() < 0.08:
+        text += rng.choice(_SUFFIXES)
+    if rng.random() < 0.2:
+        text = without_articles(text)
+    if rng.random() < 0.2:
+        text = _padded_out(text, rng)
+    return cased(repaired(text), rng)
+
+
+def phrase(item: Object, rng: Random, number: str = "") -> str:
+    """Size, style, colour and noun in some order and with synonyms; behind an article, or a number and in plural."""
+    noun = rng.choice(SHAPE_WORDS[item.shape])
+    size, style = rng.choice(SIZE_WORDS[item.size]), rng.choice(STYLE_WORDS[item.style])
+    tail = ""
+    if item.style in STYLE_TAILS and rng.random() < 0.15:
+        style, tail = "", f" {STYLE_TAILS[item.style]}"
+    words = [size, style, rng.choice(COLOUR_WORDS[item.colour])]
+    if rng.random() < 0.2:
+        rng.shuffle(words)
+    joint = ", " if rng.random() < 0.06 else " "
+    adjectives = joint.join(word for word in words if word)
+    if number:
+        return f"{number} {adjectives} {plural(noun)}{tail}"
+    return article(f"{adjectives} {noun}{tail}")
+
+
+def subject_of(scene: Scene, rng: Random) -> str:
+    """The objects of a scene, with what stands between them."""
+    first = scene.objects[0]
+    if scene.kind == "one":
+        return phrase(first, rng)
+    if scene.kind == "count":
+        return phrase(first, rng, number_of(scene, rng))
+    a, b = (phrase(item, rng) for item in scene.objects)
+    if scene.relation == "left of":
+        forms: tuple[str, ...] = (
+            f"{a} to the left of {b}",
+            f"{a} to the left of {b}",
+            f"{a} left of {b}",
+            f"{a} on the left and {b} on the right",
+            f"{a} next to {b}",
+            f"{a} and {b}",
+            f"{b} to the right of {a}",
+            f"{b} right of {a}",
+        )
+    else:
+        forms = (
+            f"{a} above {b}",
+            f"{a} above {b}",
+            f"{a} over {b}",
+            f"{a} on top of {b}",
+            f"{b} below {a}",
+            f"{b} under {a}",
+            f"{a} at the top and {b} at the bottom",
+        )
+    return rng.choice(forms)
+
+
+def number_of(scene: Scene, rng: Random) -> str:
+    """How many, in letters, in digits, or as a pair."""
+    count = len(scene.objects)
+    return rng.choice([NUMBERS[count]] * 3 + [str(count)] + (["a pair of"] if count == 2 else []))
+
+
+def place_of(scene: Scene, rng: Random) -> str:
+    """Where one object stands; empty for the centre more often than not, and for several objects."""
+    if scene.kind != "one":
+        return ""
+    if scene.place == "center":
+        return rng.choice(("", "", "", "", " in the center", " in the middle", " in the centre", ", centered"))
+    name = place_name(scene.place, rng)
+    if " " in scene.place:
+        return rng.choice((f" at the {name}", f" in the {name}", f" in the {name} corner", f", {name}"))
+    return rng.choice((f" at the {name}", f" on the {name}", f" on the {name} side", f" near the {name} edge"))
+
+
+def place_name(place: str, rng: Random) -> str:
+    """A corner may be hyphenated, or upper and lower."""
+    vertical, _, side = place.partition(" ")
+    if not side or rng.random() < 0.6:
+        return place
+    return rng.choice((f"{vertical}-{side}", f"{'upper' if vertical == 'top' else 'lower'} {side}"))
+
+
+def cased(text: str, rng: Random, shares: Sequence[float] = (0.66, 0.16, 0.06, 0.06, 0.06)) -> str:
+    """As it is, with a capital, all capitals, Each Word Capital, or with some WORDS loud; some with a full stop."""
+    way = rng.choices(("", "first", "all", "each", "some"), shares)[0]
+    if way == "first":
+        text = text[0].upper() + text[1:]
+    elif way == "all":
+        text = text.upper()
+    elif way == "each":
+        text = text.title()
+    elif way == "some":
+        text = " ".join(word.upper() if rng.random() < 0.25 else word for word in text.split(" "))
+    return text + "." if text[-1].isalpha() and rng.random() < 0.12 else text
+
+
+def without_articles(text: str) -> str:
+    """The text as people type it in a hurry."""
+    return re.sub(r"\b(an?|the) (?!pair)", "", text)
+
+
+def _padded_out(text: str, rng: Random) -> str:
+    """The text with one or two words in it that say nothing."""
+    words = text.split(" ")
+    for _ in range(rng.choice((1, 1, 2))):
+        words.insert(rng.randrange(len(words)), rng.choice(_FILLERS.split()))
+    return " ".join(words)
+
+
+def repaired(text: str) -> str:
+    """ "An orange", where a colour was put behind "a"."""
+    return re.sub(r"\ba (?=orange\b|outlined\b)", "an ", text)
