@@ -42,12 +42,12 @@ up: $(INSTALLED)  ## encoder and generator on this machine, with the demo checkp
 down: $(INSTALLED)  ## end what `zrelay up --detach` started
 	$(BIN)/zrelay down
 
-demo-model: $(INSTALLED)  ## train the demo checkpoint from nothing (about an hour and a half on two cores)
+demo-model: $(INSTALLED)  ## train the demo checkpoint from nothing (about two hours on two cores, in resumable stages)
 	$(BIN)/python -m zrelay_demo.recipe
 	@echo 'It is in out/demo-model/checkpoint; `$(BIN)/python -m zrelay_demo.recipe --stage install` puts it into the package.'
 
-demo-eval: $(INSTALLED)  ## its accuracy on 1,000 fresh held-out prompts, and the contact sheet
-	$(BIN)/python -m zrelay_demo.evaluate --sheet docs/demo_sheet.png
+demo-eval: $(INSTALLED)  ## its accuracy on fresh held-out prompts: frames, free wordings, guidance (1,000 prompts each)
+	$(BIN)/python -m zrelay_demo.evaluate
 
 clean:  ## remove what the above made, but not the trained model's work folder
 	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis out/demo.png
