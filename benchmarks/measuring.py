@@ -1,6 +1,8 @@
 """Side by side in one run: alternate the contestants, take medians, report ratios."""
 
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal of docs/performance: its measured value (a ratio unless `unit` says otherwise) and what it should be."""
+    """A goal of docs/performance: its measured value (a ratio unless `unit` says otherwise) and what it should be at
+    most, or `at_least`."""
 
     id: str
     what: str
     value: float
     goal: float
     unit: str = "x"
+    at_least: bool = False
 
     @property
     def met(self) -> bool:
-        """Whether the value is at most the goal."""
-        return self.value <= self.goal
+        """Whether the value is on the right side of the goal."""
+        return self.value >= self.goal if self.at_least else self.value <= self.goal
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,6 +47,22 @@ def side_by_side(contestants: dict[str, Callable[[], object]], rounds: int, warm
 def table(goals: list[Goal]) -> str:
     """The goals as a markdown table."""
     rows = [
-        f"| {g.id} | {g.what} | {g.value:.3g} {g.unit} | <= {g.goal:g} | {'yes' if g.met else 'no'} |" for g in goals
+        f"| {g.id} | {g.what} | {g.value:.3g} {g.unit} | {'>=' if g.at_least else '<='} {g.goal:g} "
+        f"| {'yes' if g.met else 'no'} |"
+        for g in goals
     ]
     return "\n".join(["| id | what | measured | goal | met |", "|---|---|---|---|---|", *rows])
+
+
+Say = Callable[[str], None]
+"""Tells how it goes."""
+
+
+def sayer(as_json: bool) -> Say:
+    """To stdout, or to stderr where stdout is for the one object of results."""
+    return lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def tell(goals: list[Goal], as_json: bool) -> None:
+    """The results: one object of goal id to measured value, or a table."""
+    print(json.dumps({goal.id: round(goal.value, 4) for goal in goals}) if as_json else table(goals), flush=True)

@@ -12,13 +12,10 @@ import argparse
 import io
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,8 @@ import handover
 import link
 import random_checkpoint
 import torch
-from measuring import Goal, side_by_side, table
+from measuring import Goal, Say, sayer, side_by_side, tell
+from pinging import pings
 
 from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
@@ -46,9 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = set(args.only.split(","))
     torch.set_num_threads(serving_threads(None))
-    say = (
-        (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else (lambda text: print(text, flush=True))
-    )
+    say = sayer(args.json)
     goals: list[Goal] = []
     if "P7" in wanted:
         goals += hand_over(say)
@@ -58,13 +54,10 @@ def main() -> None:
         goals += on_checkpoint("demo", CHECKPOINT, wanted, args.rounds * 3, say)
         mid = random_checkpoint.make(args.work / "mid")
         goals += on_checkpoint("mid", mid, wanted, max(3, args.rounds // 2), say)
-    if args.json:
-        print(json.dumps({goal.id: round(goal.value, 4) for goal in goals}))
-    else:
-        print(table(goals))
+    tell(goals, args.json)
 
 
-def hand_over(say: Callable[[str], None]) -> list[Goal]:
+def hand_over(say: Say) -> list[Goal]:
     relay, tcp = handover.measure()
     say(f"P7: hand-over {relay * 1e3:.2f} ms, raw TCP {tcp * 1e3:.2f} ms")
     goals = [Goal("P7", "hand-over of 7.7 MB, checks on / raw TCP down + up", relay / tcp, 3.6)]
@@ -105,7 +98,7 @@ def stack(model: Path) -> Iterator[dict[str, str]]:
             subprocess.run([zrelay, "down"], check=True, env=env, stdout=subprocess.DEVNULL)
 
 
-def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Callable[[str], None]) -> list[Goal]:
+def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Say) -> list[Goal]:
     """P2, P6 and P8 on one checkpoint."""
     from diffusers import ZImagePipeline
 
@@ -123,7 +116,7 @@ def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Ca
             if "P6" in wanted:
                 goals.append(encoding(name, client, pipeline, rounds, say))
             if "P8" in wanted and name == "mid":
-                goals.append(pings(client, generator, say))
+                goals.append(pings(generator, lambda: [client.generate(PROMPT, seed=seed) for seed in range(2)], say))
     return goals
 
 
@@ -137,9 +130,7 @@ def computed_in(client: Client) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
 
 
-def end_to_end(
-    name: str, client: Client, pipeline: Any, settings: dict[str, Any], rounds: int, say: Callable[[str], None]
-) -> Goal:
+def end_to_end(name: str, client: Client, pipeline: Any, settings: dict[str, Any], rounds: int, say: Say) -> Goal:
     def relay() -> None:
         client.generate(PROMPT, seed=1)
 
@@ -161,7 +152,7 @@ def end_to_end(
     return Goal(id_, what, times["relay"] / times["diffusers"], 0.9)
 
 
-def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Callable[[str], None]) -> Goal:
+def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Say) -> Goal:
     times = side_by_side(
         {
             "relay": lambda: client.encode(LONG_PROMPT),
@@ -178,35 +169,6 @@ def encoding(name: str, client: Client, pipeline: Any, rounds: int, say: Callabl
         times["relay"] / times["diffusers"],
         goal,
     )
-
-
-def pings(client: Client, endpoint: str, say: Callable[[str], None]) -> Goal:
-    """Health checks on a channel of their own, one every 5 ms: the median while the service is idle against the 99th
-    percentile while its device is busy. (Back to back they would keep the processor awake and look faster.)
-    """
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    with grpc.insecure_channel(endpoint) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-
-        def ping() -> float:
-            time.sleep(0.005)
-            started = time.perf_counter()
-            health.Check(health_pb2.HealthCheckRequest())
-            return time.perf_counter() - started
-
-        idle = [ping() for _ in range(500)][100:]
-        busy: list[float] = []
-        painting = threading.Thread(target=lambda: [client.generate(PROMPT, seed=seed) for seed in range(2)])
-        painting.start()
-        time.sleep(0.5)
-        while painting.is_alive():
-            busy.append(ping())
-        painting.join()
-    worst, median = statistics.quantiles(busy, n=100)[98], statistics.median(idle)
-    say(f"P8: idle median {median * 1e3:.2f} ms, busy p99 {worst * 1e3:.2f} ms over {len(busy)} pings")
-    return Goal("P8", "ping p99 while the device is busy / idle median", worst / median, 10.0)
 
 
 _PEAK = """

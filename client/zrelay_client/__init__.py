@@ -15,6 +15,7 @@ from zrelay_shared import __version__
 
 if TYPE_CHECKING:
     from zrelay_client._async_client import AsyncClient
+    from zrelay_client._async_jobs import AsyncJobs
     from zrelay_client._embeds import Embeds, PromptReport
     from zrelay_client._events import (
         Accepted,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Event,
         Image,
         JobTimings,
+        Notice,
         Preview,
         Progress,
         Sampling,
@@ -35,13 +37,18 @@ if TYPE_CHECKING:
         Info,
         Limits,
         Queue,
+        ServiceStatus,
         VisionEngine,
         VisionInfo,
     )
+    from zrelay_client._jobs import Job, JobFailure
+    from zrelay_client._many import Outcome
     from zrelay_client._options import EncodeOptions, GenerateOptions
     from zrelay_client._provenance import read_provenance
     from zrelay_client._results import Result, Timings
-    from zrelay_client._sync_client import Client
+    from zrelay_client._sync_client import Client, Jobs
+    from zrelay_client._vision_embeds import Conditioned, ConditionReport, EmbedsStatistics, ImageEmbeds, ImageScores
+    from zrelay_client._vision_options import ConditionOptions, EncodeImagesOptions
     from zrelay_shared.errors import (
         Cancelled,
         CheckpointError,
@@ -68,32 +75,45 @@ if TYPE_CHECKING:
         ZrelayError,
     )
     from zrelay_shared.fingerprint import EncoderFingerprint
+    from zrelay_shared.vision_fingerprint import VisionFingerprint
 
 _HOMES = (
     "zrelay_client._sync_client",
     "zrelay_client._async_client",
+    "zrelay_client._async_jobs",
     "zrelay_client._events",
     "zrelay_client._info",
+    "zrelay_client._jobs",
+    "zrelay_client._many",
     "zrelay_client._options",
     "zrelay_client._results",
     "zrelay_client._embeds",
     "zrelay_client._provenance",
+    "zrelay_client._vision_embeds",
+    "zrelay_client._vision_options",
     "zrelay_shared.errors",
     "zrelay_shared.fingerprint",
+    "zrelay_shared.vision_fingerprint",
 )
 """Where public names live: imported when the first is used, since the CLI's `--help` needs none of them."""
 
 __all__ = [
     "Accepted",
     "AsyncClient",
+    "AsyncJobs",
     "Cancelled",
     "CheckpointError",
     "Client",
+    "ConditionOptions",
+    "ConditionReport",
+    "Conditioned",
     "DeadlineExceeded",
     "Device",
     "Done",
     "Draining",
     "Embeds",
+    "EmbedsStatistics",
+    "EncodeImagesOptions",
     "EncodeOptions",
     "EncoderFingerprint",
     "EncoderInfo",
@@ -106,16 +126,23 @@ __all__ = [
     "GeneratorInfo",
     "IdempotencyConflict",
     "Image",
+    "ImageEmbeds",
+    "ImageScores",
     "Info",
     "InternalError",
     "InvalidArgument",
+    "Job",
+    "JobFailure",
     "JobTimings",
+    "Jobs",
     "Limits",
     "LoraIncompatible",
     "MessageTooLarge",
     "ModelLoading",
     "NotFound",
+    "Notice",
     "OutOfMemory",
+    "Outcome",
     "PayloadCorrupt",
     "PermissionDenied",
     "Preview",
@@ -127,11 +154,13 @@ __all__ = [
     "ResourceExhausted",
     "Result",
     "Sampling",
+    "ServiceStatus",
     "Stage",
     "Timings",
     "Unauthenticated",
     "Unavailable",
     "VisionEngine",
+    "VisionFingerprint",
     "VisionInfo",
     "ZrelayError",
     "__version__",

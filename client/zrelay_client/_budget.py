@@ -10,6 +10,9 @@ DEFAULT_S = 1800.0
 CONNECT_S = 10.0
 """For the first answer of a service; what takes longer is not there."""
 
+RECONNECT_S = 120.0
+"""A generator that holds a job and does not answer is tried for so long: time for it to be started again."""
+
 
 class Budget:
     """Counts down from `seconds`, which are above 0. Raises InvalidArgument (TIMEOUT_INVALID) where they are not."""

@@ -30,17 +30,17 @@ class Check:
     exit_code: int = exits.OK
 
 
-async def check_service(role: str, target: str) -> AsyncIterator[Check | ServiceInfo]:
-    """Name, port, health and GetInfo of one service; then what it said, where it answered."""
+async def check_service(role: str, target: str, *, name: str) -> AsyncIterator[Check | ServiceInfo]:
+    """Name, port, health and GetInfo of one service, each told under `name`; then what it said, where it answered."""
     try:
         endpoint = parse_endpoint(role, target)
     except ZrelayError as error:
-        yield _failed(f"{role} endpoint", error)
+        yield _failed(f"{name} endpoint", error)
         return
     reached = True
     if not endpoint.startswith(("dns:", "ipv4:", "ipv6:", "unix")):
         host, port = endpoint.rpartition(":")[0].strip("[]"), int(endpoint.rpartition(":")[2])
-        check = await _reach(role, host, port)
+        check = await _reach(role, name, host, port)
         reached = check.state == OK
         yield check
     if not reached:
@@ -49,17 +49,17 @@ async def check_service(role: str, target: str) -> AsyncIterator[Check | Service
         try:
             serving = (await client.serving())[role]
         except ZrelayError as error:
-            yield _unhealthy(role, error)
+            yield _unhealthy(role, name, error)
             return
         state, message = (OK, "ready") if serving else (WARN, "not ready: it loads or drains")
-        yield Check(f"{role} health", state, message, "" if serving else "wait, and look at the service's log")
+        yield Check(f"{name} health", state, message, "" if serving else "wait, and look at the service's log")
         try:
             said = await _info_of(client, role)
         except ZrelayError as error:
-            yield _failed(f"{role} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
+            yield _failed(f"{name} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
             return
-    yield _version(role, said)
-    yield _memory(role, said)
+    yield _version(name, said)
+    yield _memory(name, said)
     yield said
 
 
@@ -93,14 +93,14 @@ def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     return Check(name, WARN, "; ".join([verdict.relation, *verdict.differences]), fix)
 
 
-async def _reach(role: str, host: str, port: int) -> Check:
+async def _reach(role: str, name: str, host: str, port: int) -> Check:
     """Resolves the name and opens the port."""
     loop = asyncio.get_running_loop()
     try:
         found = await asyncio.wait_for(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), CONNECT_S)
     except (OSError, TimeoutError) as error:
         fix = "check the spelling; where a .local name does not resolve, use the address"
-        return Check(f"{role} name", FAIL, f"{host} does not resolve: {error}", fix, exits.UNREACHABLE)
+        return Check(f"{name} name", FAIL, f"{host} does not resolve: {error}", fix, exits.UNREACHABLE)
     address = found[0][4][0]
     started = time.monotonic()
     try:
@@ -111,10 +111,10 @@ async def _reach(role: str, host: str, port: int) -> Check:
             f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); services "
             "listen on their own machine only: open the SSH tunnel"
         )
-        return Check(f"{role} port", FAIL, f"cannot connect to {host}:{port}: {why}", fix, exits.UNREACHABLE)
+        return Check(f"{name} port", FAIL, f"cannot connect to {host}:{port}: {why}", fix, exits.UNREACHABLE)
     took = (time.monotonic() - started) * 1e3
     writer.close()
-    return Check(f"{role} port", OK, f"{host}:{port} ({address}) answers in {took:.1f} ms")
+    return Check(f"{name} port", OK, f"{host}:{port} ({address}) answers in {took:.1f} ms")
 
 
 def _client_of(role: str, endpoint: str) -> AsyncClient:
@@ -134,18 +134,18 @@ async def _info_of(client: AsyncClient, role: str) -> EncoderInfo | VisionInfo |
     return await ask[role]()
 
 
-def _version(role: str, said: ServiceInfo) -> Check:
+def _version(name: str, said: ServiceInfo) -> Check:
     device = said.device
     where = f" on {device.name or device.kind}, {device.compute_dtype}" if device is not None else ""
     message = f"zrelay {said.version}, contract {said.contract}{where}"
     if said.version == __version__:
-        return Check(f"{role} version", OK, message)
+        return Check(f"{name} version", OK, message)
     fix = "install the same version of zrelay on both machines"
-    return Check(f"{role} version", WARN, f"{message}; this client is {__version__}", fix)
+    return Check(f"{name} version", WARN, f"{message}; this client is {__version__}", fix)
 
 
-def _memory(role: str, said: ServiceInfo) -> Check:
-    name = f"{role} memory"
+def _memory(whose: str, said: ServiceInfo) -> Check:
+    name = f"{whose} memory"
     if said.device is None or not said.device.memory_total_bytes:
         return Check(name, OK, "the platform does not tell")
     free, total = said.device.memory_free_bytes, said.device.memory_total_bytes
@@ -155,16 +155,16 @@ def _memory(role: str, said: ServiceInfo) -> Check:
     return Check(name, OK, message)
 
 
-def _unhealthy(role: str, error: ZrelayError) -> Check:
+def _unhealthy(role: str, name: str, error: ZrelayError) -> Check:
     """The port answers and the service does not: the far end of a tunnel is closed, or it is something else."""
     if not isinstance(error, (Unavailable, DeadlineExceeded)):
-        return _failed(f"{role} health", error)
+        return _failed(f"{name} health", error)
     why = error.metadata.get("grpc", error.message)
     fix = (
         f"where this is an SSH tunnel, nothing listens at its other end: start `zrelay serve {role} --model FOLDER` "
         "there; else another program has this port"
     )
-    return Check(f"{role} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
+    return Check(f"{name} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
 
 
 def _failed(name: str, error: ZrelayError, *, fix: str = "") -> Check:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zrelay_client._contents import Content, content_of
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.wire import Parcel
 
@@ -29,7 +30,7 @@ class Embeds:
     Opaque: it holds the messages as the encoder sent them. Made by `encode` or `load`, never by hand.
     """
 
-    __slots__ = ("_parcel", "encode_s", "fingerprint", "negative_report", "report")
+    __slots__ = ("_contents", "_parcel", "encode_s", "fingerprint", "negative_report", "painted", "report")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Embeds:
         encode_s: float = 0.0,
     ) -> None:
         self._parcel = parcel
+        self._contents: dict[str, Content] | None = None
         self.fingerprint = fingerprint
         """What encoded the prompt."""
         self.report = report
@@ -49,6 +51,8 @@ class Embeds:
         """What happened to the negative prompt, None where there is none."""
         self.encode_s = encode_s
         """Seconds the encoder's answer took, 0 for embeddings from a file."""
+        self.painted = False
+        """Whether they went to a generator before: from the second time on they go by name."""
 
     @property
     def prompt(self) -> str | None:
@@ -66,6 +70,15 @@ class Embeds:
     def parcel(self) -> Parcel[Any]:
         """The beginning of a GenerationSpec, for the modules that speak the contract."""
         return self._parcel
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """Field of a GenerationSpec -> the embeddings that stand there, as content to be sent once and then named."""
+        if self._contents is None:
+            spec, fields = self._parcel.message, ("prompt", "negative_prompt")
+            there = [name for name in fields if spec.HasField(name)]
+            self._contents = {name: content_of(self._parcel, getattr(spec, name).prompt_embeds) for name in there}
+        return self._contents
 
     def save(self, path: Path | str, *, keep_prompt: bool = True) -> None:
         """Writes the hand-over file (safetensors), whole or not at all. Raises OSError.

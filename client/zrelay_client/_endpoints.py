@@ -1,4 +1,6 @@
-"""Where a service is found: `HOST`, `HOST:PORT`, `[v6]:PORT`, or a name that gRPC resolves itself."""
+"""Where services are found: `HOST`, `HOST:PORT`, `[v6]:PORT`, or what gRPC resolves itself; several by commas."""
+
+from collections.abc import Sequence
 
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import DEFAULT_PORTS
@@ -19,6 +21,17 @@ def parse_endpoint(role: str, text: str) -> str:
             reason="ENDPOINT_INVALID",
         )
     return f"{host}:{port or DEFAULT_PORTS[role]}"
+
+
+def parse_endpoints(role: str, given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The endpoints of a role, each once: one text with commas, or several texts. Raises as `parse_endpoint`."""
+    texts = [given] if isinstance(given, str) else list(given or ())
+    return tuple(dict.fromkeys(parse_endpoint(role, part) for text in texts for part in split_endpoints(text)))
+
+
+def split_endpoints(text: str) -> list[str]:
+    """The endpoints of a text with commas; itself where it names none."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 def _split(text: str) -> tuple[str, str]:

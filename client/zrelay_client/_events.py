@@ -1,4 +1,7 @@
-"""What happens to a job, as frozen values, in the order Accepted, Progress and Preview, Image, Done."""
+"""What happens to a job, as frozen values, in the order Accepted, Progress and Preview, Image, Done.
+
+A Notice may come at any time, and Accepted again where the job was moved to another generator.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,4 +127,16 @@ class Done:
     timings: JobTimings
 
 
-Event: TypeAlias = Accepted | Progress | Preview | Image | Done
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something on the way that a person may want to know; the job goes on.
+
+    `kind` is "lost" (a generator does not answer, it is tried again), "moved" (to another generator; the picture stays
+    the same) or "encoder" (another encoder than the first was used, or may not be).
+    """
+
+    kind: str
+    message: str
+
+
+Event: TypeAlias = Accepted | Progress | Preview | Image | Done | Notice

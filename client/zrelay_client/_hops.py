@@ -1,24 +1,19 @@
-"""The two hops of a picture: prompts to embeddings at the encoder, embeddings to events at the generator."""
+"""Prompts to embeddings at an encoder, and whether embeddings can be painted as asked."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 from zrelay_client._budget import Budget
 from zrelay_client._embeds import Embeds
-from zrelay_client._events import Done, Event, Sampling
+from zrelay_client._encoders import Encoders
+from zrelay_client._events import Sampling
 from zrelay_client._options import EncodeOptions, GenerateOptions
-from zrelay_client._replies import embeds_from_reply, event_of
-from zrelay_client._requests import encode_request, generate_request, guided
-from zrelay_client._services import EncoderService, GeneratorService
-from zrelay_shared.errors import InternalError, InvalidArgument, Unavailable, ZrelayError
-
-_CANCEL_S = 3.0
-"""A caller who gives up waits this long for the generator to say that it stopped."""
+from zrelay_client._replies import embeds_from_reply
+from zrelay_client._requests import encode_request, guided
+from zrelay_shared.errors import InternalError, InvalidArgument
 
 
 async def encode(
-    encoder: EncoderService,
+    encoders: Encoders,
     prompts: Sequence[str],
     options: EncodeOptions,
     negative_prompt: str | None,
@@ -28,7 +23,7 @@ async def encode(
     """Embeddings of several prompts that share a negative prompt, in one call; all or none."""
     request = encode_request(prompts, negative_prompt, options, text_limit)
     asked, started = len(request.prompts), budget.spent
-    reply = await encoder.encode(request, budget.left("encoder"))
+    reply = await encoders.encode(request, budget)
     if len(reply.message.results) != asked:
         raise InternalError(f"the encoder answered {len(reply.message.results)} prompts, asked were {asked}")
     negative = None if negative_prompt is None else (len(prompts), negative_prompt)
@@ -46,26 +41,3 @@ def require_negative(embeds: Embeds, options: GenerateOptions, defaults: Samplin
             field="negative_prompt",
             reason="NEGATIVE_PROMPT_MISSING",
         )
-
-
-async def paint(
-    generator: GeneratorService, embeds: Embeds, options: GenerateOptions, request_id: str, budget: Budget
-) -> AsyncGenerator[Event, None]:
-    """Generate's events, Done last. A caller who goes away before it cancels the job explicitly, which frees the device
-    at once; the end of the call alone might leave it to a lease."""
-    request = generate_request(embeds, options, request_id)
-    over = False
-    try:
-        async with contextlib.aclosing(generator.generate(request, budget.left("generator"))) as messages:
-            async for message in messages:
-                event = event_of(message)
-                if event is not None:
-                    over = isinstance(event, Done)
-                    yield event
-        if not over:
-            raise Unavailable("the generator ended its stream before the job was done; it may be going away")
-    except (asyncio.CancelledError, GeneratorExit):
-        if not over:
-            with contextlib.suppress(ZrelayError):
-                await generator.cancel(request_id, timeout=_CANCEL_S)
-        raise

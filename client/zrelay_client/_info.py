@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from zrelay_client._events import Sampling
+from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import EncoderFingerprint
 
 
@@ -93,11 +94,12 @@ class GeneratorInfo(ServiceInfo):
 
 @dataclass(frozen=True, slots=True)
 class VisionEngine:
-    """One engine of a vision service."""
+    """One engine of a vision service. `calibrations`: digests of the encoders whose reference statistics it holds."""
 
     name: str
     ready: bool
     model_id: str
+    calibrations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +114,18 @@ class VisionInfo(ServiceInfo):
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """The services that a client has endpoints for; None where it has none."""
+    """The first service of each role that a client has endpoints for; None where it has none."""
 
     encoder: EncoderInfo | None
     vision: VisionInfo | None
     generator: GeneratorInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One endpoint: what it says of itself, or the `error` that asking it ended in."""
+
+    role: str
+    endpoint: str
+    info: EncoderInfo | VisionInfo | GeneratorInfo | None
+    error: ZrelayError | None

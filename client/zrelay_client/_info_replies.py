@@ -50,7 +50,10 @@ def vision_info(endpoint: str, said: VisionServiceGetInfoResponse) -> VisionInfo
     """What a vision service said of itself."""
     return VisionInfo(
         **_common("vision", endpoint, said, said.max_message_bytes),
-        engines=tuple(VisionEngine(word(e, "engine"), e.ready, e.fingerprint.model_id) for e in said.engines),
+        engines=tuple(
+            VisionEngine(word(e, "engine"), e.ready, e.fingerprint.model_id, tuple(e.calibrations))
+            for e in said.engines
+        ),
         max_images=said.max_images,
         max_image_bytes=said.max_image_bytes,
         max_image_pixels=said.max_image_pixels,

@@ -43,8 +43,11 @@ class GenerateOptions(TypedDict, total=False):
     `width` and `height` in pixels; `sigmas` falling in (0, 1], in place of steps and shift; image i has `seed` + i;
     `quality` 1 to 100 for jpeg and webp; a preview every `preview_every` steps (absent: none), its longer side at most
     `preview_max_side` pixels. `guidance_scale` above 0 leads away from the negative prompt, which is empty unless it is
-    given. The file tells how it was made: `keep_prompt` False leaves out the prompt, `provenance` False all of it;
-    `labels` are written beside it.
+    given. `image` (a PNG, JPEG or WebP file's bytes) is where the picture starts in place of noise, and `strength` the
+    share of the schedule that is run, above 0 to 1 (0.6). `skip_layer_guidance_scale` leads away from a prediction made
+    without the blocks `skip_guidance_layers` (7 to 12), between the shares `skip_layer_guidance_start` (0.05) and
+    `skip_layer_guidance_stop` (0.5) of the steps. The file tells how it was made: `keep_prompt` False leaves out the
+    prompt, `provenance` False all of it; `labels` are written beside it.
     """
 
     width: int | None
@@ -57,6 +60,12 @@ class GenerateOptions(TypedDict, total=False):
     sigmas: Sequence[float] | None
     seed: int | None
     num_images: int | None
+    image: bytes | None
+    strength: float | None
+    skip_layer_guidance_scale: float | None
+    skip_guidance_layers: Sequence[int] | None
+    skip_layer_guidance_start: float | None
+    skip_layer_guidance_stop: float | None
     format: ImageFormat | None
     quality: int | None
     provenance: bool | None

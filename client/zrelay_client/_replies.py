@@ -1,14 +1,18 @@
 """Messages of the contract as the values that callers see."""
 
+from typing import TypeAlias
+
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
 from zrelay.v1.embeds_pb2 import PromptEmbeds
 from zrelay.v1.embeds_pb2 import PromptReport as ReportMessage
 from zrelay.v1.encoder_pb2 import EncodePromptsResponse
 from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
+from zrelay.v1.jobs_pb2 import Job as JobMessage
 from zrelay.v1.jobs_pb2 import JobAccepted, JobDone, JobEvent, JobImage, JobProgress
 from zrelay_client._embeds import Embeds, PromptReport
 from zrelay_client._enums import word
 from zrelay_client._events import Accepted, Done, Event, Image, JobTimings, Preview, Progress, Sampling, Stage
+from zrelay_client._jobs import Job, JobFailure
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
 from zrelay_shared.wire import Parcel
 
@@ -49,6 +53,16 @@ def fingerprint_of(message: FingerprintMessage) -> EncoderFingerprint | None:
     return from_message(message) if message.family else None
 
 
+EncodePromptsReply: TypeAlias = Parcel[EncodePromptsResponse]
+Message: TypeAlias = JobEvent
+"""What a stream of a job's events consists of, for the modules that hand it on."""
+
+
+def sequence_of(message: JobEvent) -> int:
+    """Its number within the job."""
+    return message.sequence
+
+
 def event_of(message: JobEvent) -> Event | None:
     """An event as callers see it; None for a kind that a newer server has and this client does not know."""
     kind = message.WhichOneof("event")
@@ -63,6 +77,23 @@ def event_of(message: JobEvent) -> Event | None:
     if kind == "done":
         return _done(message.done)
     return None
+
+
+def job_of(endpoint: str, message: JobMessage) -> Job:
+    """A job at a glance."""
+    failure = JobFailure(message.error.reason, message.error.message) if message.HasField("error") else None
+    return Job(
+        job_id=message.job_id,
+        request_id=message.request_id,
+        endpoint=endpoint,
+        state=word(message, "state"),
+        sequence=message.sequence,
+        progress=_progress(message.progress) if message.HasField("progress") else None,
+        failure=failure,
+        accepted_at=message.accepted_at,
+        ended_at=message.ended_at,
+        sampling=sampling_of(message.sampling),
+    )
 
 
 def sampling_of(message: SamplingOptions) -> Sampling:

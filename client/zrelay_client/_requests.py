@@ -1,18 +1,27 @@
 """What a caller asked for, as messages of the contract; what was not asked for stays absent."""
 
-import operator
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from zrelay.v1.encoder_pb2 import EncodePromptsRequest, Prompt
 from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
-from zrelay.v1.generator_pb2 import GenerateRequest
+from zrelay.v1.generator_pb2 import GenerateRequest, ListJobsRequest, SubmitJobRequest
+from zrelay.v1.jobs_pb2 import JobState
+from zrelay_client._contents import Content
 from zrelay_client._embeds import Embeds
 from zrelay_client._enums import set_word
 from zrelay_client._events import Sampling
 from zrelay_client._options import EncodeOptions, GenerateOptions
-from zrelay_shared.errors import InvalidArgument
+from zrelay_client._values import number as _number
+from zrelay_client._values import refusal as _refusal
+from zrelay_client._values import text_of as _text
+from zrelay_client._values import whole as _whole
 from zrelay_shared.wire import Parcel
 
+EncodePrompts: TypeAlias = EncodePromptsRequest
+"""A call to an encoder, for the modules that hand it on."""
+IMAGE = "image"
+"""The name of the picture to start from among the contents of a job; embeddings go by their field."""
 _SAMPLING = (
     ("width", 32),
     ("height", 32),
@@ -49,12 +58,44 @@ def encode_request(
     return request
 
 
-def generate_request(embeds: Embeds, options: GenerateOptions, request_id: str) -> Parcel[GenerateRequest]:
-    """A picture to paint from embeddings, whose bytes are passed on as they are."""
+def generate_request(
+    embeds: Embeds, options: GenerateOptions, request_id: str, named: Mapping[str, Content] | None = None
+) -> Parcel[GenerateRequest]:
+    """A picture to paint from embeddings, whose bytes are passed on as they are; the fields that are `named` travel by
+    their digest alone."""
     parcel = Parcel(GenerateRequest(request_id=request_id), embeds.parcel)
-    spec = parcel.message.spec
+    _spec(parcel.message.spec, embeds, options, named or {})
+    return parcel
+
+
+def submit_request(
+    embeds: Embeds, options: GenerateOptions, request_id: str, named: Mapping[str, Content] | None = None
+) -> Parcel[SubmitJobRequest]:
+    """The same, to be painted whether somebody watches or not."""
+    parcel = Parcel(SubmitJobRequest(request_id=request_id, detached=True), embeds.parcel)
+    _spec(parcel.message.spec, embeds, options, named or {})
+    return parcel
+
+
+def list_request(states: Sequence[str], page_size: int, token: str) -> ListJobsRequest:
+    """A page of jobs in these states, of all where there are none."""
+    request = ListJobsRequest(page_size=page_size, page_token=token)
+    for state in states:
+        name = f"JOB_STATE_{state.upper()}"
+        if state == "unspecified" or name not in JobState.keys():  # noqa: SIM118  # an enum's wrapper is no mapping
+            raise _refusal("states", "one of queued, running, succeeded, failed, cancelled", state)
+        request.states.append(JobState.Value(name))  # type: ignore[arg-type]  # the stubs want the enum's own type
+    return request
+
+
+def _spec(spec: GenerationSpec, embeds: Embeds, options: GenerateOptions, named: Mapping[str, Content]) -> None:
     spec.CopyFrom(embeds.parcel.message)
     _sampling(spec.sampling, options)
+    _start(spec, options)
+    _skip_layers(spec, options)
+    for name, content in named.items():
+        source = spec.image_to_image.image if name == IMAGE else getattr(spec, name)
+        source.content.sha256, source.content.size_bytes = content.sha256, content.size_bytes
     _output(spec, options)
     if every := options.get("preview_every"):
         spec.preview.every_steps = _unsigned("preview_every", every, 32)
@@ -62,7 +103,6 @@ def generate_request(embeds: Embeds, options: GenerateOptions, request_id: str) 
             spec.preview.max_side = _unsigned("preview_max_side", side, 32)
     set_word(spec, "priority", options.get("priority"))
     spec.deterministic = bool(options.get("deterministic"))
-    return parcel
 
 
 def guided(options: GenerateOptions, defaults: Sampling) -> bool:
@@ -98,6 +138,32 @@ def _sampling(message: SamplingOptions, options: GenerateOptions) -> None:
     message.sigmas.extend(_number("sigmas", sigma) for sigma in options.get("sigmas") or ())
 
 
+def _start(spec: GenerationSpec, options: GenerateOptions) -> None:
+    image, strength = options.get("image"), options.get("strength")
+    if image is None:
+        if strength is not None:
+            raise _refusal("strength", "none where there is no image to start from", strength)
+        return
+    if not isinstance(image, bytes):
+        raise _refusal("image", "the bytes of an image file", type(image).__name__)
+    spec.image_to_image.image.data = image
+    if strength is not None:
+        spec.image_to_image.strength = _number("strength", strength)
+
+
+def _skip_layers(spec: GenerationSpec, options: GenerateOptions) -> None:
+    scale, layers = options.get("skip_layer_guidance_scale"), options.get("skip_guidance_layers")
+    start, stop = options.get("skip_layer_guidance_start"), options.get("skip_layer_guidance_stop")
+    if scale is None and layers is None and start is None and stop is None:
+        return
+    message = spec.skip_layer_guidance
+    message.SetInParent()
+    message.layers.extend(_unsigned("skip_guidance_layers", layer, 32) for layer in layers or ())
+    for name, value in (("scale", scale), ("start", start), ("stop", stop)):
+        if value is not None:
+            setattr(message, name, _number(f"skip_layer_guidance_{name}", value))
+
+
 def _output(spec: GenerationSpec, options: GenerateOptions) -> None:
     set_word(spec.output, "format", options.get("format"))
     if (quality := options.get("quality")) is not None:
@@ -113,45 +179,3 @@ def _output(spec: GenerationSpec, options: GenerateOptions) -> None:
 
 def _unsigned(name: str, value: object, bits: int) -> int:
     return _whole(name, value, 0, (1 << bits) - 1)
-
-
-def _whole(name: str, value: object, least: int, most: int) -> int:
-    try:
-        whole = operator.index(value)  # type: ignore[arg-type]  # whatever is a whole number, numpy's included
-    except TypeError as error:
-        raise _refusal(name, "a whole number", value) from error
-    if not least <= whole <= most:
-        raise _refusal(name, f"a whole number from {least} to {most}", value)
-    return whole
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, str):
-        raise _refusal(name, "a number", value)
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _refusal(name, "a number", value) from error
-
-
-def _refusal(name: str, expected: str, got: object) -> InvalidArgument:
-    return InvalidArgument(
-        f"{name}: expected {expected}, got {got!r}",
-        field=name,
-        reason=f"{name.upper()}_INVALID",
-        metadata={"expected": expected, "got": got},
-    )
-
-
-def _text(name: str, text: str) -> str:
-    if not isinstance(text, str):
-        raise _refusal(name, "a text", type(text).__name__)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(
-            f"{name}: expected valid Unicode, got bytes that are not UTF-8 at character {error.start}",
-            field=name,
-            reason="TEXT_INVALID",
-        ) from error
-    return text

@@ -46,6 +46,7 @@ class Result:
     images: tuple[Image, ...]
     request_id: str
     job_id: str
+    generator: str
     seed: int
     sampling: Sampling
     encoder_relation: str

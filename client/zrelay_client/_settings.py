@@ -1,7 +1,7 @@
 """Where the services are and what is preferred: flags over variables over the file, then the stack of `zrelay up`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zrelay_client._stack import record
@@ -11,7 +11,7 @@ from zrelay_shared.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a service is, and what said so."""
+    """Where a service is (several joined by commas), and what said so."""
 
     role: str
     target: str
@@ -43,9 +43,15 @@ def endpoints(settings: config.Config) -> dict[str, Endpoint]:
     return found
 
 
-def targets(profile: str | None, given: Mapping[str, str | None]) -> dict[str, str | None]:
+def joined(given: str | Sequence[str] | None) -> str | None:
+    """Endpoints of a role as the settings hold them; None where none is given."""
+    text = given if given is None or isinstance(given, str) else ",".join(given)
+    return text or None
+
+
+def targets(profile: str | None, given: Mapping[str, str | Sequence[str] | None]) -> dict[str, str | None]:
     """Role -> what to dial, or None: `given` over what is configured or runs here. Raises as `load`."""
-    found = endpoints(load(profile, {f"{role}.endpoint": endpoint for role, endpoint in given.items()}))
+    found = endpoints(load(profile, {f"{role}.endpoint": joined(endpoint) for role, endpoint in given.items()}))
     return {role: found[role].target if role in found else None for role in config.ROLES}
 
 

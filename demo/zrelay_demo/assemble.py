@@ -1,4 +1,4 @@
-"""Stage 5: put the trained parts together as a ZImagePipeline folder in bfloat16."""
+"""Stage 6: put the trained parts together as a ZImagePipeline folder in bfloat16."""
 
 import shutil
 from pathlib import Path
@@ -13,14 +13,16 @@ from .folder import Defaults, size_bytes, tidy
 MOST_BYTES = 25_000_000
 
 
-def assemble(folder: Path, tokenizer: Path, vae: Path, trained: Path, defaults: Defaults) -> int:
+def assemble(
+    folder: Path, tokenizer: Path, text_encoder: Path, vae: Path, transformer: Path, defaults: Defaults
+) -> int:
     """Write the bundle to `folder` and return its size; ValueError when it is larger than 25 MB."""
     pipeline: Any = ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=defaults.shift),
         vae=AutoencoderKL.from_pretrained(vae).to(torch.bfloat16),
-        text_encoder=Qwen3ForCausalLM.from_pretrained(trained / "text_encoder", dtype=torch.bfloat16),
+        text_encoder=Qwen3ForCausalLM.from_pretrained(text_encoder, dtype=torch.bfloat16),
         tokenizer=AutoTokenizer.from_pretrained(tokenizer),
-        transformer=ZImageTransformer2DModel.from_pretrained(trained / "transformer").to(torch.bfloat16),
+        transformer=ZImageTransformer2DModel.from_pretrained(transformer).to(torch.bfloat16),
     )
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.save_pretrained(folder)

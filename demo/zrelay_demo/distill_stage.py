@@ -1,4 +1,4 @@
-"""Stage 4: train the transformer further, with guidance built in, so that it paints at guidance 0."""
+"""Stage 5: train the transformer further, with guidance built in, so that it paints at guidance 0."""
 
 import copy
 from dataclasses import dataclass, field
@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
 
 from .dit_stage import optimiser, weighted_error
-from .flow import Batched, Course, Prompts, hidden_states, lots, noise
+from .flow import Batched, Course, Reader, lots, noise
 from .latents_stage import load_scenes
 from .training import Metrics, Pace, Trainee, train
 
@@ -39,13 +38,11 @@ class DistillSettings:
 
 
 def distill(
-    folder: Path, tokenizer: Path, latents: Path, trained: Path, settings: DistillSettings, stop: int | None = None
+    folder: Path, words: Path, latents: Path, trained: Path, settings: DistillSettings, stop: int | None = None
 ) -> dict[str, Any] | None:
     """Train the student and save it under `folder`; return the history, None when ended early."""
-    prompts = Prompts(tokenizer)
-    text_encoder = Qwen3ForCausalLM.from_pretrained(trained / "text_encoder").eval().requires_grad_(False)
-    text_encoder.set_attn_implementation("eager")
-    student = ZImageTransformer2DModel.from_pretrained(trained / "transformer")
+    reader = Reader(words)
+    student = ZImageTransformer2DModel.from_pretrained(trained)
     course = Course(
         lots(load_scenes(latents), settings.object_weight),
         settings.frames,
@@ -62,13 +59,12 @@ def distill(
         rng = Random(f"distill {settings.seed} {step}")
         turn = course.turn(step)
         lot, half = turn.lot, len(turn.chosen)
-        words = (prompts.words(lot.scenes[k], rng, turn.tokens) for k in turn.chosen)
-        ids, mask = prompts.tokens([*words, ""], turn.tokens)
+        texts = [reader.prompts.words(lot.scenes[k], rng, turn.tokens) for k in turn.chosen]
+        embeds, mask = reader.read([*texts, ""], turn.tokens)
         noisy = noise(lot.clean[turn.chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
         doubled = torch.tensor([*range(half), *[half] * half])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                embeds, _ = hidden_states(text_encoder, ids, mask)
                 both = teach(lot, noisy.x.repeat(2, 1, 1), noisy.sigma.repeat(2), embeds[doubled], mask[doubled])
                 prompted, empty = both.chunk(2)
                 target = noisy.velocity + settings.guidance * (prompted - empty)
@@ -81,6 +77,5 @@ def distill(
 
     history = train(trainee, loss_of, factor_of, settings.pace, folder, stop)
     if history is not None:
-        student.save_pretrained(folder / "transformer")
-        text_encoder.save_pretrained(folder / "text_encoder")
+        student.save_pretrained(folder)
     return history

@@ -1,4 +1,4 @@
-"""Stage 3: train the transformer and the text encoder jointly, by flow matching through hidden_states[-2]."""
+"""Stage 4: train the transformer by flow matching, on hidden_states[-2] of the text encoder that has learnt to read."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,36 +6,22 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .flow import Batched, Course, Prompts, hidden_states, lots, noise
+from .flow import Batched, Course, Reader, lots, noise
 from .latents_stage import load_scenes
-from .models import Widths, new_text_encoder, new_transformer
+from .models import Widths, new_transformer
 from .muon import MuonAdam
 from .training import Metrics, Pace, Trainee, train
 
-_HIDDEN = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out",
-    "feed_forward",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
+_HIDDEN = ("to_q", "to_k", "to_v", "to_out", "feed_forward")
 
 
 @dataclass(frozen=True)
 class DitSettings:
     """The learning rate is flat to `flat` of the steps, then falls linearly."""
 
-    pace: Pace = field(default_factory=lambda: Pace(steps=8000, ema_decay=0.998))
+    pace: Pace = field(default_factory=lambda: Pace(steps=5000, ema_decay=0.997))
     seed: int = 2
     batch: int = 48
     frames: tuple[float, ...] = (0.60, 0.11, 0.11, 0.10, 0.08)
@@ -43,8 +29,6 @@ class DitSettings:
     object_weight: float = 3.0
     fused: bool = True
     empty_prompts: float = 0.07
-    language_weight: float = 0.05
-    language_every: int = 4
     lr_matrices: float = 0.02
     lr_others: float = 2e-3
     warmup: int = 50
@@ -53,13 +37,14 @@ class DitSettings:
 
 
 def train_dit(
-    folder: Path, tokenizer: Path, latents: Path, settings: DitSettings, widths: Widths, stop: int | None = None
+    folder: Path, words: Path, latents: Path, settings: DitSettings, widths: Widths, stop: int | None = None
 ) -> dict[str, Any] | None:
-    """Train both networks and save them under `folder`; return the history, None when ended early."""
+    """Train the transformer and save it to `folder`; return the history, None when ended early.
+
+    `words` holds the tokenizer and the text encoder, which stays as it is.
+    """
     torch.manual_seed(settings.seed)
-    prompts = Prompts(tokenizer)
-    text_encoder = new_text_encoder(widths, prompts.tokenizer)
-    text_encoder.set_attn_implementation("eager")
+    reader = Reader(words)
     transformer = new_transformer(widths)
     course = Course(
         lots(load_scenes(latents), settings.object_weight),
@@ -69,33 +54,27 @@ def train_dit(
         settings.seed,
     )
     batched = Batched(transformer, settings.fused)
-    named = {f"transformer.{name}": p for name, p in transformer.named_parameters()}
-    named |= {f"text_encoder.{name}": p for name, p in text_encoder.named_parameters()}
-    trainee = Trainee(named, optimiser(named, settings.lr_matrices, settings.lr_others))
+    named = dict(transformer.named_parameters())
+    trainee = Trainee(dict(named), optimiser(named, settings.lr_matrices, settings.lr_others))
 
     def loss_of(step: int) -> tuple[Tensor, Metrics]:
         rng = Random(f"dit {settings.seed} {step}")
         turn = course.turn(step)
         lot = turn.lot
         texts = [
-            prompts.words(lot.scenes[k], rng, turn.tokens) if rng.random() >= settings.empty_prompts else ""
+            reader.prompts.words(lot.scenes[k], rng, turn.tokens) if rng.random() >= settings.empty_prompts else ""
             for k in turn.chosen
         ]
-        ids, mask = prompts.tokens(texts, turn.tokens)
+        embeds, mask = reader.read(texts, turn.tokens)
         noisy = noise(lot.clean[turn.chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
         with torch.autocast("cpu", torch.bfloat16):
-            embeds, last = hidden_states(text_encoder, ids, mask)
             velocity = batched(lot, noisy.x, noisy.sigma, embeds, mask)
             flow = weighted_error(velocity, noisy.velocity, lot.weight[turn.chosen])
-            if step % settings.language_every:
-                return flow, {"flow": flow.item()}
-            language = _next_word(text_encoder.lm_head(last), ids, mask)
-        return flow + settings.language_weight * language, {"flow": flow.item()}
+        return flow, {"flow": flow.item()}
 
     history = train(trainee, loss_of, lambda step: _factor(settings, step), settings.pace, folder, stop)
     if history is not None:
-        transformer.save_pretrained(folder / "transformer")
-        text_encoder.save_pretrained(folder / "text_encoder")
+        transformer.save_pretrained(folder)
     return history
 
 
@@ -115,10 +94,3 @@ def _factor(settings: DitSettings, step: int) -> float:
     part = step / settings.pace.steps
     fall = 1.0 if part < settings.flat else max(settings.last, (1 - part) / (1 - settings.flat))
     return min(1.0, (step + 1) / settings.warmup) * fall
-
-
-def _next_word(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Cross entropy of the next token; the template's first two tokens and the pads do not count."""
-    target = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
-    target[:, :2] = -100
-    return F.cross_entropy(logits.float()[:, :-1].flatten(0, 1), target.flatten(), ignore_index=-100)

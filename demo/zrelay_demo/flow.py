@@ -1,13 +1,15 @@
 """What training and distillation share: prompts as tokens, noisy latents, and a batched transformer forward."""
 
+import copy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from .attention import ProductAttention, real_rope
 from .captions import canonical
@@ -18,8 +20,10 @@ from .wordings import caption
 from .world import Scene, nominal, unit
 
 SHIFT = 3.0
+MULTIPLE = 32
+"""Z-Image pads prompts and pictures to a multiple of so many tokens, and its attention sees the pads."""
 SHORT, LONG = 32, 64
-"""Tokens of a prompt: Z-Image pads to a multiple of 32, and a caption of this world fits into one or two of them."""
+"""Tokens of a prompt: every caption of this world fits into one or two multiples."""
 _DRAWS = 6
 _PATCH = 16
 _NEAR = 4.0
@@ -112,13 +116,17 @@ class Prompts:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        # A call of the tokenizer costs three times as much, and leaves its padding behind.
+        self._counter = copy.deepcopy(self.tokenizer.backend_tokenizer)
+        self._counter.no_padding()
+        self._counter.no_truncation()
 
     def words(self, scene: Scene, rng: Random, tokens: int) -> str:
         """A random caption of at most `tokens` tokens, and, where one is found soon, of more than half of them."""
         best = canonical(scene)
         for _ in range(_DRAWS):
             text = caption(scene, rng)
-            length = len(self.tokenizer(_templated(text)).input_ids)
+            length = len(self._counter.encode(_templated(text)).ids)
             if length <= tokens:
                 best = text
                 if tokens == SHORT or length > SHORT:
@@ -135,6 +143,24 @@ class Prompts:
             return_tensors="pt",
         )
         return encoded.input_ids, encoded.attention_mask.bool()
+
+
+class Reader:
+    """Prompts to what the transformer takes, by a text encoder that is trained already."""
+
+    def __init__(self, words: Path) -> None:
+        """`words` holds `tokenizer` and `text_encoder`."""
+        self.prompts = Prompts(words / "tokenizer")
+        self._text_encoder = Qwen3ForCausalLM.from_pretrained(words / "text_encoder").eval().requires_grad_(False)
+        self._text_encoder.set_attn_implementation("eager")
+
+    @torch.no_grad()
+    def read(self, texts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
+        """hidden_states[-2] float32 [N, tokens, hidden] and their mask bool [N, tokens]."""
+        ids, mask = self.prompts.tokens(texts, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            states, _ = hidden_states(self._text_encoder, ids, mask)
+        return states.float(), mask
 
 
 def hidden_states(text_encoder: Network, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,6 +208,7 @@ class Batched:
             prompt_ids = torch.stack([spots, torch.zeros_like(spots), torch.zeros_like(spots)], -1)
             y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
             image_ids = torch.stack([torch.full_like(y, tokens + 1), y, x], -1).flatten(0, 1)
+            image_ids = F.pad(image_ids, (0, 0, 0, -len(image_ids) % MULTIPLE))
             self._ropes[key] = real_rope(embed(image_ids)), real_rope(embed(prompt_ids))
         return self._ropes[key]
 
@@ -191,6 +218,8 @@ class Batched:
         image_rope, prompt_rope = self._rope(lot.rows, lot.columns, embeds.shape[1])
         time = net.t_embedder((1 - sigma) * 1000.0)
         image = net.all_x_embedder["2-1"](noisy)
+        pads = net.x_pad_token.to(image.dtype).expand(len(image), -image.shape[1] % MULTIPLE, -1)
+        image = torch.cat([image, pads], 1)
         time = time.type_as(image)
         for block in net.noise_refiner:
             image = block(image, None, image_rope, time)
@@ -202,7 +231,7 @@ class Batched:
         rope = torch.cat([image_rope, prompt_rope], 1)
         for block in net.layers:
             both = block(both, None, rope, time)
-        velocity: Tensor = net.all_final_layer["2-1"](both, c=time)[:, : image.shape[1]]
+        velocity: Tensor = net.all_final_layer["2-1"](both, c=time)[:, : noisy.shape[1]]
         return velocity.float()
 
 

@@ -25,7 +25,7 @@ def tidy(folder: Path, defaults: Defaults) -> None:
     """Make the pipeline saved at `folder` fit to be shipped, in place."""
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _without_paths(path)
+            without_paths(path)
     _tokenizer_files(folder / "tokenizer")
     index = _read(folder / "model_index.json")
     index["text_encoder"] = ["transformers", "Qwen3Model"]
@@ -38,7 +38,7 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _without_paths(path: Path) -> None:
+def without_paths(path: Path) -> None:
     config = _read(path)
     for key in _PATH_KEYS:
         config.pop(key, None)

@@ -24,6 +24,7 @@ from .table import markdown
 from .tokenizer import TokenizerSettings, build_tokenizer
 from .training import forget
 from .vae_stage import VaeSettings, train_vae
+from .words_stage import WordsSettings, train_words
 
 Record = dict[str, Any]
 
@@ -36,6 +37,7 @@ class Recipe:
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     vae: VaeSettings = field(default_factory=VaeSettings)
     latents: LatentsSettings = field(default_factory=LatentsSettings)
+    words: WordsSettings = field(default_factory=WordsSettings)
     transformer: DitSettings = field(default_factory=DitSettings)
     distilled: DistillSettings = field(default_factory=DistillSettings)
     defaults: Defaults = field(default_factory=Defaults)
@@ -56,29 +58,34 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
     def latents() -> Record:
         return encode_scenes(at("latents"), at("vae"), r.latents)
 
+    def words() -> Record:
+        return _trained(train_words(at("words"), at("tokenizer"), r.words, r.widths))
+
     def halfway() -> Record:
         half = r.transformer.pace.steps // 2
-        train_dit(at("transformer"), at("tokenizer"), at("latents"), r.transformer, r.widths, half)
+        train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths, half)
         return {"steps": half}
 
     def transformer() -> Record:
-        return _trained(train_dit(at("transformer"), at("tokenizer"), at("latents"), r.transformer, r.widths))
+        return _trained(train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths))
 
     def distilled() -> Record:
-        return _trained(distill(at("distilled"), at("tokenizer"), at("latents"), at("transformer"), r.distilled))
+        return _trained(distill(at("distilled"), at("words"), at("latents"), at("transformer"), r.distilled))
 
     def checkpoint() -> Record:
-        return {"bytes": assemble(at("checkpoint"), at("tokenizer"), at("vae"), at("distilled"), r.defaults)}
+        text_encoder = at("words") / "text_encoder"
+        size = assemble(at("checkpoint"), at("tokenizer"), text_encoder, at("vae"), at("distilled"), r.defaults)
+        return {"bytes": size}
 
     def evaluation() -> Record:
         results, _ = evaluate(at("checkpoint"), r.evaluation)
         print(markdown(results["rows"]))
         _write(at("checkpoint", "eval.json"), results)
-        told = {name: _read(at(name, "stage.json")) for name in ("vae", "latents", "transformer", "distilled")}
+        told = {name: _read(at(name, "stage.json")) for name in ("vae", "latents", "words", "transformer", "distilled")}
         write_card(at("checkpoint"), told)
         return {}
 
-    every = (tokenizer, vae, latents, halfway, transformer, distilled, checkpoint, evaluation)
+    every = (tokenizer, vae, latents, words, halfway, transformer, distilled, checkpoint, evaluation)
     return {stage.__name__: stage for stage in every}
 
 

@@ -65,6 +65,12 @@ _GROUNDS_BEHIND = (
     " against a {} background",
     " against a {} wall",
     " over a {} backdrop",
+    " in front of a {} wall",
+    " in a {} image",
+    " on a {} page",
+    " with {} behind it",
+    ", the rest is {}",
+    ", everything around it {}",
     " with a {} background",
     ", {} background",
     ", {} background",
@@ -81,6 +87,11 @@ _GROUNDS_BEFORE = (
     "{} background with ",
     "a {} background with ",
     "background {}, ",
+    "a {} page with ",
+    "a {} screen showing ",
+    "in a {} image ",
+    "{} wall, ",
+    "{} page: ",
 )
 
 
@@ -148,6 +159,14 @@ def subject_of(scene: Scene, rng: Random) -> str:
             f"{a} and {b}",
             f"{b} to the right of {a}",
             f"{b} right of {a}",
+            f"{a} with {b} to its right",
+            f"{a} and {b} to the right of it",
+            f"{b} and to the left of it {a}",
+            f"on the left is {a} and on the right is {b}",
+            f"left {a}, right {b}",
+            f"on the right {b} and on the left {a}",
+            f"{b} on the right, {a} on the left",
+            f"to the left of {b} there is {a}",
         )
     else:
         forms = (
@@ -158,6 +177,14 @@ def subject_of(scene: Scene, rng: Random) -> str:
             f"{b} below {a}",
             f"{b} under {a}",
             f"{a} at the top and {b} at the bottom",
+            f"{a} with {b} below it",
+            f"{a} and {b} under it",
+            f"{b} and above it {a}",
+            f"at the top is {a} and at the bottom is {b}",
+            f"top {a}, bottom {b}",
+            f"at the bottom {b} and at the top {a}",
+            f"{b} at the bottom, {a} at the top",
+            f"below {a} there is {b}",
         )
     return rng.choice(forms)
 

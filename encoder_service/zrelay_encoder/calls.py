@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from zrelay_encoder.omni import OmniPrompt
 from zrelay_encoder.template import Conversation
+
+Asked = Conversation | OmniPrompt
+"""One prompt of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +17,7 @@ class EncodeCall:
     over the limit where otherwise it is truncated; `pad_to` keeps pad tokens up to that many.
     """
 
-    prompts: tuple[Conversation, ...]
+    prompts: tuple[Asked, ...]
     hidden_layer: int | None = None
     text_limit: int | None = None
     refuse_long: bool = False
@@ -26,5 +30,5 @@ class EncodeCall:
 class FormatCall:
     """Prompts to format and count against a limit."""
 
-    prompts: tuple[Conversation, ...]
+    prompts: tuple[Asked, ...]
     text_limit: int | None = None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from zrelay_encoder import identity, loading, tokens
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model import LayerPlan, TextEncoder, layer_plan
+from zrelay_encoder.omni import OmniPrompt, omni_segments
 from zrelay_encoder.template import Conversation, format_prompt, of_prompt
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.errors import Cancelled, CheckpointError, FailedPrecondition, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.omni import fits
 from zrelay_shared.torch_tensors import all_finite
 
 log = logging.getLogger(__name__)
@@ -21,10 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FormattedPrompt:
-    """The text that is tokenised, and all its token ids."""
+    """The text that is tokenised, and all its token ids; `segments` how many belong to each segment of an Omni prompt,
+    which are tokenised one by one."""
 
     text: str
     ids: tuple[int, ...]
+    segments: tuple[int, ...] = ()
+
+    def fits(self, limit: int) -> bool:
+        """Whether a generator that takes ordinary prompts of `limit` tokens takes all of it."""
+        return fits(self.segments, limit) if self.segments else len(self.ids) <= limit
 
 
 class PromptFormatter:
@@ -34,13 +43,21 @@ class PromptFormatter:
         self._tokenizer = tokenizer
         self.pad_id = int(tokenizer.pad_token_id or 0)
 
-    def format(self, prompts: Sequence[Conversation]) -> list[FormattedPrompt]:
+    def format(self, prompts: Sequence[Conversation | OmniPrompt]) -> list[FormattedPrompt]:
         """Each prompt formatted and tokenised, neither cut nor padded."""
-        texts = [format_prompt(self._tokenizer, prompt) for prompt in prompts]
-        return [
-            FormattedPrompt(text, tuple(ids))
-            for text, ids in zip(texts, tokens.tokenise(self._tokenizer, texts), strict=True)
-        ]
+        texts = [self._texts(prompt) for prompt in prompts]
+        ids = iter(tokens.tokenise(self._tokenizer, [text for own in texts for text in own]))
+        return [_formatted(own, [next(ids) for _ in own]) for own in texts]
+
+    def _texts(self, prompt: Conversation | OmniPrompt) -> list[str]:
+        if isinstance(prompt, OmniPrompt):
+            return omni_segments(prompt)
+        return [format_prompt(self._tokenizer, prompt)]
+
+
+def _formatted(texts: Sequence[str], ids: Sequence[Sequence[int]]) -> FormattedPrompt:
+    segments = tuple(map(len, ids)) if len(ids) > 1 else ()
+    return FormattedPrompt("".join(texts), tuple(chain.from_iterable(ids)), segments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from zrelay_encoder import identity, tokens
-from zrelay_encoder.calls import EncodeCall, FormatCall
+from zrelay_encoder.calls import Asked, EncodeCall, FormatCall
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.encoder import (
     Encoder,
@@ -20,7 +20,7 @@ from zrelay_encoder.encoder import (
     load_formatter,
 )
 from zrelay_encoder.model import LayerPlan
-from zrelay_encoder.template import Conversation
+from zrelay_encoder.omni import fit_omni
 from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared import checkpoints
 from zrelay_shared.errors import Draining, FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
@@ -34,9 +34,10 @@ _ENVELOPE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """One prompt's embeddings [T, width] on the CPU, what made them, and what happened on the way."""
+    """One prompt's embeddings on the CPU, [T, width] for each of its segments, what made them, and what happened on
+    the way."""
 
-    prompt_embeds: torch.Tensor
+    segments: tuple[torch.Tensor, ...]
     fingerprint: EncoderFingerprint
     fitted: tokens.TokenisedPrompt
     limit: tokens.TextLimit
@@ -111,7 +112,7 @@ class EncoderEngine:
         gone = threading.Event()
 
         def compute() -> list[torch.Tensor]:
-            ids = [prompt.ids for prompt in fitted]
+            ids = [sequence for prompt in fitted for sequence in prompt.sequences]
             return encoder.encode(ids, plan, dtype, deterministic=call.deterministic, cancelled=gone.is_set)
 
         try:
@@ -119,9 +120,10 @@ class EncoderEngine:
         except asyncio.CancelledError:
             gone.set()
             raise
+        embeds = iter(timed.value)
         prompts = tuple(
             EncodedPrompt(
-                embeds,
+                tuple(next(embeds) for _ in ids.sequences),
                 identity.of_request(
                     encoder.fingerprint, hidden_layer=layer, think_mode=asked.think_mode, padded=ids.pads > 0
                 ),
@@ -129,7 +131,7 @@ class EncoderEngine:
                 limit,
                 text.text,
             )
-            for embeds, asked, ids, text in zip(timed.value, call.prompts, fitted, formatted, strict=True)
+            for asked, ids, text in zip(call.prompts, fitted, formatted, strict=True)
         )
         return EncodeResult(prompts, timed.queue_seconds, timed.compute_seconds)
 
@@ -161,7 +163,7 @@ class EncoderEngine:
         self._ready()
         raise ModelLoading("this encoder is still loading its tokenizer: try again in a moment")
 
-    async def _format(self, formatter: PromptFormatter, prompts: Sequence[Conversation]) -> list[FormattedPrompt]:
+    async def _format(self, formatter: PromptFormatter, prompts: Sequence[Asked]) -> list[FormattedPrompt]:
         return (await self._texts.run(lambda: formatter.format(prompts))).value
 
 
@@ -169,7 +171,7 @@ def _fit(
     prompt: FormattedPrompt, limit: tokens.TextLimit, call: EncodeCall, pad_id: int, path: str
 ) -> tokens.TokenisedPrompt:
     """The prompt held to the limit and padded, as the call wants it. Raises InvalidArgument."""
-    if call.refuse_long and len(prompt.ids) > limit.tokens:
+    if call.refuse_long and not prompt.fits(limit.tokens):
         raise InvalidArgument(
             f"{path}: expected at most {limit.tokens} tokens, got {len(prompt.ids)}: shorten it, or let it be "
             "truncated (long_prompt_mode)",
@@ -177,7 +179,7 @@ def _fit(
             reason="PROMPT_TOO_LONG",
             metadata={"tokens": len(prompt.ids), "text_limit": limit.tokens},
         )
-    fitted = tokens.fit(prompt.ids, limit.tokens)
+    fitted = _held(prompt, limit, path)
     if call.pad_to is None:
         return fitted
     if call.pad_to > limit.tokens:
@@ -187,6 +189,20 @@ def _fit(
             reason="PAD_TO_INVALID",
         )
     return tokens.pad(fitted, call.pad_to, pad_id)
+
+
+def _held(prompt: FormattedPrompt, limit: tokens.TextLimit, path: str) -> tokens.TokenisedPrompt:
+    """The prompt held to the limit. Raises InvalidArgument where its images leave no room for words."""
+    if not prompt.segments:
+        return tokens.fit(prompt.ids, limit.tokens)
+    try:
+        return fit_omni(prompt.ids, prompt.segments, limit.tokens)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{path}.image_count: {error}; ask for a larger text_limit or fewer images",
+            field=f"{path}.image_count",
+            reason="IMAGE_COUNT_INVALID",
+        ) from error
 
 
 def _layer(encoder: Encoder, wanted: int | None) -> tuple[int, LayerPlan]:

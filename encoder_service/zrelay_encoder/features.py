@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from zrelay_shared.errors import FeatureMissing
+from zrelay_shared.limits import MAX_OMNI_IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ FEATURES = (
     Feature("encode.long_prompt.refuse", True),
     Feature("encode.pad_to", True, "pads stand behind the prompt and are attended to as any token"),
     Feature("encode.deterministic", True, "prompts of a call run one by one"),
+    Feature("encode.omni", True, f"image_count of 1 to {MAX_OMNI_IMAGES}; without think block and padding"),
     Feature("encode.conversation", False, "send the user's turn as the prompt's text"),
     Feature("encode.system_prompt", False),
     Feature("encode.prefill", False),
@@ -33,7 +35,6 @@ FEATURES = (
     Feature("encode.long_prompt.attention_pool", False, "use truncate or refuse"),
     Feature("encode.layer_weights", False, "use a single hidden_layer"),
     Feature("encode.steering", False),
-    Feature("encode.omni", False),
     Feature("encode.cache", False, "every call computes"),
 )
 _BY_NAME = {feature.name: feature for feature in FEATURES}

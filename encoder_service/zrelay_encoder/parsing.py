@@ -12,11 +12,13 @@ from zrelay.v1.encoder_pb2 import (
     Prompt,
     QuoteStripping,
 )
-from zrelay_encoder.calls import EncodeCall, FormatCall
+from zrelay_encoder.calls import Asked, EncodeCall, FormatCall
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.features import missing
+from zrelay_encoder.omni import OmniPrompt
 from zrelay_encoder.template import Conversation, of_prompt
 from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.limits import MAX_OMNI_IMAGES
 from zrelay_shared.tensors import FLOATS, dtype_name
 
 _MISSING_LONG_MODES = {
@@ -34,6 +36,8 @@ def encode_call(request: EncodePromptsRequest, config: EncoderConfig) -> EncodeC
     pad_to = options.pad_to if options.HasField("pad_to") else None
     if pad_to is not None and not 1 <= pad_to <= config.max_text_limit:
         raise _invalid("options.pad_to", "PAD_TO_INVALID", f"1 to {config.max_text_limit} tokens", pad_to)
+    if pad_to is not None and any(prompt.image_count for prompt in request.prompts):
+        raise _invalid("options.pad_to", "PAD_TO_INVALID", "none beside image_count: Omni knows no padding", pad_to)
     return EncodeCall(
         prompts=_prompts(request.prompts, config),
         hidden_layer=options.hidden_layer if options.HasField("hidden_layer") else None,
@@ -51,15 +55,15 @@ def format_call(request: FormatPromptRequest, config: EncoderConfig) -> FormatCa
     return FormatCall(_prompts(request.prompts, config), limit)
 
 
-def _prompts(prompts: Sequence[Prompt], config: EncoderConfig) -> tuple[Conversation, ...]:
+def _prompts(prompts: Sequence[Prompt], config: EncoderConfig) -> tuple[Asked, ...]:
     if not 1 <= len(prompts) <= config.max_prompts:
         raise _invalid("prompts", "PROMPT_COUNT", f"1 to {config.max_prompts} prompts", len(prompts))
     return tuple(_prompt(prompt, f"prompts[{at}]", config) for at, prompt in enumerate(prompts))
 
 
-def _prompt(prompt: Prompt, path: str, config: EncoderConfig) -> Conversation:
+def _prompt(prompt: Prompt, path: str, config: EncoderConfig) -> Asked:
     for name, feature in (("system_prompt", "encode.system_prompt"), ("assistant_prefill", "encode.prefill"),
-                          ("template", "encode.template"), ("image_count", "encode.omni"),
+                          ("template", "encode.template"),
                           ("clean_whitespace", "encode.clean_whitespace")):  # fmt: skip
         if getattr(prompt, name):
             raise missing(feature, f"{path}.{name}")
@@ -71,7 +75,18 @@ def _prompt(prompt: Prompt, path: str, config: EncoderConfig) -> Conversation:
     chars = len(text) + len(prompt.thinking_content)
     if chars > config.max_prompt_chars:
         raise _invalid(path, "PROMPT_TOO_LARGE", f"at most {config.max_prompt_chars} characters", chars)
+    if prompt.image_count:
+        return _omni(prompt.image_count, text, think_mode, path)
     return Conversation(of_prompt(text).messages, think_mode, prompt.thinking_content)
+
+
+def _omni(images: int, text: str, think_mode: str, path: str) -> OmniPrompt:
+    if images > MAX_OMNI_IMAGES:
+        raise _invalid(f"{path}.image_count", "IMAGE_COUNT_INVALID", f"at most {MAX_OMNI_IMAGES} images", images)
+    if think_mode != "none":
+        expected = "no think block beside image_count: Omni's template has none"
+        raise _invalid(f"{path}.think_mode", "THINK_MODE_INVALID", expected, think_mode)
+    return OmniPrompt(text, images)
 
 
 def _text(prompt: Prompt, path: str) -> str:

@@ -79,7 +79,7 @@ class EncoderService:
                     formatted_prompt=prompt.text,
                     token_count=len(prompt.ids),
                     text_limit=limit,
-                    fits=len(prompt.ids) <= limit,
+                    fits=prompt.fits(limit),
                     token_ids=prompt.ids,
                 )
                 for prompt in formatted
@@ -141,4 +141,5 @@ def _add(reply: Parcel[pb.EncodePromptsResponse], prompt: EncodedPrompt, with_te
             text_limit_source=_SOURCES[prompt.limit.source],
         )
     )
-    to_wire(reply, result.prompt_embeds.segments.add().prompt_embeds, prompt.prompt_embeds)
+    for segment in prompt.segments:
+        to_wire(reply, result.prompt_embeds.segments.add().prompt_embeds, segment)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,16 +29,23 @@ class TextLimit:
 @dataclass(frozen=True, slots=True)
 class TokenisedPrompt:
     """A prompt that fits: `ids` are what the model gets, `formatted_tokens` what there was before anything was cut
-    off, `pads` how many of `ids` are padding at the end."""
+    off, `pads` how many of `ids` are padding at the end, `segments` the lengths of an Omni prompt's segments."""
 
     ids: tuple[int, ...]
     formatted_tokens: int
     pads: int = 0
+    segments: tuple[int, ...] = ()
 
     @property
     def dropped(self) -> int:
-        """Tokens cut off at the end."""
+        """Tokens cut off."""
         return self.formatted_tokens - (len(self.ids) - self.pads)
+
+    @property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """What the model gets one by one: each segment of an Omni prompt, else the whole."""
+        ends = list(accumulate(self.segments or (len(self.ids),)))
+        return [self.ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, formatted: Sequence[str]) -> list[list[int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from zrelay_generator.config import DEVICES, DTYPES, GeneratorConfig
-from zrelay_shared import checkpoints, command
+from zrelay_shared import checkpoints, command, paths
 from zrelay_shared.limits import DEFAULT_PORTS
 
 _DEFAULTS = GeneratorConfig(model=Path())
@@ -19,9 +19,48 @@ _DEFAULTS = GeneratorConfig(model=Path())
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="What it computes in.")
 @click.option("--threads", type=click.IntRange(1), help="Torch threads on a CPU.  [default: all cores but one]")
+@click.option(
+    "--state",
+    metavar="DIR|none",
+    help="Where jobs are kept; none keeps them in memory.  [default: $ZRELAY_STATE, $STATE_DIRECTORY or "
+    "~/.local/state/zrelay]",
+)
 @click.option("--max-waiting", type=click.IntRange(1), default=_DEFAULTS.max_waiting, help="Requests that may wait.")
 @click.option(
-    "--max-wait-s", type=click.FloatRange(min=0), default=_DEFAULTS.max_wait_s, help="Seconds of work that may wait."
+    "--max-wait-s", type=click.FloatRange(min=0), default=_DEFAULTS.max_wait_s, help="Seconds of work before one."
+)
+@click.option(
+    "--max-waiting-mib",
+    type=click.IntRange(0),
+    default=_DEFAULTS.max_waiting_bytes >> 20,
+    help="MiB on disk of what they need.",
+)
+@click.option(
+    "--max-caller-waiting", type=click.IntRange(1), help="Requests of one caller that may wait.  [default: any]"
+)
+@click.option(
+    "--lease-s", type=click.FloatRange(min=0), default=_DEFAULTS.lease_s, help="Seconds that an unwatched job lives."
+)
+@click.option(
+    "--keep-results-h",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.keep_results_s / 3600,
+    help="Hours that ended jobs are kept.",
+)
+@click.option(
+    "--keep-results", type=click.IntRange(0), default=_DEFAULTS.keep_results, help="Ended jobs that are kept."
+)
+@click.option(
+    "--keep-results-mib",
+    type=click.IntRange(0),
+    default=_DEFAULTS.keep_results_bytes >> 20,
+    help="MiB of finished images that are kept.",
+)
+@click.option(
+    "--keep-contents-mib",
+    type=click.IntRange(0),
+    default=_DEFAULTS.keep_contents_bytes >> 20,
+    help="MiB of sent embeddings and images that are kept.",
 )
 @click.option("--max-side", type=click.IntRange(64), default=_DEFAULTS.max_side, help="Greatest side in pixels.")
 @click.option("--max-pixels", type=click.IntRange(4096), default=_DEFAULTS.max_pixels, help="Greatest area in pixels.")
@@ -40,8 +79,16 @@ def cli(
     device: str,
     dtype: str,
     threads: int | None,
+    state: str | None,
     max_waiting: int,
     max_wait_s: float,
+    max_waiting_mib: int,
+    max_caller_waiting: int | None,
+    lease_s: float,
+    keep_results_h: float,
+    keep_results: int,
+    keep_results_mib: int,
+    keep_contents_mib: int,
     max_side: int,
     max_pixels: int,
     max_steps: int,
@@ -60,8 +107,16 @@ def cli(
                 device=device,
                 dtype=dtype,
                 threads=threads,
+                state=_state(state),
                 max_waiting=max_waiting,
                 max_wait_s=max_wait_s,
+                max_waiting_bytes=max_waiting_mib << 20,
+                max_caller_waiting=max_caller_waiting,
+                lease_s=lease_s,
+                keep_results_s=keep_results_h * 3600,
+                keep_results=keep_results,
+                keep_results_bytes=keep_results_mib << 20,
+                keep_contents_bytes=keep_contents_mib << 20,
                 max_side=max_side,
                 max_pixels=max_pixels,
                 max_steps=max_steps,
@@ -87,6 +142,12 @@ def cli(
             address_file=address_file,
         )
     )
+
+
+def _state(given: str | None) -> Path | None:
+    if given is None:
+        return paths.state_dir()
+    return None if given == "none" else Path(given)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,15 +7,31 @@ from zrelay_generator.identity import Identity
 from zrelay_shared.checkpoints import GenerationDefaults
 from zrelay_shared.fingerprint import EncoderFingerprint
 
+MAX_IMAGE_BYTES = 32 << 20
+"""Half a message: a 3000 x 3000 PNG of pure noise."""
+MAX_IMAGE_PIXELS = 1 << 25
+"""Twice 4096 x 4096: 100 MB while the file is being read."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What the checkpoint itself allows: prompt tokens, embedding width, pixels of a side, the side's divisor."""
+    """What the checkpoint itself allows: prompt tokens, embedding width, pixels of a side, the side's divisor; how
+    many main blocks it has, and the width of the SigLIP grids that it reads, 0 for none."""
 
     text_limit: int
     embeds_width: int
     max_side: int
     size_multiple: int
+    layers: int
+    siglip_width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OmniLimits:
+    """Of reference images: the width of their SigLIP grids, pixels of a side once they are resized."""
+
+    siglip_width: int
+    max_side: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +49,18 @@ class SamplingLimits:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Limits and defaults of a request, the prompt's bounds, and the encoder that belongs to the checkpoint."""
+    """Limits and defaults of a request, the prompt's bounds, the encoder that belongs to the checkpoint, the number of
+    its main blocks, what an image of a request may be (bytes of the file, pixels of the picture), and what reference
+    images may be, None for a transformer without SigLIP parts."""
 
     sampling: SamplingLimits
     text_limit: int
     embeds_width: int
     encoder: EncoderFingerprint
+    layers: int
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    omni: OmniLimits | None = None
 
 
 def acceptance(
@@ -55,4 +77,6 @@ def acceptance(
         max_images=config.max_images,
         defaults=defaults,
     )
-    return Acceptance(sampling, model.text_limit, model.embeds_width, identity.encoder)
+    # A grid is spread over its picture's latents, of which there are twice as many as positions are counted for.
+    omni = OmniLimits(model.siglip_width, model.max_side // 2) if model.siglip_width else None
+    return Acceptance(sampling, model.text_limit, model.embeds_width, identity.encoder, model.layers, omni=omni)

@@ -1,33 +1,22 @@
 """One transformer block over a packed sequence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zrelay_generator.attention import Run, ragged_attention
+from zrelay_generator.attention import Spans, ragged_attention
 from zrelay_generator.weights import BlockWeights
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """Where the segments of a packed sequence are.
-
-    Attributes: `runs` for attention; `rope` complex64 [tokens, 1, head_dim / 2].
-    """
-
-    runs: tuple[Run, ...]
-    rope: Tensor
-
-
-def run_block(weights: BlockWeights, tokens: Tensor, packed: Packed, norms: Sequence[Tensor]) -> Tensor:
-    """[tokens, dim] -> [tokens, dim]. `norms` are the four norm weights with the modulation multiplied in, each [dim]
-    for the whole sequence or [tokens, dim] where segments differ in their timestep."""
+def run_block(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor, norms: Sequence[Tensor]) -> Tensor:
+    """[tokens, dim] -> [tokens, dim]. `rope` is complex64 [tokens, 1, head_dim / 2]. `norms` are the four norm weights
+    with the modulation multiplied in, each [dim] for the whole sequence or [tokens, dim] where segments differ in their
+    timestep."""
     before_attention, after_attention, before_mlp, after_mlp = norms
     eps = weights.eps
-    mixed = _attention(weights, scaled_norm(tokens, before_attention, eps), packed)
+    mixed = _attention(weights, scaled_norm(tokens, before_attention, eps), spans, rope)
     tokens = tokens + scaled_norm(mixed, after_attention, eps)
     normed = scaled_norm(tokens, before_mlp, eps)
     mixed = F.linear(F.silu(F.linear(normed, weights.gate)) * F.linear(normed, weights.up), weights.down)
@@ -42,14 +31,14 @@ def scaled_norm(tokens: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(tokens, shape, None, eps) * weight
 
 
-def _attention(weights: BlockWeights, tokens: Tensor, packed: Packed) -> Tensor:
+def _attention(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor) -> Tensor:
     shape = (len(tokens), weights.heads, -1)
     query = F.linear(tokens, weights.query).view(shape)
     key = F.linear(tokens, weights.key).view(shape)
     value = F.linear(tokens, weights.value).view(shape)
-    query = _rotated(scaled_norm(query, weights.query_norm, weights.qk_eps), packed.rope)
-    key = _rotated(scaled_norm(key, weights.key_norm, weights.qk_eps), packed.rope)
-    return F.linear(ragged_attention(query, key, value, packed.runs).flatten(1), weights.out)
+    query = _rotated(scaled_norm(query, weights.query_norm, weights.qk_eps), rope)
+    key = _rotated(scaled_norm(key, weights.key_norm, weights.qk_eps), rope)
+    return F.linear(ragged_attention(query, key, value, spans).flatten(1), weights.out)
 
 
 def _rotated(heads: Tensor, rope: Tensor) -> Tensor:

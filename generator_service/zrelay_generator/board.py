@@ -1,244 +1,233 @@
-"""The jobs as the event loop sees them: admitted, watched, cancelled, kept for a while when they have ended."""
+"""The jobs as the event loop sees them: taken, watched, cancelled, gone on with after a restart."""
 
 import asyncio
+import logging
 import time
-from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import count
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 
+from zrelay_generator.accepting import Acceptor, OneAtATime
+from zrelay_generator.archive import entry_of
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.events import Accepted, Done, Event, Failed, Image, Preview, Progress, Waiting
-from zrelay_generator.job import Job, JobSpec, Sampling
+from zrelay_generator.entry import Entry, State
+from zrelay_generator.events import Accepted, Done, Event, Failed, Image, Progress
+from zrelay_generator.feeding import Feeder, Load
+from zrelay_generator.job import Job, JobSpec, Priority
+from zrelay_generator.leases import Leases
+from zrelay_generator.line import Line
+from zrelay_generator.records import damaged
+from zrelay_generator.registry import Registry
+from zrelay_generator.request import Request
+from zrelay_generator.saving import Saver
+from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
+from zrelay_generator.store.rows import JobRow
+from zrelay_generator.store.store import JobStore
 from zrelay_generator.work import Speed
-from zrelay_shared.errors import Cancelled, Draining, IdempotencyConflict, NotFound, QueueFull, ZrelayError
+from zrelay_generator.workload import Workload
+from zrelay_shared.errors import Cancelled, Draining, FailedPrecondition, PayloadCorrupt, ZrelayError
 
+log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
-_KEPT_JOBS = 1000
+_TOLD_AT_ONCE = 200
+_TO_BEGIN_S = 5.0
+"""Least seconds from a job's acceptance until somebody must watch it, however short a lease is."""
 
 
-class State(StrEnum):
-    """Where a job stands."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the board works with: the store; `speed` for estimates; `start` hands a job to the device; `load` reads a
+    waiting job's spec; `describe` makes the serialized JobAccepted of (job id, request id, spec, event); `model` is the
+    digest of the transformer."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One job on the board. `job` is None once it has ended: its embeddings are let go, its events are kept."""
-
-    id: str
-    request_id: str
-    identity: str
-    arrival: int
-    sampling: Sampling
-    relation: str
-    differences: tuple[str, ...]
-    job: Job | None
-    state: State = State.QUEUED
-    error: ZrelayError | None = None
-    accepted_at: float = field(default_factory=time.time)
-    ended_at: float = 0.0
-    watchers: int = 0
-    sequence: int = 0
-    events: list[tuple[int, Event]] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def ended(self) -> bool:
-        return self.state not in (State.QUEUED, State.RUNNING)
-
-    @property
-    def kept_bytes(self) -> int:
-        return sum(len(event.data) for _, event in self.events if isinstance(event, Image))
-
-    def publish(self, event: Event) -> None:
-        """Adds an event; of heart-beats and of previews of one image only the latest is kept."""
-        if isinstance(event, Waiting | Preview):
-            self.events = [(n, old) for n, old in self.events if not _replaces(event, old)]
-        self.sequence += 1
-        self.events.append((self.sequence, event))
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    def after(self, sequence: int) -> list[tuple[int, Event]]:
-        """Events behind a sequence number."""
-        return self.events[bisect_right(self.events, sequence, key=lambda pair: pair[0]) :]
+    store: JobStore
+    speed: Speed
+    start: Callable[[Job], None]
+    load: Load
+    describe: Callable[[str, str, JobSpec, Accepted], bytes]
+    model: str = ""
 
 
 class JobBoard:
-    """Admission, watching and cancelling. Lives on the event loop; hands jobs over with `start`, hears of them
-    through `publish`."""
+    """Lives on the event loop; hears of jobs through `publish`."""
 
-    def __init__(self, config: GeneratorConfig, speed: Speed, start: Callable[[Job], None]) -> None:
-        self._config = config
-        self._speed = speed
-        self._start = start
-        self._entries: dict[str, Entry] = {}
-        self._by_request: dict[str, Entry] = {}
-        self._arrivals = count(1)
-        self._draining = False
-
-    def submit(self, job_id: str, request_id: str, spec: JobSpec) -> Entry:
-        """Admits a job, or finds the one that the same request made before.
-
-        Raises Draining, QueueFull with a retry hint, IdempotencyConflict.
-        """
-        known = self._by_request.get(request_id)
-        if known is not None and known.state not in (State.FAILED, State.CANCELLED):
-            if known.identity != spec.identity:
-                raise IdempotencyConflict(
-                    f"request_id {request_id!r} was used for another request; make a new one for each",
-                    field="request_id",
-                    metadata={"request_id": request_id, "job_id": known.id},
-                )
-            return known
-        if self._draining:
-            raise Draining("this generator is going away and takes no new work; use another or try again shortly")
-        job = Job(job_id, spec, next(self._arrivals))
-        ahead = list(self._ahead_of(job))
-        wait_s = sum(self._speed.remaining_s(other) for other in ahead)
-        self._refuse_overload(ahead, wait_s)
-        entry = Entry(
-            id=job.id,
-            request_id=request_id,
-            identity=spec.identity,
-            arrival=job.arrival,
-            sampling=spec.sampling,
-            relation=spec.origin.relation,
-            differences=spec.origin.differences,
-            job=job,
+    def __init__(self, config: GeneratorConfig, around: Surroundings) -> None:
+        self._store, self._model = around.store, around.model
+        self._line = Line()
+        self._feeder = Feeder(self._line, around.load, around.start, self.fail)
+        self._saver = Saver(around.store, self._saved, self._feeder.unsaved)
+        self._leases = Leases(config.lease_s, self._expired)
+        self._submitting = OneAtATime()
+        self.jobs = Registry(around.store)
+        self.workload = Workload(self._line, self._feeder, around.speed)
+        self._acceptor = Acceptor(
+            config, around.store, self.jobs, self._line, self.workload, around.speed, around.describe, around.model
         )
-        self._entries[job.id] = self._by_request[request_id] = entry
-        entry.publish(Accepted(len(ahead), wait_s, self._speed.remaining_s(job)))
-        self._start(job)
+
+    async def submit(self, request: Request) -> Entry:
+        """The job of a request, on disk when this returns. Raises as `Acceptor.take`."""
+        # A caller that goes away meanwhile leaves a job whose lease runs.
+        return await self._submitting.run(request.request_id, lambda: asyncio.create_task(self._submit(request)))
+
+    async def _submit(self, request: Request) -> Entry:
+        taken = await self._acceptor.take(request)
+        entry = taken.entry
+        if taken.accepted is not None:
+            entry.tell(taken.accepted)
+            self.jobs.enter(entry)
+            if self._acceptor.draining:
+                self._park(entry)
+            else:
+                self._feeder.offer(entry, request.job)
+        self._leases.look(entry, _TO_BEGIN_S)
         return entry
 
     def publish(self, job: Job, event: Event) -> None:
         """What the device or the writer says of a job; nothing follows a job's last event."""
-        entry = self._entries.get(job.id)
-        if entry is None or entry.ended:
-            return
-        if isinstance(event, Progress):
-            entry.state = State.RUNNING
-        elif isinstance(event, Done):
-            self._end(entry, State.SUCCEEDED)
-        elif isinstance(event, Failed):
-            entry.error = event.error
-            self._end(entry, State.CANCELLED if isinstance(event.error, Cancelled) else State.FAILED)
-        entry.publish(event)
+        entry = self.jobs.living(job.id)
+        if entry is not None:
+            self._tell(entry, event)
+
+    def fail(self, entry: Entry, error: ZrelayError) -> None:
+        """Ends a job that cannot go on."""
+        self._tell(entry, Failed(error))
+
+    def cancel(self, entry: Entry, error: Cancelled | None = None) -> None:
+        """Frees the device within one step; a job that waits ends at once, one that has ended stays as it is."""
+        if entry.job is not None:
+            entry.job.cancelled = True
+        self._tell(entry, Failed(error or Cancelled("the job was cancelled: it was asked for")))
+
+    async def settled(self, entry: Entry) -> None:
+        """Returns when what happened to the job so far is in the store."""
+        await self._saver.settled(entry)
 
     async def watch(self, entry: Entry, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
-        """The events of a job behind a sequence number, until its last. A job that nobody watches is cancelled."""
+        """The events of a job behind a sequence number, until its last. Without a watcher its lease runs."""
         entry.watchers += 1
+        self._leases.look(entry)
         try:
             while True:
                 changed = entry.changed
-                for sequence, event in entry.after(after):
-                    after = sequence
-                    yield sequence, event
-                if entry.ended and entry.sequence <= after:
+                while (following := entry.after(after)) is not None:
+                    after, event = following
+                    yield after, await self._whole(entry, after, event)
+                if entry.over:
                     return
                 await changed.wait()
         finally:
             entry.watchers -= 1
-            if entry.watchers == 0:
-                self.cancel(entry, "its caller went away")
+            self._leases.look(entry)
 
-    def cancel(self, entry: Entry, why: str = "it was asked for") -> None:
-        """Frees the device within one step; a job that waits ends at once, one that has ended stays as it is."""
-        if entry.ended or entry.job is None:
-            return
-        entry.job.cancelled = True
-        self.publish(entry.job, Failed(Cancelled(f"the job was cancelled: {why}")))
+    async def restore(self) -> int:
+        """Goes on with what the process before this one did not finish; the number of those jobs."""
+        rows, unreadable = await self._store.unfinished()
+        if unreadable:
+            log.error("%d jobs cannot be read from the store and are forgotten", len(unreadable))
+            await self._store.forget(unreadable)
+        for row in rows:
+            trouble: ZrelayError | None = self._misfit(row)
+            try:
+                events = await self._store.events(row.arrival) if row.sequence > 1 else []
+                entry = entry_of(row, events, self._line.backlog_s(row.caller))
+            except PayloadCorrupt as error:
+                entry, trouble = entry_of(replace(row, priority=int(Priority.NORMAL)), []), error
+            entry.sequence = max(entry.sequence, self._store.first_sequence)
+            self.jobs.enter(entry)
+            if trouble is None:
+                self._feeder.wait(entry)
+                self._leases.look(entry, _TO_BEGIN_S)
+            else:
+                self.fail(entry, trouble)
+        return len(rows)
 
-    def find(self, job_id: str = "", request_id: str = "") -> Entry:
-        """The job of an id or of a request's id. Raises NotFound."""
-        entry = self._entries.get(job_id) if job_id else self._by_request.get(request_id)
-        if entry is None:
-            raise NotFound(
-                f"no job {job_id or request_id!r} here: it never was, or ended long ago and is no longer kept",
-                reason="JOB_UNKNOWN",
-                field="job_id" if job_id else "request_id",
-            )
-        return entry
-
-    def newest_first(self) -> Iterator[Entry]:
-        return reversed(self._entries.values())
-
-    @property
-    def waiting(self) -> int:
-        return sum(entry.state is State.QUEUED for entry in self._entries.values())
-
-    @property
-    def running(self) -> int:
-        return sum(entry.state is State.RUNNING for entry in self._entries.values())
-
-    @property
-    def estimated_wait_s(self) -> float:
-        return sum(self._speed.remaining_s(job) for job in self._unfinished())
-
-    def heartbeat(self) -> None:
-        """Tells every job that waits where it stands."""
-        for entry in list(self._entries.values()):
-            if entry.state is State.QUEUED and entry.job is not None:
-                ahead = list(self._ahead_of(entry.job))
-                eta = sum(self._speed.remaining_s(job) for job in [*ahead, entry.job])
-                entry.publish(Waiting(len(ahead), eta))
+    async def heartbeat(self) -> None:
+        """Tells every job that waits and is watched where it stands; lets other work pass in between."""
+        for told, (entry, standing) in enumerate(list(self.workload.standings())):
+            if told % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if entry.watchers and entry.state is State.QUEUED and not entry.parked:
+                entry.tell(standing)
 
     async def drain(self, grace_s: float) -> None:
-        """Takes no new work; returns when all is done or `grace_s` are over, and cancels what is left."""
-        self._draining = True
+        """Takes no new work; finishes what can be finished in `grace_s`, parks the rest, and returns when all that
+        happened is in the store."""
+        self._acceptor.draining = True
         deadline = time.monotonic() + grace_s
-        while self._unfinished() and time.monotonic() < deadline:
+        for entry, standing in list(self.workload.standings()):
+            if standing.eta_s > grace_s:
+                self._park(entry)
+        while any(not entry.over for entry in self.jobs) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        for entry in [entry for entry in self._entries.values() if not entry.ended]:
-            if entry.job is not None:
-                entry.job.cancelled = True
-                self.publish(entry.job, Failed(Draining("this generator went away before the job was done")))
+        for entry in self.jobs:
+            self._park(entry)
+        await self._saver.flush()
 
-    def _unfinished(self) -> list[Job]:
-        return [entry.job for entry in self._entries.values() if entry.job is not None]
+    async def close(self) -> None:
+        """Ends what runs on the event loop; unfinished jobs stay in the store."""
+        self._feeder.close()
+        self._acceptor.draining = True
+        for entry in self.jobs:
+            self._park(entry)
+        await self._saver.flush()
 
-    def _ahead_of(self, job: Job) -> Iterator[Job]:
-        mine = (job.spec.priority, job.arrival)
-        return (other for other in self._unfinished() if (other.spec.priority, other.arrival) < mine)
-
-    def _refuse_overload(self, ahead: list[Job], wait_s: float) -> None:
-        config = self._config
-        # A job is always taken when nothing is before it: it may be longer than any limit by itself.
-        if self.waiting < config.max_waiting and (not ahead or wait_s <= config.max_wait_s):
+    def _tell(self, entry: Entry, event: Event) -> None:
+        if entry.over:
             return
-        least = min((self._speed.remaining_s(job) for job in ahead), default=1.0)
-        retry = min(60.0, max(1.0, wait_s - config.max_wait_s, least))
-        raise QueueFull(
-            f"{self.waiting} requests wait here (at most {config.max_waiting}), about {wait_s:.0f} s of work (at most "
-            f"{config.max_wait_s:.0f} s); try again in {retry:.0f} s, or use another generator",
-            metadata={"waiting": self.waiting, "max_waiting": config.max_waiting, "wait_s": f"{wait_s:.1f}"},
-            retry_after_s=retry,
+        if isinstance(event, Image) and any(image.image_index == event.image_index for image in entry.images):
+            return  # painted before a restart, and told
+        if isinstance(event, Progress):
+            entry.state = State.RUNNING
+        elif isinstance(event, Done):
+            entry.state = State.SUCCEEDED
+        elif isinstance(event, Failed):
+            entry.error = event.error
+            entry.state = State.CANCELLED if isinstance(event.error, Cancelled) else State.FAILED
+        if entry.ended:
+            entry.ended_at = time.time()
+            self._feeder.left(entry)
+            self._leases.look(entry)
+        self._saver.save(entry, entry.tell(event), event)
+
+    def _park(self, entry: Entry) -> None:
+        """Ends a job for this process alone: it is on disk, and the next one goes on with it."""
+        if entry.over:
+            return
+        if entry.job is not None:
+            entry.job.cancelled = True
+        self._feeder.left(entry)
+        entry.parked = True
+        self._leases.look(entry)
+        what = "it goes on when the generator is back: watch it there" if self._store.durable else "send it again"
+        error = Draining(
+            f"this generator goes away before the job is done; {what}",
+            metadata={"job_id": entry.id, "parked": str(self._store.durable).lower()},
+        )
+        entry.tell(Failed(error))
+
+    async def _whole(self, entry: Entry, sequence: int, event: Event) -> Event:
+        """An event with its bytes."""
+        if not isinstance(event, Image) or event.data:
+            return event
+        try:
+            return replace(event, data=await self._store.read(event.file_sha256))
+        except (ContentMissing, ContentDamaged, OSError) as error:
+            log.error("job %s: its image %d cannot be read: %s", entry.id, event.image_index, type(error).__name__)
+            raise damaged(f"image {event.image_index} of this job") from error
+
+    def _misfit(self, row: JobRow) -> FailedPrecondition | None:
+        if row.model == self._model:
+            return None
+        return FailedPrecondition(
+            "this job was accepted for another checkpoint than the generator has now, and would come out as another "
+            "picture: send it again",
+            reason="MODEL_CHANGED",
+            metadata={"expected": row.model, "got": self._model},
         )
 
-    def _end(self, entry: Entry, state: State) -> None:
-        entry.state, entry.ended_at, entry.job = state, time.time(), None
-        ended = [old for old in self._entries.values() if old.ended]
-        kept = sum(old.kept_bytes for old in ended)
-        while ended and (kept > self._config.kept_results_bytes or len(ended) > _KEPT_JOBS):
-            oldest = ended.pop(0)
-            kept -= oldest.kept_bytes
-            self._forget(oldest)
+    def _expired(self, entry: Entry) -> None:
+        log.info("job %s: nobody watches it any more", entry.id)
+        why = "nobody watched it any more: submit it again, detached if it is to run on by itself"
+        self.cancel(entry, Cancelled(f"the job was cancelled: {why}", reason="LEASE_EXPIRED"))
 
-    def _forget(self, entry: Entry) -> None:
-        del self._entries[entry.id]
-        if self._by_request.get(entry.request_id) is entry:
-            del self._by_request[entry.request_id]
-
-
-def _replaces(event: Event, old: Event) -> bool:
-    if isinstance(event, Preview):
-        return isinstance(old, Preview) and old.image_index == event.image_index
-    return isinstance(old, Waiting)
+    def _saved(self, entry: Entry) -> None:
+        self.jobs.leave(entry)

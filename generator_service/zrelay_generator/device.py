@@ -51,13 +51,37 @@ class DeviceThread:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def stuck(self) -> str:
+        """ "" while all is well, else what is wrong with the device, for people."""
+        if self._loaded.done() and not self._stopping and not self._thread.is_alive():
+            return "the device thread has ended"
+        over = self.stuck_s
+        return f"the device is {over:.0f} s over any time that its work could take" if over else ""
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds by which the device is over any time that the unit it works on could take; 0 while all is well."""
+        engine = self._engine
+        return 0.0 if engine is None else engine.pulse.stuck_s
+
+    def wake(self) -> None:
+        """Looks again whether the engine has something to do."""
+        with self._changed:
+            self._changed.notify()
+
     def _run(self) -> None:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
             if self._load is None:
                 raise RuntimeError("load: expected a function, got none")
-            engine = self._load()
+            self._engine = engine = self._load()
         except BaseException as error:  # whoever waits for the engine must hear of it, whatever it is
             self._loaded.set_exception(error)
             return
@@ -65,11 +89,12 @@ class DeviceThread:
         with torch.inference_mode():
             while self._take_arrivals(engine):
                 engine.tick()
+        engine.close()
 
     def _take_arrivals(self, engine: Engine) -> bool:
         """Waits until there is something to do; False when the thread is to end."""
         with self._changed:
-            while engine.idle and not self._arrived and not self._stopping:
+            while (engine.idle or engine.waits) and not self._arrived and not self._stopping:
                 self._changed.wait()
             arrived, self._arrived = self._arrived, []
             stopping = self._stopping

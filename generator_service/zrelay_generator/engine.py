@@ -5,43 +5,65 @@ theirs, and no feature by name: a feature adds to segments before the forward an
 """
 
 import logging
+import math
 import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
+from zrelay_generator.decoding import Decoded, DecodeThread, decode_now
 from zrelay_generator.events import EngineEvent, Failed, ImagePixels, PreviewPixels, Progress, Stage
-from zrelay_generator.guidance import guidance_at, guided
 from zrelay_generator.job import ImageState, Job
-from zrelay_generator.latents import denoised, euler_step, is_finite, noise
-from zrelay_generator.loading import LoadedModel
-from zrelay_generator.packing import Conditioning
-from zrelay_generator.policy import Decode, next_work
-from zrelay_generator.refusals import device_failure, not_decodable, not_finite, out_of_memory
-from zrelay_generator.transformer import Segment
+from zrelay_generator.latents import magnitude
+from zrelay_generator.model import LoadedModel
+from zrelay_generator.policy import Decode, Work, next_work
+from zrelay_generator.pulse import Pulse
+from zrelay_generator.refusals import explained, not_finite, without_frames
+from zrelay_generator.size import Size
+from zrelay_generator.stepping import Settled, Taken, begin, preview, settle, take
 from zrelay_generator.work import Speed
 from zrelay_shared.errors import Cancelled, OutOfMemory, ZrelayError
 from zrelay_shared.torch_devices import is_out_of_memory, release_cached_memory
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Job, EngineEvent], None]
+_AFTER_OUT_OF_MEMORY = 0.75
+"""Share of the tokens of a tick that did not fit which later ticks may have."""
 
 
 class Engine:
     """Jobs in, events out, one tick at a time."""
 
-    def __init__(self, model: LoadedModel, tick_tokens: int, speed: Speed, emit: Emit) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        tick_tokens: int,
+        speed: Speed,
+        emit: Emit,
+        changed: Callable[[], None] = lambda: None,
+        decode_beside: bool | None = None,
+    ) -> None:
+        """`changed` is called, from another thread, when an idle engine has something to do again. `decode_beside`:
+        decode on a thread of its own; None does so where the device has streams."""
         self._model = model
+        self._device = model.transformer.weights.device
         self._tick_tokens = tick_tokens
         self._speed = speed
         self._emit = emit
         self._jobs: list[Job] = []
+        beside = self._device.type == "cuda" if decode_beside is None else decode_beside
+        self._decoder = DecodeThread(model.vae, self._device, changed) if beside else None
+        self.pulse = Pulse()
 
     @property
     def idle(self) -> bool:
+        """Whether there is no job."""
         return not self._jobs
+
+    @property
+    def waits(self) -> bool:
+        """Whether a tick would do nothing but wait for a decoder at work."""
+        return self._decoder is not None and self._decoder.busy and not self._decoder.ready and self._next() is None
 
     def add(self, job: Job) -> None:
         self._jobs.append(job)
@@ -49,140 +71,174 @@ class Engine:
     def tick(self) -> None:
         """One unit of work: a denoising step of some images, or one image decoded."""
         self._drop_cancelled()
-        work = next_work(self._jobs, self._tick_tokens)
-        if work is None:
-            return
-        images = (work.image,) if isinstance(work, Decode) else work.images
-        failure: ZrelayError | None = None
-        try:
-            if isinstance(work, Decode):
-                self._decode(work.image)
-            else:
-                self._step(work.images)
-        except ZrelayError as error:
-            failure = error
-        except Exception as error:  # whatever it is, it ends the jobs it touched and not the device thread
-            failure = self._explained(error, images)
-        if failure is not None:
-            self._fail(images, failure)
+        self._take_decoded()
+        work = self._next()
+        if isinstance(work, Decode):
+            self._decode(work.image)
+        elif work is not None:
+            self._step(work.images)
+        elif self._decoder is not None and self._decoder.busy:
+            self._decoded(self._decoder.take())
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def _next(self) -> Work | None:
+        return next_work(self._jobs, self._tick_tokens, self._speed, time.monotonic())
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._jobs if job.cancelled]:
             self._end(job, Failed(Cancelled("the job was cancelled")))
 
-    def _step(self, images: tuple[ImageState, ...]) -> None:
-        for job in {image.job.id: image.job for image in images}.values():
-            self._begin(job)
+    # A step: every image by itself up to the forward, all in the forward, every image by itself after it.
+
+    def _step(self, images: Sequence[ImageState]) -> None:
+        taken = [one for image in images if (one := self._take(image)) is not None]
+        if not taken:
+            return
+        size = sum((self._speed.step_size(one.image) for one in taken), Size())
         started = time.perf_counter()
-        segments, counts = [], []
-        for image in images:
-            own = self._segments(image)
-            segments += own
-            counts.append(len(own))
-        predictions = iter(self._model.transformer.forward(segments))
-        for image, count in zip(images, counts, strict=True):
-            self._advance(image, [next(predictions) for _ in range(count)])
-        # Reading the finiteness waited for the device, so the clock is honest on CUDA too.
-        seconds = time.perf_counter() - started
-        self._speed.saw_forward(sum(s.conditioning.tokens for s in segments), seconds)
-        self._stepped(images, seconds)
+        try:
+            with self.pulse.beat(self._speed.forward_s(size)):
+                settled, greatest = self._forward(taken)
+        except Exception as error:  # whatever it is, it ends the jobs it concerns and not the device thread
+            failure = without_frames(error)
+        else:
+            seconds = time.perf_counter() - started
+            self._speed.saw_forward(size.tokens, seconds, size.squares)
+            self._stepped(taken, settled, greatest, seconds)
+            return
+        self._step_failed(taken, failure, size)
+
+    def _take(self, image: ImageState) -> Taken | None:
+        """The image's part of the tick; None where that failed, which has ended the job."""
+        job = image.job
+        if job not in self._jobs:
+            return None  # an image before it, of the same job, has failed
+        try:
+            if job.conditioning is None:
+                self._begin(job)
+            return take(image, self._model)
+        except Exception as error:
+            failure = without_frames(error)
+        self._fail(job, failure)
+        return None
 
     def _begin(self, job: Job) -> None:
-        """What is computed once per job: the refined captions, positions, the schedule's modulation."""
-        if job.conditioning is not None:
-            return
         started = time.perf_counter()
         job.timings.queue_s = time.monotonic() - job.accepted_at
-        job.conditioning = self._conditioning(job, job.spec.prompt_embeds)
-        if job.spec.guided and job.spec.negative_prompt_embeds is not None:
-            job.negative_conditioning = self._conditioning(job, job.spec.negative_prompt_embeds)
-        for timestep in job.spec.sampling.schedule.timesteps:
-            self._model.transformer.modulation(timestep)
+        with self.pulse.beat(0.0):
+            begin(job, self._model)
         job.timings.prepare_s = seconds = time.perf_counter() - started
         self._emit(job, Progress(Stage.PREPARE, 1, 1, seconds, self._speed.remaining_s(job)))
 
-    def _conditioning(self, job: Job, prompt_embeds: Tensor) -> Conditioning:
-        transformer, factor = self._model.transformer, self._model.vae.factor
-        sampling = job.spec.sampling
-        context = transformer.context(prompt_embeds)
-        return transformer.conditioning(context, sampling.height // factor, sampling.width // factor)
+    def _forward(self, taken: Sequence[Taken]) -> tuple[list[Settled], list[float]]:
+        """All segments in one forward: each image after its step, and the magnitude of its latents."""
+        predictions = iter(self._model.transformer.forward([s for one in taken for s in one.segments.values()]))
+        settled = [settle(one, {name: next(predictions) for name in one.segments}) for one in taken]
+        # One reading for all images waits for the device once, and makes the clock honest on CUDA too.
+        return settled, torch.stack([magnitude(one.latents) for one in settled]).tolist()
 
-    def _segments(self, image: ImageState) -> list[Segment]:
-        """One segment, or with guidance in force two: the prompt's and the negative prompt's."""
-        job, transformer = image.job, self._model.transformer
-        sampling = job.spec.sampling
-        if image.latents is None:
-            factor = self._model.vae.factor
-            drawn = noise(image.seed, transformer.weights.channels, sampling.height // factor, sampling.width // factor)
-            image.latents = drawn.to(transformer.weights.device)
-        timestep = sampling.schedule.timesteps[image.step]
-        branches = [job.conditioning]
-        if guidance_at(timestep, sampling.guidance_scale, sampling.cfg_truncation) > 0.0:
-            branches.append(job.negative_conditioning)
-        modulation = transformer.modulation(timestep)
-        return [Segment(image.latents, branch, modulation) for branch in branches if branch is not None]
+    def _stepped(
+        self, taken: Sequence[Taken], settled: Sequence[Settled], greatest: Sequence[float], seconds: float
+    ) -> None:
+        for one, after, most in zip(taken, settled, greatest, strict=True):
+            image = one.image
+            image.done, image.alone = image.done + 1, False
+            if image.job not in self._jobs:
+                continue  # an image before it, of the same job, has failed
+            if not math.isfinite(most):
+                self._fail(image.job, not_finite(image, one.step.sigma, self._model.transformer.weights.dtype))
+                continue
+            image.latents = after.latents
+            self._preview(one, after)
+        for job in {one.image.job.id: one.image.job for one in taken}.values():
+            if job in self._jobs:
+                job.timings.denoise_s += seconds
+                eta = self._speed.remaining_s(job)
+                self._emit(job, Progress(Stage.DENOISE, job.steps_done, job.steps_total, seconds, eta))
+        if self._decoder is not None:
+            for image in [one.image for one in taken if one.image.denoised and one.image.job in self._jobs]:
+                self._hand_over(self._decoder, image)
 
-    def _advance(self, image: ImageState, predictions: list[Tensor]) -> None:
-        """Bend the predictions by guidance and take the Euler step."""
-        job, sampling = image.job, image.job.spec.sampling
-        prediction = predictions[0]
-        if len(predictions) == 2:
-            positive, negative = predictions
-            prediction = guided(positive, negative, sampling.guidance_scale, sampling.cfg_normalization)
-        sigma, sigma_next = sampling.schedule.sigmas[image.step : image.step + 2]
-        before, image.step = image.latents, image.step + 1
-        if before is None:
-            raise ValueError("latents: expected noise or the result of the step before, got none")
-        image.latents = euler_step(before, prediction, sigma, sigma_next)
-        if not is_finite(image.latents):
-            raise not_finite(image, sigma, self._model.transformer.weights.dtype)
-        every = job.spec.output.preview_every
-        if every and image.step % every == 0 and not image.denoised:
-            clean = denoised(before, prediction, sigma)
-            pixels = self._model.latent_to_rgb.pixels(clean, job.spec.output.preview_max_side)
-            self._emit(job, PreviewPixels(image.index, image.step, pixels))
+    def _preview(self, one: Taken, after: Settled) -> None:
+        image = one.image
+        try:
+            pixels = preview(one, after, self._model)
+        except Exception as error:
+            failure = without_frames(error)
+        else:
+            if pixels is not None:
+                self._emit(image.job, PreviewPixels(image.index, image.done, pixels))
+            return
+        self._fail(image.job, failure)
 
-    def _stepped(self, images: Iterable[ImageState], seconds: float) -> None:
-        jobs = {image.job.id: image.job for image in images}.values()
-        for job in jobs:
-            job.timings.denoise_s += seconds
-            eta = self._speed.remaining_s(job)
-            self._emit(job, Progress(Stage.DENOISE, job.steps_done, job.steps_total, seconds, eta))
+    def _step_failed(self, taken: Sequence[Taken], error: Exception, size: Size) -> None:
+        """Company is taken apart: each image repeats its step alone, and only who fails alone has failed."""
+        if is_out_of_memory(error):
+            release_cached_memory(self._device)
+            if len(taken) > 1:
+                self._tick_tokens = min(self._tick_tokens, int(size.tokens * _AFTER_OUT_OF_MEMORY))
+                log.warning("out of memory at %d tokens: ticks get at most %d", size.tokens, self._tick_tokens)
+            elif self._decoder is not None and self._decoder.busy:
+                self._decoded(self._decoder.take())  # what decodes beside it holds memory: once more without it
+                return
+        if len(taken) == 1:
+            self._fail(taken[0].image.job, error)
+            return
+        for one in taken:
+            one.image.alone = True
+
+    # Decoding.
 
     def _decode(self, image: ImageState) -> None:
-        job = image.job
         if image.latents is None:
             raise ValueError("latents: expected those of the last step, got none")
-        started = time.perf_counter()
-        pixels = self._model.vae.decode(image.latents)
-        seconds = time.perf_counter() - started
-        job.timings.decode_s += seconds
-        self._speed.saw_decode(pixels.shape[0] * pixels.shape[1], seconds)
-        image.latents, image.decoded = None, True
+        sampling = image.job.spec.sampling
+        with self.pulse.beat(self._speed.decode_s(sampling.width * sampling.height)):
+            result = decode_now(self._model.vae, image, image.latents)
+        self._decoded(result)
+
+    def _hand_over(self, decoder: DecodeThread, image: ImageState) -> None:
+        if image.latents is not None:
+            image.decoding = True
+            decoder.put(image, image.latents)
+
+    def _take_decoded(self) -> None:
+        while self._decoder is not None and self._decoder.ready:
+            self._decoded(self._decoder.take())
+
+    def _decoded(self, result: Decoded) -> None:
+        image, job = result.image, result.image.job
+        if job not in self._jobs:
+            return  # cancelled meanwhile
+        pixels = result.pixels
+        if pixels is None:
+            error = result.error or RuntimeError("no pixels")
+            if image.decoding and is_out_of_memory(error):
+                image.decoding = False  # once more on the device thread, with nothing beside it
+                release_cached_memory(self._device)
+                return
+            self._fail(job, error)
+            return
+        job.timings.decode_s += result.seconds
+        self._speed.saw_decode(pixels.shape[0] * pixels.shape[1], result.seconds)
+        image.latents, image.decoded, image.decoding = None, True, False
         eta = self._speed.remaining_s(job)
-        self._emit(job, Progress(Stage.DECODE, job.decoded, len(job.images), seconds, eta))
+        self._emit(job, Progress(Stage.DECODE, job.decoded, len(job.images), result.seconds, eta))
         last = job.decoded == len(job.images)
         self._emit(job, ImagePixels(image.index, image.seed, pixels, last))
         if last:
             self._jobs.remove(job)
 
-    def _explained(self, error: Exception, images: tuple[ImageState, ...]) -> ZrelayError:
-        """What the caller is told of a failure; the log keeps the rest under the same incident id."""
-        device = self._model.transformer.weights.device
-        if is_out_of_memory(error):
-            return out_of_memory(images, device)
-        if isinstance(error, FloatingPointError):
-            return not_decodable(images[0], self._model.transformer.weights.dtype)
-        incident = uuid.uuid4().hex[:12]
-        log.exception("incident %s: a tick failed", incident)
-        return device_failure(incident)
+    # Endings.
 
-    def _fail(self, images: Iterable[ImageState], error: ZrelayError) -> None:
-        for job in {image.job.id: image.job for image in images}.values():
-            self._end(job, Failed(error))
-        if isinstance(error, OutOfMemory):
-            # Only here: while an exception is handled, its frames hold the tensors that did not fit.
-            release_cached_memory(self._model.transformer.weights.device)
+    def _fail(self, job: Job, error: Exception) -> None:
+        told = error if isinstance(error, ZrelayError) else explained(error, job, self._model.transformer.weights)
+        self._end(job, Failed(told))
+        if isinstance(told, OutOfMemory):
+            release_cached_memory(self._device)
 
     def _end(self, job: Job, event: Failed) -> None:
         self._jobs.remove(job)

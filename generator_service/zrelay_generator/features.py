@@ -8,29 +8,31 @@ AVAILABLE = {
     "generate.cfg_truncation": "",
     "generate.sigmas": "",
     "generate.preview": "",
-    "generate.priority": "by order of priority, then of arrival",
-    "generate.deterministic": "images of one request run one at a time",
-    "jobs.get": "while the process lives",
-    "jobs.list": "while the process lives",
+    "generate.img2img": "",
+    "generate.skip_layer_guidance": "",
+    "generate.priority": "within a priority the least work left goes first; a level up for each minute of waiting",
+    "generate.deterministic": "its images run one at a time",
+    "jobs.submit": "",
+    "jobs.watch": "",
+    "jobs.get": "",
+    "jobs.list": "",
     "jobs.cancel": "",
+    "content.upload": "",
 }
 """Name -> a note or restriction."""
 
 MISSING = (
-    "generate.img2img",
     "generate.inpaint",
     "generate.control",
     "generate.lora",
-    "generate.skip_layer_guidance",
     "generate.dype",
     "generate.passes",
-    "generate.omni",
     "generate.tiled_vae",
-    "jobs.submit",
-    "jobs.watch",
-    "content.upload",
     "lora.manage",
 )
+
+OMNI = "generate.omni"
+"""There where the checkpoint's transformer has SigLIP parts."""
 
 
 def missing(feature: str, field: str = "") -> FeatureMissing:

@@ -1,22 +1,27 @@
 """What a generator says of itself."""
 
 from functools import cache
+from pathlib import Path
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import info_pb2
-from zrelay_generator.acceptance import Acceptance
+from zrelay_generator.acceptance import Acceptance, OmniLimits
 from zrelay_generator.board import JobBoard
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.features import AVAILABLE, MISSING
+from zrelay_generator.features import AVAILABLE, MISSING, OMNI
 from zrelay_generator.provenance import Painter
+from zrelay_generator.work import CostModel
 from zrelay_shared import __version__
 from zrelay_shared.fingerprint import to_message
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_OMNI_IMAGES
 from zrelay_shared.serving import libraries
 from zrelay_shared.torch_devices import DeviceReport
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")
+
+_KEPT = ("jobs.submit", "jobs.watch", "jobs.get", "jobs.list", "content.upload")
+_IN_MEMORY = "in memory: lost when the process ends"
 
 
 @cache
@@ -27,23 +32,45 @@ def _version() -> info_pb2.ServerVersion:
     )
 
 
-def loading_info(model_id: str) -> pb.GeneratorServiceGetInfoResponse:
-    """What can be said before the model is there."""
+def loading_info(
+    model_id: str, state: Path | None, omni: OmniLimits | None = None
+) -> pb.GeneratorServiceGetInfoResponse:
+    """What can be said before the model is there; `omni` is known with it."""
+    kept = "" if state is not None else _IN_MEMORY
     return pb.GeneratorServiceGetInfoResponse(
         version=_version(),
         model_id=model_id,
         features=[
-            *(info_pb2.Feature(name=name, available=True, note=note) for name, note in AVAILABLE.items()),
+            *(
+                info_pb2.Feature(name=name, available=True, note=kept if name in _KEPT else note)
+                for name, note in AVAILABLE.items()
+            ),
             *(info_pb2.Feature(name=name, available=False) for name in MISSING),
+            _omni(omni),
         ],
     )
 
 
+def _omni(limits: OmniLimits | None) -> info_pb2.Feature:
+    if limits is None:
+        return info_pb2.Feature(name=OMNI, available=False, note="needs a transformer with SigLIP parts")
+    note = (
+        f"at most {MAX_OMNI_IMAGES} references of up to {limits.max_side} pixels a side, with SigLIP grids "
+        f"{limits.siglip_width} wide"
+    )
+    return info_pb2.Feature(name=OMNI, available=True, note=note)
+
+
 def ready_info(
-    config: GeneratorConfig, accepts: Acceptance, painter: Painter, device: DeviceReport, board: JobBoard
+    config: GeneratorConfig,
+    accepts: Acceptance,
+    painter: Painter,
+    device: DeviceReport,
+    board: JobBoard,
+    cost: CostModel,
 ) -> pb.GeneratorServiceGetInfoResponse:
     """What is known once the model is loaded."""
-    info = loading_info(painter.model_id)
+    info = loading_info(painter.model_id, config.state, accepts.omni)
     info.ready = True
     info.transformer_digest = painter.transformer_digest
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
@@ -60,13 +87,26 @@ def ready_info(
     )
     info.queue.CopyFrom(
         info_pb2.QueueInfo(
-            waiting=board.waiting,
-            running=board.running,
+            waiting=board.workload.waiting,
+            running=board.workload.running,
             max_waiting=config.max_waiting,
-            estimated_wait_s=board.estimated_wait_s,
+            estimated_wait_s=board.workload.total_s,
         )
     )
+    info.cost.CopyFrom(_cost(cost))
     return info
+
+
+def _cost(cost: CostModel) -> pb.CostModel:
+    return pb.CostModel(
+        forward_s=cost.forward_base_s,
+        forward_s_per_token=cost.forward_s_per_token,
+        forward_s_per_token_squared=cost.forward_s_per_token_squared,
+        decode_s=cost.decode_base_s,
+        decode_s_per_pixel=cost.decode_s_per_pixel,
+        bytes_per_token=cost.bytes_per_token,
+        bytes_per_pixel=cost.bytes_per_pixel,
+    )
 
 
 def _defaults(accepts: Acceptance) -> gpb.SamplingOptions:
@@ -95,5 +135,5 @@ def _limits(accepts: Acceptance) -> pb.GeneratorLimits:
         text_limit=accepts.text_limit,
         embeds_width=accepts.embeds_width,
         max_message_bytes=MAX_MESSAGE_BYTES,
-        max_image_bytes=0,
+        max_image_bytes=accepts.max_image_bytes,
     )

@@ -1,94 +1,17 @@
-"""A job: what was asked (frozen), and where it stands (owned by the device thread)."""
+"""A job on its way: where each of its images stands. Owned by the device thread; what was asked is in spec.py."""
 
 import time
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from torch import Tensor
 
-from zrelay_generator.images import ImageFormat
+from zrelay_generator.feature import Feature, Step
 from zrelay_generator.latents import image_seed
 from zrelay_generator.packing import Conditioning
-from zrelay_generator.schedule import Schedule
+from zrelay_generator.recipe import features_of, steps_of
+from zrelay_generator.spec import JobSpec, Origin, Output, Priority, Sampling
 
-
-class Priority(IntEnum):
-    """Which jobs are taken first; lower is earlier."""
-
-    INTERACTIVE = 0
-    NORMAL = 1
-    BATCH = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the noise becomes pictures, every default filled in.
-
-    Attributes: sides in pixels; `shift` is None where the caller gave the schedule itself; `seed` of the first image.
-    """
-
-    width: int
-    height: int
-    guidance_scale: float
-    cfg_normalization: float
-    cfg_truncation: float
-    shift: float | None
-    schedule: Schedule
-    seed: int
-    num_images: int
-
-    @property
-    def num_inference_steps(self) -> int:
-        return self.schedule.num_inference_steps
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a result is written as; `preview_every` steps (0: none) of at most `preview_max_side` pixels."""
-
-    format: ImageFormat = ImageFormat.PNG
-    quality: int = 95
-    omit_provenance: bool = False
-    preview_every: int = 0
-    preview_max_side: int = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the embeddings and words of a job came from; none of it changes the picture.
-
-    Attributes: `encoder` the fingerprint of what made the embeddings, as JSON text; `relation` and `differences` how
-    it relates to the checkpoint's own encoder; `prompt`, `negative_prompt` the user's words or None; `labels` pairs.
-    """
-
-    encoder: str = "{}"
-    relation: str = "unverified"
-    differences: tuple[str, ...] = ()
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class JobSpec:
-    """One self-contained job.
-
-    Attributes: `prompt_embeds` [T, width] and `negative_prompt_embeds` (needed where guidance is on) on the CPU;
-    `identity` equal for requests of equal content.
-    """
-
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor | None
-    sampling: Sampling
-    output: Output = Output()
-    origin: Origin = Origin()
-    priority: Priority = Priority.NORMAL
-    deterministic: bool = False
-    identity: str = ""
-
-    @property
-    def guided(self) -> bool:
-        return self.sampling.guidance_scale > 0.0 and self.negative_prompt_embeds is not None
+__all__ = ["ImageState", "Job", "JobSpec", "Origin", "Output", "Priority", "Sampling", "Timings"]
 
 
 @dataclass(slots=True)
@@ -102,48 +25,78 @@ class Timings:
     encode_image_s: float = 0.0
     total_s: float = 0.0
 
+    @property
+    def served_s(self) -> float:
+        """On the device so far."""
+        return self.prepare_s + self.denoise_s + self.decode_s
+
 
 @dataclass(slots=True, eq=False)
 class ImageState:
-    """One image of a job: `latents` [channels, h, w] float32 once it has begun; `step` forwards done."""
+    """One image of a job: `latents` [channels, h, w] float32 once it has begun; `done` forwards.
+
+    `alone` is set while it must have no company, after a tick that failed; `decoding` while it is with the decoder.
+    """
 
     job: "Job"
     index: int
     seed: int
     latents: Tensor | None = None
-    step: int = 0
+    done: int = 0
+    alone: bool = False
+    decoding: bool = False
     decoded: bool = False
 
     @property
     def denoised(self) -> bool:
-        return self.step >= self.job.spec.sampling.num_inference_steps
+        return self.done >= self.job.spec.sampling.run_steps
+
+    @property
+    def step(self) -> Step:
+        """The step that comes next."""
+        found = self.job.steps[self.done]
+        return (
+            found if self.index == 0 else Step(self.index, found.index, found.sigma, found.sigma_next, found.progress)
+        )
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A job on its way. Only the device thread changes it, but for `cancelled`, which anyone may set to true."""
+    """A job on its way. Only the device thread changes it, but for `cancelled`, which anyone may set to true.
+
+    Attributes: `caller` who is treated fairly beside others; `features` what it does beside plain steps;
+    `conditioning` of its prompt once it has begun.
+    """
 
     id: str
     spec: JobSpec
     arrival: int
     accepted_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    caller: str = ""
     conditioning: Conditioning | None = None
-    negative_conditioning: Conditioning | None = None
+    features: tuple[Feature, ...] = field(init=False)
+    steps: tuple[Step, ...] = field(init=False)
     images: list[ImageState] = field(init=False)
     timings: Timings = field(default_factory=Timings)
+    remaining: tuple[tuple[int, float, float], ...] | None = None
+    """Forwards, tokens and squares from each step of an image to its end; filled by `Speed`."""
+    written: int = 0
+    """Images that are files by now; the writer counts."""
 
     def __post_init__(self) -> None:
         sampling = self.spec.sampling
+        self.features = features_of(self.spec)
+        self.steps = tuple(steps_of(self.spec))
         self.images = [ImageState(self, i, image_seed(sampling.seed, i)) for i in range(sampling.num_images)]
 
     @property
     def steps_done(self) -> int:
-        return sum(image.step for image in self.images)
+        return sum(image.done for image in self.images)
 
     @property
     def steps_total(self) -> int:
-        return len(self.images) * self.spec.sampling.num_inference_steps
+        return len(self.images) * self.spec.sampling.run_steps
 
     @property
     def decoded(self) -> int:

@@ -14,8 +14,12 @@ def noise(seed: int, channels: int, height: int, width: int) -> Tensor:
     Drawn by a CPU generator of its own, so a seed means the same picture on every device and in any company; equal to
     what ZImagePipeline draws for one image from `torch.Generator("cpu").manual_seed(seed)`.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, channels, height, width), generator=generator, dtype=torch.float32)[0]
+    return noise_from(torch.Generator("cpu").manual_seed(seed), (channels, height, width))
+
+
+def noise_from(generator: torch.Generator, shape: tuple[int, int, int]) -> Tensor:
+    """The next standard normal latents [channels, height, width] of a CPU generator, float32."""
+    return torch.randn((1, *shape), generator=generator, dtype=torch.float32)[0]
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -53,4 +57,9 @@ def denoised(latents: Tensor, prediction: Tensor, sigma: float) -> Tensor:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether every value is finite. One reduction: the largest magnitude carries any NaN or infinity."""
-    return bool(torch.isfinite(tensor.abs().amax()))
+    return bool(torch.isfinite(magnitude(tensor)))
+
+
+def magnitude(tensor: Tensor) -> Tensor:
+    """The largest absolute value; NaN or infinite where any value is."""
+    return tensor.abs().amax()

@@ -1,6 +1,5 @@
 """Load transformer, VAE and schedule of a checkpoint folder; its text encoder is never opened, nor any pickle."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,13 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
 from zrelay_generator.acceptance import ModelLimits
-from zrelay_generator.preview import LatentToRgb, fit_latent_to_rgb
+from zrelay_generator.model import LoadedModel
+from zrelay_generator.preview import fit_latent_to_rgb
 from zrelay_generator.transformer import PackedTransformer
 from zrelay_generator.vae import Vae
 from zrelay_generator.weights import TransformerWeights, transformer_weights
 from zrelay_shared.checkpoints import (
     ComponentFolder,
-    GenerationDefaults,
     PipelineFolder,
     defaults,
     open_pipeline,
@@ -24,6 +23,8 @@ from zrelay_shared.checkpoints import (
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
 from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_devices import is_out_of_memory
+
+__all__ = ["LoadedModel", "load_model"]
 
 _UNSUPPORTED_SCHEDULES = (
     "use_dynamic_shifting",
@@ -35,17 +36,6 @@ _UNSUPPORTED_SCHEDULES = (
     "shift_terminal",
 )
 _TRAIN_TIMESTEPS = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """Everything the engine runs, on its device, with what the checkpoint says of itself."""
-
-    transformer: PackedTransformer
-    vae: Vae
-    latent_to_rgb: LatentToRgb
-    defaults: GenerationDefaults
-    limits: ModelLimits
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -150,4 +140,6 @@ def _limits(transformer: TransformerWeights, autoencoder: Any) -> ModelLimits:
         embeds_width=transformer.width,
         max_side=min(transformer.axes_lens[1:]) * multiple,
         size_multiple=multiple,
+        layers=len(transformer.layers),
+        siglip_width=0 if transformer.siglip is None else transformer.siglip.width,
     )

@@ -6,10 +6,10 @@ import grpc
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import jobs_pb2 as pb
-from zrelay_generator.board import Entry, State
+from zrelay_generator.entry import Entry, State
 from zrelay_generator.events import Accepted, Done, Event, Failed, Image, Preview, Progress, Stage, Waiting
 from zrelay_generator.images import ImageFormat
-from zrelay_generator.job import Sampling
+from zrelay_generator.job import JobSpec, Sampling
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS
 
@@ -39,7 +39,7 @@ def event_message(entry: Entry, sequence: int, event: Event) -> pb.JobEvent:
     message = pb.JobEvent(sequence=sequence)
     match event:
         case Accepted():
-            message.accepted.CopyFrom(_accepted(entry, event))
+            message.accepted.CopyFrom(pb.JobAccepted.FromString(entry.accepted))
         case Waiting() | Progress():
             message.progress.CopyFrom(_progress(event))
         case Preview():
@@ -55,20 +55,46 @@ def event_message(entry: Entry, sequence: int, event: Event) -> pb.JobEvent:
     return message
 
 
-def job_message(entry: Entry) -> pb.Job:
-    """A job at a glance."""
-    latest = [event for _, event in entry.events if isinstance(event, Progress | Waiting)]
+def job_message(entry: Entry, standing: Waiting | None = None) -> pb.Job:
+    """A job at a glance; `standing` where it waits now, if that is known better than by its events."""
+    latest = standing or entry.latest
     return pb.Job(
         job_id=entry.id,
         request_id=entry.request_id,
         state=_STATES[entry.state],
         sequence=entry.sequence,
-        progress=_progress(latest[-1]) if latest else None,
+        progress=_progress(latest) if latest is not None else None,
         error=_error(entry.error) if entry.error is not None else None,
         accepted_at=entry.accepted_at,
         ended_at=entry.ended_at,
-        sampling=sampling_message(entry.sampling),
+        sampling=pb.JobAccepted.FromString(entry.accepted).sampling,
     )
+
+
+def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: Accepted) -> bytes:
+    """The serialized JobAccepted of a new job: all that is told and listed of it while it is kept."""
+    sampling, origin = spec.sampling, spec.origin
+    images = sampling.num_images
+    plan = (
+        (Stage.PREPARE, 1),
+        (Stage.DENOISE, images * sampling.run_steps),
+        (Stage.DECODE, images),
+        (Stage.ENCODE_IMAGE, images),
+    )
+    message = pb.JobAccepted(
+        job_id=job_id,
+        request_id=request_id,
+        queue_position=event.queue_position,
+        estimated_wait_s=event.wait_s,
+        estimated_run_s=event.run_s,
+        seed=sampling.seed,
+        sampling=sampling_message(sampling),
+        sigmas=sampling.schedule.sigmas,
+        plan=[pb.Stage(kind=_STAGES[stage], total=total) for stage, total in plan],
+        encoder_relation=RELATIONS[origin.relation],
+        encoder_differences=origin.differences,
+    )
+    return message.SerializeToString()
 
 
 def sampling_message(sampling: Sampling) -> gpb.SamplingOptions:
@@ -88,30 +114,6 @@ def sampling_message(sampling: Sampling) -> gpb.SamplingOptions:
     else:
         message.shift = sampling.shift
     return message
-
-
-def _accepted(entry: Entry, event: Accepted) -> pb.JobAccepted:
-    sampling = entry.sampling
-    images = sampling.num_images
-    plan = (
-        (Stage.PREPARE, 1),
-        (Stage.DENOISE, images * sampling.num_inference_steps),
-        (Stage.DECODE, images),
-        (Stage.ENCODE_IMAGE, images),
-    )
-    return pb.JobAccepted(
-        job_id=entry.id,
-        request_id=entry.request_id,
-        queue_position=event.queue_position,
-        estimated_wait_s=event.wait_s,
-        estimated_run_s=event.run_s,
-        seed=sampling.seed,
-        sampling=sampling_message(sampling),
-        sigmas=sampling.schedule.sigmas,
-        plan=[pb.Stage(kind=_STAGES[stage], total=total) for stage, total in plan],
-        encoder_relation=RELATIONS[entry.relation],
-        encoder_differences=entry.differences,
-    )
 
 
 def _progress(event: Progress | Waiting) -> pb.JobProgress:

@@ -7,14 +7,17 @@ import secrets
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.acceptance import Acceptance
 from zrelay_generator.features import missing
 from zrelay_generator.images import ImageFormat
-from zrelay_generator.job import JobSpec, Origin, Output, Priority
+from zrelay_generator.parsing_features import parse_skip_layers, parse_start_image
+from zrelay_generator.parsing_omni import check_omni, check_positions, check_segments, parse_references
 from zrelay_generator.parsing_sampling import parse_sampling
+from zrelay_generator.spec import JobSpec, Origin, Output, Priority
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.fingerprint import Verdict, compare, from_message
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
@@ -35,14 +38,11 @@ _PRIORITIES = {
     pb.JOB_PRIORITY_BATCH: Priority.BATCH,
 }
 _UNBUILT = {
-    "image_to_image": "generate.img2img",
     "inpaint": "generate.inpaint",
     "controls": "generate.control",
     "loras": "generate.lora",
-    "skip_layer_guidance": "generate.skip_layer_guidance",
     "dype": "generate.dype",
     "passes": "generate.passes",
-    "omni": "generate.omni",
     "tiled_vae": "generate.tiled_vae",
 }
 _MAX_LABELS, _MAX_LABEL_CHARS = 32, 1024
@@ -71,12 +71,14 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
     for name, feature in _UNBUILT.items():
         if name in present:
             raise missing(feature, f"spec.{name}")
+    check_omni(spec, accepts)
     sampling = parse_sampling(spec.sampling, accepts.sampling)
     output, priority = _output(spec), _PRIORITIES.get(spec.priority)
     if priority is None:
         raise _unknown_enum("spec.priority", spec.priority, "JobPriority")
-    prompt, verdict = _embeds(parcel, spec, "prompt", accepts)
-    negative = None
+    prompt, segments, verdict = _embeds(parcel, spec, "prompt", accepts)
+    negative: Tensor | None = None
+    negative_segments: tuple[int, ...] = ()
     if sampling.guidance_scale > 0.0:
         if not spec.HasField("negative_prompt"):
             raise InvalidArgument(
@@ -85,7 +87,11 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
                 field="spec.negative_prompt",
                 reason="NEGATIVE_PROMPT_MISSING",
             )
-        negative, _ = _embeds(parcel, spec, "negative_prompt", accepts)
+        negative, negative_segments, _ = _embeds(parcel, spec, "negative_prompt", accepts)
+    skip_layers = parse_skip_layers(spec, accepts)
+    # Last: they decode files.
+    omni = parse_references(parcel, spec, sampling, segments, negative_segments, accepts)
+    start_image, sampling = parse_start_image(spec, sampling, accepts)
     return JobSpec(
         prompt_embeds=prompt,
         negative_prompt_embeds=negative,
@@ -95,39 +101,50 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
         priority=priority,
         deterministic=spec.deterministic,
         identity=_identity(spec),
+        start_image=start_image,
+        skip_layers=skip_layers,
+        omni=omni,
     )
 
 
-def _embeds(parcel: Parcel[Any], spec: pb.GenerationSpec, name: str, accepts: Acceptance) -> tuple[Tensor, Verdict]:
-    """One segment [T, width] of a PromptEmbeds, and how its encoder relates to this generator."""
+def _embeds(
+    parcel: Parcel[Any], spec: pb.GenerationSpec, name: str, accepts: Acceptance
+) -> tuple[Tensor, tuple[int, ...], Verdict]:
+    """The segments of a PromptEmbeds one behind the other [T, width], the rows of each, and how its encoder relates to
+    this generator."""
     path = f"spec.{name}.prompt_embeds"
     given: pb.EmbedsInput = getattr(spec, name)
     if given.WhichOneof("source") == "content":
         raise missing("content.upload", f"spec.{name}.content")
     segments = given.prompt_embeds.segments
-    if len(segments) > 1:
-        raise missing("generate.omni", f"{path}.segments")
     if not segments:
         raise InvalidArgument(
             f"{path}: expected the embeddings of one prompt as the encoder sent them, got none; encode a prompt first",
             field=path,
             reason="PROMPT_MISSING",
         )
+    check_segments(spec, name, len(segments), accepts)
     fingerprint = from_message(given.prompt_embeds.fingerprint, path=f"{path}.fingerprint")
     verdict = compare(accepts.encoder, fingerprint)
-    field = f"{path}.segments[0].prompt_embeds"
-    embeds = from_wire(parcel, segments[0].prompt_embeds, field=field, rank=2)
-    tokens, width = embeds.shape
-    if width != accepts.embeds_width:
-        raise _shape_refusal(field, f"rows of {accepts.embeds_width} values", f"rows of {width}", "TENSOR_SHAPE")
-    if tokens > accepts.text_limit:
-        raise _shape_refusal(
-            field,
-            f"at most {accepts.text_limit} tokens (GetInfo's text_limit: pass it to the encoder)",
-            f"{tokens}",
-            "PROMPT_TOO_LONG",
-        )
-    return embeds, verdict
+    parts = []
+    for at, segment in enumerate(segments):
+        field = f"{path}.segments[{at}].prompt_embeds"
+        part = from_wire(parcel, segment.prompt_embeds, field=field, rank=2)
+        tokens, width = part.shape
+        if width != accepts.embeds_width:
+            raise _shape_refusal(field, f"rows of {accepts.embeds_width} values", f"rows of {width}", "TENSOR_SHAPE")
+        if tokens > accepts.text_limit:
+            raise _shape_refusal(
+                field,
+                f"at most {accepts.text_limit} tokens (GetInfo's text_limit: pass it to the encoder)",
+                f"{tokens}",
+                "PROMPT_TOO_LONG",
+            )
+        parts.append(part)
+    lengths = tuple(map(len, parts))
+    if spec.HasField("omni"):
+        check_positions(lengths, name, accepts.text_limit)
+    return parts[0] if len(parts) == 1 else torch.cat(parts), lengths, verdict
 
 
 def _output(spec: pb.GenerationSpec) -> Output:

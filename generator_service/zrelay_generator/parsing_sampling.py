@@ -5,8 +5,8 @@ import secrets
 
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.acceptance import SamplingLimits
-from zrelay_generator.job import Sampling
 from zrelay_generator.schedule import Schedule, explicit_schedule, shifted_schedule
+from zrelay_generator.spec import Sampling
 from zrelay_shared.errors import InvalidArgument
 
 _MAX_GUIDANCE = 100.0

@@ -1,12 +1,21 @@
-"""Which work the next tick does. The first form: one request at a time, its images packed within a token budget."""
+"""Which work the next tick does: who leads it, and who joins. Pure: jobs, the cost model and the time in, work out."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from zrelay_generator.job import ImageState, Job
-from zrelay_generator.rope import TOKEN_MULTIPLE, padded
+from zrelay_generator.size import Size
+from zrelay_generator.spec import Priority
+from zrelay_generator.work import Speed
 
-_PIXELS_PER_TOKEN = 16 * 16
+AGE_S = 60.0
+"""Seconds of waiting that lift a job by one priority. Time on the device does not count, so what runs stays behind what
+is shorter, and what waits is not overtaken for ever: only by what came at most a few minutes after it."""
+_WORTH = 0.1
+"""Share of its own time that a job must save by packing to join a tick that others wait for."""
+_INTERACTIVE_SLACK = 1.25
+"""A tick with an interactive job in it takes at most this much longer by company."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +35,103 @@ class Decode:
 Work = Steps | Decode
 
 
-def next_work(jobs: Iterable[Job], tick_tokens: int) -> Work | None:
-    """The work of the next tick, None where there is none.
+@dataclass(slots=True)
+class _Tick:
+    """A tick that is being put together."""
 
-    The job of the highest priority that came first; its finished images are decoded at once, and as many of the
-    others as fit into `tick_tokens` (at least one) go through all their steps together. A deterministic job's images
-    run singly, so that their company cannot change a rounding.
+    speed: Speed
+    tick_tokens: int
+    images: list[ImageState] = field(default_factory=list)
+    size: Size = field(default_factory=Size)
+    bound_s: float = float("inf")
+
+    def takes(self, image: ImageState) -> bool:
+        """Adds the image where that pays; False leaves the tick as it was."""
+        own = self.speed.step_size(image)
+        together = self.size + own
+        after_s, own_s = self.speed.forward_s(together), self.speed.forward_s(own)
+        if self.images:
+            saved_s = self.speed.forward_s(self.size) + own_s - after_s
+            if together.tokens > self.tick_tokens or saved_s < _WORTH * own_s or after_s > self.bound_s:
+                return False
+            if _is_interactive(image) and after_s > own_s * _INTERACTIVE_SLACK:
+                return False
+        if _is_interactive(image):
+            self.bound_s = min(self.bound_s, (after_s if not self.images else own_s) * _INTERACTIVE_SLACK)
+        self.images.append(image)
+        self.size = together
+        return True
+
+
+def next_work(jobs: Iterable[Job], tick_tokens: int, speed: Speed, now: float) -> Work | None:
+    """The work of the next tick, None where there is none. `now` is of time.monotonic.
+
+    The first job in the order of `ranked` leads: a finished image of it is decoded, else its next image takes a step.
+    Others join in the same order where it pays, up to `tick_tokens`. An image that must be alone has no company: those
+    of a deterministic job, so that no rounding can depend on others, and those whose last tick failed.
     """
-    job = min(jobs, key=lambda job: (job.spec.priority, job.arrival), default=None)
-    if job is None:
+    order = [job for job in ranked(jobs, speed, now) if any(not image.decoding for image in pending(job))]
+    if not order:
         return None
-    pending = [image for image in job.images if not image.decoded]
-    for image in pending:
-        if image.denoised:
+    for image in pending(order[0]):
+        if image.denoised and not image.decoding:
             return Decode(image)
-    fitting = 1 if job.spec.deterministic else max(1, tick_tokens // image_tokens(job))
-    # Images that have begun stand first and share their step, so a group never grows on its way.
-    begun = [image for image in pending if image.step > 0]
-    return Steps(tuple((begun or pending)[:fitting]))
+    candidates = [image for job in order for image in steppable(job)]
+    if not candidates:
+        return None
+    lead, *others = candidates
+    tick = _Tick(speed, tick_tokens)
+    tick.takes(lead)
+    if not _stands_alone(lead):
+        for image in others:
+            if not _stands_alone(image):
+                tick.takes(image)
+    return Steps(tuple(tick.images))
 
 
-def image_tokens(job: Job) -> int:
-    """Tokens that one image of the job adds to a tick, both branches of guidance counted."""
-    sampling, spec = job.spec.sampling, job.spec
-    picture = padded(sampling.width * sampling.height // _PIXELS_PER_TOKEN)
-    texts = [spec.prompt_embeds] + ([spec.negative_prompt_embeds] if spec.negative_prompt_embeds is not None else [])
-    branches = texts if spec.guided else texts[:1]
-    return sum(picture + max(TOKEN_MULTIPLE, padded(len(text))) for text in branches)
+def ranked(jobs: Iterable[Job], speed: Speed, now: float) -> list[Job]:
+    """The jobs in the order in which they are taken.
+
+    By priority, a level up for each minute of waiting. Among equals by the work that is left, and not of the job alone
+    but of its caller up to this job: who asks for a hundred pictures stands a hundred pictures behind, and who asks for
+    one beside him is next. Then by arrival.
+    """
+    by_level: dict[int, dict[str, list[tuple[float, int, Job]]]] = defaultdict(lambda: defaultdict(list))
+    for job in jobs:
+        entry = (speed.remaining_s(job), job.arrival, job)
+        by_level[level(job, now)][job.caller].append(entry)
+    order: list[Job] = []
+    for _, callers in sorted(by_level.items()):
+        keyed = []
+        for own in callers.values():
+            total = 0.0
+            for seconds, arrival, job in sorted(own, key=lambda entry: entry[:2]):
+                total += seconds
+                keyed.append((total, arrival, job))
+        order += [job for _, _, job in sorted(keyed, key=lambda entry: entry[:2])]
+    return order
+
+
+def level(job: Job, now: float) -> int:
+    """Priority after aging; lower is earlier."""
+    waited = max(0.0, now - job.accepted_at - job.timings.served_s)
+    return int(job.spec.priority) - int(waited / AGE_S)
+
+
+def pending(job: Job) -> Sequence[ImageState]:
+    """Images of a job that are not pictures yet."""
+    return [image for image in job.images if not image.decoded]
+
+
+def steppable(job: Job) -> Sequence[ImageState]:
+    """Images of a job that have steps to take; those that have begun first."""
+    images = [image for image in job.images if not image.denoised]
+    return sorted(images, key=lambda image: image.done == 0)
+
+
+def _stands_alone(image: ImageState) -> bool:
+    return image.alone or image.job.spec.deterministic
+
+
+def _is_interactive(image: ImageState) -> bool:
+    return image.job.spec.priority is Priority.INTERACTIVE

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from zrelay_generator.job import JobSpec
+from zrelay_generator.spec import JobSpec
 from zrelay_shared import __version__
 
 VERSION = 1
@@ -23,7 +23,7 @@ class Painter:
 def provenance_json(spec: JobSpec, painter: Painter, image_index: int, seed: int, pixels_sha256: str) -> str:
     """ASCII JSON with sorted keys: the same picture made again carries the same text."""
     sampling, origin = spec.sampling, spec.origin
-    content = {
+    content: dict[str, object] = {
         "version": VERSION,
         "zrelay": __version__,
         "generator": {
@@ -52,4 +52,15 @@ def provenance_json(spec: JobSpec, painter: Painter, image_index: int, seed: int
         "labels": dict(origin.labels),
         "pixels_sha256": pixels_sha256,
     }
+    if (start := spec.start_image) is not None:
+        content["image_to_image"] = {"file_sha256": start.file_sha256, "strength": start.strength}
+    if (omni := spec.omni) is not None:
+        content["omni"] = {"file_sha256": list(omni.files), "siglip_encoders": list(omni.encoders)}
+    if (skip := spec.skip_layers) is not None:
+        content["skip_layer_guidance"] = {
+            "scale": skip.scale,
+            "layers": sorted(skip.layers),
+            "start": skip.start,
+            "stop": skip.stop,
+        }
     return json.dumps(content, sort_keys=True, ensure_ascii=True)

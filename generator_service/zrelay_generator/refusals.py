@@ -1,58 +1,73 @@
 """What a caller is told when the device could not do a job: what happened, and what to do about it."""
 
+import logging
 import math
-from collections.abc import Sequence
+import uuid
 
 import torch
 
-from zrelay_generator.job import ImageState
-from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
-from zrelay_shared.torch_devices import dtype_name, report
+from zrelay_generator.job import ImageState, Job
+from zrelay_generator.spec import JobSpec
+from zrelay_generator.weights import TransformerWeights
+from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory, ZrelayError
+from zrelay_shared.torch_devices import dtype_name, is_out_of_memory, report
 
+log = logging.getLogger(__name__)
 _GIB = 1 << 30
 _SIZE_MULTIPLE = 16
 
 
-def out_of_memory(images: Sequence[ImageState], device: torch.device) -> OutOfMemory:
-    """Fewer images at once where there were several, else half the pixels: memory is about linear in both."""
-    job, sampling = images[0].job, images[0].job.spec.sampling
-    found = report(device)
-    scale = math.sqrt(0.5)
-    width, height = (_fitting(side * scale) for side in (sampling.width, sampling.height))
-    count = 1 if len(job.images) > 1 else sampling.num_images
-    if len(images) > 1:
-        width, height = sampling.width, sampling.height
-        remedy = f"ask for one image at a time, or for fewer than {len(images)}"
-    else:
-        remedy = f"ask for at most about {width} x {height}"
+def without_frames(error: Exception) -> Exception:
+    """The error as it may be kept: the frames of one that ran out of memory hold the tensors that did not fit."""
+    if is_out_of_memory(error):
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
+
+
+def explained(error: Exception, job: Job, weights: TransformerWeights) -> ZrelayError:
+    """What the caller is told of a failure; the log keeps the rest under the same incident id."""
+    if is_out_of_memory(error):
+        return out_of_memory(job.spec, weights.device)
+    if isinstance(error, FloatingPointError):
+        return not_decodable(weights.dtype)
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s: the device failed at a job", incident, exc_info=error)
+    return device_failure(incident)
+
+
+def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) -> OutOfMemory:
+    """Half the pixels would do: memory is about linear in them, and an image that failed had no company."""
+    sampling, found = spec.sampling, report(device)
+    width, height = (_fitting(side * math.sqrt(0.5)) for side in (sampling.width, sampling.height))
+    needs = f", about {needed_bytes / _GIB:.1f} GiB beside the weights" if needed_bytes else ""
     return OutOfMemory(
-        f"{len(job.images)} image(s) of {sampling.width} x {sampling.height} need more memory than {found.kind} has: "
-        f"{found.memory_free_bytes / _GIB:.1f} of {found.memory_total_bytes / _GIB:.1f} GiB are free; {remedy}",
+        f"an image of {sampling.width} x {sampling.height} needs more memory than {found.kind} has{needs}: "
+        f"{found.memory_free_bytes / _GIB:.1f} of {found.memory_total_bytes / _GIB:.1f} GiB are free; ask for at most "
+        f"about {width} x {height}",
         metadata={
             "free_bytes": found.memory_free_bytes,
             "total_bytes": found.memory_total_bytes,
             "fits_width": width,
             "fits_height": height,
-            "fits_num_images": count,
         },
     )
 
 
 def not_finite(image: ImageState, sigma: float, dtype: torch.dtype) -> FailedPrecondition:
     """The latents of an image hold NaN or infinity after a step."""
-    steps = image.job.spec.sampling.num_inference_steps
+    steps = image.job.spec.sampling.run_steps
     return FailedPrecondition(
-        f"the latents of image {image.index} are not finite after step {image.step} of {steps} (sigma {sigma:.4g}, "
+        f"the latents of image {image.index} are not finite after step {image.done} of {steps} (sigma {sigma:.4g}, "
         f"computed in {dtype_name(dtype)}); {_overflow_remedy(dtype)}",
         reason="LATENTS_NOT_FINITE",
-        metadata={"step": image.step, "sigma": f"{sigma:.6g}", "compute_dtype": dtype_name(dtype)},
+        metadata={"step": image.done, "sigma": f"{sigma:.6g}", "compute_dtype": dtype_name(dtype)},
     )
 
 
-def not_decodable(image: ImageState, dtype: torch.dtype) -> FailedPrecondition:
+def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
     """The VAE made NaN or infinity of finite latents."""
     return FailedPrecondition(
-        f"the pixels of image {image.index} are not finite (decoded in {dtype_name(dtype)}); {_overflow_remedy(dtype)}",
+        f"the pixels of an image are not finite (decoded in {dtype_name(dtype)}); {_overflow_remedy(dtype)}",
         reason="PIXELS_NOT_FINITE",
         metadata={"compute_dtype": dtype_name(dtype)},
     )

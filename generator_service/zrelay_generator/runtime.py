@@ -2,55 +2,94 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from zrelay_generator.acceptance import Acceptance, acceptance
-from zrelay_generator.board import HEARTBEAT_S, JobBoard
+from zrelay_generator.board import HEARTBEAT_S, JobBoard, Surroundings
+from zrelay_generator.calibrate import calibrate, warm_up_side
 from zrelay_generator.config import GeneratorConfig, serving_threads
 from zrelay_generator.device import DeviceThread
-from zrelay_generator.engine import Engine, run_to_end
-from zrelay_generator.events import EngineEvent, Event, Failed, ImagePixels, PreviewPixels
+from zrelay_generator.engine import Engine
+from zrelay_generator.events import EngineEvent, Event, ImagePixels, PreviewPixels
 from zrelay_generator.identity import identify
-from zrelay_generator.job import Job, JobSpec, Sampling
+from zrelay_generator.job import Job
 from zrelay_generator.loading import LoadedModel, load_model
+from zrelay_generator.messages import accepted_bytes
 from zrelay_generator.provenance import Painter
-from zrelay_generator.schedule import shifted_schedule
-from zrelay_generator.work import Speed
+from zrelay_generator.requests import Requests
+from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.store import JobStore, open_store
+from zrelay_generator.uploads import Uploads
+from zrelay_generator.work import Speed, check_fits
 from zrelay_generator.writer import Writer
 from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
 from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
 
 log = logging.getLogger(__name__)
-_WARM_UP_ROUNDS = 2
-_WARM_UP_SIDE = 512
+LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
+"""Makes the model of a pipeline folder. Raises CheckpointError."""
+_RETAIN_EVERY = 5
+"""Heart-beats between two looks at what is to be let go."""
+_IN_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(eq=False)
 class Runtime:
-    """What serves jobs. Built by `start`; `close` ends its threads."""
+    """What serves jobs. Built by `start`; `close` ends its threads and lets the state folder go."""
 
     accepts: Acceptance
     painter: Painter
     device_report: DeviceReport
+    store: JobStore
+    requests: Requests
+    uploads: Uploads
     board: JobBoard
     device: DeviceThread
+    speed: Speed
     writer: Writer
     heart: asyncio.Task[None] = field(init=False)
 
     async def close(self) -> None:
         self.heart.cancel()
+        await self.board.close()
         self.device.stop()
         await asyncio.to_thread(self.device.join, 60.0)
         await asyncio.to_thread(self.writer.close)
+        await asyncio.to_thread(self.store.close)
 
 
-async def start(config: GeneratorConfig) -> Runtime:
-    """Loads the model on the device thread and, beside it, hashes its files. Raises CheckpointError; FailedPrecondition
-    for a device that is not here."""
+async def start(config: GeneratorConfig, load: LoadModel = load_model) -> Runtime:
+    """Opens the state folder, loads the model on the device thread and, beside it, hashes its files; goes on with the
+    jobs that were left. Raises CheckpointError; FailedPrecondition for a device that is not here, and for a state
+    folder that cannot be used."""
+    store = await asyncio.to_thread(open_store, config.state, retention(config))
+    if not store.durable:
+        log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
+    try:
+        return await _start(config, store, load)
+    except BaseException:
+        await asyncio.to_thread(store.close)
+        raise
+
+
+def retention(config: GeneratorConfig) -> Retention:
+    """What the store keeps; in memory at most a share of it."""
+    most = _IN_MEMORY_BYTES if config.state is None else max(config.keep_results_bytes, config.keep_contents_bytes)
+    return Retention(
+        results_s=config.keep_results_s,
+        results=config.keep_results,
+        result_bytes=min(most, config.keep_results_bytes),
+        content_bytes=min(most, config.keep_contents_bytes),
+    )
+
+
+async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel) -> Runtime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
     stored = stored_dtype(open_pipeline(config.model).component("transformer").weights)
@@ -62,9 +101,9 @@ async def start(config: GeneratorConfig) -> Runtime:
     router = _Router(loop)
 
     def load() -> Engine:
-        loaded.append(load_model(config.model, device, dtype))
-        _warm_up(loaded[0], speed, warm_up_side(device.type, config.min_side, loaded[0].defaults.width))
-        return Engine(loaded[0], config.tick_tokens, speed, router.emit)
+        loaded.append(load_from(config.model, device, dtype))
+        calibrate(loaded[0], speed, warm_up_side(device.type, config.min_side, loaded[0].defaults.width))
+        return Engine(loaded[0], config.tick_tokens, speed, router.emit, changed=thread.wake)
 
     ready = asyncio.wrap_future(thread.start(load))
     hashing = asyncio.to_thread(identify, config.model, model_id(config.model), cache_dir())
@@ -75,11 +114,16 @@ async def start(config: GeneratorConfig) -> Runtime:
         raise
     found = report(device)
     painter = Painter(identity.model_id, identity.transformer_digest, found.kind, dtype_name(dtype))
-    board = JobBoard(config, speed, thread.add)
+    accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
+    requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device))
+    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.transformer_digest)
+    board = JobBoard(config, around)
     router.publish = board.publish
     router.writer = writer = Writer(painter, router.from_thread)
-    accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
-    runtime = Runtime(accepts, painter, found, board, thread, writer)
+    runtime = Runtime(accepts, painter, found, store, requests, Uploads(store), board, thread, speed, writer)
+    restored = await board.restore()
+    if restored:
+        log.info("going on with %d jobs that were left", restored)
     runtime.heart = asyncio.create_task(_beat(runtime, device))
     return runtime
 
@@ -103,36 +147,19 @@ class _Router:
         self._loop.call_soon_threadsafe(self.publish, job, event)
 
 
-def warm_up_side(device: str, min_side: int, default_width: int) -> int:
-    """Pixels of a warm-up picture's side. On a CPU the least: time is in its pixels. On a GPU small pictures take the
-    time of their launches, and estimates from them would be far too long; so up to 512, as the checkpoint paints."""
-    return min_side if device == "cpu" else max(min_side, min(_WARM_UP_SIDE, default_width))
-
-
-def _warm_up(model: LoadedModel, speed: Speed, side: int) -> None:
-    """Small pictures, so that the first caller pays for no lazy initialisation and estimates have a ground.
-
-    Raises what ended them: a model that cannot paint these is not served.
-    """
-
-    def emit(job: Job, event: EngineEvent) -> None:
-        if isinstance(event, Failed):
-            raise event.error
-
-    engine = Engine(model, 1, speed, emit)
-    multiple = model.limits.size_multiple
-    side = -(-side // multiple) * multiple
-    sampling = Sampling(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
-    spec = JobSpec(torch.zeros(1, model.limits.embeds_width), None, sampling)
-    for _ in range(_WARM_UP_ROUNDS):
-        speed.forget()
-        engine.add(Job("warm-up", spec, 0))
-        run_to_end(engine)
-
-
 async def _beat(runtime: Runtime, device: torch.device) -> None:
     """Tells the jobs that wait where they stand, and keeps the report of free memory fresh off the event loop."""
+    beats = 0
     while True:
         await asyncio.sleep(HEARTBEAT_S)
-        runtime.board.heartbeat()
+        await runtime.board.heartbeat()
+        if (beats := beats + 1) % _RETAIN_EVERY == 0:
+            await _retain(runtime.store)
         runtime.device_report = await asyncio.to_thread(report, device)
+
+
+async def _retain(store: JobStore) -> None:
+    try:
+        await store.retain()
+    except (OSError, sqlite3.Error) as error:
+        log.error("old results cannot be let go: %s", error)

@@ -1,12 +1,28 @@
 """Latents to pixels, and back for the preview's fit."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zrelay_generator.latents import is_finite
+from zrelay_generator.vae_reference import ReferenceEncoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What the encoder makes of pictures: a normal distribution of latents, `mean` and `deviation`
+    [n, channels, h, w] float32 on the CPU."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A draw by a CPU generator, as diffusers' DiagonalGaussianDistribution makes it."""
+        drawn = torch.randn(self.mean.shape, generator=generator, dtype=torch.float32)
+        return torch.addcmul(self.mean, self.deviation, drawn)
 
 
 class Vae:
@@ -21,11 +37,21 @@ class Vae:
             raise ValueError(f"scaling_factor: expected more than 0, got {autoencoder.config.scaling_factor}")
         self._shift = float(autoencoder.config.shift_factor or 0.0)
         self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        self._widths = tuple(autoencoder.config.block_out_channels)
+        self._references = ReferenceEncoder(self._model)
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self._model.device
         return device
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that decoding takes at its peak, per pixel: a few activations of the second-narrowest width at full
+        size (before and after a norm, a convolution's result and its workspace). Estimated, an upper bound."""
+        width: int = self._widths[min(1, len(self._widths) - 1)]
+        itemsize: int = self._model.dtype.itemsize
+        return 6 * width * itemsize
 
     def decode(self, latents: Tensor) -> Tensor:
         """[channels, h, w] float32 -> [8 h, 8 w, 3] uint8 on the CPU, rounded as diffusers' VaeImageProcessor.
@@ -40,9 +66,22 @@ class Vae:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[n, 3, H, W] in -1 to 1 -> the mean latents [n, channels, H/8, W/8] float32."""
-        moments = self._model.encode(pixels.to(self._model.device, self._model.dtype), return_dict=False)[0]
-        mean: Tensor = moments.mode()
+        mean: Tensor = self._encoded(pixels).mode()
         return (mean.float() - self._shift) * self._scaling
+
+    def moments(self, pixels: Tensor) -> Moments:
+        """[n, 3, H, W] in -1 to 1 -> the distribution of their latents, scaled as `encode` does."""
+        found = self._encoded(pixels)
+        mean = (found.mean.float() - self._shift) * self._scaling
+        return Moments(mean.cpu(), (found.std.float() * self._scaling).cpu())
+
+    def reference(self, pixels: Tensor) -> Tensor:
+        """[3, H, W] uint8 -> clean latents [channels, H/8, W/8] float32, computed in bfloat16 as ZImageOmniPipeline's
+        `prepare_image_latents` does."""
+        return ((self._references.mode(pixels) - self._shift) * self._scaling).float()
+
+    def _encoded(self, pixels: Tensor) -> Any:
+        return self._model.encode(pixels.to(self._model.device, self._model.dtype), return_dict=False)[0]
 
 
 def to_pixels(decoded: Tensor) -> Tensor:

@@ -40,12 +40,23 @@ class BlockWeights:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SiglipWeights:
+    """What an Omni transformer has more: `embedder` [width -> dim], `pad` [1, dim], and blocks without modulation."""
+
+    width: int
+    embedder: nn.Module
+    pad: Tensor
+    refiner: tuple[BlockWeights, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TransformerWeights:
     """A Z-Image transformer.
 
     Attributes: `image_embedder` [4 channels -> dim] and `image_pad` [1, dim]; `caption_embedder` [width -> dim] and
     `caption_pad` [1, dim]; `time_embedder` takes timestep * `time_scale`; `final_adaln` and `final_out` of the last
-    layer, whose norm has `final_eps`; `rope` int positions [tokens, 3] -> complex64 [tokens, head_dim / 2].
+    layer, whose norm has `final_eps`; `rope` int positions [tokens, 3] -> complex64 [tokens, head_dim / 2]; `siglip`
+    what reads SigLIP grids, None for a transformer that is not Omni's.
     """
 
     channels: int
@@ -64,6 +75,7 @@ class TransformerWeights:
     final_out: nn.Linear
     final_eps: float
     rope: Callable[[Tensor], Tensor]
+    siglip: SiglipWeights | None = None
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +113,18 @@ def transformer_weights(model: Any) -> TransformerWeights:
         final_out=final.linear,
         final_eps=final.norm_final.eps,
         rope=model.rope_embedder,
+        siglip=_siglip_weights(model),
+    )
+
+
+def _siglip_weights(model: Any) -> SiglipWeights | None:
+    if model.siglip_embedder is None:
+        return None
+    return SiglipWeights(
+        width=model.config.siglip_feat_dim,
+        embedder=model.siglip_embedder,
+        pad=model.siglip_pad_token,
+        refiner=tuple(block_weights(block) for block in model.siglip_refiner),
     )
 
 

@@ -59,8 +59,8 @@ class Writer:
         seconds = time.perf_counter() - started
         job.timings.encode_image_s += seconds
         height, width, _ = event.pixels.shape
-        written = event.image_index + 1
-        self._publish(job, Progress(Stage.ENCODE_IMAGE, written, spec.sampling.num_images, seconds, 0.0))
+        job.written += 1
+        self._publish(job, Progress(Stage.ENCODE_IMAGE, job.written, spec.sampling.num_images, seconds, 0.0))
         self._publish(
             job,
             Image(event.image_index, event.seed, width, height, output.format, file.data, file.sha256, digest),

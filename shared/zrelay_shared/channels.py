@@ -35,6 +35,8 @@ CLIENT_OPTIONS = [
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),  # a restarted server, a cable put back: found within seconds,
+    ("grpc.max_reconnect_backoff_ms", 3000),  # where gRPC's own would let two minutes pass
     ("grpc.enable_http_proxy", 0),  # http_proxy is for the web, not for a box on the LAN
     ("grpc.service_config", json.dumps(_RETRIES)),
 ]

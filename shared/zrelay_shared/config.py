@@ -6,14 +6,14 @@
     endpoint = "macbook.local:7501"
 
     [profile.home.generator]
-    endpoint = "127.0.0.1:7503"
+    endpoint = ["127.0.0.1:7503", "box.local"]  # one, or several that hold the same model
 
     [generate]
     format = "png"
 
 A flag wins over a variable, a variable over the file, the file over the default, which is always "not set". The
-variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints), `ZRELAY_PROFILE`, and for every
-other key `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>`.
+variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas),
+`ZRELAY_PROFILE`, and for every other key `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>`.
 """
 
 import difflib
@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """One service: where a client finds it (`endpoint`), and how `zrelay serve` starts it (the rest)."""
+    """One service: where a client finds it (`endpoint`; several are joined by commas), and how `zrelay serve` starts it
+    (the rest)."""
 
     endpoint: str | None = None
     model: str | None = None
@@ -151,7 +152,7 @@ class _Layers:
             elif self._environ.get(variable, "") != "":
                 values[key], origin = _parse(variable, self._environ[variable], wanted), f"env {variable}"
             elif key in table:
-                values[key], origin = _number(table[key], wanted), f"{self._file} [{place}]"
+                values[key], origin = _plain(table[key], wanted), f"{self._file} [{place}]"
             else:
                 continue
             _check_choice(f"{origin} {dotted}", key, values[key])
@@ -208,7 +209,9 @@ def _check_table(file: Path, place: str, table: object, kind: type) -> None:
     _check_keys(file, f"[{place}]", checked, _keys(kind))
     for key, wanted in _types(kind):
         if key in checked:
-            _expect(file, f"{place}.{key}", checked[key], wanted)
+            value = checked[key]
+            for part in value if key == "endpoint" and isinstance(value, list) and value else [value]:
+                _expect(file, f"{place}.{key}", part, wanted)
 
 
 def _check_keys(file: Path, place: str, table: Mapping[str, object], known: tuple[str, ...] | list[str]) -> None:
@@ -222,10 +225,13 @@ def _expect(file: Path, place: str, value: object, wanted: type[T]) -> T:
     fits = isinstance(value, (int, float) if wanted is float else wanted)
     if not fits or (isinstance(value, bool) and wanted is not bool):
         raise _refusal(f"{file}: {place}: expected {_SPOKEN[wanted]}, got {value!r}")
-    return value  # type: ignore[return-value]  # a whole number where a number is wanted becomes one in `_number`
+    return value  # type: ignore[return-value]  # a whole number where a number is wanted becomes one in `_plain`
 
 
-def _number(value: object, wanted: type) -> object:
+def _plain(value: object, wanted: type) -> object:
+    """A value of the file as the settings hold it: whole numbers as numbers, several endpoints joined by commas."""
+    if isinstance(value, list):
+        return ",".join(value)
     return float(value) if wanted is float and isinstance(value, int) else value
 
 

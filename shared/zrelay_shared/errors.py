@@ -208,6 +208,7 @@ class Cancelled(ZrelayError):
 
     code = "CANCELLED"
     default_reason = "CANCELLED"
+    further_reasons = ("LEASE_EXPIRED",)
 
 
 class InternalError(ZrelayError):

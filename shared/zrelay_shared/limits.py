@@ -24,6 +24,9 @@ MAX_REQUEST_ID_CHARS = 64
 DEFAULT_TEXT_LIMIT = 1504
 """Tokens of a prompt where neither request nor checkpoint names a limit: that of the published Z-Image."""
 
+MAX_OMNI_IMAGES = 8
+"""Reference images of one Omni prompt: each adds up to 4,096 latent tokens and a SigLIP grid to every step."""
+
 KEEPALIVE_S = 30
 """Clients ping an idle connection this often; servers must permit it, or they kill healthy calls."""
 

@@ -148,6 +148,26 @@ class Stub:
         finally:
             call.cancel()
 
+    async def send(
+        self, method: str, requests: AsyncIterator[Message], response_type: type[M], *, timeout: float | None = None
+    ) -> Parcel[M]:
+        """Many requests, one response; the service may answer before it has read them all."""
+        callable_: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(self._path(method))
+
+        async def raw_requests() -> AsyncIterator[bytes]:
+            async for request in requests:
+                yield request.SerializeToString()
+
+        call = callable_(raw_requests(), timeout=timeout)
+        try:
+            raw = await call
+        except grpc.RpcError as error:
+            raise self._explain(error) from error
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        return self._parsed(response_type, raw)
+
     def _path(self, method: str) -> str:
         return f"/{self._service.full_name}/{method}"
 

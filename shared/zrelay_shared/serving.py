@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
@@ -25,6 +25,7 @@ from zrelay_shared.listening import ListenAddress
 log = logging.getLogger(__name__)
 ALIVE = "liveness"
 """Health name that says only that the event loop runs; "" and the service's own name say that it is ready."""
+_WATCH_S = 1.0
 
 
 class Service(Protocol):
@@ -45,6 +46,15 @@ class Service(Protocol):
 
     async def close(self) -> None:
         """Ends threads and frees the device."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A service that can tell when it is in no state to serve."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot serve now, "" where it can. Looked at each second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,7 @@ class RunningServer:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
         self._started = self._draining = False
+        self._watch: asyncio.Task[None] | None = None
         self.address = options.listen
         self.loaded: asyncio.Task[None]
         """Ends when the model is loaded or has failed to; there from `start` on."""
@@ -152,6 +163,19 @@ class RunningServer:
         await self._set_ready(True)
         notify("READY=1")
         log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
+        if isinstance(self._service, Watched):
+            self._watch = asyncio.create_task(self._follow(self._service))
+
+    async def _follow(self, service: Watched) -> None:
+        """Keeps readiness true to what the service says of itself."""
+        before = ""
+        while not self._draining:
+            now = service.trouble
+            if bool(now) != bool(before):
+                log.log(logging.ERROR if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready again")
+                await self._set_ready(not now)
+            before = now
+            await asyncio.sleep(_WATCH_S)
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -174,6 +198,8 @@ class RunningServer:
         if self._started:
             self.loaded.cancel()
             await asyncio.wait({self.loaded})
+            if self._watch is not None:
+                self._watch.cancel()
             await self._server.stop(None)
         await self._service.close()
 

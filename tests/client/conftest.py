@@ -20,7 +20,7 @@ from transformers import Qwen3Config, Qwen3Model
 from zrelay.v1.generator_pb2 import ListJobsRequest, ListJobsResponse
 from zrelay.v1.jobs_pb2 import Job, JobState
 from zrelay_client import AsyncClient
-from zrelay_client._services import GeneratorService as Generator
+from zrelay_client._generator_service import GeneratorService as Generator
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_client.cli import main
 from zrelay_encoder.config import EncoderConfig
@@ -62,7 +62,7 @@ class Services:
         """What the generator knows of a job."""
         far = Generator(self.endpoints["generator"])
         try:
-            said = await far._stub.call("ListJobs", ListJobsRequest(page_size=200), ListJobsResponse, timeout=10)
+            said = await far.stub.call("ListJobs", ListJobsRequest(page_size=200), ListJobsResponse, timeout=10)
         finally:
             await far.close()
         return next(job for job in said.message.jobs if job.request_id == request_id)

@@ -252,7 +252,7 @@ async def test_the_budget_is_one_for_all_hops(services: Any) -> None:
     async with AsyncClient(**services.endpoints, timeout_s=1.0) as client:
         with pytest.raises(DeadlineExceeded) as late:
             await client.generate(PROMPT, request_id="late", **LONG)
-    assert late.value.metadata["stage"] == "generator"
+    assert late.value.metadata["stage"] in ("generator", "generate")  # spent there, or refused there beforehand
     await services.idle(5.0)
 
 

@@ -107,7 +107,7 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         (["fox", "-o", "fox.bmp"], exits.USAGE, "expected .png, .jpg, .jpeg, .webp, got .bmp"),
         (["fox", "-o", "fox.png", "--format", "webp"], exits.USAGE, "is a png file, and --format says webp"),
         (["fox", "-o", "-", "--num-images", "2"], exits.USAGE, "takes one picture"),
-        (["fox", "--num-images", "1000000000"], exits.USAGE, "--num-images: expected at most 1000"),
+        (["fox", "--num-images", "1000000000"], exits.USAGE, "expected at most 10000 pictures of one command"),
         (["fox", "-o", "-", "--json"], exits.USAGE, "both want stdout"),
         (["fox", "--size", "big"], exits.USAGE, "expected WIDTHxHEIGHT"),
         (["fox", "--size", "64x64", "--width", "64"], exits.USAGE, "--size says both"),

@@ -16,6 +16,7 @@ from zrelay_demo.recipe import Recipe, run, stages
 from zrelay_demo.tokenizer import TokenizerSettings
 from zrelay_demo.training import Pace
 from zrelay_demo.vae_stage import VaeSettings
+from zrelay_demo.words_stage import WordsSettings
 
 PACE = Pace(steps=2, ema_decay=0.9, log_every=1, save_every=1)
 TINY = Recipe(
@@ -23,6 +24,7 @@ TINY = Recipe(
     tokenizer=TokenizerSettings(captions=2000),
     vae=VaeSettings(pace=PACE, pool=8, crops=2, wholes=2, wholes_from=0.0),
     latents=LatentsSettings(scenes=(8, 2, 2, 2, 2), batch=4),
+    words=WordsSettings(pace=PACE, batch=4),
     transformer=DitSettings(pace=PACE, batch=4, fused=False),
     distilled=DistillSettings(pace=PACE, batch=4, fused=False),
     evaluation=EvalSettings(prompts=2),

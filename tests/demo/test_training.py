@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from zrelay_demo.captions import canonical
 from zrelay_demo.distill_stage import DistillSettings, distill
 from zrelay_demo.dit_stage import DitSettings, train_dit
 from zrelay_demo.flow import Course, Lot, Prompts, lots
@@ -20,11 +21,13 @@ from zrelay_demo.muon import orthogonalise
 from zrelay_demo.tokenizer import TokenizerSettings, build_tokenizer
 from zrelay_demo.training import Pace
 from zrelay_demo.vae_stage import VaeSettings, train_vae
+from zrelay_demo.words_stage import WordsSettings, train_words
 from zrelay_demo.world import FRAMES, sample
 
 WIDTHS = Widths(vae_channels=(8, 8, 8, 8), text_hidden=32, text_mlp=32, text_layers=2, dim=32, layers=1)
 PACE = Pace(steps=3, ema_decay=0.9, log_every=1, save_every=1)
 VAE = VaeSettings(pace=PACE, pool=12, crops=2, wholes=2, wholes_from=0.0)
+WORDS = WordsSettings(pace=PACE, batch=4)
 DIT = DitSettings(pace=PACE, batch=4, fused=False)
 DISTILL = DistillSettings(pace=PACE, batch=4, fused=False)
 Stage = Callable[[Path, int | None], Any]
@@ -44,17 +47,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         latents[name] = torch.randn(count, 16, frame[1] // 8, frame[0] // 8).half()
     save_file(latents, root / "latents" / "latents.safetensors")
     (root / "latents" / "scenes.json").write_text(json.dumps(scenes), encoding="utf-8")
-    assert train_dit(root / "transformer", root / "tokenizer", root / "latents", DIT, WIDTHS) is not None
+    assert train_words(root / "words", root / "tokenizer", WORDS, WIDTHS) is not None
+    assert train_dit(root / "transformer", root / "words", root / "latents", DIT, WIDTHS) is not None
     return root
 
 
-@pytest.mark.parametrize("name", ["vae", "transformer", "distilled"])
+@pytest.mark.parametrize("name", ["vae", "words", "transformer", "distilled"])
 def test_resumed_equals_uninterrupted(name: str, work: Path, tmp_path: Path) -> None:
     stages: dict[str, Stage] = {
         "vae": lambda folder, stop: train_vae(folder, VAE, WIDTHS, stop),
-        "transformer": lambda folder, stop: train_dit(folder, work / "tokenizer", work / "latents", DIT, WIDTHS, stop),
+        "words": lambda folder, stop: train_words(folder, work / "tokenizer", WORDS, WIDTHS, stop),
+        "transformer": lambda folder, stop: train_dit(folder, work / "words", work / "latents", DIT, WIDTHS, stop),
         "distilled": lambda folder, stop: distill(
-            folder, work / "tokenizer", work / "latents", work / "transformer", DISTILL, stop
+            folder, work / "words", work / "latents", work / "transformer", DISTILL, stop
         ),
     }
     stage = stages[name]
@@ -113,11 +118,14 @@ def test_patches_of_objects_weigh_more_and_all_weigh_one_on_average(work: Path) 
 
 def test_captions_fit_into_the_tokens_they_are_drawn_for(work: Path) -> None:
     prompts, rng = Prompts(work / "tokenizer"), Random(0)
-    for tokens in (32, 64):
-        texts = [prompts.words(sample(rng), rng, tokens) for _ in range(40)]
+    for tokens in (32, 64, 32, 64):  # a call's padding must not be counted by the next draw
+        scenes = [sample(rng) for _ in range(40)]
+        texts = [prompts.words(scene, rng, tokens) for scene in scenes]
         ids, mask = prompts.tokens(texts, tokens)
         assert ids.shape == mask.shape == (40, tokens)
-        assert prompts.tokenizer.batch_decode(ids[0][mask[0]], skip_special_tokens=False)
+        ends = prompts.tokenizer.convert_tokens_to_ids("assistant")
+        assert (ids == ends).any(1).all()  # nothing is cut: the template's last turn is there
+        assert sum(text == canonical(scene) for text, scene in zip(texts, scenes, strict=True)) < 30
 
 
 def test_orthogonalise_makes_singular_values_near_one() -> None:

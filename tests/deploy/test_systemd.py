@@ -115,7 +115,7 @@ def test_the_process_keeps_what_the_unit_expects(zrelay: Path, tmp_path: Path) -
     inbox.settimeout(1)
     inbox.bind(str(tmp_path / "notify"))
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
-    command = [str(zrelay), "serve", "vision", "--model", str(tmp_path), "--listen", "127.0.0.1:0"]
+    command = [str(zrelay), "serve", "vision", "--listen", "127.0.0.1:0"]
     log = tmp_path / "log"
     with log.open("wb") as stderr, inbox:
         process = subprocess.Popen(command, env=environment, stderr=stderr)

@@ -100,7 +100,6 @@ def test_unknown_enum_values_are_refused(path: str, reason: str) -> None:
         ("prompts { text: 'a' system_prompt: 'b' }", "encode.system_prompt"),
         ("prompts { text: 'a' assistant_prefill: 'b' }", "encode.prefill"),
         ("prompts { text: 'a' template: 'b' }", "encode.template"),
-        ("prompts { text: 'a' image_count: 1 }", "encode.omni"),
         ("prompts { text: 'a' clean_whitespace: true }", "encode.clean_whitespace"),
         ("prompts { text: 'a' quote_stripping: QUOTE_STRIPPING_ALL }", "encode.quote_stripping"),
         ("prompts { conversation { } }", "encode.conversation"),

@@ -7,7 +7,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from diffusers.utils.torch_utils import randn_tensor
 
-from zrelay_generator.attention import Run, ragged_attention, runs_of
+from zrelay_generator.attention import Run, ragged_attention, runs_of, spans_of
 from zrelay_generator.guidance import guidance_at, guided
 from zrelay_generator.latents import denoised, euler_step, image_seed, is_finite, noise, patchify, unpatchify
 from zrelay_generator.rope import caption_positions, image_positions, padded
@@ -97,7 +97,7 @@ def test_segments_attend_to_themselves_alone():
     lengths = [5, 5, 3, 5]
     assert runs_of(lengths) == (Run(0, 2, 5), Run(10, 1, 3), Run(13, 1, 5))
     q, k, v = torch.randn(3, sum(lengths), 2, 4)
-    packed, start = ragged_attention(q, k, v, runs_of(lengths)), 0
+    packed, start = ragged_attention(q, k, v, spans_of(lengths, q.device)), 0
     for length in lengths:
         own = [t[start : start + length].transpose(0, 1) for t in (q, k, v)]
         alone = F.scaled_dot_product_attention(*own).transpose(0, 1)

@@ -181,11 +181,9 @@ def test_a_forged_fingerprint(parse, request_of):
 @pytest.mark.parametrize(
     ("change", "feature"),
     [
-        (lambda spec: spec.image_to_image.SetInParent(), "generate.img2img"),
         (lambda spec: spec.inpaint.SetInParent(), "generate.inpaint"),
         (lambda spec: spec.controls.add(), "generate.control"),
         (lambda spec: spec.loras.add(name="x"), "generate.lora"),
-        (lambda spec: spec.skip_layer_guidance.SetInParent(), "generate.skip_layer_guidance"),
         (lambda spec: spec.dype.SetInParent(), "generate.dype"),
         (lambda spec: spec.passes.add(), "generate.passes"),
         (lambda spec: spec.omni.SetInParent(), "generate.omni"),

@@ -1,16 +1,23 @@
 """The relay as real processes: the command line drives services that it started itself."""
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from zrelay_client import Client
+from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_shared.errors import ZrelayError
 
 for needed in ("torch", "transformers", "diffusers"):
     pytest.importorskip(needed)
@@ -115,3 +122,126 @@ def here(home: Machine, tmp_path: Path) -> Iterator[Machine]:
     for left in home.here.iterdir():
         left.rename(tmp_path / left.name)
     yield home
+
+
+@dataclass
+class GeneratorProcess:
+    """A generator on the demo checkpoint as a process of its own; killed and started again it keeps port and state."""
+
+    root: Path
+    flags: tuple[str, ...] = ("--lease-s", "6")
+    endpoint: str = "127.0.0.1:0"
+    popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begins it; `ready` waits."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        address, log = self.root / "address", (self.root / "log").open("ab")
+        address.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "zrelay_generator", "--model", str(demo_checkpoint())]
+        command += ["--listen", self.endpoint, "--address-file", str(address), "--threads", "1", *self.flags]
+        environ = {**os.environ, "ZRELAY_STATE": str(self.root / "state"), "OMP_NUM_THREADS": "1"}
+        self.popen = subprocess.Popen(command, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        log.close()
+
+    def ready(self) -> str:
+        """Its endpoint, once it serves."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            assert self.popen is not None
+            assert self.popen.poll() is None, (self.root / "log").read_text()
+            assert time.monotonic() < deadline, (self.root / "log").read_text()
+            if (self.root / "address").exists():
+                self.endpoint = (self.root / "address").read_text()
+                with contextlib.suppress(ZrelayError), Client(generator=self.endpoint) as client:
+                    if client.serving()["generator"]:
+                        return self.endpoint
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """As a power cut does, kill -9."""
+        assert self.popen is not None
+        self.popen.kill()
+        self.popen.wait()
+
+
+@pytest.fixture(scope="session")
+def generators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[GeneratorProcess]]:
+    """Two generators of one model."""
+    both = [GeneratorProcess(tmp_path_factory.mktemp(f"generator-{index}")) for index in range(2)]
+    try:
+        for one in both:
+            one.start()
+        for one in both:
+            one.ready()
+        yield both
+    finally:
+        for one in both:
+            if one.popen is not None:
+                one.kill()
+
+
+class Link:
+    """A TCP link to an endpoint that can be cut, left hanging, and restored. Lives in the test's event loop."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._wires: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.endpoint = "127.0.0.9:0"
+
+    async def restore(self) -> None:
+        """Carries what is sent, and takes new connections."""
+        self._open.set()
+        host, port = self.endpoint.split(":")
+        if self._server is None:
+            self._server = await asyncio.start_server(self._carry, host, int(port))
+            self.endpoint = "{}:{}".format(*self._server.sockets[0].getsockname()[:2])
+
+    async def cut(self) -> None:
+        """Resets what is connected and refuses what would be."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for wire in self._wires:
+            wire.transport.abort()
+        self._wires.clear()
+
+    def hang(self) -> None:
+        """Carries nothing any more, without a word."""
+        self._open.clear()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._target.split(":")
+        try:
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.transport.abort()
+            return
+        self._wires |= {writer, far_writer}
+        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def link_to() -> AsyncIterator[Callable[[str], Awaitable[Link]]]:
+    """Makes links to endpoints; cut when the test ends."""
+    links: list[Link] = []
+
+    async def make(target: str) -> Link:
+        links.append(Link(target))
+        await links[-1].restore()
+        return links[-1]
+
+    yield make
+    for link in links:
+        await link.cut()

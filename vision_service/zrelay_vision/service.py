@@ -1,65 +1,125 @@
-"""VisionService of the contract, in its first form: it says what it is, and refuses what it does not do yet."""
+"""VisionService of the contract and its life. Torch is loaded by `load`: until then calls are told so at once."""
 
-from typing import Any, Never
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from zrelay.v1 import vision_pb2
-from zrelay.v1.info_pb2 import Feature, ServerVersion
-from zrelay.v1.vision_pb2 import VisionServiceGetInfoResponse
-from zrelay_shared import __version__, serving
-from zrelay_shared.errors import FeatureMissing
+from zrelay.v1 import vision_pb2 as pb
+from zrelay.v1.info_pb2 import Feature, QueueInfo, ServerVersion
+from zrelay_shared import __version__
+from zrelay_shared.errors import Draining, ModelLoading
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
+from zrelay_shared.serving import libraries
+from zrelay_shared.vision_fingerprint import ENGINES
 from zrelay_shared.wire import Parcel
+from zrelay_vision.config import VisionConfig
+from zrelay_vision.features import features
 
-_WHY = "this version of the vision service has no engine yet"
-_FEATURES = {"EncodeImages": "vision.encode", "ConditionPrompt": "vision.condition", "ScoreImages": "vision.score"}
+if TYPE_CHECKING:
+    from zrelay_vision.runtime import VisionRuntime
 
 
 class VisionService:
-    """Answers GetInfo; everything else is refused with FEATURE_MISSING until its engines exist."""
+    """The servicer and its life (`zrelay_shared.serving.Service`)."""
 
-    descriptor: ServiceDescriptor = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]
+    descriptor: ServiceDescriptor = pb.DESCRIPTOR.services_by_name["VisionService"]
 
-    async def load(self) -> None:
-        """There is nothing to load: the service is never ready for work, and says so in GetInfo."""
-
-    async def drain(self, grace_s: float) -> None:
-        """Nothing runs."""
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-    async def GetInfo(self, parcel: Parcel[Any], context: Context) -> VisionServiceGetInfoResponse:
-        """Version and features, all of them unavailable."""
-        return VisionServiceGetInfoResponse(
-            version=ServerVersion(
-                service="vision",
-                version=__version__,
-                contract="v1",
-                libraries=serving.libraries(["grpcio", "protobuf"]),
-            ),
-            ready=False,
-            features=[Feature(name=name, available=False, note=_WHY) for name in _FEATURES.values()],
-            max_message_bytes=MAX_MESSAGE_BYTES,
+    def __init__(self, config: VisionConfig | None = None) -> None:
+        """Without a config there is no engine: prompts are conditioned with saved states alone."""
+        self._config = config or VisionConfig()
+        self._made: VisionRuntime | None = None
+        self._draining = False
+        self._version = ServerVersion(
+            service="vision",
+            version=__version__,
+            contract="v1",
+            libraries=libraries(["torch", "transformers", "tokenizers", "pillow", "grpcio"]),
         )
 
-    async def EncodeImages(self, parcel: Parcel[Any], context: Context) -> Never:
-        """Refused."""
-        _refuse("EncodeImages")
+    async def load(self) -> None:
+        """Loads torch, then the engines. Raises CheckpointError, FailedPrecondition."""
+        await asyncio.to_thread(_import_handlers)
+        from zrelay_vision.runtime import VisionRuntime
 
-    async def ConditionPrompt(self, parcel: Parcel[Any], context: Context) -> Never:
-        """Refused."""
-        _refuse("ConditionPrompt")
+        self._made = VisionRuntime(self._config)
+        await self._made.load()
 
-    async def ScoreImages(self, parcel: Parcel[Any], context: Context) -> Never:
-        """Refused."""
-        _refuse("ScoreImages")
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new calls; returns when none runs, or after `grace_s`."""
+        self._draining = True
+        if self._made is not None:
+            await self._made.drain(grace_s)
+
+    async def close(self) -> None:
+        """Ends the threads."""
+        if self._made is not None:
+            await self._made.close()
+
+    async def EncodeImages(
+        self, parcel: Parcel[pb.EncodeImagesRequest], context: Context
+    ) -> Parcel[pb.EncodeImagesResponse]:
+        """Encodes images with one of the engines, all or none."""
+        runtime = self._runtime()
+        from zrelay_vision import handlers
+
+        return await handlers.encode(runtime, parcel)
+
+    async def ConditionPrompt(
+        self, parcel: Parcel[pb.ConditionPromptRequest], context: Context
+    ) -> Parcel[pb.ConditionPromptResponse]:
+        """Blends an image's states into a prompt."""
+        runtime = self._runtime()
+        from zrelay_vision import handlers
+
+        return await handlers.condition(runtime, parcel)
+
+    async def ScoreImages(self, parcel: Parcel[pb.ScoreImagesRequest], context: Context) -> pb.ScoreImagesResponse:
+        """Scores how well texts describe images."""
+        runtime = self._runtime()
+        from zrelay_vision import handlers
+
+        return await handlers.score(runtime, parcel)
+
+    async def GetInfo(self, parcel: Parcel[Any], context: Context) -> pb.VisionServiceGetInfoResponse:
+        """What this vision service is; answers while it loads."""
+        config, made = self._config, self._made
+        siglip = made.siglip if made is not None else None
+        listed = features(
+            config,
+            can_score=config.siglip is not None and (siglip is None or siglip.can_score),
+            calibrations=len(made.references.digests) if made is not None else 0,
+        )
+        folders = {"siglip": config.siglip, "qwen3_vl": config.qwen3_vl}
+        info = pb.VisionServiceGetInfoResponse(
+            version=self._version,
+            ready=made is not None and made.ready,
+            engines=[
+                pb.VisionEngineInfo(engine=ENGINES[name]) for name, folder in folders.items() if folder is not None
+            ],
+            features=[Feature(name=one.name, available=one.available, note=one.note) for one in listed],
+            queue=QueueInfo(max_waiting=config.max_waiting),
+            max_images=config.max_images,
+            max_image_bytes=config.max_image_bytes,
+            max_image_pixels=config.max_image_pixels,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+        )
+        if made is not None:
+            from zrelay_vision import handlers
+
+            await handlers.describe(made, info)
+        return info
+
+    def _runtime(self) -> "VisionRuntime":
+        """Raises ModelLoading, Draining."""
+        if self._made is not None:
+            return self._made
+        if self._draining:
+            raise Draining("this vision service is going away: try again later, or on another one")
+        raise ModelLoading("this vision service is still starting: try again in a moment")
 
 
-def _refuse(method: str) -> Never:
-    raise FeatureMissing(
-        f"{method}: {_WHY}; GetInfo lists what a server does. Leave reference images out of the request",
-        metadata={"feature": _FEATURES[method]},
-    )
+def _import_handlers() -> None:
+    """Torch takes seconds to load; in a thread, health and GetInfo are answered meanwhile."""
+    from zrelay_vision import handlers  # noqa: F401

@@ -8,11 +8,31 @@ from zrelay_shared.errors import CheckpointError
 
 def demo_checkpoint() -> Path:
     """The bundled checkpoint's folder. Raises CheckpointError where this installation has none."""
+    folder = _bundled("checkpoint", "model_index.json")
+    if folder is None:
+        raise CheckpointError(
+            "this installation has no demo checkpoint: pass --model FOLDER, a Z-Image pipeline folder as diffusers "
+            "saves it"
+        )
+    return folder
+
+
+def vision_model(model: Path) -> Path | None:
+    """The folder of the vision service that stands beside the pipeline folder `model`: itself, where it holds qwen3_vl/
+    or siglip/ (as an Omni pipeline does); for the demo checkpoint its bundled company; None where there is none."""
+    if any((model / name / "config.json").is_file() for name in ("qwen3_vl", "siglip")):
+        return model
+    demo = _bundled("checkpoint", "model_index.json")
+    if demo is None or not model.exists() or not model.samefile(demo):
+        return None
+    return _bundled("vision_checkpoint", "qwen3_vl/config.json")
+
+
+def _bundled(name: str, mark: str) -> Path | None:
+    """A folder of the demo package that holds the file `mark`."""
     spec = find_spec("zrelay_demo")
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        folder = Path(place) / "checkpoint"
-        if (folder / "model_index.json").is_file():
+        folder = Path(place) / name
+        if (folder / mark).is_file():
             return folder
-    raise CheckpointError(
-        "this installation has no demo checkpoint: pass --model FOLDER, a Z-Image pipeline folder as diffusers saves it"
-    )
+    return None

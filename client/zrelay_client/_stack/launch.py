@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from zrelay_client._stack.bundle import vision_model
 from zrelay_client._stack.extras import module_of
 from zrelay_client._stack.processes import ProcessId, start_mark
 from zrelay_shared.errors import Unavailable
@@ -64,7 +65,7 @@ def launch(role: str, options: StackOptions) -> Launched:
     address_file.unlink(missing_ok=True)
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, *_flags(options, address_file)],
+            [sys.executable, "-m", module, *_flags(role, options, address_file)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -79,8 +80,10 @@ def launch(role: str, options: StackOptions) -> Launched:
     return launched
 
 
-def _flags(options: StackOptions, address_file: Path) -> list[str]:
-    flags = ["--model", str(options.model), "--listen", "127.0.0.1:0", "--address-file", str(address_file)]
+def _flags(role: str, options: StackOptions, address_file: Path) -> list[str]:
+    model = vision_model(options.model) if role == "vision" else options.model
+    flags = ["--model", str(model)] if model is not None else []
+    flags += ["--listen", "127.0.0.1:0", "--address-file", str(address_file)]
     flags += ["--log-level", options.log_level, "--grace-s", f"{options.grace_s:g}"]
     for name, value in (("--device", options.device), ("--dtype", options.dtype)):
         flags += [name, value] if value is not None else []

@@ -36,6 +36,11 @@ class Console:
             click.echo(_CLEAR, err=True, nl=False)
             self._dirty = False
 
+    def out(self, text: str) -> None:
+        """A line on standard output, clear of the updating one."""
+        self.clear()
+        click.echo(text)
+
     def line(self, text: str) -> None:
         """A line that stays."""
         self.clear()

@@ -1,7 +1,8 @@
 """One generation as the command line does it: files checked first, events shown, pictures written, all of it told."""
 
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,19 @@ from typing import Any
 from zrelay_client._async_client import AsyncClient
 from zrelay_client._budget import DEFAULT_S
 from zrelay_client._embeds import Embeds
-from zrelay_client._events import Event, Preview
+from zrelay_client._events import Event, Image, Notice, Preview
+from zrelay_client._jobs import Job
 from zrelay_client._options import GenerateOptions
 from zrelay_client._results import Result
 from zrelay_client.cli._console import Console, told, told_report
+from zrelay_client.cli._interrupts import interruptible
 from zrelay_client.cli._previews import Previews
 from zrelay_client.cli._targets import Targets
+from zrelay_shared.errors import ZrelayError
+
+STOPPED = "no picture was written, and nothing goes on at the generator"
+ComeBack = Callable[[Job], str]
+"""The command that comes back to a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +36,104 @@ class Order:
     previews: Previews | None
     timeout_s: float | None
 
+    def check(self) -> None:
+        """Raises OSError where something could not be written, before it is painted."""
+        self.targets.check()
+        if self.previews is not None:
+            self.previews.check()
 
-async def paint(order: Order, endpoints: Mapping[str, str], console: Console) -> dict[str, Any]:
-    """Paints and writes; what is to be told of it, as JSON's values. Raises ZrelayError and OSError."""
-    order.targets.check()
-    if order.previews is not None:
-        order.previews.check()
-    what = Embeds.load(order.source) if isinstance(order.source, Path) else order.source
+    def what(self) -> str | Embeds:
+        """The prompt, or its embeddings. Raises as Embeds.load."""
+        return Embeds.load(self.source) if isinstance(self.source, Path) else self.source
+
+
+def client_of(endpoints: Mapping[str, str], timeout_s: float | None) -> AsyncClient:
+    """A client of the endpoints by role; several of a role are joined by commas."""
+    return AsyncClient(
+        encoder=endpoints.get("encoder"),
+        generator=endpoints.get("generator"),
+        timeout_s=DEFAULT_S if timeout_s is None else timeout_s,
+    )
+
+
+async def paint(
+    order: Order, endpoints: Mapping[str, str], console: Console, come_back: ComeBack | None = None
+) -> dict[str, Any]:
+    """Paints and writes; what is to be told of it, as JSON's values. Raises ZrelayError and OSError.
+
+    With `come_back` Ctrl-C is ours: see `_interrupts`.
+    """
+    order.check()
+    what, request_id = order.what(), uuid.uuid4().hex
 
     def show(event: Event) -> None:
         if isinstance(event, Preview) and order.previews is not None:
             order.previews.write(event)
-        if (text := told(event)) is not None:
-            console.status(text, now=False)
+        show_event(console, event)
 
     console.status("encoding" if isinstance(what, str) else "connecting")
-    timeout_s = DEFAULT_S if order.timeout_s is None else order.timeout_s
-    async with AsyncClient(
-        encoder=endpoints.get("encoder"), generator=endpoints["generator"], timeout_s=timeout_s
-    ) as client:
-        result = await client.generate(what, negative_prompt=order.negative_prompt, on_event=show, **order.options)
+    async with client_of(endpoints, order.timeout_s) as client:
+        work = client.generate(
+            what, negative_prompt=order.negative_prompt, request_id=request_id, on_event=show, **order.options
+        )
+        if come_back is None:
+            result = await work
+        else:
+            result = await interruptible(
+                work, warn=console.status, leave=leaver(client, come_back, request_id), stopped=STOPPED
+            )
     started = time.monotonic()
     paths = order.targets.write(result.images)
     write_s = time.monotonic() - started
     return _told(result, paths, write_s, endpoints)
 
 
+def show_event(console: Console, event: Event) -> None:
+    """Shows an event in the updating line; what a person should have seen, in a line that stays."""
+    if isinstance(event, Notice):
+        console.line(f"note: {event.message}")
+    elif (text := told(event)) is not None:
+        console.status(text, now=False)
+
+
+def leaver(client: AsyncClient, come_back: ComeBack, *request_ids: str) -> Callable[[], Awaitable[str]]:
+    """What lets jobs run on by themselves, and says how to come back; all that are painted where none is named."""
+
+    async def leave() -> str:
+        jobs: list[Job] = []
+        refusal: ZrelayError | None = None
+        for name in request_ids or client.painting():
+            try:
+                jobs.append(await client.detach(name))
+            except ZrelayError as error:  # one that no generator has taken yet: it is cancelled, the others are left
+                refusal = error
+        if not jobs and refusal is not None:
+            raise refusal
+        ways = "\n".join(f"  {come_back(job)}" for job in jobs)
+        return f"left running; come back with\n{ways}"
+
+    return leave
+
+
+def file_told(image: Image, path: Path | None) -> dict[str, Any]:
+    """A picture as --json tells it: everything but its bytes."""
+    values = asdict(replace(image, data=b""))
+    return {
+        "path": "-" if path is None else str(path),
+        **{key: value for key, value in values.items() if key not in ("data", "image_index")},
+    }
+
+
 def _told(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[str, str]) -> dict[str, Any]:
-    files = []
-    for index, image in enumerate(result.images):
-        said = {
-            key: value for key, value in asdict(replace(image, data=b"")).items() if key not in ("data", "image_index")
-        }
-        files.append({"path": str(paths[index]) if paths else "-", **said})
+    places: list[Path | None] = [*paths] if paths else [None] * len(result.images)
     timings = {name.removesuffix("_s"): took for name, took in asdict(result.timings).items()}
     total = timings.pop("total") + write_s
     return {
-        "files": files,
+        "files": [file_told(image, path) for image, path in zip(result.images, places, strict=True)],
         "seed": result.seed,
         "request_id": result.request_id,
         "job_id": result.job_id,
+        "generator": result.generator,
         "sampling": asdict(result.sampling),
         "encoder": {
             "relation": result.encoder_relation,
@@ -77,7 +143,7 @@ def _told(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[
         },
         "prompt_report": asdict(result.embeds.report),
         "endpoints": dict(endpoints),
-        "warnings": _warnings(result),
+        "warnings": warnings_of(result),
         "timings_s": {name: round(took, 6) for name, took in {**timings, "write": write_s, "total": total}.items()},
     }
 
@@ -88,7 +154,7 @@ def lost(embeds: Embeds) -> list[str]:
     return [line for line in said if line is not None]
 
 
-def _warnings(result: Result) -> list[str]:
+def warnings_of(result: Result) -> list[str]:
     """What a person should know although the picture is there."""
     lines = lost(result.embeds)
     if result.embeds.negative_report is not None and not result.sampling.guidance_scale:

@@ -23,8 +23,9 @@ class Previews:
             self._folder.mkdir(parents=True, exist_ok=True)
         check_folder(self._folder)
 
-    def write(self, preview: Preview) -> None:
-        """Writes one. Raises OSError."""
-        name = self._folder / f"image-{preview.image_index + 1}-step-{preview.step:03}.jpg"
+    def write(self, preview: Preview, *, job: int | None = None) -> None:
+        """Writes one; `job` counts the jobs of a batch from 0. Raises OSError."""
+        whose = "" if job is None else f"job-{job + 1}-"
+        name = self._folder / f"{whose}image-{preview.image_index + 1}-step-{preview.step:03}.jpg"
         atomic.write_bytes(self._file or name, preview.jpeg)
         self.written += 1

@@ -8,7 +8,11 @@ from zrelay_shared import __version__, exits
 
 _COMMANDS = {
     "generate": "Paint a prompt.",
+    "jobs": "Look at jobs that generators keep; watch, fetch, cancel them.",
     "encode": "Encode a prompt to a file, for a generator that never meets the encoder.",
+    "vision": "Ask the vision service about images: encode them to a file, score texts.",
+    "calibrate": "Keep statistics of an encoder's embeddings, for the vision service.",
+    "analyze": "List outlier dimensions of embeddings, and correlations between two sets.",
     "up": "Start the services on this machine.",
     "down": "End what `up` started.",
     "demo": "Paint a picture on this machine, with nothing configured.",

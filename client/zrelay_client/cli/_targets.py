@@ -17,8 +17,8 @@ from zrelay_shared import atomic
 
 FORMATS = tuple(SUFFIX_OF)
 _SLUG_CHARS = 40
-_MOST_FILES = 1000
-"""Of one command: more is a slip of the finger, and the generator's own limit is far below."""
+_MOST_FILES = 10_000
+"""Of one command: more is a slip of the finger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +54,32 @@ class Targets:
             except BrokenPipeError:
                 raise OSError(errno.EIO, "whoever read it has gone before the picture was whole", "stdout") from None
             return []
+        return [self.write_one(index, image) for index, image in enumerate(images)]
+
+    def write_one(self, index: int, image: Image) -> Path:
+        """Writes one of the pictures, whole or not at all, and says where. Raises OSError."""
         if self.file is not None:
-            wanted = self._named(self.file)[: len(images)]
+            path = self.file if self.count == 1 else self._numbered(self.file, index)
         else:
-            wanted = [self.folder / f"{self.slug}-{image.seed}{self.suffix}" for image in images]
-        written = []
-        for path, image in zip(wanted, images, strict=True):
-            place = path if self.force and self.file is not None else free_name(path)
-            atomic.write_bytes(place, image.data)
-            written.append(place)
-        return written
+            path = self.folder / f"{self.slug}-{image.seed}{self.suffix}"
+        place = path if self.force and self.file is not None else free_name(path)
+        atomic.write_bytes(place, image.data)
+        return place
 
     def _named(self, file: Path) -> list[Path]:
-        if self.count == 1:
-            return [file]
-        return [file.with_name(f"{file.stem}-{index + 1}{file.suffix}") for index in range(self.count)]
+        return [file] if self.count == 1 else [self._numbered(file, index) for index in range(self.count)]
+
+    def _numbered(self, file: Path, index: int) -> Path:
+        return file.with_name(f"{file.stem}-{index + 1}{file.suffix}")
 
 
 def targets(output: str | None, format: str | None, *, prompt: str, count: int, force: bool) -> Targets:
     """What `--output` and `--format` mean. Raises click.UsageError where they contradict."""
     if count > _MOST_FILES:
-        raise click.UsageError(f"--num-images: expected at most {_MOST_FILES}, got {count}")
+        raise click.UsageError(f"expected at most {_MOST_FILES} pictures of one command, got {count}")
     if output == "-":
         if count > 1:
-            raise click.UsageError(f"--output - takes one picture, got --num-images {count}")
+            raise click.UsageError(f"--output - takes one picture, asked are {count}")
         if sys.stdout.isatty():
             raise click.UsageError("--output - would write a picture to the terminal: redirect it, or name a file")
     named = None if output is None or output == "-" else Path(output)

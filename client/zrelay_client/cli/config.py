@@ -22,7 +22,7 @@ _EXAMPLE = """\
 endpoint = "127.0.0.1:7501"
 
 [profile.home.generator]
-endpoint = "127.0.0.1:7503"
+endpoint = "127.0.0.1:7503"  # several that serve the same model share the work: ["box1", "box2:7503"]
 
 # How `zrelay serve ROLE` runs a service on this machine.
 # [profile.home.encoder]

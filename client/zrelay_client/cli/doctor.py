@@ -53,10 +53,12 @@ def command(as_json: bool, encoder: str | None, vision: str | None, generator: s
 
 async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
     from zrelay_client._checks import Check, check_encode, check_pair, check_service
+    from zrelay_client._checks_alike import check_alike
+    from zrelay_client._endpoints import split_endpoints
     from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo
 
     checks: list[Check] = []
-    said: dict[str, ServiceInfo] = {}
+    said: dict[str, list[ServiceInfo]] = {role: [] for role in targets}
 
     def add(check: Check) -> None:
         checks.append(check)
@@ -64,18 +66,23 @@ async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
             _print(check)
 
     for role, target in targets.items():
-        async for found in check_service(role, target):
-            if isinstance(found, Check):
-                add(found)
-            else:
-                said[role] = found
-    encoder, generator = said.get("encoder"), said.get("generator")
-    painter = generator if isinstance(generator, GeneratorInfo) else None
-    if isinstance(encoder, EncoderInfo):
+        several = split_endpoints(target)
+        for one in several:
+            async for found in check_service(role, one, name=f"{role} {one}" if len(several) > 1 else role):
+                if isinstance(found, Check):
+                    add(found)
+                else:
+                    said[role].append(found)
+    encoders = [found for found in said.get("encoder", ()) if isinstance(found, EncoderInfo)]
+    painters = [found for found in said.get("generator", ()) if isinstance(found, GeneratorInfo)]
+    for check in check_alike(encoders, painters):
+        add(check)
+    painter = painters[0] if painters else None
+    if encoders:
         if painter is not None:
-            add(check_pair(encoder, painter))
-        if encoder.ready:
-            add(await check_encode(encoder, painter))
+            add(check_pair(encoders[0], painter))
+        if encoders[0].ready:
+            add(await check_encode(encoders[0], painter))
     return checks
 
 

@@ -12,9 +12,10 @@ import click
 
 from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
+from zrelay_shared import exits
 
 if TYPE_CHECKING:
-    from zrelay_client._info import Info, ServiceInfo
+    from zrelay_client._info import ServiceInfo, ServiceStatus
 
 
 @click.command("info")
@@ -28,32 +29,57 @@ def command(
     vision: str | None,
     generator: str | None,
     profile: str | None,
-) -> None:
-    """Show what the configured services are; with IMAGE, how that picture was made."""
+) -> int:
+    """Show what the configured services are, every endpoint of each; with IMAGE, how that picture was made."""
     if image is not None:
         _show(_of_image(Path(image)), as_json=as_json)
-        return
+        return exits.OK
     flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
     settings = _settings.load(profile, flags)
     found = _settings.endpoints(settings)
     if not found:
         _settings.require(found, settings, "encoder", "generator")
     said = asyncio.run(_ask({role: endpoint.target for role, endpoint in found.items()}))
-    services = {part.role: part for part in (said.encoder, said.vision, said.generator) if part is not None}
+    failures = [status.error for status in said if status.error is not None]
+    if len(failures) == len(said):
+        raise failures[0]
     if as_json:
-        click.echo(json.dumps({role: asdict(service) for role, service in services.items()}, ensure_ascii=False))
-        return
-    for index, service in enumerate(services.values()):
-        click.echo(("\n" if index else "") + _table(service))
+        click.echo(json.dumps(_plain(said), ensure_ascii=False))
+    else:
+        click.echo("\n\n".join(_table(status.info) if status.info is not None else _silent(status) for status in said))
+    return exits.code_of(failures[0]) if failures else exits.OK
 
 
-async def _ask(endpoints: Mapping[str, str]) -> "Info":
+async def _ask(endpoints: Mapping[str, str]) -> "tuple[ServiceStatus, ...]":
     from zrelay_client._async_client import AsyncClient
 
     async with AsyncClient(
         encoder=endpoints.get("encoder"), vision=endpoints.get("vision"), generator=endpoints.get("generator")
     ) as client:
-        return await client.info()
+        return await client.status()
+
+
+def _plain(said: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
+    """Role -> its first service; where one has several endpoints or does not answer, `endpoints` has them all."""
+    services: dict[str, Any] = {}
+    for status in said:
+        if status.info is not None:
+            services.setdefault(status.role, asdict(status.info))
+    if len(services) < len(said):
+        services["endpoints"] = [
+            {
+                "role": status.role,
+                "endpoint": status.endpoint,
+                "error": status.error.message if status.error is not None else None,
+                "info": asdict(status.info) if status.info is not None else None,
+            }
+            for status in said
+        ]
+    return services
+
+
+def _silent(status: "ServiceStatus") -> str:
+    return f"{status.role} at {status.endpoint}: {status.error.message if status.error is not None else ''}"
 
 
 def _of_image(file: Path) -> dict[str, Any]:

@@ -39,8 +39,26 @@ class GeneratorLimits(_message.Message):
     max_image_bytes: int
     def __init__(self, size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_images: _Optional[int] = ..., text_limit: _Optional[int] = ..., embeds_width: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ...) -> None: ...
 
+class CostModel(_message.Message):
+    __slots__ = ("forward_s", "forward_s_per_token", "forward_s_per_token_squared", "decode_s", "decode_s_per_pixel", "bytes_per_token", "bytes_per_pixel")
+    FORWARD_S_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_S_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_S_PER_TOKEN_SQUARED_FIELD_NUMBER: _ClassVar[int]
+    DECODE_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_S_PER_PIXEL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_PIXEL_FIELD_NUMBER: _ClassVar[int]
+    forward_s: float
+    forward_s_per_token: float
+    forward_s_per_token_squared: float
+    decode_s: float
+    decode_s_per_pixel: float
+    bytes_per_token: int
+    bytes_per_pixel: int
+    def __init__(self, forward_s: _Optional[float] = ..., forward_s_per_token: _Optional[float] = ..., forward_s_per_token_squared: _Optional[float] = ..., decode_s: _Optional[float] = ..., decode_s_per_pixel: _Optional[float] = ..., bytes_per_token: _Optional[int] = ..., bytes_per_pixel: _Optional[int] = ...) -> None: ...
+
 class GeneratorServiceGetInfoResponse(_message.Message):
-    __slots__ = ("version", "ready", "model_id", "transformer_digest", "expected_encoder", "defaults", "limits", "device", "features", "queue")
+    __slots__ = ("version", "ready", "model_id", "transformer_digest", "expected_encoder", "defaults", "limits", "device", "features", "queue", "cost")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +69,7 @@ class GeneratorServiceGetInfoResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
     version: _info_pb2.ServerVersion
     ready: bool
     model_id: str
@@ -61,7 +80,8 @@ class GeneratorServiceGetInfoResponse(_message.Message):
     device: _info_pb2.DeviceInfo
     features: _containers.RepeatedCompositeFieldContainer[_info_pb2.Feature]
     queue: _info_pb2.QueueInfo
-    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., model_id: _Optional[str] = ..., transformer_digest: _Optional[str] = ..., expected_encoder: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., defaults: _Optional[_Union[_generation_pb2.SamplingOptions, _Mapping]] = ..., limits: _Optional[_Union[GeneratorLimits, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ...) -> None: ...
+    cost: CostModel
+    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., model_id: _Optional[str] = ..., transformer_digest: _Optional[str] = ..., expected_encoder: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., defaults: _Optional[_Union[_generation_pb2.SamplingOptions, _Mapping]] = ..., limits: _Optional[_Union[GeneratorLimits, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., cost: _Optional[_Union[CostModel, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "spec")

@@ -1,0 +1,41 @@
+"""What the engine's benchmark paints on each checkpoint."""
+
+from dataclasses import dataclass
+
+from zrelay_client import GenerateOptions
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is painted on a checkpoint: images, sides and steps of the mixed load, a long and a short job."""
+
+    jobs: int
+    sides: tuple[int, ...]
+    steps: int
+    long: GenerateOptions
+    short: GenerateOptions
+
+
+LOADS = {
+    "tiny": Load(
+        4,
+        (64, 96),
+        2,
+        {"width": 256, "height": 256, "num_inference_steps": 12},
+        {"width": 64, "height": 64, "num_inference_steps": 2},
+    ),
+    "demo": Load(
+        16,
+        (64, 128, 192),
+        8,
+        {"width": 384, "height": 384, "num_inference_steps": 16},
+        {"width": 128, "height": 128, "num_inference_steps": 8},
+    ),
+    "mid": Load(
+        16,
+        (64, 128, 256),
+        4,
+        {"width": 384, "height": 384, "num_inference_steps": 8},
+        {"width": 128, "height": 128, "num_inference_steps": 4},
+    ),
+}

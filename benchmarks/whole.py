@@ -1,0 +1,53 @@
+"""One whole picture by the engine in this process: embeddings in, the bytes of a PNG out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zrelay_generator.acceptance import ModelLimits
+from zrelay_generator.engine import Engine, run_to_end
+from zrelay_generator.events import EngineEvent, Failed, ImagePixels
+from zrelay_generator.images import ImageFormat, write_image
+from zrelay_generator.job import Job, JobSpec, Sampling
+from zrelay_generator.model import LoadedModel
+from zrelay_generator.preview import fit_latent_to_rgb
+from zrelay_generator.schedule import shifted_schedule
+from zrelay_generator.transformer import PackedTransformer
+from zrelay_generator.vae import Vae
+from zrelay_generator.work import Speed
+from zrelay_shared.checkpoints import GenerationDefaults
+
+_TICK_TOKENS = 16384
+
+
+def loaded(transformer: PackedTransformer, autoencoder: Any) -> LoadedModel:
+    """What the engine runs, of weights that are on the device already."""
+    vae, weights = Vae(autoencoder), transformer.weights
+    limits = ModelLimits(
+        text_limit=512,
+        embeds_width=weights.width,
+        max_side=4096,
+        size_multiple=2 * vae.factor,
+        layers=len(weights.layers),
+    )
+    with torch.inference_mode():
+        return LoadedModel(transformer, vae, fit_latent_to_rgb(vae), GenerationDefaults(), limits)
+
+
+def paint(model: LoadedModel, prompt_embeds: Tensor, side: int, steps: int) -> bytes:
+    """The file of one picture. Raises what ends the job."""
+    files: list[bytes] = []
+
+    def emit(job: Job, event: EngineEvent) -> None:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, ImagePixels):
+            files.append(write_image(event.pixels, ImageFormat.PNG, 95, "").data)
+
+    sampling = Sampling(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
+    engine = Engine(model, _TICK_TOKENS, Speed(), emit)
+    engine.add(Job("picture", JobSpec(prompt_embeds, None, sampling), 0))
+    run_to_end(engine)
+    engine.close()
+    return files[0]

@@ -1,0 +1,154 @@
+"""What a client does for its caller: services reached, prompts encoded, jobs begun and kept track of."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from zrelay_client._budget import Budget
+from zrelay_client._connections import Connections
+from zrelay_client._embeds import Embeds
+from zrelay_client._events import Event
+from zrelay_client._hops import encode, require_negative
+from zrelay_client._info import GeneratorInfo
+from zrelay_client._jobs import Job
+from zrelay_client._many import IN_FLIGHT, Outcome, SharedEmbeds, Wanted, many
+from zrelay_client._options import EncodeOptions, GenerateOptions
+from zrelay_client._painting import Hops, collect, order
+from zrelay_client._requests import guided
+from zrelay_client._results import Result
+from zrelay_client._run import JobRun, Order
+from zrelay_shared.errors import InvalidArgument, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What all pictures of `many` share. `timeout_s` is for each of them."""
+
+    encoding: EncodeOptions
+    negative_prompt: str | None
+    options: GenerateOptions
+    on_event: Callable[[int, Event], None] | None
+    timeout_s: float | None
+    in_flight: int | None
+
+
+class Painter:
+    """The hands of a client, over its connections. `timeout_s` is the budget where a call names none."""
+
+    def __init__(self, connections: Connections, timeout_s: float) -> None:
+        self._to = connections
+        self._timeout_s = timeout_s
+        self._runs: dict[str, JobRun] = {}
+
+    def budget(self, timeout_s: float | None) -> Budget:
+        """A call's budget, running."""
+        return Budget(self._timeout_s if timeout_s is None else timeout_s)
+
+    @property
+    def painting(self) -> tuple[str, ...]:
+        """The request_ids of the jobs under way."""
+        return tuple(self._runs)
+
+    async def stop(self) -> None:
+        """Cancels the jobs that are under way."""
+        await asyncio.gather(*(run.stop() for run in self._runs.values()))
+
+    async def detach(self, request_id: str) -> Job:
+        """Lets a job under way run on by itself. Raises NotFound where there is none of that name."""
+        run = self._runs.get(request_id)
+        if run is None:
+            raise NotFound(f"this client paints no request {request_id!r}", reason="JOB_UNKNOWN", field="request_id")
+        return await run.detach()
+
+    @contextlib.contextmanager
+    def running(self, job: Order, budget: Budget) -> Iterator[JobRun]:
+        """A job while it is under way."""
+        run = self._runs[job.request_id] = JobRun(self._to.generators, job, budget)
+        try:
+            yield run
+        finally:
+            self._runs.pop(job.request_id, None)
+
+    async def encode(
+        self, prompts: Sequence[str], options: EncodeOptions, negative_prompt: str | None, timeout_s: float | None
+    ) -> list[Embeds]:
+        """Embeddings, cut to the generator's limit where there is one and no other is asked for."""
+        budget, encoders, limit = self.budget(timeout_s), self._to.encoders, None
+        if self._to.has("generator") and options.get("text_limit") is None:
+            limit = _text_limit(await self._to.generators.connect(budget))
+        return await encode(encoders, prompts, options, negative_prompt, limit, budget)
+
+    async def prepare(
+        self,
+        prompt: str | Embeds,
+        negative_prompt: str | None,
+        encoding: EncodeOptions,
+        options: GenerateOptions,
+        budget: Budget,
+    ) -> tuple[Embeds, GeneratorInfo, float]:
+        """Reaches every service that is needed before anything is computed: what to paint, what the generator said, and
+        seconds until all were reached."""
+        generators = self._to.generators
+        if isinstance(prompt, Embeds):
+            if negative_prompt is not None:
+                raise InvalidArgument(
+                    "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both "
+                    "together",
+                    field="negative_prompt",
+                )
+            said = await generators.connect(budget)
+            require_negative(prompt, options, said.defaults)
+            return prompt, said, budget.spent
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt: expected a text or Embeds, got {type(prompt).__name__}")
+        encoders = self._to.encoders
+        said, _ = await asyncio.gather(generators.connect(budget), encoders.connect(budget))
+        reached_s = budget.spent
+        if negative_prompt is None and guided(options, said.defaults):
+            negative_prompt = ""
+        many = await encode(encoders, [prompt], encoding, negative_prompt, _text_limit(said), budget)
+        return many[0], said, reached_s
+
+    async def many(self, wanted: Iterator[Wanted], batch: Batch) -> AsyncGenerator[Outcome, None]:
+        """What becomes of each; closing it cancels what is under way."""
+        generators = self._to.generators
+        said = await generators.connect(self.budget(batch.timeout_s))
+        negative, limit = batch.negative_prompt, _text_limit(said)
+        if negative is None and guided(batch.options, said.defaults):
+            negative = ""
+
+        async def encoded(prompt: str) -> Embeds:
+            budget = self.budget(batch.timeout_s)
+            return (await encode(self._to.encoders, [prompt], batch.encoding, negative, limit, budget))[0]
+
+        shared = SharedEmbeds(encoded)
+
+        async def paint(one: Wanted) -> Result:
+            embeds = await shared.of(one)
+            require_negative(embeds, batch.options, said.defaults)
+            options = batch.options.copy()
+            options["seed"] = one.seed
+            job = order(embeds, options, one.request_id, said.defaults, named=True, patient=True)
+
+            def tell(event: Event) -> None:
+                for told in (*self._to.notices(), event):
+                    if batch.on_event is not None:
+                        batch.on_event(one.index, told)
+
+            budget = self.budget(batch.timeout_s)
+            with self.running(job, budget) as run:
+                return await collect(run, embeds, tell, Hops(), budget)
+
+        try:
+            in_flight = batch.in_flight or IN_FLIGHT * len(generators)
+            async with contextlib.aclosing(many(wanted, paint, in_flight)) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome
+        finally:
+            shared.close()
+
+
+def _text_limit(generator: GeneratorInfo) -> int | None:
+    """Tokens that the generator takes, None while it does not know yet."""
+    return generator.limits.text_limit or None

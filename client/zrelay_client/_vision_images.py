@@ -1,0 +1,53 @@
+"""Image files on their way to a service: looked at before they are sent, never decoded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from zrelay_shared.errors import InvalidArgument
+
+FORMATS = "PNG, JPEG or WebP"
+MAX_IMAGE_BYTES = 48 * 1024 * 1024
+"""What one message carries beside the rest; a service may take less, and says so."""
+_HEAD = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image file's bytes, and its name for people."""
+
+    name: str
+    data: bytes
+
+
+def read_image(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageFile:
+    """The file at a path, or bytes of one; at most `max_bytes`, and by its first bytes a PNG, JPEG or WebP.
+
+    Raises OSError, InvalidArgument (IMAGE_BYTES, IMAGE_FORMAT).
+    """
+    if isinstance(source, bytes):
+        name, data, size = "image", source, len(source)
+    else:
+        path = Path(source)
+        name = path.name
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+            size = max(len(data), os.fstat(file.fileno()).st_size)
+    if size > max_bytes:
+        raise _refusal(
+            "IMAGE_BYTES", f"{name}: expected an image of at most {max_bytes} bytes", f"{size}", "make it smaller"
+        )
+    if not looks_like_image(data):
+        raise _refusal("IMAGE_FORMAT", f"{name}: expected an image ({FORMATS})", "another file", "convert it")
+    return ImageFile(name, data)
+
+
+def looks_like_image(data: bytes) -> bool:
+    """Whether the first bytes are those of a PNG, JPEG or WebP."""
+    head = data[:_HEAD]
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or webp
+
+
+def _refusal(reason: str, expected: str, got: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(f"{expected}, got {got}: {remedy}", field="images", reason=reason, metadata={"got": got})

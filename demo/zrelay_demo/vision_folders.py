@@ -1,0 +1,116 @@
+"""Write the vision service's tiny checkpoints as folders that transformers and diffusers load, with a card."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+from .folder import size_bytes, without_paths
+from .omni_folder import PARTS, write_omni_folder
+from .siglip_tokenizer import SiglipTokenizerSettings, build_siglip_tokenizer
+from .vision_models import (
+    SEED,
+    Network,
+    VisionWidths,
+    load_text_encoder,
+    new_fixed_siglip,
+    new_naflex_siglip,
+    new_qwen3_vl,
+    new_siglip_parts,
+)
+
+MOST_BYTES = 5_000_000
+HIDDEN_LAYER = -2
+"""Of four blocks: the layer that the prompts' embeddings are of. The usual -6 (of 36 blocks) does not exist here."""
+_CARD = Path(__file__).with_name("vision_card.md")
+
+
+def write_checkpoints(folder: Path, base: Path, widths: VisionWidths | None = None) -> list[Path]:
+    """All four, for tests and training: qwen3_vl, siglip (NaFlex), siglip_fixed and omni, a whole pipeline folder.
+
+    `base` is the pipeline folder whose text encoder and transformer they take. The same weights every time.
+    """
+    widths = widths or VisionWidths()
+    written = [write_qwen3_vl(folder / "qwen3_vl", base, widths)]
+    written += [write_siglip(folder / "siglip", widths, fixed=False)]
+    written += [write_siglip(folder / "siglip_fixed", widths, fixed=True)]
+    parts = folder / PARTS
+    write_siglip_parts(parts, base, widths)
+    write_omni_folder(folder / "omni", base, folder / "siglip", parts)
+    parts.unlink()
+    for path in [*written, folder / "omni"]:
+        shutil.copyfile(_CARD, path / "README.md")
+    return [*written, folder / "omni"]
+
+
+def write_bundle(folder: Path, base: Path, widths: VisionWidths | None = None) -> int:
+    """What the package carries: qwen3_vl, siglip (NaFlex) and Omni's parts; its size. ValueError over 5 MB."""
+    widths = widths or VisionWidths()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_qwen3_vl(folder / "qwen3_vl", base, widths)
+    write_siglip(folder / "siglip", widths, fixed=False)
+    (folder / "omni").mkdir()
+    write_siglip_parts(folder / "omni" / PARTS, base, widths)
+    shutil.copyfile(_CARD, folder / "README.md")
+    if (size := size_bytes(folder)) > MOST_BYTES:
+        raise ValueError(f"vision bundle: expected at most {MOST_BYTES} bytes, got {size}")
+    return size
+
+
+def write_qwen3_vl(folder: Path, base: Path, widths: VisionWidths, trained: Network | None = None) -> Path:
+    """A Qwen3-VL folder: model (`trained`, else a new one), tokenizer and chat template of `base`, image processor."""
+    torch.manual_seed(SEED)
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    _save(trained or new_qwen3_vl(widths, load_text_encoder(base), tokenizer), folder)
+    shutil.copytree(base / "tokenizer", folder, dirs_exist_ok=True)
+    Qwen2VLImageProcessorPil(
+        patch_size=widths.patch,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": (4 * widths.patch) ** 2, "longest_edge": (2 * widths.side) ** 2},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    ).save_pretrained(folder)
+    _say(folder, {"name": "zrelay-demo-qwen3-vl", "hidden_layer": HIDDEN_LAYER})
+    return folder
+
+
+def write_siglip(folder: Path, widths: VisionWidths, *, fixed: bool, trained: Network | None = None) -> Path:
+    """A SigLIP2 folder: both towers (`trained`, else new ones), tokenizer, image processor."""
+    vocabulary = build_siglip_tokenizer(folder, SiglipTokenizerSettings(length=widths.text_tokens))
+    torch.manual_seed(SEED)
+    _save(trained or (new_fixed_siglip if fixed else new_naflex_siglip)(widths, vocabulary), folder)
+    processor: Any
+    if fixed:
+        size = {"height": widths.fixed_side, "width": widths.fixed_side}
+        processor = SiglipImageProcessorPil(size=size, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    else:
+        patches = (widths.side // widths.patch) ** 2
+        processor = Siglip2ImageProcessorPil(patch_size=widths.patch, max_num_patches=patches)
+    processor.save_pretrained(folder)
+    _say(folder, {"name": f"zrelay-demo-siglip{'-fixed' if fixed else ''}"})
+    return folder
+
+
+def write_siglip_parts(file: Path, base: Path, widths: VisionWidths) -> None:
+    """What `base`'s transformer gets more for Omni, in bfloat16."""
+    config = json.loads((base / "transformer/config.json").read_text(encoding="utf-8"))
+    torch.manual_seed(SEED)
+    parts = new_siglip_parts({**config, "siglip_feat_dim": None}, widths.siglip_hidden)
+    save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in parts.items()}, file)
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(folder)
+    without_paths(folder / "config.json")
+
+
+def _say(folder: Path, content: dict[str, object]) -> None:
+    (folder / "zrelay.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

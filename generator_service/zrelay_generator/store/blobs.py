@@ -1,0 +1,176 @@
+"""Contents by their SHA-256: files in a folder, or bytes in memory. Blocking; any thread may call."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from zrelay_shared import atomic
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ContentMissing(Exception):
+    """The content is not here, or not any more; `args[0]` is its digest."""
+
+
+class ContentDamaged(Exception):
+    """The content's bytes are not those of its digest, `args[0]`."""
+
+
+class Incoming(Protocol):
+    """Content on its way; nothing of it stays unless it was kept."""
+
+    def write(self, data: Buffer) -> None:
+        """The next bytes."""
+
+    def keep(self, sha256: str) -> None:
+        """Takes the name `sha256`, on disk when this returns."""
+
+    def drop(self) -> None:
+        """Leaves nothing behind; does nothing where it was kept."""
+
+
+class Blobs(Protocol):
+    """Where contents are. Methods raise OSError as the disk does."""
+
+    def has(self, sha256: str) -> bool: ...
+    def put(self, sha256: str, data: Buffer) -> None:
+        """Stored and on disk when this returns. `sha256` must be that of `data`."""
+
+    def incoming(self) -> Incoming:
+        """Content whose digest is known at its end."""
+
+    def read(self, sha256: str) -> bytes:
+        """The content, compared with its name. Raises ContentMissing; ContentDamaged, and then it is deleted."""
+
+    def delete(self, sha256: str) -> None:
+        """Gone when this returns, if it was there."""
+
+    def names(self) -> set[str]:
+        """Everything that is here."""
+
+
+class FolderBlobs:
+    """One file for each content. A killed process leaves at most hidden `.part` files, which `sweep` removes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+
+    def has(self, sha256: str) -> bool:
+        return (self._folder / sha256).is_file()
+
+    def put(self, sha256: str, data: Buffer) -> None:
+        path = self._folder / sha256
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == len(data):
+                return
+        atomic.write_bytes(path, data if isinstance(data, bytes | memoryview) else bytes(data))
+        self._sync_names()
+
+    def incoming(self) -> Incoming:
+        return _IncomingFile(self._folder, self._sync_names)
+
+    def read(self, sha256: str) -> bytes:
+        try:
+            data = (self._folder / sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise ContentMissing(sha256) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.delete(sha256)
+            raise ContentDamaged(sha256)
+        return data
+
+    def delete(self, sha256: str) -> None:
+        (self._folder / sha256).unlink(missing_ok=True)
+
+    def names(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
+
+    def sweep(self, known: Collection[str]) -> int:
+        """Removes what a killed process left: half files, and contents that no row names. How many."""
+        strangers = [path for path in self._folder.iterdir() if path.name not in known and not path.is_dir()]
+        for path in strangers:
+            path.unlink(missing_ok=True)
+        return len(strangers)
+
+    def _sync_names(self) -> None:
+        """A new name is on disk only once its folder is."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class _IncomingFile:
+    def __init__(self, folder: Path, sync_names: Callable[[], None]) -> None:
+        self._folder, self._sync_names = folder, sync_names
+        self._path = folder / f".{secrets.token_hex(8)}.part"
+        self._file: BinaryIO = self._path.open("xb")
+
+    def write(self, data: Buffer) -> None:
+        self._file.write(data)
+
+    def keep(self, sha256: str) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._path.replace(self._folder / sha256)
+        self._sync_names()
+
+    def drop(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class MemoryBlobs:
+    """Contents that end with the process."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def has(self, sha256: str) -> bool:
+        return sha256 in self._known
+
+    def put(self, sha256: str, data: Buffer) -> None:
+        with self._lock:
+            if sha256 not in self._known:
+                self._known[sha256] = bytes(data)
+
+    def incoming(self) -> Incoming:
+        return _IncomingBytes(self)
+
+    def read(self, sha256: str) -> bytes:
+        data = self._known.get(sha256)
+        if data is None:
+            raise ContentMissing(sha256)
+        return data
+
+    def delete(self, sha256: str) -> None:
+        with self._lock:
+            self._known.pop(sha256, None)
+
+    def names(self) -> set[str]:
+        with self._lock:
+            return set(self._known)
+
+
+class _IncomingBytes:
+    def __init__(self, blobs: MemoryBlobs) -> None:
+        self._blobs, self._data = blobs, bytearray()
+
+    def write(self, data: Buffer) -> None:
+        self._data += data
+
+    def keep(self, sha256: str) -> None:
+        self._blobs.put(sha256, self._data)
+
+    def drop(self) -> None:
+        self._data = bytearray()

@@ -1,0 +1,78 @@
+"""The tables, and how older ones become these."""
+
+import sqlite3
+
+from zrelay_shared.errors import FailedPrecondition
+
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+    INSERT INTO meta VALUES ('starts', 0);
+    CREATE TABLE jobs (
+        arrival INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL UNIQUE,
+        request_id TEXT NOT NULL,
+        identity TEXT NOT NULL,
+        state TEXT NOT NULL,
+        detached INTEGER NOT NULL,
+        priority INTEGER NOT NULL,
+        caller TEXT NOT NULL,
+        model TEXT NOT NULL,
+        work_s REAL NOT NULL,
+        input_bytes INTEGER NOT NULL,
+        accepted_at REAL NOT NULL,
+        accepted BLOB NOT NULL,
+        spec BLOB,
+        ended_at REAL NOT NULL DEFAULT 0,
+        sequence INTEGER NOT NULL DEFAULT 1,
+        error TEXT NOT NULL DEFAULT ''
+    );
+    CREATE INDEX jobs_by_request ON jobs (request_id, arrival);
+    CREATE INDEX jobs_by_state ON jobs (state, arrival);
+    CREATE TABLE inputs (arrival INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (arrival, sha256)) WITHOUT ROWID;
+    CREATE INDEX inputs_by_content ON inputs (sha256);
+    CREATE TABLE events (
+        arrival INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        sha256 TEXT,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (arrival, sequence)
+    ) WITHOUT ROWID;
+    CREATE INDEX events_by_content ON events (sha256);
+    CREATE TABLE contents (
+        sha256 TEXT PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        sent INTEGER NOT NULL,
+        used_at REAL NOT NULL
+    );
+    """,
+)
+"""MIGRATIONS[n] takes a database of version n (`PRAGMA user_version`) to n + 1.
+
+jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` a serialized JobAccepted; `spec` the serialized
+GenerationSpec with contents by name, NULL once the job has ended; `error` JSON. inputs: what an unfinished job needs.
+events: results; `body` JSON, `sha256` and `bytes` of the file that belongs to it. contents: `sent` is 1 where a caller
+sent it (kept while there is room), 0 for a result (kept as long as its job).
+"""
+
+
+def prepare(db: sqlite3.Connection) -> int:
+    """Brings the tables up to date and counts this start; the number of starts so far, this one included.
+
+    Raises FailedPrecondition (STATE_NEWER) for tables of a newer zrelay, sqlite3.DatabaseError for what is no database.
+    """
+    for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=16777216"):
+        db.execute(f"PRAGMA {pragma}")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise FailedPrecondition(
+            f"the jobs in this state folder were written by a newer zrelay (tables of version {version}, this one "
+            f"knows {len(MIGRATIONS)}): start that one, or name another folder with --state",
+            reason="STATE_NEWER",
+        )
+    for number in range(version, len(MIGRATIONS)):
+        db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    db.execute("UPDATE meta SET value = value + 1 WHERE name = 'starts'")
+    (starts,) = db.execute("SELECT value FROM meta WHERE name = 'starts'").fetchone()
+    return int(starts)

@@ -1,0 +1,69 @@
+"""Write and read whole safetensors files with metadata, as bytes: no torch, no numpy, nothing but the format.
+
+For small files that are carried between machines (embeddings, image states, reference statistics). Checkpoints are
+read tensor by tensor instead (`safetensors_header.read_header`).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zrelay_shared import atomic
+from zrelay_shared.safetensors_header import SafetensorsError, read_header
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor: dtype by safetensors' name, shape, and its little-endian row-major bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds: its metadata and its tensors by name, in the order of their bytes."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Entry]
+
+
+def write(path: Path, tensors: Iterable[tuple[str, Entry]], metadata: Mapping[str, str]) -> None:
+    """Writes a file, whole or not at all. Raises OSError as writing does."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    blobs: list[memoryview] = []
+    at = 0
+    for name, entry in tensors:
+        header[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [at, at + entry.data.nbytes],
+        }
+        blobs.append(entry.data)
+        at += entry.data.nbytes
+    raw = json.dumps(header, ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    with atomic.writing(path) as file:
+        file.write(len(raw).to_bytes(8, "little"))
+        file.write(raw)
+        for blob in blobs:
+            file.write(blob)
+
+
+def read(path: Path, *, max_bytes: int) -> Content:
+    """A whole file, its header checked. Raises OSError, and SafetensorsError where it is none or over `max_bytes`."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise SafetensorsError(f"has {size} bytes, at most {max_bytes} are allowed")
+    entries = read_header(path)
+    raw = path.read_bytes()
+    said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
+    metadata = said if isinstance(said, dict) else {}
+    view = memoryview(raw)
+    return Content(
+        {key: value for key, value in metadata.items() if isinstance(value, str)},
+        {entry.name: Entry(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
+    )

@@ -1,0 +1,77 @@
+"""Weights from safetensors files straight into a module's place: only the tensors it has, chunk by chunk.
+
+transformers' own from_pretrained holds several times the weights while it converts their dtype, and its mapped files
+are at the mercy of whoever rewrites them; so the tensors are read here, each once, into its place on the device.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zrelay_shared.errors import CheckpointError, listed
+from zrelay_shared.safetensors_header import TensorEntry, read_header
+from zrelay_shared.torch_tensors import FLOAT_DTYPES
+
+CHUNK_BYTES = 16 * 1024 * 1024
+
+
+def load_weights(
+    module: nn.Module,
+    files: Sequence[Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    name_of: Callable[[str], str | None],
+    what: str,
+) -> None:
+    """Fill `module` (made on the meta device) in `dtype` on `device`, ready for inference.
+
+    `name_of` maps a tensor's name in the files to the name in the module's state_dict, None for one that is not wanted;
+    tensors that the module does not have are skipped. Buffers that are not saved (rotary tables) are the caller's.
+    `what` names the checkpoint in refusals. Raises CheckpointError for a missing, misshapen or quantised tensor.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    located: dict[str, tuple[Path, TensorEntry]] = {}
+    for path in files:
+        for entry in read_header(path):
+            name = name_of(entry.name)
+            if name is not None and name in wanted:
+                located[name] = (path, entry)
+    if missing := sorted(set(wanted) - set(located)):
+        raise CheckpointError(
+            f"{what}: the weights lack {listed(missing)}; expected what config.json says; copy the checkpoint again"
+        )
+    buffer = bytearray(CHUNK_BYTES)
+    state = {}
+    for name, (path, entry) in located.items():
+        if entry.shape != wanted[name]:
+            raise CheckpointError(
+                f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json asks for "
+                f"{list(wanted[name])}; weights and config are of different models"
+            )
+        state[name] = _read(path, entry, device, dtype, buffer)
+    module.load_state_dict(state, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _read(path: Path, entry: TensorEntry, device: torch.device, dtype: torch.dtype, buffer: bytearray) -> torch.Tensor:
+    """One tensor in `dtype` on `device`, through `buffer`. Raises CheckpointError if the file ends early."""
+    if entry.dtype not in FLOAT_DTYPES:
+        raise CheckpointError(
+            f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(FLOAT_DTYPES)}: quantised weights "
+            "are not supported, use the original checkpoint"
+        )
+    stored = FLOAT_DTYPES[entry.dtype]
+    tensor = torch.empty(entry.shape, dtype=dtype, device=device)
+    flat, view, done = tensor.view(-1), memoryview(buffer), 0
+    with path.open("rb") as file:
+        file.seek(entry.begin)
+        while done < flat.numel():
+            count = min(flat.numel() - done, len(buffer) // stored.itemsize)
+            if file.readinto(view[: count * stored.itemsize]) != count * stored.itemsize:
+                raise CheckpointError(f"{path.name}: the file ended inside {entry.name}; it changed while it was read")
+            flat[done : done + count].copy_(torch.frombuffer(buffer, dtype=stored, count=count))
+            done += count
+    return tensor

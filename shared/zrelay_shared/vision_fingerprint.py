@@ -1,0 +1,84 @@
+"""Vision identity: what produced an image's embedding, and one digest over it, on both ends of the wire."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from zrelay.v1.vision_pb2 import VisionEngine
+from zrelay.v1.vision_pb2 import VisionFingerprint as FingerprintMessage
+from zrelay_shared.errors import InvalidArgument
+
+ENGINES = {"siglip": VisionEngine.VISION_ENGINE_SIGLIP, "qwen3_vl": VisionEngine.VISION_ENGINE_QWEN3_VL}
+"""How fingerprints spell an engine -> the wire's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFingerprint:
+    """What produced an image's embedding.
+
+    `engine` is siglip or qwen3_vl; digests are SHA-256 in hex; `hidden_layer` is 0 for SigLIP.
+    """
+
+    engine: str
+    family: str
+    width: int
+    model_id: str = ""
+    weights_digest: str = ""
+    processor_digest: str = ""
+    hidden_layer: int = 0
+    compute_dtype: str = ""
+    backend: str = ""
+
+    @property
+    def canonical(self) -> bytes:
+        """Every field but model_id as ASCII JSON, keys sorted, no blanks."""
+        content = asdict(self)
+        del content["model_id"]
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of `canonical`."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+
+def to_message(fingerprint: VisionFingerprint) -> FingerprintMessage:
+    """The fingerprint as it travels."""
+    return FingerprintMessage(
+        engine=ENGINES[fingerprint.engine],
+        family=fingerprint.family,
+        model_id=fingerprint.model_id,
+        weights_digest=fingerprint.weights_digest,
+        processor_digest=fingerprint.processor_digest,
+        hidden_layer=fingerprint.hidden_layer,
+        width=fingerprint.width,
+        compute_dtype=fingerprint.compute_dtype,
+        backend=fingerprint.backend,
+        digest=fingerprint.digest,
+    )
+
+
+def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint:
+    """The fingerprint that arrived. Raises InvalidArgument (FINGERPRINT_INVALID) where it is absent or not whole."""
+    names = {value: name for name, value in ENGINES.items()}
+    fingerprint = VisionFingerprint(
+        engine=names.get(message.engine, ""),
+        family=message.family,
+        width=message.width,
+        model_id=message.model_id,
+        weights_digest=message.weights_digest,
+        processor_digest=message.processor_digest,
+        hidden_layer=message.hidden_layer,
+        compute_dtype=message.compute_dtype,
+        backend=message.backend,
+    )
+    if not message.family or message.digest != fingerprint.digest:
+        what = "none" if not message.family else "one whose digest is not over its fields"
+        raise InvalidArgument(
+            f"{path}: expected the fingerprint as the vision service sent it, got {what}: encode the image again, and "
+            "pass its embedding on unchanged",
+            field=path,
+            reason="FINGERPRINT_INVALID",
+            metadata={"expected": fingerprint.digest, "got": message.digest},
+        )
+    return fingerprint

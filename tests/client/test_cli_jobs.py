@@ -1,0 +1,185 @@
+"""`zrelay jobs`, `generate --detach`, `--count` and `--seeds`, and several endpoints on the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+
+from zrelay_client._events import Progress, Sampling
+from zrelay_client._jobs import Job, JobFailure
+from zrelay_client.cli import cli
+from zrelay_client.cli._job_table import table
+from zrelay_client.cli._seeds import seeds_of
+from zrelay_shared import exits
+
+QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
+DEAD = "127.0.0.1:1"
+
+
+def flags(services: Any) -> list[str]:
+    return ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
+
+
+@pytest.fixture
+def jobs(services: Any, zrelay: Any) -> Any:
+    """`zrelay jobs` against the real generator."""
+
+    async def run(verb: str, *args: str) -> Any:
+        return await zrelay("jobs", verb, *args, "--generator", services.endpoints["generator"])
+
+    return run
+
+
+async def test_a_job_is_left_watched_listed_and_fetched(services: Any, zrelay: Any, jobs: Any) -> None:
+    left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK, *flags(services))
+    assert left.code == 0, left.err
+    job_id = left.out.strip()
+    assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.err
+    watched = await jobs("watch", job_id, "--json")
+    said = json.loads(watched.out)
+    assert (said["job_id"], said["files"]) == (job_id, [])
+    assert f"zrelay jobs fetch {job_id}" in watched.err
+    listed = json.loads((await jobs("list", "--state", "succeeded", "--json")).out)["jobs"]
+    assert {job["job_id"]: job["sampling"]["seed"] for job in listed}[job_id] == 7
+    assert job_id in (await jobs("list")).out
+    first = await jobs("fetch", job_id)
+    again = await jobs("fetch", job_id)
+    assert (first.out, again.out) == ("a-red-fox-7.png\n", "a-red-fox-7-2.png\n")
+    assert Path("a-red-fox-7.png").read_bytes() == Path("a-red-fox-7-2.png").read_bytes()
+    refused = await jobs("fetch", job_id, "-o", "a-red-fox-7.png")
+    assert (refused.code, "exists already" in refused.err) == (exits.LOCAL_FILE, True)
+    wrong = await jobs("fetch", job_id, "-o", "fox.jpg")
+    assert wrong.code == exits.USAGE
+    assert (await jobs("watch", job_id, "-o", "b.png", "--preview", "now.jpg")).out == "b.png\n"
+
+
+async def test_many_are_left_with_one_prompt_encoded_once(services: Any, zrelay: Any, jobs: Any) -> None:
+    left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK, *flags(services))
+    (job,) = json.loads(left.out)["jobs"]
+    Path("all").mkdir()
+    fetched = await jobs("fetch", job["job_id"], job["job_id"], "-o", "all")
+    assert fetched.out.split() == ["all/fox-1.png", "all/fox-1-2.png"]
+    assert (await jobs("fetch", job["job_id"], job["job_id"], "-o", "x.png")).code == exits.USAGE
+
+
+async def test_cancel_says_what_became_of_each(services: Any, zrelay: Any, jobs: Any) -> None:
+    long = ["--size", "512x512", "--num-inference-steps", "100"]
+    left = await zrelay("generate", "fox", "--detach", *long, *flags(services))
+    job_id = left.out.strip()
+    ran = await jobs("cancel", job_id, "unknown")
+    assert ran.out == f"{job_id} cancelled\n"
+    assert (ran.code, "no job 'unknown'" in ran.err) == (exits.REFUSED, True)
+    watched = await jobs("watch", job_id)
+    assert (watched.code, "cancelled" in watched.err) == (exits.INTERRUPTED, True)
+    await services.idle(5.0)
+
+
+async def test_a_batch_is_written_as_it_comes_and_failures_are_told(services: Any, zrelay: Any) -> None:
+    args = ["generate", "fox", *QUICK, *flags(services)]
+    ran = await zrelay(*args, "--seeds", "3,7-9", "--in-flight", "2")
+    assert sorted(ran.out.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]
+    assert ran.err.strip().startswith("4 pictures in ")
+    ran = await zrelay(*args, "--count", "2", "--num-images", "2", "--seed", "10", "-o", "n.png", "--json")
+    said = json.loads(ran.out)
+    assert sorted((file["path"], file["seed"]) for file in said["files"]) == [
+        (f"n-{index + 1}.png", 10 + index) for index in range(4)
+    ]
+    bad = await zrelay(*args[:2], "--width", "100", "--count", "2", *flags(services))
+    assert (bad.code, bad.out) == (exits.REFUSED, "")
+    assert bad.err.count("divisible by 16") == 2
+    (count_of_one,) = json.loads((await zrelay(*args, "--count", "1", "--seed", "5", "--json")).out)["files"]
+    assert count_of_one["path"] == "fox-5.png"
+
+
+async def test_a_dead_endpoint_among_several(services: Any, zrelay: Any, tmp_path: Path) -> None:
+    generator = services.endpoints["generator"]
+    (tmp_path / "config.toml").write_text(
+        f'[profile.default.encoder]\nendpoint = "{services.endpoints["encoder"]}"\n'
+        f'[profile.default.generator]\nendpoint = ["{DEAD}", "{generator}"]\n'
+    )
+    ran = await zrelay("generate", "fox", "--json", *QUICK)
+    assert json.loads(ran.out)["generator"] == generator
+    shown = await zrelay("info")
+    assert shown.code == exits.UNREACHABLE
+    assert f"generator at {DEAD}: cannot reach" in shown.out
+    assert f"generator at {generator}: ready" in shown.out
+    told = await zrelay("doctor")
+    assert f"fail  generator {DEAD} port: cannot connect" in told.out
+    assert f"ok    generator {generator} health: ready" in told.out
+    assert "ok    encoder port" in told.out
+    listed = await zrelay("jobs", "list", "--generator", DEAD, "--generator", generator)
+    assert listed.code == 0
+    assert (await zrelay("jobs", "list", "--generator", DEAD)).code == exits.UNREACHABLE
+
+
+async def test_doctor_compares_several_of_a_role(services: Any, zrelay: Any, stranger: str) -> None:
+    encoder, generator = services.endpoints["encoder"], services.endpoints["generator"]
+    twice = ["--generator", generator, "--generator", generator.replace("127.0.0.1", "localhost")]
+    ran = await zrelay("doctor", "--encoder", encoder, "--encoder", stranger, *twice)
+    assert "ok    generators alike: 2 that paint the same pictures" in ran.out
+    assert f"warn  encoder {stranger} stands in: never: it makes other embeddings" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--seeds", "1", "--count", "2"], "leave out --seed and --count"),
+        (["--seeds", "5-1"], "numbers and ranges"),
+        (["--seeds", "a"], "numbers and ranges"),
+        (["--seeds", "0-99999"], "at most 10000"),
+        (["--count", "0"], "x>=1"),
+        (["--count", "100000"], "at most 10000 pictures"),
+        (["--in-flight", "2"], "give --count or --seeds"),
+        (["--count", "2", "-o", "-"], "one picture"),
+    ],
+)
+async def test_batches_that_make_no_sense(services: Any, zrelay: Any, args: list[str], says: str) -> None:
+    ran = await zrelay("generate", "fox", *args, *flags(services))
+    assert (ran.code, says in ran.err) == (exits.USAGE, True), ran.err
+
+
+def test_seeds_of_a_batch() -> None:
+    assert seeds_of("7, 9,1-3", None, None, 1) == [7, 9, 1, 2, 3]
+    assert seeds_of(None, 3, 10, 4) == [10, 14, 18]
+    assert len(set(seeds_of(None, 100, None, 1))) == 100
+    with pytest.raises(click.UsageError):
+        seeds_of("1", None, 2, 1)
+
+
+def test_the_table_of_jobs() -> None:
+    sampling = Sampling(128, 96, 8, 0.0, 0.0, 1.0, 3.0, 7, 2)
+    progress = Progress("running", "denoise", 3, 8, 10.0, 1.0, 0)
+    queued = Progress("queued", "", 0, 0, 0.0, 1.0, 4)
+    common = {"request_id": "r", "endpoint": "box:7503", "sequence": 1, "ended_at": 0.0, "sampling": sampling}
+    lines = table(
+        [
+            Job(job_id="a", state="running", progress=progress, failure=None, accepted_at=95.0, **common),
+            Job(job_id="b", state="queued", progress=queued, failure=None, accepted_at=40.0, **common),
+            Job(job_id="c", state="failed", progress=None, failure=JobFailure("X", "no"), accepted_at=0.0, **common),
+        ],
+        now=100.0,
+    )
+    assert [line.split() for line in lines] == [
+        ["JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR"],
+        ["a", "running", "5", "s", "128x96", "x2", "8", "7", "box:7503", "denoise", "3/8"],
+        ["b", "queued", "1", "min", "128x96", "x2", "8", "7", "box:7503", "4", "before"],
+        ["c", "failed", "2", "min", "128x96", "x2", "8", "7", "box:7503", "no"],
+    ]
+
+
+async def test_job_ids_are_completed(services: Any, zrelay: Any) -> None:
+    left = await zrelay("generate", "fox", "--detach", *QUICK, *flags(services))
+    job_id = left.out.strip()
+
+    def complete(*args: str) -> list[str]:
+        found = ShellComplete(cli, {}, "zrelay", "_ZRELAY_COMPLETE").get_completions(["jobs", *args], job_id[:6])
+        return [item.value for item in found]
+
+    import asyncio
+
+    where = ["--generator", services.endpoints["generator"]]
+    assert await asyncio.to_thread(complete, "watch", *where) == [job_id]
+    assert await asyncio.to_thread(complete, "watch", "--generator", DEAD) == []

@@ -1,0 +1,59 @@
+"""Start images and skip-layer guidance through the library and the command line."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Pictures
+
+from zrelay_client import AsyncClient, GenerateOptions, InvalidArgument
+from zrelay_shared import exits
+
+PROMPT = "a small red circle on a blue background"
+QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 7, "deterministic": True}
+
+
+def picture(side: int = 64) -> bytes:
+    file = io.BytesIO()
+    Pictures.effect_noise((side, side), 50).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_a_start_image_by_value_and_by_name(services: Any) -> None:
+    image = picture()
+    async with AsyncClient(**services.endpoints) as client:
+        started = await client.generate(PROMPT, image=image, strength=0.5, **QUICK)
+        named = await client.generate(started.embeds, image=image, strength=0.5, **QUICK)
+        plain = await client.generate(PROMPT, **QUICK)
+        with pytest.raises(InvalidArgument, match="no image to start from"):
+            await client.generate(PROMPT, strength=0.5, **QUICK)
+        with pytest.raises(InvalidArgument, match="bytes of an image file"):
+            await client.generate(PROMPT, image="fox.png", **QUICK)  # type: ignore[misc]
+        (generator,) = client._to.generators
+        assert len(generator.contents._held) == len(named.embeds.contents) + 1
+    assert named.images[0].pixels_sha256 == started.images[0].pixels_sha256 != plain.images[0].pixels_sha256
+
+
+async def test_skip_layer_guidance(services: Any) -> None:
+    skipping: GenerateOptions = {"skip_layer_guidance_scale": 3.0, "skip_guidance_layers": [1, 2]}
+    window: GenerateOptions = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    async with AsyncClient(**services.endpoints) as client:
+        plain = await client.generate(PROMPT, **QUICK)
+        guided = await client.generate(PROMPT, **skipping, **window, **QUICK)
+        with pytest.raises(InvalidArgument, match="layers"):
+            await client.generate(PROMPT, skip_guidance_layers=[1000], **QUICK)
+    assert guided.images[0].pixels_sha256 != plain.images[0].pixels_sha256
+
+
+async def test_both_on_the_command_line(services: Any, zrelay: Any) -> None:
+    flags = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
+    Path("start.png").write_bytes(picture())
+    quick = ["--size", "64x64", "--num-inference-steps", "4", "--seed", "1"]
+    skip = ["--skip-layer-guidance-scale", "2", "--skip-guidance-layers", "1, 2"]
+    ran = await zrelay("generate", "fox", "--image", "start.png", "--strength", "0.5", *skip, *quick, *flags)
+    assert (ran.code, ran.out) == (0, "fox-1.png\n"), ran.err
+    missing = await zrelay("generate", "fox", "--image", "none.png", *quick, *flags)
+    assert (missing.code, missing.err) == (exits.LOCAL_FILE, "error: none.png: No such file or directory\n")
+    wrong = await zrelay("generate", "fox", "--skip-guidance-layers", "a", *quick, *flags)
+    assert wrong.code == exits.USAGE

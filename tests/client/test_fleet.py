@@ -1,0 +1,111 @@
+"""The policy that gives jobs to generators, without any."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zrelay_client._fleet import Fleet, Member, Verdict, verdict
+from zrelay_shared import errors
+
+
+def fleet(*members: Member) -> Fleet:
+    for member in members:
+        member.fresh = True
+    return Fleet(members)
+
+
+def take(fleet: Fleet, work: float, now: float = 0.0) -> Member:
+    member = fleet.choose(work, now)
+    assert member is not None
+    member.jobs += 1
+    member.work += work
+    return member
+
+
+@given(st.integers(1, 32), st.integers(0, 300))
+def test_equal_generators_get_equal_shares(count: int, jobs: int) -> None:
+    equal = fleet(*(Member(str(index)) for index in range(count)))
+    for _ in range(jobs):
+        take(equal, 1.0)
+    shares = [member.jobs for member in equal.members]
+    assert max(shares) - min(shares) <= 1
+
+
+def test_a_faster_one_gets_more_and_an_untried_one_is_tried() -> None:
+    fast, slow, new = Member("fast"), Member("slow"), Member("new")
+    both = fleet(fast, slow, new)
+    fast.accepted(10.0, 1.0)
+    slow.accepted(10.0, 4.0)
+    shares = [take(both, 10.0).endpoint for _ in range(27)]
+    assert {name: shares.count(name) for name in ("fast", "slow", "new")} == {"fast": 12, "slow": 3, "new": 12}
+
+
+def test_work_counts_and_not_jobs() -> None:
+    a, b = Member("a"), Member("b")
+    pair = fleet(a, b)
+    poster = take(pair, 100.0)
+    assert {take(pair, 1.0).endpoint for _ in range(50)} == {"a", "b"} - {poster.endpoint}
+
+
+def test_the_load_of_others_counts_and_ours_is_not_counted_twice() -> None:
+    a, b = Member("a", pace=1.0), Member("b", pace=1.0)
+    pair = fleet(a, b)
+    take(pair, 5.0)
+    take(pair, 5.0)
+    a.report(5.0)  # ours alone
+    b.report(9.0)  # somebody else's 4 s too
+    assert (a.others_s, b.others_s) == (0.0, 4.0)
+    assert [take(pair, 1.0).endpoint for _ in range(3)] == ["a", "a", "a"]
+
+
+def test_a_busy_one_rests_and_a_lost_one_has_to_answer_first() -> None:
+    a, b = Member("a"), Member("b")
+    pair = fleet(a, b)
+    a.rest(0.0, 10.0)
+    assert {take(pair, 1.0).endpoint for _ in range(5)} == {"b"}
+    b.lost(0.0)
+    assert pair.choose(1.0, 0.0) is None
+    assert pair.wakes_in(0.0) == pytest.approx(0.2)
+    assert pair.due(0.1) == []
+    assert pair.due(0.3) == [b]
+    b.report(0.0)
+    assert pair.choose(1.0, 0.3) is b
+    assert pair.choose(1.0, 0.3, without={"b"}) is None
+    assert pair.choose(1.0, 11.0, without={"b"}) is a
+    assert pair.wakes_in(0.0, without={"a", "b"}) is None
+
+
+def test_who_stays_away_is_asked_less_and_less_often() -> None:
+    member = Member("a")
+    waits = []
+    for _ in range(12):
+        member.lost(0.0)
+        waits.append(member.rests_until)
+    assert waits == sorted(waits)
+    assert waits[-1] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (errors.QueueFull("full"), Verdict.BUSY),
+        (errors.QuotaExceeded("much"), Verdict.BUSY),
+        (errors.OutOfMemory("big"), Verdict.UNFIT),
+        (errors.FeatureMissing("no"), Verdict.UNFIT),
+        (errors.ModelLoading("wait"), Verdict.GOING),
+        (errors.Draining("bye"), Verdict.GOING),
+        (errors.Unavailable("gone"), Verdict.LOST),
+        (errors.Unavailable("no disk", reason="STATE_UNWRITABLE", retry_after_s=5.0), Verdict.BUSY),
+        (errors.Cancelled("server went away", metadata={"grpc": "x"}), Verdict.LOST),
+        (errors.Cancelled("somebody asked"), Verdict.FINAL),
+        (errors.Cancelled("nobody watched", reason="LEASE_EXPIRED"), Verdict.FORGOTTEN),
+        (errors.InternalError("reset", metadata={"grpc": "RST_STREAM"}), Verdict.LOST),
+        (errors.InternalError("bug"), Verdict.FINAL),
+        (errors.NotFound("what?", reason="CONTENT_UNKNOWN"), Verdict.CONTENT),
+        (errors.NotFound("what?", reason="JOB_UNKNOWN"), Verdict.FORGOTTEN),
+        (errors.InvalidArgument("width"), Verdict.FINAL),
+        (errors.DeadlineExceeded("late"), Verdict.FINAL),
+    ],
+)
+def test_what_a_failure_says_of_the_next_try(error: errors.ZrelayError, found: Verdict) -> None:
+    assert verdict(error) is found

@@ -1,0 +1,173 @@
+"""Many pictures, several endpoints, and what is sent once: the library against real services."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from zrelay_client import (
+    AsyncClient,
+    Cancelled,
+    Embeds,
+    EncoderMismatch,
+    GenerateOptions,
+    InvalidArgument,
+    Notice,
+    Outcome,
+    Unavailable,
+)
+
+PROMPT = "a small red circle on a blue background"
+QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
+DEAD = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def embeds(services: Any) -> Embeds:
+    async def encoded() -> Embeds:
+        async with AsyncClient(encoder=services.endpoints["encoder"]) as client:
+            return await client.encode(PROMPT)
+
+    return asyncio.run(encoded())
+
+
+async def all_of(client: AsyncClient, *args: Any, **options: Any) -> list[Outcome]:
+    outcomes = [outcome async for outcome in client.generate_many(*args, **options)]
+    return sorted(outcomes, key=lambda outcome: outcome.index)
+
+
+async def test_every_prompt_with_every_seed_though_the_queue_is_short(services: Any) -> None:
+    seen: list[int] = []
+    async with AsyncClient(**services.endpoints) as client:
+        outcomes = await all_of(
+            client, [PROMPT, "a fox"], seeds=range(5), on_event=lambda index, event: seen.append(index), **QUICK
+        )
+        alone = await client.generate("a fox", seed=3, **QUICK)
+    assert [(one.prompt_index, one.seed) for one in outcomes] == [(p, s) for p in range(2) for s in range(5)]
+    assert [one.error for one in outcomes if one.error] == []
+    assert outcomes[8].result is not None
+    assert outcomes[8].result.images[0].pixels_sha256 == alone.images[0].pixels_sha256
+    assert set(seen) == set(range(10))
+
+
+async def test_a_failing_job_stops_nobody(services: Any, embeds: Embeds) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        outcomes = await all_of(client, [embeds, "", embeds], seeds=[1, 2], **QUICK)
+    assert [one.error is not None for one in outcomes] == [False, False, True, True, False, False]
+    assert isinstance(outcomes[2].error, InvalidArgument)
+
+
+async def test_a_batch_that_is_repeated_is_the_same_jobs(services: Any, embeds: Embeds) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        first = await all_of(client, embeds, seeds=[None, None], batch_id="twice", **QUICK)
+        again = await all_of(client, embeds, seeds=[None, None], batch_id="twice", **QUICK)
+    results = [(a.result, b.result) for a, b in zip(first, again, strict=True)]
+    assert all(a and b and (a.job_id, a.seed) == (b.job_id, b.seed) for a, b in results)
+    assert len({a.seed for a, _ in results if a}) == 2
+
+
+async def test_leaving_it_cancels_what_is_under_way(services: Any, embeds: Embeds) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        outcomes = client.generate_many(embeds, seeds=range(100), width=64, height=64, num_inference_steps=4)
+        await anext(outcomes)
+        await outcomes.aclose()
+        assert client.painting() == ()
+        await services.idle(5.0)
+
+
+async def test_a_callback_that_fails_ends_it_all(services: Any, embeds: Embeds) -> None:
+    def fail(index: int, event: object) -> None:
+        raise OSError("the disk is full")
+
+    async with AsyncClient(**services.endpoints) as client:
+        with pytest.raises(OSError, match="full"):
+            await all_of(client, embeds, seeds=range(10), on_event=fail, **QUICK)
+        await services.idle(5.0)
+
+
+async def test_a_thousand_seeds_upload_one_embedding(services: Any, embeds: Embeds) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        (generator,) = client._to.generators
+        sent: list[str] = []
+        upload = generator.contents._send
+
+        async def counted(content: Any) -> None:
+            sent.append(content.sha256)
+            await upload(content)
+
+        generator.contents._send = counted
+        await all_of(client, embeds, seeds=range(12), in_flight=4, **QUICK)
+        assert sent == [embeds.contents["prompt"].sha256]
+        await client.generate(embeds, seed=1, **QUICK)
+        assert len(sent) == 1
+
+
+async def test_content_that_the_generator_lost_is_sent_again(services: Any) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        fresh = await client.encode("an embedding that no generator ever saw, and that is long enough to be named")
+        (generator,) = client._to.generators
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        for content in fresh.contents.values():
+            generator.contents._held[content.sha256] = done  # type: ignore[assignment]  # it "has been sent"
+        (outcome,) = await all_of(client, fresh, seeds=[1], **QUICK)
+    assert outcome.error is None
+
+
+async def test_a_dead_generator_among_several_costs_nothing(services: Any, embeds: Embeds) -> None:
+    both = [DEAD, services.endpoints["generator"]]
+    async with AsyncClient(encoder=services.endpoints["encoder"], generator=both) as client:
+        assert (await client.generate(PROMPT, seed=1, **QUICK)).generator == both[1]
+        outcomes = await all_of(client, embeds, seeds=range(6), **QUICK)
+        status = await client.status()
+    assert {one.result.generator for one in outcomes if one.result} == {both[1]}
+    assert [(one.role, one.endpoint, one.error is None) for one in status] == [
+        ("encoder", services.endpoints["encoder"], True),
+        ("generator", DEAD, False),
+        ("generator", both[1], True),
+    ]
+    async with AsyncClient(generator=f"{DEAD},127.0.0.1:2") as client:
+        with pytest.raises(Unavailable, match=DEAD):
+            await client.generate(embeds, **QUICK)
+
+
+async def test_closing_the_client_cancels_what_is_under_way(services: Any, embeds: Embeds) -> None:
+    client = AsyncClient(**services.endpoints)
+    long = client.generate(embeds, request_id="closed", width=512, height=512, num_inference_steps=100)
+    work = asyncio.create_task(long)
+    while not (await client.generator_info()).queue.running:
+        await asyncio.sleep(0.01)
+    await client.aclose()
+    assert await services.was_cancelled("closed")
+    with pytest.raises(Cancelled):
+        await work
+
+
+async def test_encoders_stand_in_only_where_they_make_the_same(services: Any, stranger: str) -> None:
+    own = services.endpoints["encoder"]
+    async with AsyncClient(encoder=[own, stranger], generator=services.endpoints["generator"]) as client:
+        events: list[object] = []
+        await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
+        assert not [event for event in events if isinstance(event, Notice)]
+        reference = client._to.encoders._made_by[own]
+    async with AsyncClient(encoder=[DEAD, own], generator=services.endpoints["generator"]) as client:
+        events = []
+        await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
+        (told,) = [event for event in events if isinstance(event, Notice)]
+        assert (told.kind, DEAD in told.message) == ("encoder", True)
+    async with AsyncClient(encoder=[DEAD, stranger]) as client:
+        encoders = client._to.encoders
+        encoders._made_by[DEAD] = reference  # it was there before
+        with pytest.raises(Exception, match="makes other embeddings") as refused:
+            await client.encode(PROMPT)
+        assert refused.value.reason == "ENCODERS_DIFFER"  # type: ignore[attr-defined]
+    async with AsyncClient(encoder=stranger, generator=services.endpoints["generator"]) as client:
+        with pytest.raises(EncoderMismatch):
+            await client.generate(PROMPT, **QUICK)
+
+
+@pytest.mark.parametrize("bad", ["a b/c", ["127.0.0.1:1", ""], "127.0.0.1:0,"])
+async def test_endpoints_that_are_none(bad: Any) -> None:
+    async with AsyncClient(generator=bad) as client:
+        with pytest.raises(InvalidArgument, match="expected an endpoint"):
+            await client.generator_info()

@@ -1,0 +1,117 @@
+"""Image files of requests: what they become, and what is refused before memory is taken for it."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from zrelay_generator.image_reading import read_image
+
+MANY = 1 << 24
+
+
+def picture(width=60, height=40, mode="RGB"):
+    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values, "RGB").convert(mode)
+
+
+def saved(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (64, 48), (32, 96)])
+def test_pixels_are_those_that_diffusers_resizes_to(width, height):
+    theirs = VaeImageProcessor(vae_scale_factor=1).preprocess(picture(), height=height, width=width)[0]
+    ours = read_image(saved(picture()), width, height, MANY)
+    torch.testing.assert_close(ours.float() / 127.5 - 1.0, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_formats_and_modes(format, mode):
+    image = picture()
+    if mode == "I;16":
+        image = Image.fromarray(np.zeros((40, 60), np.uint16))
+    elif mode != "RGB":
+        image = image.convert(mode)
+    try:
+        data = saved(image, format)
+    except (OSError, KeyError):
+        pytest.skip("not a mode of this format")
+    assert read_image(data, 60, 40, MANY).shape == (3, 40, 60)
+
+
+def test_a_turned_photograph_stands_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = read_image(saved(picture(), exif=exif), 40, 60, MANY)
+    turned = torch.from_numpy(np.array(picture().transpose(Image.Transpose.ROTATE_270)).copy())
+    assert torch.equal(upright, turned.permute(2, 0, 1))
+
+
+def png_of(width, height):
+    """A PNG's header alone, which may lie."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+def webp_of(width, height):
+    data = bytearray(saved(picture(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0"))
+    assert data[12:16] == b"VP8X"
+    data[24:27], data[27:30] = (width - 1).to_bytes(3, "little"), (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "expected a PNG, JPEG, WEBP file, got 0 bytes"),
+        (b"GIF89a" + bytes(30), "expected a PNG, JPEG, WEBP file"),
+        (png_of(5000, 5000), "expected at most 16777216 pixels, got 5000 x 5000"),
+        (png_of(1 << 30, 1 << 30), "expected at most 16777216 pixels"),
+        (png_of(100, 100), "expected a whole image file, got a damaged one"),
+        (webp_of(1 << 14, 1 << 14), "expected at most 16777216 pixels, got 16384 x 16384"),
+        (saved(picture())[:200], "expected a whole image file"),
+        (saved(picture(), "JPEG")[:300], "expected a whole image file"),
+        (saved(picture(), "WEBP")[:60], "expected a"),
+    ],
+)
+def test_files_that_are_none(data, said):
+    with pytest.raises(ValueError, match=said):
+        read_image(data, 64, 64, MANY)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            saved(picture(), format, **options)
+            for format, options in [("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})]
+        ]
+    ),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=8),
+    st.integers(0, 1 << 16),
+)
+def test_damage_is_refused_or_read_and_nothing_else(data, changes, cut):
+    damaged = bytearray(data)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    try:
+        pixels = read_image(bytes(damaged[: cut % len(damaged)] or damaged), 64, 64, MANY)
+    except ValueError as error:
+        assert "expected" in str(error)
+    else:
+        assert pixels.shape == (3, 64, 64)

@@ -1,0 +1,176 @@
+"""Requests with references: what they become, and the refusal of every one that is wrong."""
+
+import hashlib
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from zrelay.v1 import content_pb2, vision_pb2
+from zrelay_generator.acceptance import OmniLimits, acceptance
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.identity import identify
+from zrelay_generator.info import loading_info
+from zrelay_generator.parsing import parse_spec
+from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt, ZrelayError
+from zrelay_shared.torch_tensors import to_wire
+
+from .omni import Words, file_of, picture, request_with
+
+FILES = [file_of(picture(100, 80, 1)), file_of(picture(64, 64, 2))]
+GRIDS = [torch.randn(6, 8, 96), torch.randn(3, 3, 96)]
+
+
+@pytest.fixture(scope="module")
+def accepts(demo_omni, load, tmp_path_factory):
+    model = load(demo_omni)
+    identity = identify(demo_omni, "demo", tmp_path_factory.mktemp("cache"))
+    return acceptance(GeneratorConfig(model=demo_omni), model.limits, model.defaults, identity)
+
+
+@pytest.fixture
+def request_for(fingerprint):
+    """Two references, or as changed."""
+
+    def made(words=None, files=FILES, grids=GRIDS, **changed):
+        return request_with(fingerprint, words or Words.of(2, 20, 128), files, grids, **changed)
+
+    return made
+
+
+def test_what_an_omni_checkpoint_takes(accepts):
+    assert accepts.omni == OmniLimits(siglip_width=96, max_side=1024)
+
+
+def test_references(accepts, request_for):
+    words = Words.of(2, 20, 128)
+    parcel = request_for(words, negative=Words.of(2, 3, 128), guidance_scale=2.0)
+    spec = parse_spec(parcel, parcel.message.spec, accepts)
+    assert spec.prompt_embeds.shape == (28, 128) and torch.equal(spec.prompt_embeds, words.joined)
+    assert spec.omni.segments == (4, 2, 20, 2) and spec.omni.negative_segments == (4, 2, 3, 2)
+    assert [tuple(found.shape) for found in spec.omni.pictures] == [(3, 80, 96), (3, 64, 64)]
+    assert all(torch.equal(mine, sent) for mine, sent in zip(spec.omni.grids, GRIDS, strict=True))
+    assert spec.omni.files == tuple(hashlib.sha256(data).hexdigest() for data in FILES)
+    assert spec.omni.encoders == ("5" * 64,) * 2
+
+
+def test_no_references_is_omni_all_the_same(accepts, request_for):
+    parcel = request_for(Words.of(0, 20, 128), [], [])
+    spec = parse_spec(parcel, parcel.message.spec, accepts)
+    assert spec.omni.pictures == () and spec.omni.segments == (20,)
+    parcel.message.spec.ClearField("omni")
+    assert parse_spec(parcel, parcel.message.spec, accepts).omni is None
+
+
+def test_a_picture_lies_upright(accepts, request_for):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    picture(96, 64, 5).save(buffer, "JPEG", exif=exif)
+    parcel = request_for(Words.of(1, 4, 128), [buffer.getvalue()], GRIDS[:1])
+    (found,) = parse_spec(parcel, parcel.message.spec, accepts).omni.pictures
+    assert found.shape == (3, 96, 64)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "reason"),
+    [
+        ({"grids": GRIDS[:1]}, "spec.omni.siglip_embeds", "SIGLIP_COUNT"),
+        ({"files": FILES[:1]}, "spec.omni.siglip_embeds", "SIGLIP_COUNT"),
+        ({"files": FILES * 5, "grids": GRIDS * 5}, "spec.omni.images", "REFERENCE_COUNT"),
+        ({"words": Words.of(1, 20, 128)}, "spec.prompt.prompt_embeds.segments", "SEGMENT_COUNT"),
+        ({"words": Words.of(0, 20, 128)}, "spec.prompt.prompt_embeds.segments", "SEGMENT_COUNT"),
+        ({"files": [], "grids": []}, "spec.prompt.prompt_embeds.segments", "SEGMENT_COUNT"),
+        ({"negative": Words.of(0, 3, 128), "guidance_scale": 2.0}, "spec.negative_prompt.prompt_embeds.segments",
+         "SEGMENT_COUNT"),
+        ({"words": Words.of(2, 900, 128), "guidance_scale": 2.0}, "spec.negative_prompt", "NEGATIVE_PROMPT_MISSING"),
+        ({"words": Words.of(2, 990, 128)}, "spec.prompt.prompt_embeds.segments", "PROMPT_TOO_LONG"),
+        ({"words": Words.of(2, 993, 128)}, "spec.prompt.prompt_embeds.segments[2].prompt_embeds", "PROMPT_TOO_LONG"),
+        ({"words": Words.of(2, 20, 64)}, "spec.prompt.prompt_embeds.segments[0].prompt_embeds", "TENSOR_SHAPE"),
+        ({"grids": [torch.randn(6, 8, 95), GRIDS[1]]}, "spec.omni.siglip_embeds[0].grid", "SIGLIP_WIDTH"),
+        ({"grids": [GRIDS[0], torch.randn(48, 96)]}, "spec.omni.siglip_embeds[1].grid", "TENSOR_RANK"),
+        ({"grids": [GRIDS[0], torch.zeros(65, 64, 96)]}, "spec.omni.siglip_embeds[1].grid", "SIGLIP_GRID_TOO_LARGE"),
+        ({"grids": [GRIDS[0], torch.full((2, 2, 96), torch.nan)]}, "spec.omni.siglip_embeds[1].grid",
+         "TENSOR_NOT_FINITE"),
+        ({"files": [FILES[0], b"GIF89a no picture"]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
+        ({"files": [FILES[0], FILES[1][:60]]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
+        ({"files": [b"", FILES[1]]}, "spec.omni.images[0]", "IMAGE_MISSING"),
+        ({"files": [file_of(Image.new("RGB", (40, 90))), FILES[1]]}, "spec.omni.images[0]", "REFERENCE_INVALID"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(changed, field, reason, accepts, request_for):
+    parcel = request_for(**changed)
+    with pytest.raises(InvalidArgument) as caught:
+        parse_spec(parcel, parcel.message.spec, accepts)
+    assert (caught.value.field, caught.value.reason) == (field, reason)
+    assert "expected" in caught.value.message or "needs it" in caught.value.message
+
+
+def test_further_refusals(accepts, request_for):
+    def refused(change) -> ZrelayError:
+        parcel = request_for()
+        change(parcel, parcel.message.spec)
+        with pytest.raises(ZrelayError) as caught:
+            parse_spec(parcel, parcel.message.spec, accepts)
+        return caught.value
+
+    def another_engine(parcel, spec):
+        spec.omni.siglip_embeds[1].fingerprint.engine = vision_pb2.VISION_ENGINE_QWEN3_VL
+
+    def damaged(parcel, spec):
+        spec.omni.siglip_embeds[0].grid.crc32c ^= 1
+
+    def by_name(parcel, spec):
+        spec.omni.images[1].content.CopyFrom(content_pb2.ContentRef(sha256="0" * 64))
+
+    def nothing(parcel, spec):
+        spec.omni.images[0].ClearField("source")
+
+    def integers(parcel, spec):
+        to_wire(parcel, spec.omni.siglip_embeds[0].grid, torch.ones(2, 2, 96, dtype=torch.int64))
+
+    def stranger(parcel, spec):
+        spec.prompt.prompt_embeds.fingerprint.tokenizer_digest = "0" * 64
+        spec.prompt.prompt_embeds.fingerprint.digest = ""
+
+    assert refused(another_engine).reason == "SIGLIP_ENGINE"
+    assert isinstance(refused(damaged), PayloadCorrupt)
+    assert isinstance(refused(by_name), FeatureMissing)
+    assert refused(nothing).reason == "IMAGE_MISSING"
+    assert refused(integers).reason == "TENSOR_DTYPE"
+    assert isinstance(refused(stranger), EncoderMismatch)
+
+
+def test_a_file_over_the_limits(accepts, request_for):
+    parcel = request_for()
+    for narrow, field in (({"max_image_bytes": 99}, "spec.omni.images[0]"), ({"max_image_pixels": 64}, "images[0]")):
+        with pytest.raises(InvalidArgument) as caught:
+            parse_spec(parcel, parcel.message.spec, replace(accepts, **narrow))
+        assert field in caught.value.field and caught.value.reason in ("IMAGE_TOO_LARGE", "REFERENCE_INVALID")
+
+
+@pytest.mark.parametrize("with_omni", [True, False])
+def test_a_transformer_without_siglip_parts(with_omni, accepts, request_for):
+    parcel = request_for()
+    if not with_omni:
+        parcel.message.spec.ClearField("omni")
+    with pytest.raises(FeatureMissing) as caught:
+        parse_spec(parcel, parcel.message.spec, replace(accepts, omni=None))
+    assert caught.value.metadata == {"feature": "generate.omni"}
+    assert "SigLIP parts" in caught.value.message and "Omni checkpoint" in caught.value.message
+
+
+def test_segments_without_references_say_what_is_missing(accepts, request_for):
+    parcel = request_for()
+    parcel.message.spec.ClearField("omni")
+    with pytest.raises(InvalidArgument, match="send its references"):
+        parse_spec(parcel, parcel.message.spec, accepts)
+
+
+def test_info_tells_truly(accepts):
+    def told(omni):
+        return next(f for f in loading_info("demo", None, omni).features if f.name == "generate.omni")
+
+    assert not told(None).available and "SigLIP" in told(None).note
+    assert told(accepts.omni).available and "at most 8 references" in told(accepts.omni).note

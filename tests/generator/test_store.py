@@ -1,0 +1,248 @@
+"""The store on a disk: what it keeps, what it lets go, and what it makes of damage."""
+
+import asyncio
+import hashlib
+import os
+import re
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from zrelay_generator.__main__ import cli
+from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
+from zrelay_generator.store.database import Database
+from zrelay_generator.store.opening import DATABASE, connect
+from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow, RowDamaged
+from zrelay_generator.store.schema import MIGRATIONS
+from zrelay_generator.store.store import open_store
+from zrelay_shared.errors import FailedPrecondition
+
+DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
+KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_bytes=1 << 20)
+
+
+def named(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+KEPT = ({named(b"kept"): b"kept"}, {named(b"kept"): 4})
+"""Inputs of a job, and their sizes."""
+
+
+def row(arrival: int, **changed) -> JobRow:
+    plain = {
+        "arrival": arrival,
+        "job_id": f"job-{arrival}",
+        "request_id": f"request-{arrival}",
+        "identity": "0" * 64,
+        "state": UNFINISHED,
+        "detached": False,
+        "priority": 1,
+        "caller": "ipv4:127.0.0.1",
+        "model": "1" * 64,
+        "work_s": 1.5,
+        "input_bytes": 0,
+        "accepted_at": 1e9,
+        "accepted": b"accepted",
+    }
+    return JobRow(**{**plain, **changed})
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the store of one folder, closing the one before."""
+    stores = []
+
+    def again(retention: Retention = KEEP, folder=tmp_path / "state"):
+        for store in stores:
+            store.close()
+        stores[:] = [open_store(folder, retention)]
+        return stores[0]
+
+    yield again
+    for store in stores:
+        store.close()
+
+
+def test_the_numbers_in_the_docs_are_the_defaults():
+    told = dict(re.findall(r"^\| `--([a-z-]+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
+    defaults = {option.opts[0][2:]: option.default for option in cli.params}
+    assert len(told) == 9
+    assert told.pop("max-caller-waiting") == "none"
+    assert {flag: float(number) for flag, number in told.items()} == {flag: defaults[flag] for flag in told}
+
+
+async def test_jobs_and_results_outlive_the_store(opened, tmp_path):
+    store = opened()
+    data, image = b"embeddings", b"a picture"
+    sizes = {named(data): len(data)}
+    await store.accept(row(1), b"spec", {named(data): data}, sizes)
+    await store.accept(row(2), b"spec", {named(data): None}, sizes)
+    await store.add_image(2, EventRow(7, "{}", named(image), len(image)), image)
+    await store.finish(2, "succeeded", "", time.time(), 8, EventRow(8, "{}"))
+    first = store.first_sequence
+    store = opened()
+    assert store.durable and store.last_arrival == 2 and store.first_sequence > first + 1000
+    unfinished, damaged = await store.unfinished()
+    assert (unfinished, damaged) == ([row(1)], []) and await store.spec(1) == b"spec"
+    assert (await store.by_request("request-2")).sequence == 8
+    assert [event.sequence for event in await store.events(2)] == [7, 8]
+    assert await store.read(named(image)) == image
+    with pytest.raises(RowDamaged):
+        await store.spec(2)
+    assert {path.name for path in (tmp_path / "state" / "blobs").iterdir()} == {named(data), named(image)}
+
+
+async def test_a_content_is_needed_or_named(opened):
+    store = opened()
+    with pytest.raises(ContentMissing):
+        await store.accept(row(1), b"spec", {named(b"x"): None}, {named(b"x"): 1})
+    assert await store.unfinished() == ([], [])
+
+
+async def test_the_second_process_is_told(opened, tmp_path):
+    opened()
+    with pytest.raises(FailedPrecondition, match="another generator") as refused:
+        open_store(tmp_path / "state", KEEP)
+    assert refused.value.reason == "STATE_LOCKED" and refused.value.metadata["process"] == str(os.getpid())
+
+
+async def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(FailedPrecondition, match="--state none") as refused:
+        open_store(file / "state", KEEP)
+    assert refused.value.reason == "STATE_UNWRITABLE"
+
+
+async def test_tables_of_a_newer_version_are_left_alone(opened, tmp_path):
+    opened().close()
+    db = connect(tmp_path / "state" / DATABASE)
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    with pytest.raises(FailedPrecondition, match="newer zrelay"):
+        open_store(tmp_path / "state", KEEP)
+
+
+async def test_only_what_a_crash_left_is_swept(opened, tmp_path):
+    store = opened()
+    await store.accept(row(1), b"spec", *KEPT)
+    folder = tmp_path / "state" / "blobs"
+    (folder / ".half.part").write_bytes(b"hal")
+    (folder / named(b"stranger")).write_bytes(b"stranger")
+    opened()
+    assert [path.name for path in folder.iterdir()] == [named(b"kept")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+async def test_contents(kind, tmp_path):
+    blobs = FolderBlobs(tmp_path) if kind == "folder" else MemoryBlobs()
+    name = named(b"some content")
+    incoming = blobs.incoming()
+    incoming.write(b"some ")
+    incoming.write(b"content")
+    assert not blobs.has(name)
+    incoming.keep(name)
+    incoming.drop()
+    assert blobs.read(name) == b"some content" and blobs.names() == {name}
+    dropped = blobs.incoming()
+    dropped.write(b"x")
+    dropped.drop()
+    assert blobs.names() == {name} and (kind == "memory" or len(list(tmp_path.iterdir())) == 1)
+    blobs.delete(name)
+    with pytest.raises(ContentMissing):
+        blobs.read(name)
+
+
+async def test_a_damaged_content_is_never_given_out_and_can_be_sent_again(tmp_path):
+    blobs, name = FolderBlobs(tmp_path), named(b"whole")
+    blobs.put(name, b"whole")
+    (tmp_path / name).write_bytes(b"whola")
+    with pytest.raises(ContentDamaged):
+        blobs.read(name)
+    assert not blobs.has(name)
+    blobs.put(name, b"whole")
+    assert blobs.read(name) == b"whole"
+
+
+async def test_contents_go_by_their_last_use_and_never_while_needed(opened):
+    store = opened(Retention(3600.0, 100, 1 << 20, content_bytes=25))
+    contents = [bytes([letter]) * 10 for letter in b"abcd"]
+    await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
+    for data in contents[1:]:
+        assert await store.known_size(named(contents[1])) in (None, 10)  # used again and again
+        await asyncio.sleep(0.002)
+        incoming = store.blobs.incoming()
+        incoming.write(data)
+        await store.keep_incoming(incoming, named(data), 10)
+    assert store.blobs.names() == {named(contents[n]) for n in (0, 1, 3)}
+    assert await store.known_size(named(contents[2])) is None
+    await store.finish(1, "failed", "{}", time.time(), 2)
+    await store.retain()
+    assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
+
+
+async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened):
+    store = opened(Retention(results_s=3600.0, results=1, result_bytes=1 << 20, content_bytes=0))
+    for arrival in (1, 2):
+        await store.accept(row(arrival), b"spec", {}, {})
+        await store.add_image(arrival, EventRow(2, "{}", named(b"image"), 5), b"image")
+        await store.finish(arrival, "succeeded", "", time.time() + arrival, 3, EventRow(3, "{}"))
+    assert await store.retain() == 1
+    assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
+
+
+async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):
+    store = opened()
+    for arrival in (1, 2):
+        await store.accept(row(arrival), b"spec", {}, {})
+    store.close()
+    db = connect(tmp_path / "state" / DATABASE)
+    db.execute("UPDATE jobs SET accepted_at = 'yesterday' WHERE arrival = 1")
+    db.close()
+    store = opened()
+    assert await store.unfinished() == ([row(2)], [1])
+
+
+@pytest.mark.parametrize("damage", ["no database", "pages", "header"])
+async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, opened, tmp_path):
+    store = opened()
+    for arrival in range(1, 201):
+        await store.accept(row(arrival, accepted=b"x" * 500), b"spec" * 100, *KEPT)
+    first = store.first_sequence
+    store.close()
+    path = tmp_path / "state" / DATABASE
+    data = bytearray(path.read_bytes())
+    if damage == "no database":
+        data[:] = os.urandom(len(data))
+    elif damage == "header":
+        data[:100] = bytes(100)
+    else:
+        middle = len(data) // 2 // 4096 * 4096
+        data[middle : middle + 4 * 4096] = os.urandom(4 * 4096)
+    path.write_bytes(data)
+    store = opened()
+    unfinished, _ = await store.unfinished()
+    assert store.first_sequence > first
+    if damage == "pages":
+        assert 20 < len(unfinished) < 200, "what can be read goes on"
+    await store.accept(row(1000), b"spec", *KEPT)
+    assert list((tmp_path / "state").glob("jobs.db.damaged-*"))
+
+
+async def test_calls_that_wait_together_do_not_harm_each_other():
+    database = Database(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+    database.run(lambda db: db.execute("CREATE TABLE t (x INTEGER PRIMARY KEY)").close()).result()
+
+    def insert(value: int):
+        return database.run(lambda db: db.execute("INSERT INTO t VALUES (?)", (value,)).rowcount)
+
+    outcomes = [insert(value) for value in (1, 2, 1, 3)]
+    failures = [future.exception() for future in outcomes]
+    assert isinstance(failures[2], sqlite3.IntegrityError) and failures.count(None) == 3
+    assert database.run(lambda db: db.execute("SELECT count(*) FROM t").fetchone()).result() == (3,)
+    database.close()
+    assert isinstance(database.run(lambda db: None).exception(), sqlite3.ProgrammingError)

@@ -1,0 +1,104 @@
+"""The cost model: what it learns from measurements, and what it says of jobs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zrelay_generator.calibrate import calibrate, memory_model
+from zrelay_generator.fit import Fit
+from zrelay_generator.job import Job
+from zrelay_generator.recipe import features_of, step_sizes
+from zrelay_generator.size import Size, segment_size
+from zrelay_generator.spec import JobSpec, SkipLayers
+from zrelay_generator.work import MemoryModel, Speed, check_fits
+from zrelay_shared.errors import OutOfMemory
+
+
+@given(st.floats(0, 0.1), st.floats(1e-7, 1e-3), st.floats(0, 1e-8))
+def test_a_law_is_found_again(base, token, square):
+    fit = Fit(main=1, features=3)
+    for tokens in (64, 96, 512, 1056, 4160, 16_448):
+        fit.saw((1.0, tokens, tokens**2), base + token * tokens + square * tokens**2)
+    for tokens in (64, 300, 2000, 16_000, 32_000):
+        expected = base + token * tokens + square * tokens**2
+        assert fit.seconds((1.0, tokens, tokens**2)) == pytest.approx(expected, rel=0.15)
+    assert min(fit.coefficients) >= 0.0
+
+
+def test_one_measurement_is_taken_as_linear():
+    fit = Fit(main=1, features=3)
+    assert fit.seconds((1.0, 10.0, 100.0)) == 0.0
+    fit.saw((1.0, 100.0, 10_000.0), 1.0)
+    assert fit.seconds((1.0, 50.0, 2_500.0)) == pytest.approx(0.5)
+
+
+def test_other_sizes_are_not_forgotten_and_what_changes_is_followed():
+    fit = Fit(main=1, features=2)
+    fit.saw((1.0, 100.0), 1.0)
+    fit.saw((1.0, 10_000.0), 100.0)
+    for _ in range(1000):
+        fit.saw((1.0, 100.0), 1.0)
+    assert fit.seconds((1.0, 10_000.0)) == pytest.approx(100.0, rel=0.02)
+    for _ in range(30):
+        fit.saw((1.0, 100.0), 2.0)
+    assert fit.seconds((1.0, 100.0)) == pytest.approx(2.0, rel=0.4)
+
+
+def test_sizes_of_steps(sampling, embeds):
+    skip = SkipLayers(2.0, frozenset({2, 3}), 0.0, 0.5)
+    asked = sampling(width=64, height=64, steps=4, guidance_scale=2.0, cfg_truncation=0.5, first_step=0)
+    spec = JobSpec(embeds(20, 8), embeds(40, 8), asked, skip_layers=skip)
+    plain, negative = segment_size(64, 64, 20), segment_size(64, 64, 40)
+    assert (plain, negative) == (Size(64, 64**2), Size(96, 96**2))
+    timesteps = asked.schedule.timesteps
+    found = step_sizes(spec, features_of(spec), 6)
+    for number, (size, timestep) in enumerate(zip(found, timesteps, strict=True)):
+        expected = plain
+        if timestep <= 0.5:
+            expected += negative
+        if number < 2:
+            expected += plain * (2 / 6)  # blocks 4 and 5 of six
+        assert (size.tokens, size.squares) == (pytest.approx(expected.tokens), pytest.approx(expected.squares))
+    late = replace(spec, sampling=replace(asked, first_step=3))
+    assert len(step_sizes(late, features_of(late), 6)) == 1
+
+
+def test_what_remains_of_a_job(sampling, embeds):
+    speed = Speed()
+    job = Job("a", JobSpec(embeds(4, 8), None, sampling(steps=9, num_images=2)), 1)
+    assert speed.remaining_s(job) == 0.0 and not speed.measured
+    speed.saw_forward(96, 1.0)
+    speed.saw_decode(128 * 128, 0.5)
+    assert speed.remaining_s(job) == pytest.approx(19.0)
+    assert speed.estimate(job.spec).seconds == pytest.approx(19.0)
+    job.images[0].done = 9
+    assert speed.remaining_s(job) == pytest.approx(10.0)
+    job.images[0].decoded = True
+    assert speed.remaining_s(job) == pytest.approx(9.5)
+    speed.forget()
+    assert not speed.measured
+
+
+def test_memory(sampling, embeds, demo, load):
+    model = load(demo)
+    speed = Speed(memory_model(model))
+    assert speed.memory.layers == 6 and speed.memory.bytes_per_token > 128 * 4
+    small, large = (JobSpec(embeds(4, 8), None, sampling(width=side, height=side)) for side in (64, 2048))
+    assert speed.estimate(large).memory_bytes > 500 * speed.estimate(small).memory_bytes
+    assert speed.fits(large, speed.estimate(large).memory_bytes) and not speed.fits(large, 1 << 20)
+    assert speed.fits(large, 0), "a platform that does not tell"
+    check_fits(small, speed, torch.device("cpu"))
+    with pytest.raises(OutOfMemory, match="ask for at most about 1440 x 1440") as refused:
+        check_fits(large, Speed(MemoryModel(6, 1, 1 << 40)), torch.device("cpu"))
+    assert refused.value.metadata["fits_width"] == "1440" and refused.value.retry_after_s is None
+
+
+def test_a_device_is_measured_when_it_is_loaded(demo, load):
+    speed = Speed()
+    calibrate(load(demo), speed, 64)
+    told = speed.snapshot()
+    assert speed.measured and told.forward_s_per_token > 0.0 and told.decode_s_per_pixel > 0.0
+    assert told.bytes_per_pixel > 0

@@ -1,0 +1,87 @@
+"""An image as SigLIP2's vision tower takes it, by transformers' own image processors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image, Resampling
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+_DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+RESIZED_ABOVE = 1024 * 1024
+"""Pixels above which ZImageOmniPipeline resizes a reference before anything reads it."""
+LEAST_AREA, MOST_AREA = 64 * 64, 4096 * 4096
+"""Areas that a caller may ask for: the smallest reference that the pipeline takes, the largest picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiglipPixels:
+    """Cuts images into patches, with the backend that computes with PIL.
+
+    torchvision, which transformers would take where it is installed, resizes a little differently, and an embedding
+    must not depend on what else a machine has.
+    """
+
+    processor: Any
+    naflex: bool
+    patch_size: int
+    image_size: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object], *, naflex: bool, patch_size: int, image_size: int) -> "SiglipPixels":
+        """By the checkpoint's settings, which must fit the tower's `patch_size` and `image_size` (0: any) in pixels.
+
+        Raises ValueError, or what transformers makes of settings that are no such processor's.
+        """
+        if naflex:
+            processor = Siglip2ImageProcessorPil.from_dict(dict(settings))
+            if processor.patch_size != patch_size:
+                raise ValueError(f"patch_size: expected {patch_size}, as config.json says, got {processor.patch_size}")
+        else:
+            processor = SiglipImageProcessorPil.from_dict(dict(settings))
+            size = (processor.size["height"], processor.size["width"])
+            if size != (image_size, image_size):
+                raise ValueError(f"size: expected {image_size} x {image_size}, as config.json says, got {size}")
+        return cls(processor, naflex, patch_size, image_size)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the values of patches, as JSON values."""
+        plain: dict[str, object] = {name: getattr(self.processor, name) for name in _DECISIVE}
+        plain["resample"] = int(self.processor.resample)
+        plain["image_mean"], plain["image_std"] = list(self.processor.image_mean), list(self.processor.image_std)
+        if self.naflex:
+            return plain | {"patch_size": self.processor.patch_size, "max_num_patches": self.processor.max_num_patches}
+        return plain | {"height": self.processor.size["height"], "width": self.processor.size["width"]}
+
+    def inputs(self, image: Image) -> tuple[dict[str, torch.Tensor], tuple[int, int]]:
+        """The tower's keyword arguments for one RGB image, a batch of 1, and the rows and columns of its grid.
+
+        pixel_values, and for NaFlex, whose patches are padded, pixel_attention_mask [1, P] and spatial_shapes [1, 2].
+        """
+        cut = self.processor(images=[image], return_tensors="pt")
+        if self.naflex:
+            rows, columns = (int(side) for side in cut["spatial_shapes"][0])
+        else:
+            rows = columns = self.image_size // self.patch_size
+        return {name: cut[name] for name in self.processor.model_input_names}, (rows, columns)
+
+
+def to_area(image: Image, target_area: int) -> Image:
+    """`image` as ZImageOmniPipeline hands it to SigLIP and to the VAE where a picture of `target_area` pixels is asked
+    for: up to 1024 * 1024 pixels as it is, a larger one resized to `target_area` pixels, its shape kept.
+
+    Source: ZImageOmniPipeline.__call__ and Flux2ImageProcessor._resize_to_target_area (diffusers). Raises ValueError
+    where one side would vanish.
+    """
+    width, height = image.size
+    if width * height <= RESIZED_ABOVE:
+        return image
+    scale = math.sqrt(target_area / (width * height))
+    size = (int(width * scale), int(height * scale))
+    if min(size) < 1:
+        raise ValueError(f"image: expected at least one pixel on each side of {target_area} pixels, got {size}")
+    return image.resize(size, Resampling.LANCZOS)
