@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 
-.PHONY: help demo test check proto bench up down demo-model demo-eval clean
+.PHONY: help demo test check proto bench bench-engine bench-fleet soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -36,7 +36,16 @@ proto:  ## generate the Python code of the contract, with the oldest supported t
 bench: $(INSTALLED)  ## the relay's measurements, side by side with diffusers
 	$(BIN)/python benchmarks/relay.py
 
-up: $(INSTALLED)  ## encoder and generator on this machine, with the demo checkpoint
+bench-engine: $(INSTALLED)  ## the step engine's, on the demo and on a mid-size random checkpoint (half an hour)
+	$(BIN)/python benchmarks/engine.py
+
+bench-fleet: $(INSTALLED)  ## 1 to 32 generators with simulated devices behind one client, 10,000 jobs queued (half an hour)
+	$(BIN)/python benchmarks/fleet.py
+
+soak: $(INSTALLED)  ## mixed load with cancels and lost connections for 15 minutes; nothing may pile up
+	$(BIN)/python benchmarks/soak.py --minutes 15
+
+up: $(INSTALLED)  ## the services on this machine, with the demo checkpoint
 	$(BIN)/zrelay up
 
 down: $(INSTALLED)  ## end what `zrelay up --detach` started

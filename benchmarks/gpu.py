@@ -3,11 +3,11 @@
     python benchmarks/gpu.py [--sizes 512,1024,2048] [--rounds 10] [--results benchmarks/results] [--try compile,graph]
 
 Makes a checkpoint of the published shape with random weights under `--work` (12.3 GB, once), or takes `--model`. Both
-sides run on the same tensors in one process: the packed forward of the engine, and diffusers' own module image by image
-(its pipeline for whole pictures). The floor is the operations of a forward at the rate of a plain matrix product that is
-measured in the same run. `--try` says what could be gained by what the engine does not do yet: blocks compiled by
-torch.compile, the whole forward as one CUDA graph. Written for CUDA and not run there so far: what it says is UNMEASURED
-until a file with the hardware's name lies under benchmarks/results. `--device cpu --model DIR` runs it in miniature.
+sides run on the same tensors in one process: the packed forward of the engine, and diffusers' own module image by
+image (its pipeline for whole pictures). The floor is the operations of a forward at the rate of a plain matrix product
+that is measured in the same run. `--try` says what could be gained by what the engine does not do: blocks compiled by
+torch.compile, the whole forward as one CUDA graph. Written for CUDA and not run there yet: UNMEASURED until a file with
+the hardware's name lies under benchmarks/results. `--device cpu --model DIR` runs it in miniature.
 """
 
 import argparse
@@ -115,14 +115,11 @@ class Bench:
 
     def _alone(self, picture: Picture) -> list[Goal]:
         """ms of one forward of one image; against diffusers' and against the floor."""
-        segments = forwards.segments(self.packed, [picture])
+        segments, side = forwards.segments(self.packed, [picture]), picture.side
         ours = self._seconds(lambda: self.packed.forward(segments))
         theirs = self._seconds(self._reference([picture]))
         least = floor.forward_flop(self.packed.weights, [picture]) / self.rate
-        self.say(
-            f"{picture.side}: a forward {ours * 1e3:.1f} ms, diffusers {theirs * 1e3:.1f} ms, floor {least * 1e3:.1f} ms"
-        )
-        side = picture.side
+        self.say(f"{side}: a forward {ours * 1e3:.1f} ms, diffusers {theirs * 1e3:.1f} ms, floor {least * 1e3:.1f} ms")
         return [
             Goal(f"forward.{side}", f"a forward at {side} / diffusers'", ours / theirs, 1.0),
             Goal(f"floor.{side}", f"a forward at {side} / its operations at the rate of a product", ours / least, 1.15),

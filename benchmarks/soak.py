@@ -5,8 +5,8 @@
 Callers paint pictures of all sorts (sizes, guidance, previews, start images, skipped layers, priorities, formats),
 cancel at random, lose their connections, come back with new ones, or disappear for good. Wrong is: an answer that
 should not be, an image that differs from what the same deterministic job gave before, resident memory of generator or
-client that grows by more than a mebibyte a minute over the last two thirds, and threads, open files, tasks, rows or
-files that are left when all is quiet. Exit code 0 where nothing is wrong, else 1.
+client that grows by more than a mebibyte a minute over the last two thirds (of four minutes or more), and threads, open
+files, tasks, rows or files that are left when all is quiet. Exit code 0 where nothing is wrong, else 1.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from zrelay_demo import CHECKPOINT
 
 GROWTH_MIB_MIN = 1.0
 """Of resident memory. Allocators never give all back; a leak of one small image a second would be three times that."""
+_JUDGED_MIN = 4.0
+"""Of a run whose memory is judged: before, pools and caches fill."""
 KEEP_RESULTS, LEASE_S = 200, 3.0
 _SAMPLE_S = 2.0
 _SPARE_THREADS, _SPARE_FILES, _SPARE_TASKS = 4, 4, 2
@@ -48,7 +50,9 @@ class Watch:
 
     @property
     def growth(self) -> dict[str, float]:
-        """MiB a minute of each over the last two thirds."""
+        """MiB a minute of each over the last two thirds; nothing where nothing was seen."""
+        if not self.samples:
+            return {}
         late = self.samples[len(self.samples) // 3 :]
         return {
             "generator": slope([(minute, theirs.rss_bytes / 2**20) for minute, theirs, _ in late]),
@@ -56,6 +60,8 @@ class Watch:
         }
 
     def wrong(self) -> list[str]:
+        if not self.samples or self.samples[-1][0] < _JUDGED_MIN:
+            return []
         return [
             f"memory of the {who} grows by {mib:.2f} MiB a minute, at most {GROWTH_MIB_MIN:g} is allowed"
             for who, mib in self.growth.items()

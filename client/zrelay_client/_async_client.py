@@ -16,10 +16,11 @@ from zrelay_client._jobs import Job
 from zrelay_client._many import Outcome, wanted_of
 from zrelay_client._options import EncodeOptions, GenerateOptions, check_keywords
 from zrelay_client._painter import Batch, Painter
-from zrelay_client._painting import Hops, collect, order
+from zrelay_client._painting import collect, order
 from zrelay_client._results import Result
-from zrelay_client._vision_calls import ImageSource, condition_prompt, encode_images, score_images
+from zrelay_client._vision_calls import condition_prompt, encode_images, score_images
 from zrelay_client._vision_embeds import Conditioned, ImageEmbeds, ImageScores
+from zrelay_client._vision_images import ImageSource
 from zrelay_client._vision_options import ConditionOptions, EncodeImagesOptions, Engine
 
 
@@ -168,7 +169,8 @@ class AsyncClient:
     ) -> Result:
         """Paints a prompt, or embeddings made before. `on_event` is called with every event as it comes.
 
-        Keywords are those of GenerateOptions. A guidance_scale above 0 without a negative prompt takes the empty one.
+        Keywords are those of GenerateOptions, reference images among them. A guidance_scale above 0 without
+        a negative prompt takes the empty one.
         `request_id` names the job for `cancel` and `detach`, and makes a repeat return the same job's result. A lost
         connection is taken up again, and a job whose generator stays away is moved. Being cancelled cancels the job on
         the device.
@@ -176,13 +178,12 @@ class AsyncClient:
         check_keywords(AsyncClient.generate, options, GenerateOptions)
         check_keywords(AsyncClient.encode, encoding or {}, EncodeOptions)
         budget = self._painter.budget(timeout_s)
-        embeds, said, connect_s = await self._painter.prepare(prompt, negative_prompt, encoding or {}, options, budget)
+        embeds, said, hops = await self._painter.prepare(prompt, negative_prompt, encoding or {}, options, budget)
         for notice in self._to.notices():
             if on_event is not None:
                 on_event(notice)
-        encode_s = 0.0 if embeds is prompt else embeds.encode_s
         with self._painter.running(order(embeds, options, request_id, said.defaults), budget) as run:
-            return await collect(run, embeds, on_event, Hops(connect_s, encode_s), budget)
+            return await collect(run, embeds, on_event, hops, budget)
 
     async def stream(
         self,
@@ -234,6 +235,21 @@ class AsyncClient:
         async with contextlib.aclosing(self._painter.many(wanted, batch)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
+
+    async def prepare(
+        self,
+        prompt: str | Embeds,
+        *,
+        negative_prompt: str | None = None,
+        encoding: EncodeOptions | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Embeds:
+        """What `generate` would send to a generator, with its reference images, to be painted as often as wanted."""
+        check_keywords(AsyncClient.prepare, options, GenerateOptions)
+        check_keywords(AsyncClient.encode, encoding or {}, EncodeOptions)
+        budget = self._painter.budget(timeout_s)
+        return (await self._painter.prepare(prompt, negative_prompt, encoding or {}, options, budget))[0]
 
     async def submit(
         self,

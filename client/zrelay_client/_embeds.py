@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zrelay_client._contents import Content, content_of
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.wire import Parcel
+
+if TYPE_CHECKING:
+    from zrelay_client._omni import OmniImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Embeds:
     Opaque: it holds the messages as the encoder sent them. Made by `encode` or `load`, never by hand.
     """
 
-    __slots__ = ("_contents", "_parcel", "encode_s", "fingerprint", "negative_report", "painted", "report")
+    __slots__ = ("_contents", "_parcel", "encode_s", "fingerprint", "negative_report", "omni", "painted", "report")
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Embeds:
         """What happened to the negative prompt, None where there is none."""
         self.encode_s = encode_s
         """Seconds the encoder's answer took, 0 for embeddings from a file."""
+        self.omni: OmniImages | None = None
+        """The images that the prompt is painted after (Omni); a file does not hold them."""
         self.painted = False
         """Whether they went to a generator before: from the second time on they go by name."""
 
@@ -73,12 +78,26 @@ class Embeds:
 
     @property
     def contents(self) -> dict[str, Content]:
-        """Field of a GenerationSpec -> the embeddings that stand there, as content to be sent once and then named."""
+        """Field of a GenerationSpec -> what stands there, embeddings and Omni's images, as content to be sent once and
+        then named."""
         if self._contents is None:
             spec, fields = self._parcel.message, ("prompt", "negative_prompt")
             there = [name for name in fields if spec.HasField(name)]
             self._contents = {name: content_of(self._parcel, getattr(spec, name).prompt_embeds) for name in there}
+            self._contents |= self.omni.contents if self.omni is not None else {}
         return self._contents
+
+    def beside(self, omni: "OmniImages") -> "Embeds":
+        """The same prompt, to be painted after images."""
+        other = Embeds(
+            self._parcel,
+            fingerprint=self.fingerprint,
+            report=self.report,
+            negative_report=self.negative_report,
+            encode_s=self.encode_s,
+        )
+        other.omni = omni
+        return other
 
     def save(self, path: Path | str, *, keep_prompt: bool = True) -> None:
         """Writes the hand-over file (safetensors), whole or not at all. Raises OSError.

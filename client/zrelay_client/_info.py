@@ -94,12 +94,15 @@ class GeneratorInfo(ServiceInfo):
 
 @dataclass(frozen=True, slots=True)
 class VisionEngine:
-    """One engine of a vision service. `calibrations`: digests of the encoders whose reference statistics it holds."""
+    """One engine of a vision service: `width` of its embeddings, `hidden_layer` of Qwen3-VL's states (0: a grid).
+    `calibrations`: digests of the encoders whose reference statistics it holds."""
 
     name: str
     ready: bool
     model_id: str
     calibrations: tuple[str, ...] = ()
+    width: int = 0
+    hidden_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

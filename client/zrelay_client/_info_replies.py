@@ -51,7 +51,14 @@ def vision_info(endpoint: str, said: VisionServiceGetInfoResponse) -> VisionInfo
     return VisionInfo(
         **_common("vision", endpoint, said, said.max_message_bytes),
         engines=tuple(
-            VisionEngine(word(e, "engine"), e.ready, e.fingerprint.model_id, tuple(e.calibrations))
+            VisionEngine(
+                word(e, "engine"),
+                e.ready,
+                e.fingerprint.model_id,
+                tuple(e.calibrations),
+                e.fingerprint.width,
+                e.fingerprint.hidden_layer,
+            )
             for e in said.engines
         ),
         max_images=said.max_images,

@@ -39,16 +39,14 @@ class Wanted:
 
 
 class SharedEmbeds:
-    """Encodes a prompt once for all its seeds. Prompts come one after another: those before are let go."""
+    """Prepares a prompt once for all its seeds. Prompts come one after another: those before are let go."""
 
-    def __init__(self, encode: Callable[[str], Awaitable[Embeds]]) -> None:
+    def __init__(self, encode: Callable[[str | Embeds], Awaitable[Embeds]]) -> None:
         self._encode = encode
         self._tasks: dict[int, asyncio.Future[Embeds]] = {}
 
     async def of(self, wanted: Wanted) -> Embeds:
-        """The embeddings to paint. Raises as encoding does."""
-        if isinstance(wanted.prompt, Embeds):
-            return wanted.prompt
+        """The embeddings to paint. Raises as their preparation does."""
         task = self._tasks.get(wanted.prompt_index)
         if task is None:
             for old in [index for index, known in self._tasks.items() if known.done() and index < wanted.prompt_index]:

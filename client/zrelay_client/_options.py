@@ -3,9 +3,14 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from zrelay_client._formats import ImageFormat
+
+if TYPE_CHECKING:
+    from zrelay_client._vision_embeds import ImageEmbeds
+    from zrelay_client._vision_images import ImageSource
+    from zrelay_client._vision_options import ConditionOptions
 
 ThinkMode = Literal["none", "empty", "content"]
 LongPromptMode = Literal["truncate", "interpolate", "pool", "attention_pool", "refuse"]
@@ -18,7 +23,8 @@ class EncodeOptions(TypedDict, total=False):
     """How prompts become embeddings: keywords of `encode`, and of `generate`'s `encoding`.
 
     `text_limit` is in tokens; absent, the client passes the generator's where one is configured. `hidden_layer` counts
-    from the end (-2: the last block's input). `pad_to` is in tokens.
+    from the end (-2: the last block's input). `pad_to` is in tokens. `image_count` is for Z-Image Omni: places of so
+    many images in the prompt; `generate` fills it in.
     """
 
     system_prompt: str | None
@@ -33,6 +39,7 @@ class EncodeOptions(TypedDict, total=False):
     long_prompt_mode: LongPromptMode | None
     dtype: WireDtype | None
     pad_to: int | None
+    image_count: int | None
     bypass_cache: bool | None
     deterministic: bool | None
 
@@ -46,7 +53,9 @@ class GenerateOptions(TypedDict, total=False):
     given. `image` (a PNG, JPEG or WebP file's bytes) is where the picture starts in place of noise, and `strength` the
     share of the schedule that is run, above 0 to 1 (0.6). `skip_layer_guidance_scale` leads away from a prediction made
     without the blocks `skip_guidance_layers` (7 to 12), between the shares `skip_layer_guidance_start` (0.05) and
-    `skip_layer_guidance_stop` (0.5) of the steps. The file tells how it was made: `keep_prompt` False leaves out the
+    `skip_layer_guidance_stop` (0.5) of the steps. `reference` is an image (path, bytes, states or their file) that the
+    vision service blends into the prompt, as `conditioning` says; `omni` are up to 8 images (paths or bytes) that a
+    Z-Image Omni generator paints after. The file tells how it was made: `keep_prompt` False leaves out the
     prompt, `provenance` False all of it; `labels` are written beside it.
     """
 
@@ -66,6 +75,9 @@ class GenerateOptions(TypedDict, total=False):
     skip_guidance_layers: Sequence[int] | None
     skip_layer_guidance_start: float | None
     skip_layer_guidance_stop: float | None
+    reference: "ImageSource | ImageEmbeds | None"
+    conditioning: "ConditionOptions | None"
+    omni: "Sequence[ImageSource] | None"
     format: ImageFormat | None
     quality: int | None
     provenance: bool | None

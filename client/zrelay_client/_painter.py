@@ -15,6 +15,7 @@ from zrelay_client._jobs import Job
 from zrelay_client._many import IN_FLIGHT, Outcome, SharedEmbeds, Wanted, many
 from zrelay_client._options import EncodeOptions, GenerateOptions
 from zrelay_client._painting import Hops, collect, order
+from zrelay_client._references import Sight, references_of
 from zrelay_client._requests import guided
 from zrelay_client._results import Result
 from zrelay_client._run import JobRun, Order
@@ -86,43 +87,71 @@ class Painter:
         encoding: EncodeOptions,
         options: GenerateOptions,
         budget: Budget,
-    ) -> tuple[Embeds, GeneratorInfo, float]:
+    ) -> tuple[Embeds, GeneratorInfo, Hops]:
         """Reaches every service that is needed before anything is computed: what to paint, what the generator said, and
-        seconds until all were reached."""
-        generators = self._to.generators
-        if isinstance(prompt, Embeds):
-            if negative_prompt is not None:
-                raise InvalidArgument(
-                    "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both "
-                    "together",
-                    field="negative_prompt",
-                )
-            said = await generators.connect(budget)
-            require_negative(prompt, options, said.defaults)
-            return prompt, said, budget.spent
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt: expected a text or Embeds, got {type(prompt).__name__}")
-        encoders = self._to.encoders
-        said, _ = await asyncio.gather(generators.connect(budget), encoders.connect(budget))
+        what it took. Reference images are read while the prompt is encoded."""
+        _check(prompt, negative_prompt)
+        sight = self._sight(options)
+        said = await self._reach(sight, options, budget, encode=isinstance(prompt, str))
         reached_s = budget.spent
+        if isinstance(prompt, Embeds):
+            require_negative(prompt, options, said.defaults)
+        work = self._encoded(prompt, negative_prompt, encoding, options, said, budget)
+        if sight is None:
+            embeds = await work
+            return embeds, said, Hops(reached_s, 0.0 if embeds is prompt else embeds.encode_s)
+        words, _ = await asyncio.gather(work, sight.look(budget))
+        encode_s = 0.0 if words is prompt else words.encode_s
+        embeds = await sight.applied(words, budget)
+        return embeds, said, Hops(reached_s, encode_s, max(0.0, budget.spent - reached_s - encode_s))
+
+    def _sight(self, options: GenerateOptions) -> Sight | None:
+        """What looks at the references, None where there are none. Raises what they are refused with."""
+        references = references_of(options)
+        return Sight(self._to.vision, references) if references else None
+
+    async def _reach(
+        self, sight: Sight | None, options: GenerateOptions, budget: Budget, *, encode: bool
+    ) -> GeneratorInfo:
+        """Sees that every service is there that is needed; what the generator said."""
+        generators, encoders = self._to.generators, self._to.encoders if encode else None
+        others = [each.connect(budget) for each in (encoders, sight) if each is not None]
+        said, _ = await asyncio.gather(generators.connect(budget), asyncio.gather(*others))
+        if sight is not None:
+            sight.check(said, options)
+        return said
+
+    async def _encoded(
+        self,
+        prompt: str | Embeds,
+        negative_prompt: str | None,
+        encoding: EncodeOptions,
+        options: GenerateOptions,
+        said: GeneratorInfo,
+        budget: Budget,
+    ) -> Embeds:
+        """The prompt's embeddings; an empty negative prompt where guidance wants one and none is given."""
+        if isinstance(prompt, Embeds):
+            return prompt
         if negative_prompt is None and guided(options, said.defaults):
             negative_prompt = ""
-        many = await encode(encoders, [prompt], encoding, negative_prompt, _text_limit(said), budget)
-        return many[0], said, reached_s
+        encoding = references_of(options).encoding(encoding)
+        return (await encode(self._to.encoders, [prompt], encoding, negative_prompt, _text_limit(said), budget))[0]
 
     async def many(self, wanted: Iterator[Wanted], batch: Batch) -> AsyncGenerator[Outcome, None]:
         """What becomes of each; closing it cancels what is under way."""
-        generators = self._to.generators
-        said = await generators.connect(self.budget(batch.timeout_s))
-        negative, limit = batch.negative_prompt, _text_limit(said)
-        if negative is None and guided(batch.options, said.defaults):
-            negative = ""
+        budget, generators, sight = self.budget(batch.timeout_s), self._to.generators, self._sight(batch.options)
+        said = await self._reach(sight, batch.options, budget, encode=False)
+        if sight is not None:
+            await sight.look(budget)
 
-        async def encoded(prompt: str) -> Embeds:
+        async def prepared(prompt: str | Embeds) -> Embeds:
             budget = self.budget(batch.timeout_s)
-            return (await encode(self._to.encoders, [prompt], batch.encoding, negative, limit, budget))[0]
+            negative = batch.negative_prompt
+            embeds = await self._encoded(prompt, negative, batch.encoding, batch.options, said, budget)
+            return embeds if sight is None else await sight.applied(embeds, budget)
 
-        shared = SharedEmbeds(encoded)
+        shared = SharedEmbeds(prepared)
 
         async def paint(one: Wanted) -> Result:
             embeds = await shared.of(one)
@@ -147,6 +176,17 @@ class Painter:
                     yield outcome
         finally:
             shared.close()
+
+
+def _check(prompt: str | Embeds, negative_prompt: str | None) -> None:
+    if isinstance(prompt, Embeds):
+        if negative_prompt is not None:
+            raise InvalidArgument(
+                "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both together",
+                field="negative_prompt",
+            )
+    elif not isinstance(prompt, str):
+        raise TypeError(f"prompt: expected a text or Embeds, got {type(prompt).__name__}")
 
 
 def _text_limit(generator: GeneratorInfo) -> int | None:

@@ -16,6 +16,9 @@ from zrelay_client._results import Result, Timings
 from zrelay_client._run import JobRun, Order
 from zrelay_shared.errors import InternalError
 
+_MOST_WHOLE = 16 * 1024 * 1024
+"""Bytes of reference images that travel within a request; more are uploaded one by one, since a message has a bound."""
+
 
 def order(
     embeds: Embeds,
@@ -34,15 +37,18 @@ def order(
     chosen = options.copy()
     if chosen.get("seed") is None:
         chosen["seed"] = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
-    return Order(embeds, chosen, name, _work(options, defaults), named=named, patient=patient)
+    large = embeds.omni is not None and embeds.omni.size_bytes > _MOST_WHOLE
+    return Order(embeds, chosen, name, _work(options, defaults), named=named or large, patient=patient)
 
 
 @dataclass(frozen=True, slots=True)
 class Hops:
-    """What was done before the generator: seconds until every service was reached, and the encoder's."""
+    """What was done before the generator: seconds until every service was reached, the encoder's, and what reference
+    images took beyond that."""
 
     connect_s: float = 0.0
     encode_s: float = 0.0
+    vision_s: float = 0.0
 
 
 async def collect(
@@ -64,6 +70,7 @@ async def collect(
                     event.timings,
                     connect_s=hops.connect_s,
                     encode_s=hops.encode_s,
+                    vision_s=hops.vision_s,
                     generate_s=now - sent,
                     total_s=now,
                 )

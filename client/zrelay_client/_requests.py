@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from zrelay.v1.content_pb2 import ImageInput
 from zrelay.v1.encoder_pb2 import EncodePromptsRequest, Prompt
-from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
+from zrelay.v1.generation_pb2 import EmbedsInput, GenerationSpec, SamplingOptions
 from zrelay.v1.generator_pb2 import GenerateRequest, ListJobsRequest, SubmitJobRequest
 from zrelay.v1.jobs_pb2 import JobState
+from zrelay.v1.vision_pb2 import EncodeImagesResponse
 from zrelay_client._contents import Content
 from zrelay_client._embeds import Embeds
 from zrelay_client._enums import set_word
 from zrelay_client._events import Sampling
+from zrelay_client._omni import image_index
 from zrelay_client._options import EncodeOptions, GenerateOptions
 from zrelay_client._values import number as _number
 from zrelay_client._values import refusal as _refusal
@@ -63,7 +66,7 @@ def generate_request(
 ) -> Parcel[GenerateRequest]:
     """A picture to paint from embeddings, whose bytes are passed on as they are; the fields that are `named` travel by
     their digest alone."""
-    parcel = Parcel(GenerateRequest(request_id=request_id), embeds.parcel)
+    parcel = Parcel(GenerateRequest(request_id=request_id), embeds.parcel, *_grids(embeds))
     _spec(parcel.message.spec, embeds, options, named or {})
     return parcel
 
@@ -72,7 +75,7 @@ def submit_request(
     embeds: Embeds, options: GenerateOptions, request_id: str, named: Mapping[str, Content] | None = None
 ) -> Parcel[SubmitJobRequest]:
     """The same, to be painted whether somebody watches or not."""
-    parcel = Parcel(SubmitJobRequest(request_id=request_id, detached=True), embeds.parcel)
+    parcel = Parcel(SubmitJobRequest(request_id=request_id, detached=True), embeds.parcel, *_grids(embeds))
     _spec(parcel.message.spec, embeds, options, named or {})
     return parcel
 
@@ -93,8 +96,9 @@ def _spec(spec: GenerationSpec, embeds: Embeds, options: GenerateOptions, named:
     _sampling(spec.sampling, options)
     _start(spec, options)
     _skip_layers(spec, options)
+    _omni(spec, embeds)
     for name, content in named.items():
-        source = spec.image_to_image.image if name == IMAGE else getattr(spec, name)
+        source = _place(spec, name)
         source.content.sha256, source.content.size_bytes = content.sha256, content.size_bytes
     _output(spec, options)
     if every := options.get("preview_every"):
@@ -103,6 +107,28 @@ def _spec(spec: GenerationSpec, embeds: Embeds, options: GenerateOptions, named:
             spec.preview.max_side = _unsigned("preview_max_side", side, 32)
     set_word(spec, "priority", options.get("priority"))
     spec.deterministic = bool(options.get("deterministic"))
+
+
+def _omni(spec: GenerationSpec, embeds: Embeds) -> None:
+    if embeds.omni is None:
+        return
+    for file, grid in zip(embeds.omni.files, embeds.omni.grids, strict=True):
+        spec.omni.images.add().data = file.data
+        spec.omni.siglip_embeds.add().CopyFrom(grid.parcel.message.results[0].siglip_embeds)
+
+
+def _grids(embeds: Embeds) -> list[Parcel[EncodeImagesResponse]]:
+    return [grid.parcel for grid in embeds.omni.grids] if embeds.omni is not None else []
+
+
+def _place(spec: GenerationSpec, name: str) -> EmbedsInput | ImageInput:
+    """The field that a content of that name stands in."""
+    if (index := image_index(name)) is not None:
+        return spec.omni.images[index]
+    if name == IMAGE:
+        return spec.image_to_image.image
+    field: EmbedsInput = getattr(spec, name)
+    return field
 
 
 def guided(options: GenerateOptions, defaults: Sampling) -> bool:
@@ -123,6 +149,8 @@ def _prompt(name: str, text: str, options: EncodeOptions) -> Prompt:
     set_word(prompt, "quote_stripping", options.get("quote_stripping"))
     if (clean := options.get("clean_whitespace")) is not None:
         prompt.clean_whitespace = clean
+    if images := options.get("image_count"):
+        prompt.image_count = _unsigned("image_count", images, 32)
     return prompt
 
 

@@ -10,11 +10,13 @@ from zrelay_client._events import Image, JobTimings, Sampling
 class Timings:
     """Seconds of every hop, as the client saw them; those of the generator's stages as it measured them.
 
-    `transfer_s` is what the generator's call took beyond the generator's own total: the wire, both ways.
+    `transfer_s` is what the generator's call took beyond the generator's own total: the wire, both ways. `vision_s` is
+    what reference images took beyond the encoding of the prompt.
     """
 
     connect_s: float
     encode_s: float
+    vision_s: float
     queue_s: float
     prepare_s: float
     denoise_s: float
@@ -24,11 +26,14 @@ class Timings:
     total_s: float
 
     @classmethod
-    def of(cls, job: JobTimings, *, connect_s: float, encode_s: float, generate_s: float, total_s: float) -> "Timings":
+    def of(
+        cls, job: JobTimings, *, connect_s: float, encode_s: float, vision_s: float, generate_s: float, total_s: float
+    ) -> "Timings":
         """Both sides' clocks put together."""
         return cls(
             connect_s=connect_s,
             encode_s=encode_s,
+            vision_s=vision_s,
             queue_s=job.queue_s,
             prepare_s=job.prepare_s,
             denoise_s=job.denoise_s,

@@ -69,13 +69,21 @@ def require(found: Mapping[str, Endpoint], settings: config.Config, *roles: str)
                 field=service.role,
                 reason="ENDPOINT_MISSING",
             )
+    if missing == ["vision"] and known is not None and known.alive and "vision" not in known.endpoints:
+        raise InvalidArgument(
+            "the stack of `zrelay up` runs without a vision service: end it with `zrelay down`, start it again with "
+            "`zrelay up --detach --qwen3-vl FOLDER` (for Omni `--siglip FOLDER`), or name one with --vision HOST:PORT",
+            field="vision",
+            reason="ENDPOINT_MISSING",
+        )
     chosen = ""
     if settings.profiles and settings.profile is None:
         chosen = f", choose a profile with --profile ({', '.join(settings.profiles)})"
     flags = " ".join(f"--{role} HOST:PORT" for role in missing)
+    what = {1: "it", 2: "both"}.get(len(missing), "all")
     raise InvalidArgument(
-        f"no {' and no '.join(missing)} is configured: start both here with `zrelay up --detach`, or name them with "
-        f"{flags}{chosen} (`zrelay config` shows the settings)",
+        f"no {' and no '.join(missing)} is configured: start {what} here with `zrelay up --detach`, or name "
+        f"{'it' if len(missing) == 1 else 'them'} with {flags}{chosen} (`zrelay config` shows the settings)",
         field=missing[0],
         reason="ENDPOINT_MISSING",
     )

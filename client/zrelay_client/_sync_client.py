@@ -56,6 +56,7 @@ class Client(Facade[AsyncClient]):
     generate = waits(AsyncClient.generate)
     stream = iterates(AsyncClient.stream)
     generate_many = iterates(AsyncClient.generate_many)
+    prepare = waits(AsyncClient.prepare)
     submit = waits(AsyncClient.submit)
     cancel = waits(AsyncClient.cancel)
     detach = waits(AsyncClient.detach)

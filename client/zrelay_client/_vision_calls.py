@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from zrelay_client._budget import Budget
 from zrelay_client._embeds import Embeds
+from zrelay_client._info import VisionInfo
 from zrelay_client._services import VisionService
 from zrelay_client._vision_embeds import Conditioned, ImageEmbeds, ImageScores
-from zrelay_client._vision_images import MAX_IMAGE_BYTES, ImageFile, looks_like_image, read_image
+from zrelay_client._vision_images import MAX_IMAGE_BYTES, ImageFile, ImageSource, looks_like_image, read_image
 from zrelay_client._vision_messages import (
     condition_request,
     conditioned_of,
@@ -20,10 +22,8 @@ from zrelay_client._vision_messages import (
     split,
 )
 from zrelay_client._vision_options import ConditionOptions, EncodeImagesOptions, Engine
-from zrelay_shared.errors import InternalError, InvalidArgument
+from zrelay_shared.errors import InternalError, InvalidArgument, NotFound
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes
-"""A path of an image file, or its bytes."""
 _STATES_SUFFIX = ".safetensors"
 T = TypeVar("T", ImageEmbeds, ImageScores)
 
@@ -36,9 +36,26 @@ async def encode_images(
     budget: Budget,
 ) -> list[ImageEmbeds]:
     """Embeddings of each image, all or none."""
+    said, files = await _opened(vision, images, budget)
+    return await encode_files(vision, said, files, engine, options, budget)
+
+
+async def encode_files(
+    vision: VisionService,
+    said: VisionInfo,
+    files: Sequence[ImageFile],
+    engine: Engine,
+    options: EncodeImagesOptions,
+    budget: Budget,
+) -> list[ImageEmbeds]:
+    """The same for files that were read, by a service that `said` what it takes."""
     found: list[ImageEmbeds] = []
-    for batch in await _batches(vision, images, budget):
-        reply = split(await vision.encode_images(encode_request(batch, engine, options), budget.left("vision")))
+    for batch in _together(files, said.max_images or 1):
+        try:
+            sent = await vision.encode_images(encode_request(batch, engine, options), budget.left("vision"))
+        except InvalidArgument as error:
+            raise _by_name(error, batch) from error
+        reply = split(sent)
         found += _one_each(reply, batch)
     return found
 
@@ -48,8 +65,12 @@ async def score_images(
 ) -> list[ImageScores]:
     """How well each text describes each image."""
     found: list[ImageScores] = []
-    for batch in await _batches(vision, images, budget):
-        reply = scores_of(await vision.score_images(score_request(batch, texts), budget.left("vision")))
+    said, files = await _opened(vision, images, budget)
+    for batch in _together(files, said.max_images or 1):
+        try:
+            reply = scores_of(await vision.score_images(score_request(batch, texts), budget.left("vision")))
+        except InvalidArgument as error:
+            raise _by_name(error, batch) from error
         found += _one_each(reply, batch)
     return found
 
@@ -62,29 +83,68 @@ async def condition_prompt(
     budget: Budget,
 ) -> Conditioned:
     """A prompt conditioned by an image: a file, its bytes, its states, or a file of them."""
-    source = image if isinstance(image, ImageEmbeds) else await asyncio.to_thread(_image_or_states, image)
+    source = await asyncio.to_thread(open_reference, None, image)
     request = condition_request(embeds, source, options)
     return conditioned_of(await vision.condition(request, budget.left("vision")), embeds)
 
 
-def _image_or_states(source: ImageSource) -> ImageFile | ImageEmbeds:
+async def condition(
+    vision: VisionService,
+    embeds: Embeds,
+    source: ImageFile | ImageEmbeds,
+    options: ConditionOptions,
+    budget: Budget,
+) -> Conditioned:
+    """The same for an image that the service has seen, which goes by its name for as long as the service keeps it."""
+    for named in (True, False):
+        request = condition_request(embeds, source, options, named=named)
+        try:
+            return conditioned_of(await vision.condition(request, budget.left("vision")), embeds)
+        except NotFound as error:
+            if not named or error.reason != "CONTENT_UNKNOWN":
+                raise
+    raise InternalError("the vision service asked for an image that it was sent")
+
+
+def states_options(options: ConditionOptions) -> EncodeImagesOptions:
+    """How the image is read, of how a prompt is conditioned by it."""
+    return {
+        "hidden_layer": options.get("hidden_layer"),
+        "tokens": options.get("tokens"),
+        "text": options.get("text"),
+        "system_prompt": options.get("system_prompt"),
+    }
+
+
+def open_reference(said: VisionInfo | None, source: ImageSource | ImageEmbeds) -> ImageFile | ImageEmbeds:
+    """An image file, or states: given, or in a file of theirs. Raises as `read_image` and `ImageEmbeds.load`."""
+    if isinstance(source, ImageEmbeds):
+        return source
     if not isinstance(source, bytes) and Path(source).suffix == _STATES_SUFFIX:
         with Path(source).open("rb") as file:
             if not looks_like_image(file.read(12)):
                 return ImageEmbeds.load(Path(source))
-    return read_image(source)
+    return read_image(source, max_bytes=_most_bytes(said))
 
 
-async def _batches(vision: VisionService, images: Sequence[ImageSource], budget: Budget) -> Iterator[list[ImageFile]]:
-    """The images' files, as many together as one call carries."""
+def open_files(said: VisionInfo, images: Sequence[ImageSource]) -> list[ImageFile]:
+    """The images' files, no larger than the service takes. Raises as `read_image`."""
+    return [read_image(image, max_bytes=_most_bytes(said)) for image in images]
+
+
+def _most_bytes(said: VisionInfo | None) -> int:
+    return min(said.max_image_bytes or MAX_IMAGE_BYTES, MAX_IMAGE_BYTES) if said is not None else MAX_IMAGE_BYTES
+
+
+async def _opened(
+    vision: VisionService, images: Sequence[ImageSource], budget: Budget
+) -> tuple[VisionInfo, list[ImageFile]]:
     if isinstance(images, str | bytes | os.PathLike):
         raise TypeError("images: expected several images, got one: put it into a list")
     if not images:
         raise InvalidArgument("images: expected at least one, got none", field="images", reason="IMAGES_MISSING")
     said = await vision.info(budget.left("vision"))
-    most_bytes = min(said.max_image_bytes or MAX_IMAGE_BYTES, MAX_IMAGE_BYTES)
-    files = await asyncio.to_thread(lambda: [read_image(image, max_bytes=most_bytes) for image in images])
-    return _together(files, said.max_images or 1)
+    return said, await asyncio.to_thread(open_files, said, images)
 
 
 def _together(files: Sequence[ImageFile], most: int) -> Iterator[list[ImageFile]]:
@@ -96,6 +156,15 @@ def _together(files: Sequence[ImageFile], most: int) -> Iterator[list[ImageFile]
             batch = []
         batch.append(file)
     yield batch
+
+
+def _by_name(error: InvalidArgument, batch: Sequence[ImageFile]) -> InvalidArgument:
+    """A refusal of an image with the name of its file in place of its number."""
+    found = re.match(r"images\[(\d+)\][\w.]*", error.field)
+    if found is None or int(found[1]) >= len(batch):
+        return error
+    message = error.message.replace(f"{error.field}:", f"{batch[int(found[1])].name}:", 1)
+    return InvalidArgument(message, reason=error.reason, field=error.field, metadata=error.metadata)
 
 
 def _one_each(reply: list[T], batch: list[ImageFile]) -> list[T]:

@@ -1,11 +1,15 @@
 """Image files on their way to a service: looked at before they are sent, never decoded."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from zrelay_shared.errors import InvalidArgument
 
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes
+"""A path of an image file, or its bytes."""
 FORMATS = "PNG, JPEG or WebP"
 MAX_IMAGE_BYTES = 48 * 1024 * 1024
 """What one message carries beside the rest; a service may take less, and says so."""
@@ -19,8 +23,13 @@ class ImageFile:
     name: str
     data: bytes
 
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the file."""
+        return hashlib.sha256(self.data).hexdigest()
 
-def read_image(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageFile:
+
+def read_image(source: ImageSource, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageFile:
     """The file at a path, or bytes of one; at most `max_bytes`, and by its first bytes a PNG, JPEG or WebP.
 
     Raises OSError, InvalidArgument (IMAGE_BYTES, IMAGE_FORMAT).

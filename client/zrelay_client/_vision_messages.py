@@ -22,7 +22,7 @@ from zrelay.v1.vision_pb2 import StatesOptions as StatesMessage
 from zrelay_client._embeds import Embeds
 from zrelay_client._enums import set_word, word
 from zrelay_client._replies import embeds_from_spec
-from zrelay_client._values import number, text_of, whole
+from zrelay_client._values import number, refusal, text_of, whole
 from zrelay_client._vision_embeds import Conditioned, ConditionReport, EmbedsStatistics, ImageEmbeds, ImageScores
 from zrelay_client._vision_images import ImageFile
 from zrelay_client._vision_numbers import Rows, floats
@@ -56,35 +56,51 @@ def score_request(images: Sequence[ImageFile], texts: Sequence[str]) -> ScoreIma
 
 
 def condition_request(
-    embeds: Embeds, image: ImageFile | ImageEmbeds, options: ConditionOptions
+    embeds: Embeds, image: ImageFile | ImageEmbeds, options: ConditionOptions, *, named: bool = False
 ) -> Parcel[ConditionPromptRequest]:
-    """A prompt as the encoder sent it, and what to condition it with; tensors are passed on as they are."""
+    """A prompt as the encoder sent it, and what to condition it with; tensors are passed on as they are, a file that is
+    `named` goes by its digest. Raises InvalidArgument."""
     sources = [embeds.parcel] + ([image.parcel] if isinstance(image, ImageEmbeds) else [])
     parcel = Parcel(ConditionPromptRequest(), *sources)
     request = parcel.message
     request.prompt_embeds.CopyFrom(embeds.parcel.message.prompt.prompt_embeds)
     if isinstance(image, ImageEmbeds):
-        if image.engine != "qwen3_vl":
-            raise InvalidArgument(
-                f"image: expected states of a Qwen3-VL, got a {image.engine} grid: encode it with the engine qwen3_vl",
-                field="states",
-                reason="STATES_ENGINE",
-                metadata={"expected": "qwen3_vl", "got": image.engine},
-            )
-        values: Mapping[str, object] = options
-        if given := [name for name in _READING if values.get(name) is not None]:
-            raise InvalidArgument(
-                f"{given[0]}: expected none beside states that were read before, got one: encode the image again with "
-                "it, or leave it out",
-                field=given[0],
-                reason="STATES_ALREADY_READ",
-            )
+        check_states(image, options)
         request.states.CopyFrom(image.parcel.message.results[0].states)
     else:
-        request.image.data = image.data
+        if named:
+            request.image.content.sha256, request.image.content.size_bytes = image.sha256, len(image.data)
+        else:
+            request.image.data = image.data
         _states(request.states_options, options)
     _blending(request.options, options)
     return parcel
+
+
+def check_states(image: ImageEmbeds, options: ConditionOptions) -> None:
+    """Raises InvalidArgument (STATES_ENGINE, STATES_ALREADY_READ) for embeddings that cannot be blended as asked."""
+    if image.engine != "qwen3_vl":
+        raise InvalidArgument(
+            f"image: expected states of a Qwen3-VL, got a {image.engine} grid: encode it with the engine qwen3_vl",
+            field="states",
+            reason="STATES_ENGINE",
+            metadata={"expected": "qwen3_vl", "got": image.engine},
+        )
+    values: Mapping[str, object] = options
+    if given := [name for name in _READING if values.get(name) is not None]:
+        raise InvalidArgument(
+            f"{given[0]}: expected none beside states that were read before, got one: encode the image again with "
+            "it, or leave it out",
+            field=given[0],
+            reason="STATES_ALREADY_READ",
+        )
+
+
+def check_alpha(options: ConditionOptions) -> None:
+    """Raises InvalidArgument (ALPHA_INVALID) for a share that is none."""
+    alpha = options.get("alpha")
+    if alpha is not None and not 0.0 <= number("alpha", alpha) <= 1.0:
+        raise refusal("alpha", "a share of the image from 0 (the prompt alone) to 1", alpha)
 
 
 def split(images: Parcel[EncodeImagesResponse]) -> list[ImageEmbeds]:
@@ -174,6 +190,7 @@ def _states(message: StatesMessage, options: EncodeImagesOptions | ConditionOpti
 
 
 def _blending(message: OptionsMessage, options: ConditionOptions) -> None:
+    check_alpha(options)
     values: Mapping[str, object] = options
     for name in ("alpha", "outlier_threshold"):
         if (said := values.get(name)) is not None:

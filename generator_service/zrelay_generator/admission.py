@@ -7,8 +7,8 @@ from zrelay_generator.request import Request
 from zrelay_shared.errors import DeadlineExceeded, QueueFull, QuotaExceeded
 
 _MIB = 1 << 20
-_SURELY = 0.8
-"""Estimates may be this much too high; what is over the budget even then cannot be done in time."""
+_SURELY_LATE = 1.5
+"""Estimates may be this many times too high: only what is over the budget by more cannot be done in time."""
 _RETRY_S = (1.0, 60.0)
 
 
@@ -66,9 +66,9 @@ def _refuse_overload(request: Request, load: Load, config: GeneratorConfig) -> N
 
 def _refuse_late(request: Request, run_s: float, load: Load) -> None:
     budget = request.budget_s
-    if budget is None or (load.wait_s + run_s) * _SURELY <= budget:
+    if budget is None or load.wait_s + run_s <= _SURELY_LATE * budget:
         return
-    stage = "queue" if load.wait_s * _SURELY > budget else "generate"
+    stage = "queue" if load.wait_s > _SURELY_LATE * budget else "generate"
     raise DeadlineExceeded(
         f"about {load.wait_s:.1f} s of waiting and {run_s:.1f} s of work, but the call ends in {budget:.1f} s: "
         "allow it more, ask for less, or use SubmitJob",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zrelay_generator.job import ImageState
+from zrelay_generator.pulse import Pulse
 from zrelay_generator.refusals import without_frames
 from zrelay_generator.vae import Vae
 
@@ -49,6 +50,7 @@ class DecodeThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._done: queue.SimpleQueue[Decoded] = queue.SimpleQueue()
         self._under_way = 0
+        self.pulse = Pulse()
 
     @property
     def busy(self) -> bool:
@@ -60,13 +62,13 @@ class DecodeThread:
         """Whether a result can be taken without waiting."""
         return not self._done.empty()
 
-    def put(self, image: ImageState, latents: Tensor) -> None:
-        """Hands an image over; returns at once."""
+    def put(self, image: ImageState, latents: Tensor, expected_s: float = 0.0) -> None:
+        """Hands an image over that should take so long (0: not known); returns at once."""
         self._under_way += 1
         event = None
         if self._stream is not None:
             event = torch.cuda.current_stream(latents.device).record_event()
-        self._thread.submit(self._run, image, latents, event)
+        self._thread.submit(self._run, image, latents, event, expected_s)
 
     def take(self) -> Decoded:
         """The next result; waits for it."""
@@ -77,10 +79,12 @@ class DecodeThread:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, image: ImageState, latents: Tensor, after: torch.cuda.Event | None) -> None:
+    def _run(self, image: ImageState, latents: Tensor, after: torch.cuda.Event | None, expected_s: float) -> None:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)
                 latents.record_stream(self._stream)
-            self._done.put(decode_now(self._vae, image, latents))
+            with self.pulse.beat(expected_s):
+                result = decode_now(self._vae, image, latents)
+            self._done.put(result)
         self._changed()

@@ -30,8 +30,12 @@ class DeviceThread:
         self._load: Callable[[], Engine] | None = None
 
     def start(self, load: Callable[[], Engine]) -> Future[None]:
-        """Begins with `load` on the thread; the future is done when the engine is there, or has its exception."""
+        """Begins with `load` on the thread; the future is done when the engine is there, or has its exception.
+
+        It cannot be cancelled: a load under way is not interrupted, `stop` ends the thread after it.
+        """
         self._load = load
+        self._loaded.set_running_or_notify_cancel()
         self._thread.start()
         return self._loaded
 
@@ -68,7 +72,7 @@ class DeviceThread:
     def stuck_s(self) -> float:
         """Seconds by which the device is over any time that the unit it works on could take; 0 while all is well."""
         engine = self._engine
-        return 0.0 if engine is None else engine.pulse.stuck_s
+        return 0.0 if engine is None else engine.stuck_s
 
     def wake(self) -> None:
         """Looks again whether the engine has something to do."""

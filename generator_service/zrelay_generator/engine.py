@@ -53,7 +53,7 @@ class Engine:
         self._jobs: list[Job] = []
         beside = self._device.type == "cuda" if decode_beside is None else decode_beside
         self._decoder = DecodeThread(model.vae, self._device, changed) if beside else None
-        self.pulse = Pulse()
+        self._pulse = Pulse()
 
     @property
     def idle(self) -> bool:
@@ -64,6 +64,12 @@ class Engine:
     def waits(self) -> bool:
         """Whether a tick would do nothing but wait for a decoder at work."""
         return self._decoder is not None and self._decoder.busy and not self._decoder.ready and self._next() is None
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds by which the work under way is over any time it could take; 0 while all is well."""
+        beside = 0.0 if self._decoder is None else self._decoder.pulse.stuck_s
+        return max(self._pulse.stuck_s, beside)
 
     def add(self, job: Job) -> None:
         self._jobs.append(job)
@@ -100,7 +106,7 @@ class Engine:
         size = sum((self._speed.step_size(one.image) for one in taken), Size())
         started = time.perf_counter()
         try:
-            with self.pulse.beat(self._speed.forward_s(size)):
+            with self._pulse.beat(self._speed.forward_s(size)):
                 settled, greatest = self._forward(taken)
         except Exception as error:  # whatever it is, it ends the jobs it concerns and not the device thread
             failure = without_frames(error)
@@ -128,7 +134,7 @@ class Engine:
     def _begin(self, job: Job) -> None:
         started = time.perf_counter()
         job.timings.queue_s = time.monotonic() - job.accepted_at
-        with self.pulse.beat(0.0):
+        with self._pulse.beat(0.0):
             begin(job, self._model)
         job.timings.prepare_s = seconds = time.perf_counter() - started
         self._emit(job, Progress(Stage.PREPARE, 1, 1, seconds, self._speed.remaining_s(job)))
@@ -196,14 +202,15 @@ class Engine:
         if image.latents is None:
             raise ValueError("latents: expected those of the last step, got none")
         sampling = image.job.spec.sampling
-        with self.pulse.beat(self._speed.decode_s(sampling.width * sampling.height)):
+        with self._pulse.beat(self._speed.decode_s(sampling.width * sampling.height)):
             result = decode_now(self._model.vae, image, image.latents)
         self._decoded(result)
 
     def _hand_over(self, decoder: DecodeThread, image: ImageState) -> None:
         if image.latents is not None:
             image.decoding = True
-            decoder.put(image, image.latents)
+            sampling = image.job.spec.sampling
+            decoder.put(image, image.latents, self._speed.decode_s(sampling.width * sampling.height))
 
     def _take_decoded(self) -> None:
         while self._decoder is not None and self._decoder.ready:

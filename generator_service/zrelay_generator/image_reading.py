@@ -11,8 +11,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def read_image(data: bytes, width: int, height: int, max_pixels: int) -> Tensor:
-    """PNG, JPEG or WebP -> [3, height, width] uint8 RGB, EXIF orientation honoured, alpha dropped, resized by Lanczos
-    as diffusers' VaeImageProcessor does.
+    """PNG, JPEG or WebP -> [3, height, width] uint8 RGB as `open_picture`, resized by Lanczos as diffusers'
+    VaeImageProcessor does.
 
     Raises as `open_picture`.
     """
@@ -24,7 +24,8 @@ def read_image(data: bytes, width: int, height: int, max_pixels: int) -> Tensor:
 
 
 def open_picture(data: bytes, max_pixels: int) -> Image.Image:
-    """PNG, JPEG or WebP -> an RGB picture of its own size, EXIF orientation honoured, alpha dropped.
+    """PNG, JPEG or WebP -> an RGB picture of its own size, EXIF orientation honoured, what is transparent laid on
+    white: the vision service reads a reference in the same way.
 
     Raises ValueError for anything else, for a damaged file, and for more than `max_pixels`.
     """
@@ -33,7 +34,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_area(opened.size, max_pixels)
             opened.load()
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise ValueError(f"expected a {', '.join(FORMATS)} file, got {len(data)} bytes that are none") from None
     except Image.DecompressionBombError:
@@ -42,6 +43,16 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         # What PIL's readers raise on files that are cut off or damaged.
         said = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise ValueError(f"expected a whole image file, got a damaged one ({said}); save it again") from None
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits of grey, which PIL would clip instead of scaling
+        return picture.convert("I").point(lambda value: value * (255 / 65535)).convert("L").convert("RGB")
+    if picture.has_transparency_data:
+        laid = picture.convert("RGBA")
+        white = Image.new("RGBA", laid.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, laid).convert("RGB")
+    return picture.convert("RGB")
 
 
 def _check_area(size: tuple[int, int] | None, max_pixels: int) -> None:

@@ -18,6 +18,12 @@ def order_key(accepted_at: float, priority: Priority, work_s: float, backlog_s: 
     return accepted_at + LEAD_S[priority] + _WORK_WEIGHT * work_s + backlog_s
 
 
+def key_now(entry: Entry, left_s: float) -> float:
+    """A job's place by the work that is left of it, as it is estimated now: what is known of the device changes, so
+    the places of what runs and of what comes are comparable only by the same estimate."""
+    return entry.key + _WORK_WEIGHT * (left_s - entry.work_s)
+
+
 class Line:
     """Sorted by `Entry.key`, one row for each priority, since each has places of its own near the device.
 

@@ -14,8 +14,9 @@ AGE_S = 60.0
 is shorter, and what waits is not overtaken for ever: only by what came at most a few minutes after it."""
 _WORTH = 0.1
 """Share of its own time that a job must save by packing to join a tick that others wait for."""
-_INTERACTIVE_SLACK = 1.25
-"""A tick with an interactive job in it takes at most this much longer by company."""
+_SLACK = 1.25
+"""A tick with an interactive job in it takes at most this much longer by company, and any tick by an image whose own
+step is longer than the leader's: a short job must not pay a poster's step for each of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class _Tick:
     images: list[ImageState] = field(default_factory=list)
     size: Size = field(default_factory=Size)
     bound_s: float = float("inf")
+    leader_s: float = 0.0
 
     def takes(self, image: ImageState) -> bool:
         """Adds the image where that pays; False leaves the tick as it was."""
@@ -51,13 +53,18 @@ class _Tick:
         together = self.size + own
         after_s, own_s = self.speed.forward_s(together), self.speed.forward_s(own)
         if self.images:
-            saved_s = self.speed.forward_s(self.size) + own_s - after_s
+            before_s = self.speed.forward_s(self.size)
+            saved_s = before_s + own_s - after_s
+            if own_s > self.leader_s and after_s > before_s * _SLACK:
+                return False
             if together.tokens > self.tick_tokens or saved_s < _WORTH * own_s or after_s > self.bound_s:
                 return False
-            if _is_interactive(image) and after_s > own_s * _INTERACTIVE_SLACK:
+            if _is_interactive(image) and after_s > own_s * _SLACK:
                 return False
+        else:
+            self.leader_s = own_s
         if _is_interactive(image):
-            self.bound_s = min(self.bound_s, (after_s if not self.images else own_s) * _INTERACTIVE_SLACK)
+            self.bound_s = min(self.bound_s, (after_s if not self.images else own_s) * _SLACK)
         self.images.append(image)
         self.size = together
         return True

@@ -1,6 +1,7 @@
 """Finding jobs: those that live in this process, and those that the store alone still knows."""
 
 from collections.abc import Iterator
+from heapq import nlargest
 
 from zrelay_generator.archive import entry_of
 from zrelay_generator.entry import ENDED, Entry, State
@@ -56,18 +57,25 @@ class Registry:
         """Jobs in these states that arrived before another, newest first, at most `limit`."""
         living = {entry.id: entry for entry in self._by_id.values() if entry.arrival < before}
         ended = [state.value for state in states if state in ENDED]
-        # Some of the store's may live here still: ask for as many more.
-        settling = len(living)
-        rows = await self._store.before(before, ended, limit + settling) if ended else []
-        found = [entry for entry in living.values() if entry.state in states]
-        found += [entry for row in rows if row.job_id not in living and (entry := _listed(row)) is not None]
-        return sorted(found, key=lambda entry: -entry.arrival)[:limit]
+        rows: list[JobRow] = []
+        asked, more = limit, bool(ended)
+        while more and len(rows) < limit:  # some of the store's live here still: then a few more of them
+            found = await self._store.before(before, ended, asked)
+            rows = [row for row in found if row.job_id not in living]
+            more, asked = len(found) == asked, 2 * asked
+        here = nlargest(limit, (entry for entry in living.values() if entry.state in states), key=_arrival)
+        stored = [entry for row in rows[:limit] if (entry := _listed(row)) is not None]
+        return nlargest(limit, [*here, *stored], key=_arrival)
 
     async def _stored(self, row: JobRow | None) -> Entry | None:
         # An unfinished job that does not live here is just being taken: nobody was told of it yet.
         if row is None or row.state == UNFINISHED:
             return None
         return entry_of(row, await self._store.events(row.arrival))
+
+
+def _arrival(entry: Entry) -> int:
+    return entry.arrival
 
 
 def _listed(row: JobRow) -> Entry | None:

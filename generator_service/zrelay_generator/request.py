@@ -13,7 +13,7 @@ class Request:
 
     Attributes: `identity` SHA-256 (hex) of everything asked for; `spec` the serialized GenerationSpec that makes the
     same picture at any time, contents by name; `inputs` those contents, None for what is in the store already, and
-    `sizes` their bytes; `new_bytes` of those that are not in the store yet, which one of many jobs with the same
+    `sizes` their bytes; `new_bytes` of those that no unfinished job needs yet, which one of many jobs with the same
     embeddings counts for all; `caller` who asks; `budget_s` seconds that the caller waits, None for ever.
     """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from zrelay.v1 import generation_pb2 as pb
@@ -40,7 +41,11 @@ class Requests:
         budget_s: float | None = None,
     ) -> Request:
         """The request of a message. Raises as `parsing.parse_spec`; NotFound (CONTENT_UNKNOWN)."""
-        return await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
+        request = await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
+        # What is on disk and may be let go counts as well: a job that needs it keeps it there.
+        needed = await self._store.needed(request.sizes)
+        new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
+        return replace(request, new_bytes=new_bytes)
 
     async def load(self, entry: Entry) -> JobSpec:
         """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged."""
@@ -86,7 +91,6 @@ class Requests:
             spec=parts.parcel.to_bytes(),
             inputs={sha256: parts.inputs.get(sha256) for sha256 in sizes},
             sizes=sizes,
-            new_bytes=sum(len(data) for name, data in parts.inputs.items() if not self._store.blobs.has(name)),
             detached=detached,
             caller=caller,
             budget_s=budget_s,

@@ -115,7 +115,9 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
     found = report(device)
     painter = Painter(identity.model_id, identity.transformer_digest, found.kind, dtype_name(dtype))
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
-    requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device))
+    # A host may be given away meanwhile, and kills who takes more than it has; a device says no.
+    idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
+    requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
     around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.transformer_digest)
     board = JobBoard(config, around)
     router.publish = board.publish
@@ -152,10 +154,13 @@ async def _beat(runtime: Runtime, device: torch.device) -> None:
     beats = 0
     while True:
         await asyncio.sleep(HEARTBEAT_S)
-        await runtime.board.heartbeat()
-        if (beats := beats + 1) % _RETAIN_EVERY == 0:
-            await _retain(runtime.store)
-        runtime.device_report = await asyncio.to_thread(report, device)
+        try:
+            await runtime.board.heartbeat()
+            if (beats := beats + 1) % _RETAIN_EVERY == 0:
+                await _retain(runtime.store)
+            runtime.device_report = await asyncio.to_thread(report, device)
+        except Exception:  # a device that cannot even be asked must not end what keeps callers and the disk informed
+            log.exception("a heart-beat failed")
 
 
 async def _retain(store: JobStore) -> None:

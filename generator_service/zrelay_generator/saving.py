@@ -24,7 +24,7 @@ class Saver:
 
     def save(self, entry: Entry, sequence: int, event: Event) -> None:
         """Takes an event over; those that do not outlive the job are not kept."""
-        if not isinstance(event, Image | Done | Failed):
+        if entry.unkept or not isinstance(event, Image | Done | Failed):
             return
         if entry.unsaved is None:
             entry.unsaved = deque()
@@ -58,6 +58,7 @@ class Saver:
                 self._saved(entry)
         except Exception as error:  # the disk's trouble is no reason to end anything but this job's saving
             unsaved.clear()
+            entry.unkept = True  # an end without all that came before it would be another job's: it runs again
             log.error("job %s: its results are in memory alone, and cannot be kept: %s", entry.id, error)
         finally:
             entry.saving = None

@@ -53,13 +53,13 @@ class CostModel:
 class Speed:
     """Measured on the device thread, read by anyone.
 
-    A forward takes base + a tokens + b squares seconds, a decode base + c pixels: calibrated when the model is loaded,
-    refined by every tick.
+    A forward takes base + a tokens + b squares seconds, a decode base + c pixels + d pixels squared (a VAE has an
+    attention of its own): calibrated when the model is loaded, refined by every tick.
     """
 
     memory: MemoryModel = field(default_factory=MemoryModel)
     _forward: Fit = field(default_factory=lambda: Fit(main=1, features=3))
-    _decode: Fit = field(default_factory=lambda: Fit(main=1, features=2))
+    _decode: Fit = field(default_factory=lambda: Fit(main=1, features=3))
 
     @property
     def measured(self) -> bool:
@@ -69,7 +69,7 @@ class Speed:
         self._forward.saw((1.0, tokens, squares), seconds)
 
     def saw_decode(self, pixels: float, seconds: float) -> None:
-        self._decode.saw((1.0, pixels), seconds)
+        self._decode.saw((1.0, pixels, pixels * pixels), seconds)
 
     def forget(self) -> None:
         """Back to nothing measured."""
@@ -82,7 +82,7 @@ class Speed:
 
     def decode_s(self, pixels: int) -> float:
         """Seconds of one decode; 0 while nothing was measured."""
-        return self._decode.seconds((1.0, pixels))
+        return self._decode.seconds((1.0, pixels, float(pixels) ** 2))
 
     def step_size(self, image: ImageState) -> Size:
         """The size of an image's next forward, were it alone."""
@@ -115,7 +115,7 @@ class Speed:
 
     def snapshot(self) -> CostModel:
         base, token, square = self._forward.coefficients or (0.0, 0.0, 0.0)
-        decode, pixel = self._decode.coefficients or (0.0, 0.0)
+        decode, pixel, _ = self._decode.coefficients or (0.0, 0.0, 0.0)
         memory = self.memory
         return CostModel(base, token, square, decode, pixel, memory.bytes_per_token, memory.bytes_per_pixel)
 
@@ -126,9 +126,12 @@ class Speed:
         return job.remaining
 
 
-def check_fits(spec: JobSpec, speed: Speed, device: torch.device) -> None:
-    """Raises OutOfMemory, with what would fit, where one image of the job needs more memory than the device has."""
-    free = report(device).memory_free_bytes
+def check_fits(spec: JobSpec, speed: Speed, device: torch.device, idle_bytes: int = 0) -> None:
+    """Raises OutOfMemory, with what would fit, where one image of the job needs more memory than the device has.
+
+    `idle_bytes` were free when the device had no work: what is full for now is no reason to refuse.
+    """
+    free = max(idle_bytes, report(device).memory_free_bytes)
     if not speed.fits(spec, free):
         raise out_of_memory(spec, device, speed.estimate(spec).memory_bytes)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from zrelay_generator.entry import Entry, State
 from zrelay_generator.events import Waiting
 from zrelay_generator.feeding import Feeder
-from zrelay_generator.line import Line
+from zrelay_generator.line import Line, key_now
 from zrelay_generator.work import Speed
 
 
@@ -35,14 +35,16 @@ class Workload:
 
     def ahead(self, key: float, arrival: int) -> tuple[int, float, float]:
         """Jobs before a place, their seconds of work, and the seconds until the first of them is done."""
-        near = [self._near_s(entry) for entry in self._feeder.near if (entry.key, entry.arrival) < (key, arrival)]
+        left = [(self._near_s(entry), entry) for entry in self._feeder.near]
+        near = [left_s for left_s, entry in left if (key_now(entry, left_s), entry.arrival) < (key, arrival)]
         count, work_s = self._line.ahead(key, arrival)
         return count + len(near), work_s + sum(near), min(near, default=0.0)
 
     def standing(self, entry: Entry) -> Waiting:
         """Where one job stands that waits."""
-        count, work_s, _ = self.ahead(entry.key, entry.arrival)
-        return Waiting(count, work_s + self._near_s(entry))
+        own_s = self._near_s(entry)
+        count, work_s, _ = self.ahead(key_now(entry, own_s), entry.arrival)
+        return Waiting(count, work_s + own_s)
 
     def standings(self) -> Iterator[tuple[Entry, Waiting]]:
         """Where every job stands that waits; one pass over all of them."""

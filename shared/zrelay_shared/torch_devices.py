@@ -12,6 +12,7 @@ from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
+_MEMINFO = Path("/proc/meminfo")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -73,13 +74,15 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def report(device: torch.device) -> DeviceReport:
-    """What the device is and how much memory is free now. Touches no stream and allocates nothing."""
+    """What the device is and how much memory this process could take now; what torch holds and does not use counts as
+    free. Touches no stream and allocates nothing."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return DeviceReport("cuda", torch.cuda.get_device_name(device), total, free)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return DeviceReport("cuda", torch.cuda.get_device_name(device), total, min(total, free + max(0, cached)))
     if device.type == "mps":
         total = torch.mps.recommended_max_memory()
-        free = total - torch.mps.driver_allocated_memory()
+        free = total - torch.mps.current_allocated_memory()
         return DeviceReport("mps", platform.processor() or "Apple GPU", total, max(0, free))
     total, free = _host_memory()
     return DeviceReport("cpu", f"CPU ({torch.backends.cpu.get_cpu_capability()})", total, free)
@@ -110,9 +113,18 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of the host; 0 where sysconf does not tell."""
+    """Total and available bytes of the host; 0 where it does not tell."""
+    if _MEMINFO.exists():  # on Linux sysconf leaves out what files take in memory while nobody needs it
+        said = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        if "MemTotal" in said and "MemAvailable" in said:
+            return _kib(said["MemTotal"]), _kib(said["MemAvailable"])
     names = os.sysconf_names
     if "SC_PHYS_PAGES" not in names or "SC_AVPHYS_PAGES" not in names:
         return 0, 0
     page = os.sysconf("SC_PAGE_SIZE")
     return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+
+
+def _kib(text: str) -> int:
+    """Bytes of "   123 kB"."""
+    return int(text.split()[0]) * 1024

@@ -23,12 +23,16 @@ from zrelay_client import AsyncClient
 from zrelay_client._generator_service import GeneratorService as Generator
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_client.cli import main
+from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
+from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
 from zrelay_generator.config import GeneratorConfig
 from zrelay_generator.service import GeneratorService
 from zrelay_shared import serving
 from zrelay_shared.listening import ListenAddress
+from zrelay_vision.config import VisionConfig
+from zrelay_vision.service import VisionService
 
 T = TypeVar("T")
 
@@ -107,6 +111,23 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
     Qwen3Model(Qwen3Config(**sizes, **heads, max_position_embeddings=2048)).save_pretrained(folder)
     shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)
     return services.start(EncoderService(EncoderConfig(folder, device="cpu", threads=1)))
+
+
+@pytest.fixture(scope="session")
+def vision(services: Services) -> str:
+    """Both engines, at the layer that the demo's encoder gives."""
+    folders = {"qwen3_vl": VISION_CHECKPOINT / "qwen3_vl", "siglip": VISION_CHECKPOINT / "siglip"}
+    return services.start(VisionService(VisionConfig(**folders, device="cpu", threads=1, hidden_layer=-2)))
+
+
+@pytest.fixture(scope="session")
+def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A generator of the demo checkpoint with Omni's parts."""
+    root = tmp_path_factory.mktemp("omni")
+    write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZRELAY_STATE", str(root / "state"))
+        return services.start(GeneratorService(GeneratorConfig(root / "omni", device="cpu", threads=1)))
 
 
 @dataclass(frozen=True)

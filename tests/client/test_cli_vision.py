@@ -27,20 +27,6 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> byt
 RED, BLUE = png((200, 30, 30)), png((30, 30, 200), (200, 90))
 
 
-@pytest.fixture(scope="session")
-def vision(services: Any) -> str:
-    """Both engines, at the layer that the demo's encoder gives."""
-    config = VisionConfig(
-        qwen3_vl=VISION_CHECKPOINT / "qwen3_vl",
-        siglip=VISION_CHECKPOINT / "siglip",
-        device="cpu",
-        threads=1,
-        hidden_layer=-2,
-    )
-    endpoint: str = services.start(VisionService(config))
-    return endpoint
-
-
 @pytest.fixture
 def pictures(empty_home: Path) -> tuple[str, str]:
     """Two image files in the working folder."""
@@ -113,7 +99,7 @@ async def test_files_that_cannot_be_are_refused_by_name(zrelay: Any, vision: str
     for name, code, told in (
         ("notes.txt", 3, "notes.txt: expected an image (PNG, JPEG or WebP), got another file: convert it"),
         ("gone.png", 5, "gone.png: No such file"),
-        ("broken.png", 3, "expected a whole PNG file"),
+        ("broken.png", 3, "broken.png: expected a whole PNG file"),
     ):
         ran = await zrelay("vision", "score", name, "--text", "a", "--vision", vision)
         assert ran.code == code and told in ran.err, ran.err

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -205,6 +206,16 @@ async def test_jobs_come_near_the_device_in_their_order(board):
     assert [job.id for job in order] == [waiting[name].id for name in ("short", "long")], "batch waits its turn"
 
 
+async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(board):
+    made = board()
+    made.measured()
+    await made.submit("a", steps=30)
+    for _ in range(20):
+        made.speed.saw_forward(96, 0.01)
+    (accepted,) = [event for _, event in (await made.submit("b", steps=30)).events if isinstance(event, Accepted)]
+    assert accepted.queue_position == 1 and accepted.estimated_wait_s > 0.0
+
+
 async def test_heartbeats_go_to_those_who_wait_and_are_watched(board):
     made = board()
     await made.submit("a")
@@ -218,6 +229,55 @@ async def test_heartbeats_go_to_those_who_wait_and_are_watched(board):
     assert len(unwatched.events) == 1, "nothing accumulates where nobody watches"
     assert (made.board.workload.waiting, made.board.workload.running) == (3, 0)
     await watching.aclose()
+
+
+async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(board, monkeypatch):
+    made = board()
+    entry = await made.submit("a", num_images=2)
+    lost, kept = picture(), picture()
+    written = made.store.blobs.put
+
+    def put(sha256, data):
+        if sha256 == lost.file_sha256:
+            raise OSError(28, "No space left on device")
+        written(sha256, data)
+
+    monkeypatch.setattr(made.store.blobs, "put", put)
+    made.publish(lost)
+    await made.ended(entry)
+    made.publish(replace(kept, image_index=1), Done(2, Timings()))
+    await made.ended(entry)
+    assert [type(event) for event in await collected(made.board, entry)] == [Accepted, Image, Image, Done]
+    rows, _ = await made.store.unfinished()
+    assert [row.job_id for row in rows] == [entry.id], "it runs again, whole, after the next start"
+
+
+async def test_a_page_of_many(board):
+    made = board()
+    entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
+    for number in (0, 1, 3):
+        made.publish(Done(1, Timings()), job=number)
+        await made.ended(entries[number])
+    made.store.before, asked = _counted(made.store.before)
+    everything = frozenset(State)
+    pages, before = [], 1 << 62
+    while page := await made.board.jobs.listed(before, everything, 2):
+        pages.append([entry.request_id for entry in page])
+        before = page[-1].arrival
+    assert pages == [["5", "4"], ["3", "2"], ["1", "0"]]
+    ended = await made.board.jobs.listed(1 << 62, frozenset({State.SUCCEEDED}), 2)
+    assert [entry.request_id for entry in ended] == ["3", "1"]
+    assert max(asked) <= 4, "not as many as there are jobs that wait"
+
+
+def _counted(call):
+    asked = []
+
+    async def counted(before, states, limit):
+        asked.append(limit)
+        return await call(before, states, limit)
+
+    return counted, asked
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,23 @@ def test_a_step_that_never_ends_is_seen_from_outside(monkeypatch):
     assert pulse.stuck_s == 0.0
 
 
+def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, bench, spec, monkeypatch):
+    on = bench(load(demo), decode_beside=True)
+    gate, began, decode = threading.Event(), threading.Event(), on.vae.decode
+    on.vae.decode = lambda latents: began.set() or (gate.wait(20) and decode(latents))
+    on.add(spec(steps=1))
+    on.tick()
+    assert began.wait(20) and on.engine.stuck_s == 0.0
+    now = time.monotonic()
+    with monkeypatch.context() as later:
+        later.setattr(time, "monotonic", lambda: now + 3600.0)
+        assert on.engine.stuck_s > 3000.0
+    gate.set()
+    run_to_end(on.engine)
+    assert on.engine.stuck_s == 0.0
+    on.engine.close()
+
+
 def test_the_device_thread_says_when_it_is_not_well(demo, load):
     thread = DeviceThread(1)
     assert thread.stuck == ""

@@ -47,7 +47,7 @@ class Victim:
 
     def status(self, raw: bytes) -> tuple[grpc.StatusCode, str]:
         """How a request of these bytes ends."""
-        call = self.raw(raw, timeout=60)
+        call = self.raw(raw, timeout=120)
         try:
             for _ in call:
                 pass
@@ -81,7 +81,7 @@ def victim(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vic
         found.channel.close()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def paths(descriptor: Descriptor, before: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:

@@ -115,3 +115,18 @@ def test_damage_is_refused_or_read_and_nothing_else(data, changes, cut):
         assert "expected" in str(error)
     else:
         assert pixels.shape == (3, 64, 64)
+
+
+def test_what_is_transparent_is_laid_on_white():
+    pixels = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
+    pixels.paste((200, 0, 0, 255), (0, 0, 4, 4))
+    pixels.putpixel((7, 3), (0, 0, 0, 128))
+    for data in (saved(pixels), saved(pixels, "WEBP", lossless=True), saved(pixels.quantize(8))):
+        seen = read_image(data, 8, 4, MANY)
+        assert seen[:, 0, 0].tolist() == [200, 0, 0] and seen[:, 0, 5].tolist() == [255] * 3
+        assert 120 <= int(seen[0, 3, 7]) <= 135
+
+
+def test_16_bits_of_grey_are_scaled_and_not_clipped():
+    grey = Image.fromarray(np.full((4, 8), 0x8000, np.uint16))
+    assert set(read_image(saved(grey), 8, 4, MANY).flatten().tolist()) <= {127, 128}

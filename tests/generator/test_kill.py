@@ -47,7 +47,7 @@ class Generator:
 
     async def info(self):
         request = pb.GeneratorServiceGetInfoRequest()
-        return (await self.stub.call("GetInfo", request, pb.GeneratorServiceGetInfoResponse, timeout=20)).message
+        return (await self.stub.call("GetInfo", request, pb.GeneratorServiceGetInfoResponse, timeout=60)).message
 
     async def kill(self):
         self.process.kill()
@@ -55,11 +55,11 @@ class Generator:
 
     async def submit(self, request):
         message = pb.SubmitJobRequest(request_id=request.message.request_id, spec=request.message.spec, detached=True)
-        reply = await self.stub.call("SubmitJob", Parcel(message, request), pb.SubmitJobResponse, timeout=20)
+        reply = await self.stub.call("SubmitJob", Parcel(message, request), pb.SubmitJobResponse, timeout=60)
         return reply.message.job.job_id
 
     async def painted(self, job_id):
-        watch = self.stub.stream("WatchJob", pb.WatchJobRequest(job_id=job_id), pb.WatchJobResponse, timeout=60)
+        watch = self.stub.stream("WatchJob", pb.WatchJobRequest(job_id=job_id), pb.WatchJobResponse, timeout=280)
         events = [parcel.message.event async for parcel in watch]
         assert events[-1].WhichOneof("event") == "done"
         (image,) = [event.image for event in events if event.WhichOneof("event") == "image"]
@@ -131,7 +131,7 @@ async def test_a_second_process_on_the_same_folder_is_refused(demo, tmp_path):
     second = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "zrelay_generator", *command, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(second.communicate(), 60)
+    _, said = await asyncio.wait_for(second.communicate(), 180)
     held.close()
     assert second.returncode == exits.REFUSED, said.decode()
     assert "another generator" in said.decode() and "--state" in said.decode() and "Traceback" not in said.decode()

@@ -104,6 +104,12 @@ def test_an_interactive_job_is_slowed_by_a_quarter_at_most(jobs):
     assert (mine.id, 0) not in members(next_work([mine, *small], ANY, speed, NOW))
 
 
+def test_a_short_job_does_not_pay_a_longer_ones_steps(jobs):
+    speed = measured(base_s=0.02)  # so much is saved by packing that it would pay
+    short, alike, poster = jobs(steps=4), jobs(steps=4), jobs(side=256, steps=30)
+    assert members(next_work([short, alike, poster], ANY, speed, NOW)) == [("job-0", 0), ("job-1", 0)]
+
+
 def test_the_budget_of_tokens(jobs):
     job = jobs(num_images=5)
     tokens = int(measured().step_size(job.images[0]).tokens)

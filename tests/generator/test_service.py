@@ -6,11 +6,13 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
 import pytest
+import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -24,11 +26,14 @@ from zrelay_shared.errors import Cancelled, FeatureMissing, IdempotencyConflict,
 from zrelay_shared.fingerprint import from_message, to_message
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import RunningServer, ServeOptions, running
+from zrelay_shared.serving import ServeOptions, running
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 LONG = {"num_inference_steps": 100, "width": 512, "height": 512}
 """Tens of seconds on a CPU: never waited for."""
+SOON_S = 60.0
+"""Within which anything short happens, however busy the machine is."""
 
 
 class Caller:
@@ -40,12 +45,12 @@ class Caller:
 
     async def info(self):
         parcel = await self.stub.call(
-            "GetInfo", pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse, timeout=10
+            "GetInfo", pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse, timeout=SOON_S
         )
         return parcel.message
 
     async def stream(self, request) -> AsyncIterator[jpb.JobEvent]:
-        async for parcel in self.stub.stream("Generate", request, pb.GenerateResponse, timeout=60):
+        async for parcel in self.stub.stream("Generate", request, pb.GenerateResponse, timeout=280):
             yield parcel.message.event
 
     async def generate(self, request) -> list[jpb.JobEvent]:
@@ -65,18 +70,15 @@ class Caller:
                     first_step.set()
 
         task = asyncio.create_task(watch())
-        await asyncio.wait_for(first_step.wait(), 20)
+        await asyncio.wait_for(first_step.wait(), SOON_S)
         return task
 
-    async def idle(self, within_s: float) -> float:
-        """Seconds until nothing runs or waits."""
-        started = time.monotonic()
-        while time.monotonic() - started < within_s:
-            queue = (await self.info()).queue
-            if queue.running == queue.waiting == 0:
-                return time.monotonic() - started
+    async def idle(self) -> None:
+        """Returns once nothing runs or waits."""
+        ends = time.monotonic() + SOON_S
+        while (queue := (await self.info()).queue).running or queue.waiting:
+            assert time.monotonic() < ends, f"still busy after {SOON_S} s"
             await asyncio.sleep(0.01)
-        raise AssertionError(f"still busy after {within_s} s")
 
 
 def images(events: list[jpb.JobEvent]) -> list[jpb.JobImage]:
@@ -88,30 +90,39 @@ async def stopped(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.fixture
+async def started(stack: AsyncExitStack, model: Path, kind: type[GeneratorService], **changed) -> Caller:
+    """A client of a generator that runs as long as the stack is open; loaded, unless it is one that never is."""
+    config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **{"lease_s": 0.0, **changed})
+    server = await stack.enter_async_context(running(kind(config), ServeOptions(parse_listen("127.0.0.1:0"))))
+    if kind is not NeverLoaded:
+        await server.loaded
+    return Caller(await stack.enter_async_context(dial(str(server.address))))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def serve(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Starts a generator with some configuration and gives a client of it."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
-    closing = []
-
-    async def started(kind: type[GeneratorService] = GeneratorService, **changed) -> Caller:
-        config = GeneratorConfig(model=demo, device="cpu", dtype="float32", threads=1, **{"lease_s": 0.0, **changed})
-        context = running(kind(config), ServeOptions(parse_listen("127.0.0.1:0")))
-        server: RunningServer = await context.__aenter__()
-        closing.append(context)
-        if kind is GeneratorService:
-            await server.loaded
-        caller = Caller(dial(str(server.address)))
-        closing.append(caller.channel)
-        return caller
-
-    yield started
-    for context in reversed(closing):
-        await context.__aexit__(None, None, None)
+    async with AsyncExitStack() as stack:
+        yield lambda kind=GeneratorService, **changed: started(stack, demo, kind, **changed)
 
 
-async def test_events_in_their_order(serve, request_of):
-    caller = await serve()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(demo, tmp_path_factory) -> AsyncIterator[Caller]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("state")))
+        async with AsyncExitStack() as stack:
+            yield await started(stack, demo, GeneratorService)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def caller(shared) -> AsyncIterator[Caller]:
+    """A client of a generator that others used before, and left idle."""
+    yield shared
+    await shared.idle()
+
+
+async def test_events_in_their_order(caller, request_of):
     events = await caller.generate(request_of(num_inference_steps=3, seed=5))
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds[0] == "accepted" and kinds[-2:] == ["image", "done"]
@@ -126,8 +137,7 @@ async def test_events_in_their_order(serve, request_of):
     assert timings.total_s >= timings.denoise_s > 0.0
 
 
-async def test_same_seed_same_pixels(serve, request_of):
-    caller = await serve()
+async def test_same_seed_same_pixels(caller, request_of):
     first, again = [await caller.image(request_of(seed=11)) for _ in range(2)]
     other = await caller.image(request_of(seed=12))
     assert first.data == again.data
@@ -137,8 +147,7 @@ async def test_same_seed_same_pixels(serve, request_of):
     assert hashlib.sha256(first.data).hexdigest() == first.file_sha256
 
 
-async def test_a_seed_is_picked_and_reported(serve, request_of):
-    caller = await serve()
+async def test_a_seed_is_picked_and_reported(caller, request_of):
     events = await caller.generate(request_of(num_inference_steps=1))
     seed = events[0].accepted.seed
     (image,) = images(events)
@@ -147,8 +156,7 @@ async def test_a_seed_is_picked_and_reported(serve, request_of):
     assert again.pixels_sha256 == image.pixels_sha256
 
 
-async def test_two_images(serve, request_of, embeds):
-    caller = await serve()
+async def test_two_images(caller, request_of, embeds):
     both = images(await caller.generate(request_of(seed=3, num_images=2)))
     assert [(image.image_index, image.seed) for image in both] == [(0, 3), (1, 4)]
     request = request_of(seed=3, num_images=2)
@@ -158,16 +166,14 @@ async def test_two_images(serve, request_of, embeds):
     assert [image.pixels_sha256 for image in singly] == [image.pixels_sha256 for image in alone]
 
 
-async def test_guidance(serve, request_of, embeds):
-    caller = await serve()
+async def test_guidance(caller, request_of, embeds):
     plain = await caller.image(request_of(seed=3))
     guided = await caller.image(request_of(seed=3, guidance_scale=2.0, negative=embeds(4, 128, 9)))
     assert plain.pixels_sha256 != guided.pixels_sha256
 
 
 @pytest.mark.parametrize(("format", "name"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("WEBP", "WEBP")])
-async def test_formats_carry_their_provenance(serve, request_of, provenance_in, format, name):
-    caller = await serve()
+async def test_formats_carry_their_provenance(caller, request_of, provenance_in, format, name):
     request = request_of(seed=21, num_inference_steps=2)
     spec = request.message.spec
     spec.output.format = gpb.ImageFormat.Value(f"IMAGE_FORMAT_{format}")
@@ -182,15 +188,13 @@ async def test_formats_carry_their_provenance(serve, request_of, provenance_in, 
     assert len(said["generator"]["transformer_digest"]) == 64
 
 
-async def test_provenance_may_be_left_out(serve, request_of, provenance_in):
-    caller = await serve()
+async def test_provenance_may_be_left_out(caller, request_of, provenance_in):
     request = request_of(seed=21, num_inference_steps=2)
     request.message.spec.output.omit_provenance = True
     assert provenance_in((await caller.image(request)).data) == ""
 
 
-async def test_previews_are_small_jpegs(serve, request_of):
-    caller = await serve()
+async def test_previews_are_small_jpegs(caller, request_of):
     request = request_of(num_inference_steps=6)
     request.message.spec.preview.every_steps = 2
     events = await caller.generate(request)
@@ -230,17 +234,17 @@ async def test_while_loading(serve, request_of):
     assert (refused.value.reason, refused.value.retry_after_s) == ("MODEL_LOADING", 2.0)
 
 
-async def test_ending_the_call_frees_the_device(serve, request_of):
-    caller = await serve()
-    await stopped(await caller.begun(request_of(**LONG)))
-    await caller.idle(within_s=5)
-    started = time.monotonic()
-    await caller.image(request_of(num_inference_steps=1))
-    assert time.monotonic() - started < 5, "the device was not free"
+async def test_ending_the_call_frees_the_device(caller, request_of):
+    task = await caller.begun(request_of(**LONG))
+    used = time.process_time()
+    await stopped(task)
+    after = request_of(num_inference_steps=1)
+    after.message.spec.priority, after.message.spec.deterministic = gpb.JOB_PRIORITY_BATCH, True
+    assert (await caller.image(after)).data
+    assert time.process_time() - used < 5, "it goes on only where nothing else does, and did not wait for the long one"
 
 
-async def test_cancel_by_request_id(serve, request_of):
-    caller = await serve()
+async def test_cancel_by_request_id(caller, request_of):
     task = await caller.begun(request_of(request_id="poster.1", **LONG))
     reply = await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="poster.1"), pb.CancelJobResponse)
     assert reply.message.job.state == jpb.JOB_STATE_CANCELLED
@@ -250,8 +254,7 @@ async def test_cancel_by_request_id(serve, request_of):
         await caller.stub.call("CancelJob", pb.CancelJobRequest(job_id="nobody"), pb.CancelJobResponse)
 
 
-async def test_a_waiting_job_is_cancelled_at_once(serve, request_of):
-    caller = await serve()
+async def test_a_waiting_job_is_cancelled_at_once(caller, request_of):
     running_task = await caller.begun(request_of(**LONG))
     events = caller.stream(request_of(request_id="second", **LONG))
     accepted = (await anext(events)).accepted
@@ -274,18 +277,18 @@ async def test_a_full_queue_says_when_to_come_back(serve, request_of):
     assert [event async for event in waiting][-1].WhichOneof("event") == "done"
 
 
-async def test_health_answers_while_the_device_is_busy(serve, request_of):
-    caller = await serve()
+async def test_health_answers_while_the_device_is_busy(caller, request_of):
     task = await caller.begun(request_of(**LONG))
     health = health_pb2_grpc.HealthStub(caller.channel)
-    slowest = 0.0
+    took = []
     for _ in range(50):
         started = time.perf_counter()
         reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-        slowest = max(slowest, time.perf_counter() - started)
+        took.append(time.perf_counter() - started)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    assert not task.done()
     await stopped(task)
-    assert slowest < 0.1
+    assert sorted(took)[len(took) // 2] < 0.1
 
 
 class Stuck(GeneratorService):
@@ -303,12 +306,9 @@ async def test_a_stuck_device_is_seen_in_health(serve, request_of, monkeypatch):
     health = health_pb2_grpc.HealthStub(caller.channel)
 
     async def becomes(status):
-        for _ in range(100):
-            reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-            if reply.status == status:
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"not {status} within 5 s")
+        async with asyncio.timeout(SOON_S):
+            while (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))).status != status:
+                await asyncio.sleep(0.05)
 
     await becomes(health_pb2.HealthCheckResponse.SERVING)
     monkeypatch.setattr(Stuck, "stuck", "a step has run for 99 s")
@@ -317,8 +317,7 @@ async def test_a_stuck_device_is_seen_in_health(serve, request_of, monkeypatch):
     await becomes(health_pb2.HealthCheckResponse.SERVING)
 
 
-async def test_a_repeated_request_gets_the_same_job(serve, request_of):
-    caller = await serve()
+async def test_a_repeated_request_gets_the_same_job(caller, request_of):
     first = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     again = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     results = [event for event in first if event.WhichOneof("event") not in ("progress", "preview")]
@@ -340,18 +339,16 @@ async def test_jobs_are_listed_and_looked_at(serve, request_of):
     assert job.state == jpb.JOB_STATE_SUCCEEDED and job.ended_at >= job.accepted_at > 0
 
 
-async def test_an_urgent_job_goes_first(serve, request_of):
-    caller = await serve()
+async def test_an_urgent_job_goes_first(caller, request_of):
     slow = await caller.begun(request_of(**LONG))
     urgent = request_of(num_inference_steps=2)
     urgent.message.spec.priority = gpb.JOB_PRIORITY_INTERACTIVE
-    await asyncio.wait_for(caller.image(urgent), 10)
+    await asyncio.wait_for(caller.image(urgent), SOON_S)
     assert not slow.done()
     await stopped(slow)
 
 
-async def test_what_is_not_built_is_said(serve):
-    caller = await serve()
+async def test_what_is_not_built_is_said(caller):
     for method, request, response in (
         ("ListLoras", pb.ListLorasRequest(), pb.ListLorasResponse),
         ("RemoveLora", pb.RemoveLoraRequest(), pb.RemoveLoraResponse),
@@ -360,8 +357,7 @@ async def test_what_is_not_built_is_said(serve):
             await caller.stub.call(method, request, response)
 
 
-async def test_hostile_requests_are_refused_and_nothing_is_lost(serve, request_of, embeds):
-    caller = await serve()
+async def test_hostile_requests_are_refused_and_nothing_is_lost(caller, request_of, embeds):
     poisoned = embeds(20, 128)
     poisoned[0, 0] = float("nan")
     damaged, foreign = request_of(), request_of()
@@ -385,8 +381,7 @@ async def test_hostile_requests_are_refused_and_nothing_is_lost(serve, request_o
     assert (await caller.image(request_of(num_inference_steps=1))).data
 
 
-async def test_bytes_that_are_no_request(serve, request_of):
-    caller = await serve()
+async def test_bytes_that_are_no_request(caller, request_of):
     whole = request_of().to_bytes()
     call = caller.channel.unary_stream(f"/{SERVICE.full_name}/Generate")
     for raw in (whole[: len(whole) // 2], b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f"):

@@ -14,7 +14,7 @@ from zrelay_generator.__main__ import cli
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
-from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.retention import LEAST_BYTES, Retention
 from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow, RowDamaged
 from zrelay_generator.store.schema import MIGRATIONS
 from zrelay_generator.store.store import open_store
@@ -133,8 +133,9 @@ async def test_only_what_a_crash_left_is_swept(opened, tmp_path):
     folder = tmp_path / "state" / "blobs"
     (folder / ".half.part").write_bytes(b"hal")
     (folder / named(b"stranger")).write_bytes(b"stranger")
+    (folder / "photo.png").write_bytes(b"somebody else's")
     opened()
-    assert [path.name for path in folder.iterdir()] == [named(b"kept")]
+    assert {path.name for path in folder.iterdir()} == {named(b"kept"), "photo.png"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
@@ -169,7 +170,7 @@ async def test_a_damaged_content_is_never_given_out_and_can_be_sent_again(tmp_pa
 
 
 async def test_contents_go_by_their_last_use_and_never_while_needed(opened):
-    store = opened(Retention(3600.0, 100, 1 << 20, content_bytes=25))
+    store = opened(Retention(3600.0, 100, 1 << 20, content_bytes=5 * LEAST_BYTES // 2))  # of small ones two
     contents = [bytes([letter]) * 10 for letter in b"abcd"]
     await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
     for data in contents[1:]:
@@ -193,6 +194,33 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
         await store.finish(arrival, "succeeded", "", time.time() + arrival, 3, EventRow(3, "{}"))
     assert await store.retain() == 1
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
+
+
+async def test_an_image_outlives_the_older_job_that_made_the_same(opened, tmp_path):
+    store = opened(Retention(results_s=3600.0, results=0, result_bytes=0, content_bytes=0))
+    for arrival in (1, 2):
+        await store.accept(row(arrival), b"spec", {}, {})
+    await store.add_image(1, EventRow(2, "{}", named(b"image"), 5), b"image")
+    await store.finish(1, "succeeded", "", time.time(), 3, EventRow(3, "{}"))
+    written = store.blobs.put
+
+    def put(sha256: str, data: bytes) -> None:
+        """The older job is let go between the file's being there and the row that names it."""
+        written(sha256, data)
+        store.blobs.put = written
+        assert asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10) == 1
+
+    loop, store.blobs.put = asyncio.get_running_loop(), put
+    await store.add_image(2, EventRow(2, "{}", named(b"image"), 5), b"image")
+    assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
+
+
+async def test_contents_that_unfinished_jobs_need(opened):
+    store = opened()
+    await store.accept(row(1), b"spec", *KEPT)
+    assert await store.needed([named(b"kept"), named(b"other")]) == {named(b"kept")}
+    await store.finish(1, "cancelled", "{}", time.time(), 2)
+    assert await store.needed([named(b"kept")]) == set()
 
 
 async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):

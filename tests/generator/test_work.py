@@ -94,6 +94,15 @@ def test_memory(sampling, embeds, demo, load):
     with pytest.raises(OutOfMemory, match="ask for at most about 1440 x 1440") as refused:
         check_fits(large, Speed(MemoryModel(6, 1, 1 << 40)), torch.device("cpu"))
     assert refused.value.metadata["fits_width"] == "1440" and refused.value.retry_after_s is None
+    check_fits(large, Speed(MemoryModel(6, 1, 1 << 40)), torch.device("cpu"), idle_bytes=1 << 63)
+
+
+def test_a_vae_has_an_attention_of_its_own():
+    speed = Speed()
+    for side in (64, 128, 256, 512):
+        speed.saw_decode(side**2, 0.005 + 1e-6 * side**2 + 2e-12 * side**4)
+    assert speed.decode_s(1024**2) == pytest.approx(0.005 + 1.05 + 2.2, rel=0.15)
+    assert speed.snapshot().decode_s_per_pixel == pytest.approx(1e-6, rel=0.3)
 
 
 def test_a_device_is_measured_when_it_is_loaded(demo, load):

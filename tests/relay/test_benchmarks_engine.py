@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)
 
 
-def run(script: str, *arguments: str, expected: tuple[int, ...] = (0,)) -> dict[str, float]:
+def run(script: str, *arguments: str) -> dict[str, Any]:
     """The one object that a benchmark prints."""
     command = [sys.executable, f"benchmarks/{script}.py", "--json", *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
-    assert ran.returncode in expected, ran.stderr
-    found: dict[str, float] = json.loads(ran.stdout)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
 
@@ -47,6 +48,6 @@ def test_gpu_on_a_cpu() -> None:
 
 def test_soak() -> None:
     """Long enough to run every kind of turn, too short to judge memory by."""
-    report = run("soak", "--minutes", "0.3", "--callers", "3", expected=(0, 1))
-    assert len(report["told"]) == 4  # type: ignore[arg-type]
-    assert [line for line in report["wrong"] if "memory of" not in line] == []  # type: ignore[attr-defined]
+    report = run("soak", "--minutes", "0.3", "--callers", "3")
+    assert report["wrong"] == []
+    assert len(report["told"]) == 4

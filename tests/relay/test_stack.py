@@ -48,7 +48,7 @@ def test_a_second_up_says_that_one_runs(here: Any) -> None:
 
 
 def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: Any) -> None:
-    process = machine.start("up")
+    process = machine.start("up", "--no-vision")
     ready = lines_until_ready(process)
     assert [line.split()[0] for line in ready] == ["encoder", "generator"]
     pids = machine.pids()
@@ -63,7 +63,7 @@ def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: 
 
 
 def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Any) -> None:
-    process = machine.start("up")
+    process = machine.start("up", "--no-vision")
     lines_until_ready(process)
     pids = machine.pids()
     process.send_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def test_a_stack_that_lost_a_service_is_told_ended_and_started_again(machine: An
     stranger = {"pid": os.getpid(), "started": "before the reboot"}
     service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}
     (machine.state / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": [service]}))
-    ran = machine.zrelay("up", "--detach")  # a record from before a reboot is in nobody's way
+    ran = machine.zrelay("up", "--detach", "--no-vision")  # a record from before a reboot is in nobody's way
     assert ran.returncode == 0, ran.stderr
     pids = machine.pids()
     os.kill(pids[1], signal.SIGKILL)

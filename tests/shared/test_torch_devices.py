@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from zrelay_demo import CHECKPOINT
+from zrelay_shared import torch_devices
 from zrelay_shared.checkpoints import open_pipeline
 from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, report, stored_dtype
@@ -33,3 +34,23 @@ def test_the_dtype_that_a_checkpoint_is_stored_in():
 def test_a_report_names_the_device_and_its_memory():
     found = report(CPU)
     assert found.kind == "cpu" and 0 <= found.memory_free_bytes <= found.memory_total_bytes
+
+
+def test_memory_that_files_take_while_nobody_needs_it_is_free(monkeypatch, tmp_path):
+    said = tmp_path / "meminfo"
+    said.write_text(
+        "MemTotal:        1000 kB\nMemFree:           10 kB\nMemAvailable:     700 kB\nHugePages_Total:   0\n"
+    )
+    monkeypatch.setattr(torch_devices, "_MEMINFO", said)
+    found = report(CPU)
+    assert (found.memory_total_bytes, found.memory_free_bytes) == (1_024_000, 716_800)
+    said.write_text("nothing that is known")
+    assert report(CPU).memory_total_bytes > 1_024_000, "the system is asked in another way"
+
+
+def test_what_torch_holds_and_does_not_use_is_free(monkeypatch):
+    told = {"mem_get_info": (2, 24), "memory_reserved": 15, "memory_allocated": 6, "get_device_name": "a GPU"}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    found = report(torch.device("cuda"))
+    assert (found.memory_free_bytes, found.memory_total_bytes) == (11, 24)

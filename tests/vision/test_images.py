@@ -172,6 +172,14 @@ def test_an_animation_is_refused(kind: str) -> None:
     assert error.reason == "IMAGE_ANIMATED" and "2 frames" in error.message
 
 
+def test_a_phones_picture_with_a_map_behind_it_is_the_picture() -> None:
+    """Phones write JPEGs of several frames (MPO): a depth or a gain map follows the picture."""
+    first = picture(40, 24)
+    data = encoded(first, "MPO", save_all=True, append_images=[Image.new("L", (10, 6), 200)])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert np.array_equal(np.asarray(read(data)), np.asarray(Image.open(io.BytesIO(encoded(first, "JPEG")))))
+
+
 def test_a_file_is_named_by_its_digest_while_it_is_held() -> None:
     small, other = encoded(picture(20, 10)), encoded(picture(20, 10, 1))
     store = PictureStore(len(small) + len(other), MAX)

@@ -109,8 +109,9 @@ def _reference(runtime: VisionRuntime, call: ConditionCall) -> Reference | None:
     raise FailedPrecondition(
         f"options: {call.options.said} needs reference statistics of the prompt's encoder "
         f"({call.fingerprint.model_id or 'unnamed'}, layer {call.fingerprint.hidden_layer}), and this service holds "
-        f"{len(runtime.references.digests)} sets, none of them: run `zrelay calibrate` with that encoder and start the "
-        "vision service with --reference-stats FOLDER, or use token_rms without an outlier mask",
+        f"{'those of others' if runtime.references.digests else 'none'}: run `zrelay calibrate` with that encoder, "
+        "then start the vision service again (with --reference-stats FOLDER where the file is elsewhere), or use "
+        "token_rms without an outlier mask",
         field="options",
         reason="REFERENCE_STATISTICS_MISSING",
         metadata={"encoder": encoder.digest, "held": len(runtime.references.digests)},

@@ -58,7 +58,8 @@ def decode(data: bytes, *, max_pixels: int, field: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=[kind])
         width, height = image.size
-        frames = int(getattr(image, "n_frames", 1))
+        # A JPEG's further frames are no animation: phones put a depth or gain map behind the picture (MPO).
+        frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
     except Image.DecompressionBombError as error:
         raise _too_many(field, max_pixels, "more than twice what any picture here has") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, KeyError, IndexError, OverflowError) as error:

@@ -140,7 +140,8 @@ class Qwen3VLEngine:
         try:
             grid = parts.pixels.grid(*size, target_area)
         except ValueError as error:
-            raise InvalidArgument(f"{field}: {error}", field=field, reason="IMAGE_ASPECT") from error
+            said = str(error).removeprefix("image: ")
+            raise InvalidArgument(f"{field}: {said}", field=field, reason="IMAGE_ASPECT") from error
         prompt = format_vision_prompt(parts.tokenizer, parts.tokens, options.text, options.system_prompt)
         key = (sha256, layer, options.system_prompt, grid)
         held = self._beginnings.get(key)

@@ -1,5 +1,7 @@
 """Where the demo checkpoint is, found without importing what trained it."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +16,16 @@ def demo_checkpoint() -> Path:
             "this installation has no demo checkpoint: pass --model FOLDER, a Z-Image pipeline folder as diffusers "
             "saves it"
         )
+    return folder
+
+
+def omni_checkpoint(folder: Path) -> Path:
+    """The demo checkpoint with Omni's parts, put together at `folder`. Raises CheckpointError where it cannot be."""
+    demo_checkpoint()
+    command = [sys.executable, "-m", "zrelay_demo.omni_folder", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise CheckpointError(f"the demo's Omni checkpoint cannot be put together: {made.stderr.strip()[-300:]}")
     return folder
 
 

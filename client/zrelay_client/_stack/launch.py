@@ -17,7 +17,8 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What to run and where; `timeout_s` is for getting ready."""
+    """What to run and where; `timeout_s` is for getting ready. `qwen3_vl` and `siglip` are the vision service's,
+    in place of those that stand beside the model."""
 
     model: Path
     state: Path
@@ -28,6 +29,8 @@ class StackOptions:
     log_level: str = "info"
     grace_s: float = 30.0
     timeout_s: float = 900.0
+    qwen3_vl: Path | None = None
+    siglip: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,16 @@ def launch(role: str, options: StackOptions) -> Launched:
 
 
 def _flags(role: str, options: StackOptions, address_file: Path) -> list[str]:
-    model = vision_model(options.model) if role == "vision" else options.model
-    flags = ["--model", str(model)] if model is not None else []
+    flags = _vision_folders(options) if role == "vision" else ["--model", str(options.model)]
     flags += ["--listen", "127.0.0.1:0", "--address-file", str(address_file)]
     flags += ["--log-level", options.log_level, "--grace-s", f"{options.grace_s:g}"]
     for name, value in (("--device", options.device), ("--dtype", options.dtype)):
         flags += [name, value] if value is not None else []
     return flags
+
+
+def _vision_folders(options: StackOptions) -> list[str]:
+    named = (("--qwen3-vl", options.qwen3_vl), ("--siglip", options.siglip))
+    flags = [part for name, folder in named if folder is not None for part in (name, str(folder))]
+    beside = vision_model(options.model)
+    return ["--model", str(beside)] if not flags and beside is not None else flags

@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._embeds import Embeds
 from zrelay_client._jobs import Job
 from zrelay_client._options import GenerateOptions
-from zrelay_client._requests import guided
 from zrelay_client.cli._console import Console
 from zrelay_client.cli._painting import Order, client_of
 
 _AT_ONCE = 32
+_PREPARED: GenerateOptions = {"reference": None, "conditioning": None, "omni": None}
+"""References are seen once, and go with the embeddings."""
 
 
 async def submit(order: Order, seeds: list[int] | None, endpoints: Mapping[str, str], console: Console) -> list[Job]:
@@ -21,12 +20,12 @@ async def submit(order: Order, seeds: list[int] | None, endpoints: Mapping[str, 
         what = order.what()
         if seeds is None:
             return [await client.submit(what, negative_prompt=order.negative_prompt, **order.options)]
-        embeds = await _encoded(client, order) if isinstance(what, str) else what
+        embeds = await client.prepare(what, negative_prompt=order.negative_prompt, **order.options)
         embeds.painted = True  # many times: by name from the first on
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(seed: int) -> Job:
-            options: GenerateOptions = {**order.options, "seed": seed}
+            options: GenerateOptions = {**order.options, **_PREPARED, "seed": seed}
             async with gate:
                 job = await client.submit(embeds, **options)
             console.status(f"seed {seed} submitted", now=False)
@@ -38,10 +37,3 @@ async def submit(order: Order, seeds: list[int] | None, endpoints: Mapping[str, 
         finally:
             for task in tasks:
                 task.cancel()
-
-
-async def _encoded(client: AsyncClient, order: Order) -> Embeds:
-    negative = order.negative_prompt
-    if negative is None and guided(order.options, (await client.generator_info()).defaults):
-        negative = ""
-    return await client.encode(str(order.source), negative_prompt=negative)

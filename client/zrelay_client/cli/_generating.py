@@ -94,5 +94,6 @@ class Run:
             f"{sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed "
             f"{said['seed']}, {spoken_seconds(timings['total'])}"
         )
-        hops = ", ".join(f"{name} {spoken_seconds(took)}" for name, took in timings.items() if name != "total")
+        hidden = ("total",) if timings["vision"] else ("total", "vision")
+        hops = ", ".join(f"{name} {spoken_seconds(took)}" for name, took in timings.items() if name not in hidden)
         self.console.line(f"  {hops}")

@@ -51,6 +51,7 @@ def client_of(endpoints: Mapping[str, str], timeout_s: float | None) -> AsyncCli
     """A client of the endpoints by role; several of a role are joined by commas."""
     return AsyncClient(
         encoder=endpoints.get("encoder"),
+        vision=endpoints.get("vision"),
         generator=endpoints.get("generator"),
         timeout_s=DEFAULT_S if timeout_s is None else timeout_s,
     )
@@ -159,7 +160,10 @@ def warnings_of(result: Result) -> list[str]:
     lines = lost(result.embeds)
     if result.embeds.negative_report is not None and not result.sampling.guidance_scale:
         lines.append("the negative prompt had no effect: guidance_scale is 0")
-    if result.encoder_relation in ("experimental", "unverified"):
+    made = result.embeds.fingerprint.modifications
+    if made[:1] == ("conditioning",) and len(result.encoder_differences) == 1:
+        lines.append(f"the prompt was blended with a reference, which is experimental: {', '.join(made[1:])}")
+    elif result.encoder_relation in ("experimental", "unverified"):
         differences = f" ({'; '.join(result.encoder_differences)})" if result.encoder_differences else ""
         lines.append(f"the encoder's relation to this generator is {result.encoder_relation}{differences}")
     return lines

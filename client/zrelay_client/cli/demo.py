@@ -5,12 +5,15 @@ import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from zrelay_client.cli._console import Console, spoken_seconds
 from zrelay_client.cli._flags import PLACE
+
+if TYPE_CHECKING:
+    from zrelay_client._options import GenerateOptions
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -26,11 +29,22 @@ _PROMPT = "a small red circle on a blue background"
     help="Replaced where it exists. Default: out/demo.png.",
 )
 @click.option("--seed", type=int, default=0, help="Default: 0.")
-def command(prompt: str, output: str, seed: int) -> None:
+@click.option("--reference", type=PLACE, metavar="IMAGE", help="Blend this image into the prompt: three services.")
+@click.option("--alpha", type=float, help="The reference's share, 0 to 1. Default: 0.3.")
+@click.option("--omni", type=PLACE, metavar="IMAGE", multiple=True, help="Paint after this image; repeat for up to 8.")
+def command(
+    prompt: str, output: str, seed: int, reference: str | None, alpha: float | None, omni: tuple[str, ...]
+) -> None:
     """Start encoder and generator as processes of their own, paint PROMPT through them, end them.
 
     Runs the demo checkpoint, which knows simple shapes on plain backgrounds. Needs no configuration and changes none.
+    With --reference or --omni the vision service runs too; what the demo's vision models make of an image is in
+    docs/vision.md.
     """
+    if reference is not None and omni:
+        raise click.UsageError("--reference blends into the prompt, --omni stands beside it: choose one")
+    if alpha is not None and reference is None:
+        raise click.UsageError("--alpha is about a reference: give --reference IMAGE too")
     if output == "-":
         raise click.UsageError("--output: demo writes a file, name one; `zrelay generate -o -` writes to stdout")
     file = Path(output)
@@ -40,16 +54,19 @@ def command(prompt: str, output: str, seed: int) -> None:
     console = Console()
     signal.signal(signal.SIGTERM, _terminated)  # ends the services too
     with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state:
-        asyncio.run(_demo(prompt, file, seed, Path(state), console))
+        options: GenerateOptions = {"seed": seed, "reference": reference, "omni": omni}
+        if alpha is not None:
+            options["conditioning"] = {"alpha": alpha}
+        asyncio.run(_demo(prompt, file, options, Path(state), console))
 
 
 def _terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-async def _demo(prompt: str, file: Path, seed: int, state: Path, console: Console) -> None:
-    from zrelay_client._options import GenerateOptions
-    from zrelay_client._stack.bundle import demo_checkpoint
+async def _demo(prompt: str, file: Path, options: "GenerateOptions", state: Path, console: Console) -> None:
+    from zrelay_client._references import references_of
+    from zrelay_client._stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client._stack.launch import StackOptions
     from zrelay_client._stack.stack import start
     from zrelay_client.cli._painting import Order, paint
@@ -59,15 +76,21 @@ async def _demo(prompt: str, file: Path, seed: int, state: Path, console: Consol
     order = Order(
         source=prompt,
         negative_prompt=None,
-        options=GenerateOptions(seed=seed, format=format),
+        options={**options, "format": format},
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
         previews=None,
         timeout_s=None,
     )
     order.targets.check()
+    references_of(options)
     started = time.monotonic()
-    console.line("starting encoder and generator ...")
-    stack = start(StackOptions(model=demo_checkpoint(), state=state, logs=state / "logs", grace_s=5.0))
+    seen = [Path(image) for image in (options.get("reference"), *(options.get("omni") or ())) if isinstance(image, str)]
+    for image in seen:
+        image.open("rb").close()  # before anything is started
+    model = omni_checkpoint(state / "omni") if options.get("omni") else demo_checkpoint()
+    roles = ("encoder", "vision", "generator") if seen else ("encoder", "generator")
+    console.line(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
+    stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:
         await stack.ready(console.line, console.status)
         ready_s = time.monotonic() - started

@@ -54,8 +54,9 @@ def command(as_json: bool, encoder: str | None, vision: str | None, generator: s
 async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
     from zrelay_client._checks import Check, check_encode, check_pair, check_service
     from zrelay_client._checks_alike import check_alike
+    from zrelay_client._checks_vision import check_vision
     from zrelay_client._endpoints import split_endpoints
-    from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo
+    from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 
     checks: list[Check] = []
     said: dict[str, list[ServiceInfo]] = {role: [] for role in targets}
@@ -78,6 +79,9 @@ async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
     for check in check_alike(encoders, painters):
         add(check)
     painter = painters[0] if painters else None
+    for seer in (found for found in said.get("vision", ()) if isinstance(found, VisionInfo)):
+        for check in check_vision(seer, encoders[0] if encoders else None, painter):
+            add(check)
     if encoders:
         if painter is not None:
             add(check_pair(encoders[0], painter))

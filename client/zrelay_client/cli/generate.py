@@ -16,6 +16,7 @@ from zrelay_client.cli._generate_flags import (
     file_options,
     picture_options,
 )
+from zrelay_client.cli._reference_flags import ReferenceFlags, reference_options
 
 if TYPE_CHECKING:
     from zrelay_client.cli._painting import Order
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 )
 @file_options
 @picture_options
+@reference_options
 @batch_options
 @click.option("--timeout", type=float, metavar="SECONDS", help="For a job and all before it. Default: 1800.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout in place of the file names.")
@@ -39,6 +41,7 @@ def command(
     prompt_embeds: str | None,
     file: FileFlags,
     picture: PictureFlags,
+    reference: ReferenceFlags,
     batch: BatchFlags,
     timeout: float | None,
     as_json: bool,
@@ -57,6 +60,8 @@ def command(
     zrelay generate "a red fox" -o fox.png --seed 7
     zrelay generate "a red fox" -o fox.png --num-images 4     fox-1.png ... fox-4.png
     zrelay generate "a red fox" -o foxes/ --count 1000 --generator box1 --generator box2
+    zrelay generate "a red fox" --reference style.png --alpha 0.3
+    zrelay generate "a red fox in this room" --omni room.png
     zrelay generate "a red fox" --detach                      zrelay jobs fetch ID -o fox.png
     echo "a red fox" | zrelay generate - -o fox.webp --json
     """
@@ -78,19 +83,28 @@ def command(
         raise click.UsageError("--json and --output - both want stdout: choose one")
     source = _source(prompt, prompt_embeds, picture.negative_prompt)
     seeds = _seeds(picture, batch)
-    order = _order(source, settings, file, picture, jobs=len(seeds or [0]))
+    order = _order(source, settings, file, picture, reference, jobs=len(seeds or [0]))
     from zrelay_client.cli._console import Console
 
     console = Console(quiet=quiet)
     found = _settings.endpoints(settings)
-    _settings.require(found, settings, *(["encoder"] if isinstance(source, str) else []), "generator")
+    needed = [*(["encoder"] if isinstance(source, str) else []), *(["vision"] if reference else []), "generator"]
+    _settings.require(found, settings, *needed)
     endpoints = {role: endpoint.target for role, endpoint in found.items()}
     from zrelay_client.cli._generating import Run
 
     return Run(order, seeds, batch, settings, endpoints, console, as_json=as_json)()
 
 
-def _order(source: str | Path, settings: "Config", file: FileFlags, picture: PictureFlags, *, jobs: int) -> "Order":
+def _order(
+    source: str | Path,
+    settings: "Config",
+    file: FileFlags,
+    picture: PictureFlags,
+    reference: ReferenceFlags,
+    *,
+    jobs: int,
+) -> "Order":
     from zrelay_client._options import GenerateOptions
     from zrelay_client.cli._painting import Order
     from zrelay_client.cli._previews import Previews
@@ -120,7 +134,7 @@ def _order(source: str | Path, settings: "Config", file: FileFlags, picture: Pic
     return Order(
         source=source,
         negative_prompt=picture.negative_prompt,
-        options=options,
+        options=reference.added_to(options),
         targets=targets(file.output, file_format, prompt=title, count=count, force=file.force),
         previews=Previews(Path(file.preview)) if file.preview is not None else None,
         timeout_s=wanted.timeout_s,

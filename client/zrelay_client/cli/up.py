@@ -22,7 +22,13 @@ _WATCH_S = 0.25
 @click.option(
     "--detach", is_flag=True, help="Return when they are ready and leave them running; `zrelay down` ends them."
 )
-@click.option("--vision", is_flag=True, help="Start the vision service too.")
+@click.option(
+    "--vision/--no-vision",
+    default=None,
+    help="Start the vision service too. Default: where the model has one beside it, as the demo checkpoint has.",
+)
+@click.option("--qwen3-vl", type=PLACE, metavar="FOLDER", help="Qwen3-VL checkpoint for --reference.")
+@click.option("--siglip", type=PLACE, metavar="FOLDER", help="SigLIP2 checkpoint for --omni and scores.")
 @click.option("--device", metavar="NAME", help="cuda, mps or cpu. Default: the best there is.")
 @click.option("--dtype", metavar="NAME", help="bfloat16, float16 or float32. Default: what suits the device.")
 @click.option(
@@ -33,23 +39,30 @@ _WATCH_S = 0.25
 def command(
     model: str | None,
     detach: bool,
-    vision: bool,
+    vision: bool | None,
+    qwen3_vl: str | None,
+    siglip: str | None,
     device: str | None,
     dtype: str | None,
     grace_s: float,
     timeout: float,
     quiet: bool,
 ) -> int:
-    """Start encoder and generator on this machine, on free ports, and say where they are.
+    """Start encoder, vision service and generator on this machine, on free ports, and say where they are.
 
     `zrelay generate` finds them by itself. Without --detach this stays until Ctrl-C, which ends them. Their logs are
     kept under the state folder.
     """
-    from zrelay_client._stack.bundle import demo_checkpoint
+    from zrelay_client._stack.bundle import demo_checkpoint, vision_model
     from zrelay_client._stack.launch import StackOptions
 
+    if vision is False and (qwen3_vl is not None or siglip is not None):
+        raise click.UsageError("--no-vision and a folder for the vision service: choose one")
+    folder = _absolute(model) or demo_checkpoint()
+    if vision is None:
+        vision = qwen3_vl is not None or siglip is not None or vision_model(folder) is not None
     options = StackOptions(
-        model=Path(model).expanduser().absolute() if model is not None else demo_checkpoint(),
+        model=folder,
         state=paths.state_dir(),
         logs=paths.logs_dir(),
         roles=("encoder", "vision", "generator") if vision else ("encoder", "generator"),
@@ -57,8 +70,14 @@ def command(
         dtype=dtype,
         grace_s=grace_s,
         timeout_s=timeout,
+        qwen3_vl=_absolute(qwen3_vl),
+        siglip=_absolute(siglip),
     )
     return asyncio.run(_up(options, detach=detach, console=Console(quiet=quiet)))
+
+
+def _absolute(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder).expanduser().absolute()
 
 
 async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:

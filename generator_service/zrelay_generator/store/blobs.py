@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from typing import BinaryIO, Protocol
 from zrelay_shared import atomic
 
 Buffer = bytes | bytearray | memoryview
+_OURS = re.compile(r"[0-9a-f]{64}|\..+\.part")
 
 
 class ContentMissing(Exception):
@@ -93,8 +95,10 @@ class FolderBlobs:
         return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
 
     def sweep(self, known: Collection[str]) -> int:
-        """Removes what a killed process left: half files, and contents that no row names. How many."""
-        strangers = [path for path in self._folder.iterdir() if path.name not in known and not path.is_dir()]
+        """Removes what a killed process left: half files, and contents that no row names. How many. Files that are
+        not named as these are somebody else's."""
+        files = [path for path in self._folder.iterdir() if _OURS.fullmatch(path.name) and path.is_file()]
+        strangers = [path for path in files if path.name not in known]
         for path in strangers:
             path.unlink(missing_ok=True)
         return len(strangers)

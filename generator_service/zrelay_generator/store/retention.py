@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from zrelay_generator.store.blobs import Blobs
 from zrelay_generator.store.rows import UNFINISHED
 
+LEAST_BYTES = 4096
+"""What a content counts for at least: a file takes a block of the disk however small it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -29,9 +32,9 @@ def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) 
     ).fetchall()
     kept = 0
     for sha256, size in unneeded:
-        kept += size
+        kept += max(size, LEAST_BYTES)
         if kept > limits.content_bytes:
-            kept -= size
+            kept -= max(size, LEAST_BYTES)
             delete_content(db, blobs, sha256)
     db.execute("PRAGMA incremental_vacuum(64)").fetchall()
     return len(forgotten)

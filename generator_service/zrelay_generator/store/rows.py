@@ -92,6 +92,12 @@ def needed_contents(db: sqlite3.Connection) -> set[str]:
     }
 
 
+def needed_inputs(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
+    """Those of some contents that unfinished jobs need."""
+    asked = "SELECT EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?)"
+    return {sha256 for sha256 in contents if db.execute(asked, (sha256,)).fetchone()[0]}
+
+
 def insert_event(db: sqlite3.Connection, arrival: int, event: EventRow) -> None:
     """A result of a job, told once more after a restart it takes the first one's place."""
     values = (arrival, event.sequence, event.body, event.sha256, event.bytes)

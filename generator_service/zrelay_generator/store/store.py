@@ -81,14 +81,21 @@ class JobStore:
         sha256 = event.sha256
         if sha256 is None:
             raise ValueError("sha256: expected that of the image, got none")
-        await self.file(self.blobs.put, sha256, data)
 
-        def write(db: sqlite3.Connection) -> None:
-            rows.add_content(db, sha256, event.bytes, sent=False)
-            rows.insert_event(db, arrival, event)
+        def write(db: sqlite3.Connection) -> bool:
+            # An older job may have made the same file, and was forgotten with it just now.
+            there = self.blobs.has(sha256)
+            if there:
+                rows.add_content(db, sha256, event.bytes, sent=False)
+                rows.insert_event(db, arrival, event)
+            return there
 
-        await self._run(write)
-        await self._grown(event.bytes)
+        for _ in range(3):
+            await self.file(self.blobs.put, sha256, data)
+            if await self._run(write):
+                await self._grown(event.bytes)
+                return
+        raise OSError(0, f"content {sha256} cannot be kept")
 
     async def finish(
         self, arrival: int, state: str, error: str, ended_at: float, sequence: int, last: EventRow | None = None
@@ -148,6 +155,10 @@ class JobStore:
             return size
 
         return await self._run(look)
+
+    async def needed(self, contents: Collection[str]) -> set[str]:
+        """Those of some contents that unfinished jobs need."""
+        return await self._run(lambda db: rows.needed_inputs(db, contents))
 
     async def forget(self, arrivals: Collection[int]) -> None:
         """Jobs that cannot even be told of."""

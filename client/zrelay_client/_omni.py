@@ -1,0 +1,35 @@
+"""What a Z-Image Omni picture is painted after, ready to be sent: image files and their SigLIP grids."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zrelay_client._contents import Content, content_of_file
+from zrelay_client._vision_images import ImageFile
+
+if TYPE_CHECKING:
+    from zrelay_client._vision_embeds import ImageEmbeds
+
+_IMAGES = "omni.images."
+
+
+@dataclass(frozen=True, slots=True)
+class OmniImages:
+    """Files, and the grid of each in the same order."""
+
+    files: tuple[ImageFile, ...]
+    grids: "tuple[ImageEmbeds, ...]"
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """The files, as content to be sent once and then named."""
+        return {f"{_IMAGES}{index}": content_of_file(file.data) for index, file in enumerate(self.files)}
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the files together."""
+        return sum(len(file.data) for file in self.files)
+
+
+def image_index(name: str) -> int | None:
+    """Which image a content of that name is; None for what is none."""
+    return int(name.removeprefix(_IMAGES)) if name.startswith(_IMAGES) else None

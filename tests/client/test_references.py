@@ -1,0 +1,198 @@
+"""Pictures painted after images, blended into the prompt or beside it (Omni), over real services."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from zrelay_client import (
+    AsyncClient,
+    Client,
+    FailedPrecondition,
+    FeatureMissing,
+    GenerateOptions,
+    InvalidArgument,
+    read_provenance,
+)
+
+PROMPT = "a small red circle on a blue background"
+QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
+
+
+def noise(size: tuple[int, int] = (128, 96), seed: int = 1) -> bytes:
+    """A PNG that compresses badly, so that it is worth sending once."""
+    file = io.BytesIO()
+    small = Image.new("RGB", (9, 7))
+    small.putdata([((i * 67 * seed) % 256, (i * 131) % 256, (i * 29 + 90) % 256) for i in range(63)])
+    small.resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+A, B = noise(), noise((80, 200), 3)
+
+
+@pytest.fixture
+async def client(services: Any, vision: str) -> Any:
+    async with AsyncClient(**services.endpoints, vision=vision) as client:
+        yield client
+
+
+@pytest.fixture
+async def painter(services: Any, vision: str, omni: str) -> Any:
+    """The same with a generator that paints after images."""
+    async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision, generator=omni) as client:
+        yield client
+
+
+def told(result: Any) -> Any:
+    return read_provenance(result.images[0].data)
+
+
+async def test_a_reference_is_blended_and_told(client: Any) -> None:
+    plain = await client.generate(PROMPT, **QUICK)
+    blended = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.4, "blend": "slerp"}, **QUICK)
+    same = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.0}, **QUICK)
+    assert same.images[0].pixels_sha256 == plain.images[0].pixels_sha256 != blended.images[0].pixels_sha256
+    kind, what = told(blended)["encoder"]["modifications"]
+    assert kind == "conditioning" and "slerp alpha=0.4" in what and hashlib.sha256(A).hexdigest()[:12] in what
+    assert told(plain)["encoder"]["modifications"] == []
+    assert blended.encoder_relation == "experimental" and blended.timings.vision_s > 0 == plain.timings.vision_s
+
+
+async def test_a_path_states_their_file_and_the_two_calls_are_the_same(client: Any, empty_home: Path) -> None:
+    Path("a.png").write_bytes(A)
+    (states,) = await client.encode_images([A], engine="qwen3_vl")
+    states.save("a.safetensors")
+    by_hand = await client.condition_prompt(await client.encode(PROMPT), A, alpha=0.3)
+    pictures = [await client.generate(by_hand.embeds, **QUICK)]
+    for reference in ("a.png", A, states, "a.safetensors"):
+        pictures.append(await client.generate(PROMPT, reference=reference, **QUICK))
+    assert len({result.images[0].pixels_sha256 for result in pictures}) == 1
+
+
+async def test_many_seeds_share_one_conditioned_prompt(client: Any) -> None:
+    seen = [one async for one in client.generate_many(PROMPT, seeds=[1, 2, 3], reference=A, **QUICK)]
+    assert {one.error for one in seen} == {None}
+    embeds = {id(one.result.embeds) for one in seen}
+    assert len(embeds) == 1
+    single = await client.generate(PROMPT, reference=A, **{**QUICK, "seed": 2})
+    (second,) = [one.result for one in seen if one.seed == 2]
+    assert second.images[0].pixels_sha256 == single.images[0].pixels_sha256
+
+
+async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None:
+    first = await painter.generate(PROMPT, omni=[A, B], **QUICK)
+    other = await painter.generate(PROMPT, omni=[B, A], **QUICK)
+    plain = await painter.generate(PROMPT, **QUICK)
+    assert told(first)["omni"]["file_sha256"] == [hashlib.sha256(data).hexdigest() for data in (A, B)]
+    assert len({result.images[0].pixels_sha256 for result in (first, other, plain)}) == 3
+    again = await painter.generate(first.embeds, **QUICK)
+    assert again.images[0].pixels_sha256 == first.images[0].pixels_sha256
+    (generator,) = painter._to.generators
+    held = set(generator.contents._held)
+    assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= held
+    seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **QUICK)]
+    assert [one.result.images[0].pixels_sha256 for one in seen if one.seed == 7] == [first.images[0].pixels_sha256]
+
+
+async def test_omni_with_guidance_and_as_a_job(painter: Any) -> None:
+    guided = await painter.generate(PROMPT, omni=[A], guidance_scale=2.0, **QUICK)
+    assert told(guided)["negative_prompt"] == ""
+    embeds = await painter.prepare(PROMPT, omni=[A], **QUICK)
+    job = await painter.submit(embeds, **QUICK)
+    (image,) = await painter.jobs.fetch(job.job_id)
+    single = await painter.generate(PROMPT, omni=[A], **QUICK)
+    assert image.pixels_sha256 == single.images[0].pixels_sha256
+
+
+async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: Any) -> None:
+    large = noise((1100, 1000))
+    one = await painter.generate(PROMPT, omni=[large], **QUICK)
+    wide = await painter.generate(PROMPT, omni=[large], **{**QUICK, "width": 128})
+    shapes = [grid.shape for result in (one, wide) for grid in result.embeds.omni.grids]
+    assert shapes[0] == shapes[1] and one.images[0].width == 64 and wide.images[0].width == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"reference": A, "conditioning": {"alpha": 1.5}}, "ALPHA_INVALID"),
+        ({"reference": A, "conditioning": {"alpha": float("nan")}}, "ALPHA_INVALID"),
+        ({"reference": A, "omni": [B]}, "REFERENCE_AND_OMNI"),
+        ({"conditioning": {"alpha": 0.5}}, "REFERENCE_MISSING"),
+        ({"omni": [A] * 9}, "REFERENCE_COUNT"),
+    ],
+)
+async def test_what_cannot_be_is_refused_before_anybody_is_asked(options: Any, reason: str) -> None:
+    async with AsyncClient(encoder="127.0.0.1:1", vision="127.0.0.1:1", generator="127.0.0.1:1") as client:
+        with pytest.raises(InvalidArgument) as refused:
+            await client.generate(PROMPT, **options)
+    assert refused.value.reason == reason
+
+
+async def test_wrong_kinds_are_type_errors(client: Any) -> None:
+    with pytest.raises(TypeError, match="did you mean 'alpha'"):
+        await client.generate(PROMPT, reference=A, conditioning={"alfa": 0.5})
+    with pytest.raises(TypeError, match="put it into a list"):
+        await client.generate(PROMPT, omni=A)
+
+
+async def test_a_generator_without_siglip_parts_is_told_before_anything_is_computed(client: Any) -> None:
+    with pytest.raises(FeatureMissing, match=r"no SigLIP parts: serve a Z-Image Omni checkpoint") as refused:
+        await client.generate(PROMPT, omni=[A], **QUICK)
+    assert refused.value.metadata["feature"] == "generate.omni"
+
+
+async def test_an_encoder_of_another_width_is_told(services: Any, vision: str, stranger: str) -> None:
+    generator = services.endpoints["generator"]
+    async with AsyncClient(encoder=stranger, vision=vision, generator=generator) as client:
+        with pytest.raises(FailedPrecondition) as refused:
+            await client.generate(PROMPT, reference=A, **QUICK)
+    assert refused.value.reason == "STATES_WIDTH" and refused.value.metadata["expected"] == "32", refused.value.message
+
+
+def test_no_vision_service_is_told(services: Any) -> None:
+    with Client(**services.endpoints) as client, pytest.raises(InvalidArgument, match="vision: this client knows none"):
+        client.generate(PROMPT, reference=A, **QUICK)
+
+
+async def test_the_command_line_has_both(services: Any, vision: str, omni: str, zrelay: Any) -> None:
+    Path("a.png").write_bytes(A)
+    Path("b.png").write_bytes(B)
+    common = ["--encoder", services.endpoints["encoder"], "--vision", vision]
+    quick = ["--size", "64x64", "--num-inference-steps", "2", "--seed", "7"]
+    here = ["--generator", services.endpoints["generator"]]
+    flags = ["--alpha", "0.5", "--normalization", "global", "--vision-tokens", "image-only"]
+    ran = await zrelay("generate", "fox", "--reference", "a.png", *flags, *common, *here, *quick)
+    assert (ran.code, ran.out) == (0, "fox-7.png\n"), ran.err
+    assert "blended with a reference" in ran.err and ", vision " in ran.err
+    assert "alpha=0.5 global" in read_provenance(Path("fox-7.png").read_bytes())["encoder"]["modifications"][1]  # type: ignore[index]
+    there = ["--omni", "a.png", "--omni", "b.png", "--generator", omni]
+    ran = await zrelay("generate", "fox", "-o", "o.png", "--count", "2", *there, *common, *quick)
+    assert (ran.code, ran.out.split()) == (0, ["o-1.png", "o-2.png"]), ran.err
+    ran = await zrelay("generate", "fox", "--detach", "--count", "2", *there, *common, *quick)
+    assert ran.code == 0 and len(ran.out.split()) == 2, ran.err
+
+
+async def test_the_command_line_says_what_is_wrong(services: Any, vision: str, zrelay: Any) -> None:
+    Path("a.png").write_bytes(A)
+    Path("broken.png").write_bytes(A[:60])
+    near = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
+    seeing = [*near, "--vision", vision]
+    for flags, code, says in (
+        (["--reference", "a.png", "--omni", "a.png", *seeing], 2, "choose one"),
+        (["--vision-layer", "-3", *seeing], 2, "--vision-layer is about a reference"),
+        (["--reference", "a.png", "--token-weights", "1,x", *seeing], 2, "expected 0,0.5,1"),
+        (["--reference", "a.png", *near], 3, "no vision is configured: start it here with `zrelay up --detach`"),
+        (["--reference", "a.png", "--alpha", "2", *seeing], 3, "alpha: expected a share"),
+        (["--reference", "gone.png", *seeing], 5, "gone.png: No such file"),
+        (["--reference", "broken.png", *seeing], 3, "broken.png: expected a whole PNG file"),
+        (["--reference", "a.png", "--outlier-mask", "clamp", *seeing], 3, "zrelay calibrate"),
+        (["--omni", "a.png", *seeing], 3, "no SigLIP parts"),
+    ):
+        ran = await zrelay("generate", "fox", *flags)
+        assert ran.code == code and says in ran.err, ran.err
+    assert not list(Path().glob("fox*"))
