@@ -67,6 +67,9 @@ _DEFAULTS = GeneratorConfig(model=Path())
 @click.option("--max-steps", type=click.IntRange(1), default=_DEFAULTS.max_steps, help="Greatest num_inference_steps.")
 @click.option("--max-images", type=click.IntRange(1), default=_DEFAULTS.max_images, help="Greatest num_images.")
 @click.option("--tick-tokens", type=click.IntRange(1), default=_DEFAULTS.tick_tokens, help="Tokens of one forward.")
+@click.option(
+    "--deterministic", is_flag=True, help="Paint images one at a time: the same bit for bit in any company, but slower."
+)
 @click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info")
 @click.option(
     "--grace-s", type=click.FloatRange(min=0), default=30.0, help="Seconds that running jobs get after SIGTERM."
@@ -94,6 +97,7 @@ def cli(
     max_steps: int,
     max_images: int,
     tick_tokens: int,
+    deterministic: bool,
     log_level: str,
     grace_s: float,
     address_file: Path | None,
@@ -122,6 +126,7 @@ def cli(
                 max_steps=max_steps,
                 max_images=max_images,
                 tick_tokens=tick_tokens,
+                deterministic=deterministic,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error

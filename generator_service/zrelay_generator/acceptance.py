@@ -51,7 +51,7 @@ class SamplingLimits:
 class Acceptance:
     """Limits and defaults of a request, the prompt's bounds, the encoder that belongs to the checkpoint, the number of
     its main blocks, what an image of a request may be (bytes of the file, pixels of the picture), and what reference
-    images may be, None for a transformer without SigLIP parts."""
+    images may be, None for a transformer without SigLIP parts; whether every job is `deterministic`, asked or not."""
 
     sampling: SamplingLimits
     text_limit: int
@@ -61,6 +61,7 @@ class Acceptance:
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
     omni: OmniLimits | None = None
+    deterministic: bool = False
 
 
 def acceptance(
@@ -79,4 +80,12 @@ def acceptance(
     )
     # A grid is spread over its picture's latents, of which there are twice as many as positions are counted for.
     omni = OmniLimits(model.siglip_width, model.max_side // 2) if model.siglip_width else None
-    return Acceptance(sampling, model.text_limit, model.embeds_width, identity.encoder, model.layers, omni=omni)
+    return Acceptance(
+        sampling,
+        model.text_limit,
+        model.embeds_width,
+        identity.encoder,
+        model.layers,
+        omni=omni,
+        deterministic=config.deterministic,
+    )

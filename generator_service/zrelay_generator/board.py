@@ -95,6 +95,8 @@ class JobBoard:
         """Frees the device within one step; a job that waits ends at once, one that has ended stays as it is."""
         if entry.job is not None:
             entry.job.cancelled = True
+        # One that is parked ends as well: else the next process would go on with it.
+        entry.parked = False
         self._tell(entry, Failed(error or Cancelled("the job was cancelled: it was asked for")))
 
     async def settled(self, entry: Entry) -> None:

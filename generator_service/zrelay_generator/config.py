@@ -26,6 +26,7 @@ class GeneratorConfig:
         min_side: least side in pixels.
         max_steps, max_images: per request.
         tick_tokens: tokens packed into one forward; a single image may exceed it.
+        deterministic: every job as if it had asked for it: the same picture bit for bit whatever shares the device.
         keep_results_s, keep_results, keep_results_bytes: how long ended jobs are kept for callers who come back, how
             many, and bytes of their images; the longest ended go first.
         keep_contents_bytes: bytes of embeddings and images that were sent and that no waiting job needs; the longest
@@ -48,6 +49,7 @@ class GeneratorConfig:
     max_steps: int = 100
     max_images: int = 16
     tick_tokens: int = 16384
+    deterministic: bool = False
     keep_results_s: float = 24 * 3600.0
     keep_results: int = 10_000
     keep_results_bytes: int = 2 << 30

@@ -1,7 +1,7 @@
 """The seam: what a feature may do to a job. The engine calls these hooks and knows no feature by name.
 
 A feature is one module: a class on `Feature`, made from a JobSpec by the registry (`recipe.py`). Each hook has a
-default that changes nothing. docs/engine.md says which hooks ControlNet, LoRA, DyPE, inpainting and Omni use.
+default that changes nothing. docs/engine.md says which hooks ControlNet, LoRA, DyPE and inpainting would use.
 """
 
 from collections.abc import Callable, Mapping

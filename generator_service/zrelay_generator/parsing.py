@@ -99,7 +99,7 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
         output=output,
         origin=_origin(spec, verdict, output.format),
         priority=priority,
-        deterministic=spec.deterministic,
+        deterministic=spec.deterministic or accepts.deterministic,
         identity=_identity(spec),
         start_image=start_image,
         skip_layers=skip_layers,

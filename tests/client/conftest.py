@@ -106,7 +106,7 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
     """Another encoder: a random Qwen3 of width 32 in a bare folder, with no transformer beside it to tell a limit."""
     folder = tmp_path_factory.mktemp("stranger") / "qwen"
     torch.manual_seed(0)
-    sizes = {"vocab_size": 640, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    sizes = {"vocab_size": 768, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True}
     Qwen3Model(Qwen3Config(**sizes, **heads, max_position_embeddings=2048)).save_pretrained(folder)
     shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)

@@ -100,8 +100,8 @@ def test_every_option_is_read(embeds: Embeds) -> None:
     """A keyword that nobody reads would be ignored in silence."""
     import inspect
 
-    from zrelay_client import EncodeOptions, _requests
+    from zrelay_client import EncodeOptions, _references, _requests
 
-    source = inspect.getsource(_requests)
+    source = inspect.getsource(_requests) + inspect.getsource(_references)
     for kind in (EncodeOptions, GenerateOptions):
         assert [name for name in kind.__annotations__ if f'"{name}"' not in source] == []

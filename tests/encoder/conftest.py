@@ -34,7 +34,7 @@ def write_qwen3(folder: Path, tokenizer: Path, *, tied: bool = True, sharded: bo
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=640,
+            vocab_size=768,
             hidden_size=WIDTH,
             intermediate_size=64,
             num_hidden_layers=BLOCKS,

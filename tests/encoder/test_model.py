@@ -45,7 +45,7 @@ def test_only_the_needed_blocks_are_loaded(tiny: Path) -> None:
     block = sizes[-2] - sizes[-3]
     norm = 32
     assert sizes[-1] - sizes[-2] == block + norm
-    embedding = 640 * 32
+    embedding = 768 * 32
     assert sizes[-2] == embedding + (BLOCKS - 1) * block
     assert not any(name.startswith(("norm", "lm_head")) for name in load(tiny).encoder.model.state_dict())
 

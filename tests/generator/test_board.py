@@ -213,7 +213,7 @@ async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(board):
     for _ in range(20):
         made.speed.saw_forward(96, 0.01)
     (accepted,) = [event for _, event in (await made.submit("b", steps=30)).events if isinstance(event, Accepted)]
-    assert accepted.queue_position == 1 and accepted.estimated_wait_s > 0.0
+    assert accepted.queue_position == 1 and accepted.wait_s > 0.0
 
 
 async def test_heartbeats_go_to_those_who_wait_and_are_watched(board):
@@ -324,6 +324,16 @@ async def test_draining_finishes_what_it_can(board):
     assert short.state is State.SUCCEEDED and long.state is State.QUEUED
     (failed,) = [event for event in await collected(made.board, long) if isinstance(event, Failed)]
     assert failed.error.metadata == {"job_id": long.id, "parked": "false"}
+
+
+async def test_a_parked_job_can_be_cancelled(board):
+    made = board()
+    entry = await made.submit("a", detached=True)
+    await made.board.drain(0.0)
+    assert entry.parked and len((await made.store.unfinished())[0]) == 1
+    made.board.cancel(entry)
+    await made.ended(entry)
+    assert entry.state is State.CANCELLED and (await made.store.unfinished())[0] == [], "nobody goes on with it"
 
 
 async def test_many_jobs_wait_at_a_small_price(board):

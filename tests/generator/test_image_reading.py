@@ -35,19 +35,17 @@ def test_pixels_are_those_that_diffusers_resizes_to(width, height):
     torch.testing.assert_close(ours.float() / 127.5 - 1.0, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "I;16"])
+MODES = {
+    "PNG": ("RGB", "L", "RGBA", "P", "1", "I;16"),
+    "JPEG": ("RGB", "L", "1", "CMYK"),
+    "WEBP": ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16"),
+}
+
+
+@pytest.mark.parametrize(("format", "mode"), [(format, mode) for format, modes in MODES.items() for mode in modes])
 def test_formats_and_modes(format, mode):
-    image = picture()
-    if mode == "I;16":
-        image = Image.fromarray(np.zeros((40, 60), np.uint16))
-    elif mode != "RGB":
-        image = image.convert(mode)
-    try:
-        data = saved(image, format)
-    except (OSError, KeyError):
-        pytest.skip("not a mode of this format")
-    assert read_image(data, 60, 40, MANY).shape == (3, 40, 60)
+    image = Image.fromarray(np.zeros((40, 60), np.uint16)) if mode == "I;16" else picture().convert(mode)
+    assert read_image(saved(image, format), 60, 40, MANY).shape == (3, 40, 60)
 
 
 def test_a_turned_photograph_stands_upright():

@@ -85,6 +85,15 @@ def test_a_refused_size_names_one_that_would_do(parse, request_of):
     assert "1001; 1008 would do" in refused(parse, request_of(width=1001)).message
 
 
+def test_a_server_may_make_every_job_deterministic(accepts, request_of):
+    parcel = request_of()
+    for server in (False, True):
+        spec = parse_spec(parcel, parcel.message.spec, replace(accepts, deterministic=server))
+        assert spec.deterministic is server
+    parcel.message.spec.deterministic = True
+    assert parse_spec(parcel, parcel.message.spec, accepts).deterministic
+
+
 def test_too_many_pixels(accepts, request_of):
     parcel = request_of(width=1024, height=1024)
     small = replace(accepts, sampling=replace(accepts.sampling, max_pixels=512 * 512))

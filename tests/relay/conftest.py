@@ -23,7 +23,8 @@ for needed in ("torch", "transformers", "diffusers"):
     pytest.importorskip(needed)
 
 PROMPT = "a small red circle on a blue background"
-READY_S = 120.0
+READY_S = 240.0
+"""Far more than a stack takes to start on two quiet cores (some 10 s), for machines that are busy."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,14 @@ class Machine:
             **options,
         )
 
-    def zrelay(self, *args: str, stdin: str = "", timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def zrelay(self, *args: str, stdin: str = "", timeout: float = READY_S) -> subprocess.CompletedProcess[str]:
         """Runs a `zrelay` command to its end."""
         process = self.start(*args, stdin=subprocess.PIPE)
-        out, err = process.communicate(stdin, timeout=timeout)
+        try:
+            out, err = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # on which it ends what it started
+            raise
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def json(self, *args: str) -> dict[str, Any]:

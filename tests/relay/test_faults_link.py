@@ -25,7 +25,8 @@ from zrelay_client import (
 
 PROMPT = "a small red circle on a blue background"
 LONG: GenerateOptions = {"width": 256, "height": 256, "num_inference_steps": 30, "deterministic": True, "seed": 5}
-SLOW = ["--size", "384x384", "--num-inference-steps", "80"]
+SLOW = ["--size", "512x512", "--num-inference-steps", "100"]
+"""Several times the lease, on any CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def until(state: str, endpoint: str, job_id: str, within_s: float) -> None:
 
 def running_job(endpoint: str) -> str:
     """The id of the one job that runs."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     with Client(generator=endpoint) as client:
         while not (jobs := list(client.jobs.list(states=["running"]))):
             assert time.monotonic() < deadline
@@ -142,7 +143,7 @@ def test_a_client_that_is_killed_leaves_its_job_to_the_lease(home: Any, generato
     process.kill()
     process.communicate()
     assert state_of(endpoint, job_id) == "running"
-    until("cancelled", endpoint, job_id, within_s=20)
+    until("cancelled", endpoint, job_id, within_s=120)
     assert not (home.here / "never.png").exists()
 
 
@@ -168,7 +169,7 @@ def test_ctrl_c_twice_leaves_the_job_running(here: Any, generators: Any) -> None
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert f"zrelay jobs watch {job_id} --generator {endpoint}" in err
     assert not (here.here / "circle.png").exists()

@@ -32,7 +32,7 @@ def serve(tmp_path: Path, home: Any) -> Iterator[Callable[[Any, str], str]]:
     for process in processes:
         process.terminate()
     for process in processes:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
 
 
@@ -40,7 +40,7 @@ def ready(machine: Any, role: str, address: str) -> str:
     """The endpoint of a service, once it serves."""
     import time
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if Path(address).exists():
             endpoint = Path(address).read_text()

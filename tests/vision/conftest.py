@@ -52,9 +52,10 @@ def write_qwen3_vl(
     """
     torch.manual_seed(seed)
     shutil.copytree(tokenizer, folder)
-    ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids
+    words = AutoTokenizer.from_pretrained(folder)
+    ids = words.convert_tokens_to_ids
     text = {
-        "vocab_size": 640,
+        "vocab_size": len(words),
         "hidden_size": WIDTH,
         "intermediate_size": 64,
         "num_hidden_layers": blocks,

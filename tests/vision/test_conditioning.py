@@ -99,6 +99,18 @@ def test_where_no_image_rows_were_kept_all_count() -> None:
     assert got.outliers.dimensions == (4,)
 
 
+def test_a_plain_image_loses_the_dimensions_that_the_image_loses() -> None:
+    """A dimension that is removed from the image alone would come back as the plain image's, turned round."""
+    prompt, image, plain = rows(9, 1), states(), rows(11, 8)
+    image.hidden_states[:, 4] *= 100
+    asked = options(
+        blend=BlendMode.STYLE_DELTA, outlier_mask=OutlierMask.ZERO, normalization=Normalization.NONE, alpha=0.5
+    )
+    got = condition(prompt, States(image.hidden_states, 0, 11, TokenMode.IMAGE_ONLY), asked, REFERENCE, plain)
+    assert got.outliers.dimensions == (4,)
+    assert torch.equal(got.prompt_embeds[:, 4], prompt[:, 4])
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

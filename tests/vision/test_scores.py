@@ -66,6 +66,21 @@ def test_scores_are_transformers_model_outputs(folder: Path, name: str) -> None:
     assert ours.probabilities.std() > 1e-4, "a test that could not fail"
 
 
+def test_case_does_not_count(folder: Path, tmp_path: Path) -> None:
+    """SigLIP2 was trained on lower case; published folders of a fixed size name Gemma's tokenizer, which keeps case."""
+    copy = shutil.copytree(folder / "siglip_fixed", tmp_path / "fixed")
+    said = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**said, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    whole = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps({**whole, "normalizer": None}))
+    engine = loaded(copy)
+    tower = engine._text_tower()
+    shouted, plain = "A BLUE Star", "a blue star"
+    assert tower.tokenizer(shouted).input_ids != tower.tokenizer(plain).input_ids, "a test that could not fail"
+    got = engine.score(PICTURES[:1], [shouted, plain], cancelled=lambda: False)
+    assert torch.allclose(got.cosines[:, 0], got.cosines[:, 1], atol=1e-6)
+
+
 def test_one_pair_is_transformers_to_the_last_bit(folder: Path) -> None:
     ours = loaded(folder / "siglip").score(PICTURES[:1], TEXTS[:1], cancelled=lambda: False)
     model = AutoModel.from_pretrained(folder / "siglip", dtype=torch.float32).eval()

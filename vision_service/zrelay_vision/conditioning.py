@@ -79,28 +79,42 @@ def condition(
     if options.needs_reference and reference is None:
         raise ValueError(f"reference: expected statistics for {options.said}, got none")
     text = prompt.float()
-    ready, outliers = _prepare(states, states.hidden_states.float(), text, options, reference)
+    outliers = _outliers(states, options, reference)
+    ready = _prepare(states, states.hidden_states.float(), outliers, text, options, reference)
     if options.alpha == 0:
         result = prompt
-    else:
-        plain = None if neutral is None else _prepare(states, neutral.float(), text, options, reference)[0]
+    else:  # a plain image loses the dimensions that the image loses: the difference of the two is what counts
+        plain = None if neutral is None else _prepare(states, neutral.float(), outliers, text, options, reference)
         result = _blend(text, ready, plain, options).to(prompt.dtype)
     return Conditioned(result, statistics(prompt), statistics(ready), statistics(result), outliers)
 
 
+def _masked_rows(states: States) -> slice:
+    """The image's rows alone, where there are any: text has outliers of its own, which are the encoder's too."""
+    return slice(states.start, states.start + states.count) if states.count else slice(None)
+
+
+def _outliers(states: States, options: ConditionOptions, reference: Reference | None) -> Outliers:
+    if options.outlier_mask is OutlierMask.NONE or reference is None:
+        return Outliers((), ())
+    rows = states.hidden_states[_masked_rows(states)].float()
+    return find_outliers(rows, reference.std, options.outlier_threshold)
+
+
 def _prepare(
-    states: States, rows: torch.Tensor, prompt: torch.Tensor, options: ConditionOptions, reference: Reference | None
-) -> tuple[torch.Tensor, Outliers]:
-    """Rows with their outliers masked and brought to the prompt's scale."""
-    outliers = Outliers((), ())
-    if options.outlier_mask is not OutlierMask.NONE and reference is not None:
-        # The image's rows alone, where there are any: text has outliers of its own, which are the encoder's too.
-        image = slice(states.start, states.start + states.count) if states.count else slice(None)
-        outliers = find_outliers(rows[image], reference.std, options.outlier_threshold)
-        rows = rows.clone()
+    states: States,
+    rows: torch.Tensor,
+    outliers: Outliers,
+    prompt: torch.Tensor,
+    options: ConditionOptions,
+    reference: Reference | None,
+) -> torch.Tensor:
+    """Rows, laid out as `states`, with their outliers masked and brought to the prompt's scale."""
+    if outliers.dimensions:
+        image, rows = _masked_rows(states), rows.clone()
         rows[image] = mask_outliers(rows[image], outliers, options.outlier_mask, options.outlier_threshold)
     pair = None if reference is None else (reference.mean, reference.std)
-    return normalize(rows, prompt, options.normalization, pair), outliers
+    return normalize(rows, prompt, options.normalization, pair)
 
 
 def _blend(

@@ -176,7 +176,12 @@ class SiglipEngine:
 
 
 def _padded(tower: TextTower, text: str, field: str) -> list[int]:
-    """Token ids of one text, padded to the length that SigLIP reads. Raises InvalidArgument (TEXT_TOO_LONG)."""
+    """Token ids of one text, padded to the length that SigLIP reads. Raises InvalidArgument (TEXT_TOO_LONG).
+
+    In lower case, as every SigLIP was trained: transformers' tokenizers see to it for SigLIP and NaFlex, but not for
+    SigLIP2 of a fixed size, whose folders name Gemma's.
+    """
+    text = text.lower()
     count = len(tower.tokenizer(text, truncation=False).input_ids)
     if count > tower.length:
         raise InvalidArgument(

@@ -14,7 +14,7 @@ from zrelay_generator.store.blobs import Blobs, Buffer, ContentMissing, FolderBl
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.lock import FolderLock
 from zrelay_generator.store.opening import connect, open_database
-from zrelay_generator.store.retention import Retention, forget, retain
+from zrelay_generator.store.retention import LEAST_BYTES, Retention, forget, retain
 from zrelay_generator.store.rows import EventRow, JobRow
 from zrelay_generator.store.schema import prepare
 from zrelay_shared.errors import FailedPrecondition
@@ -189,7 +189,7 @@ class JobStore:
 
     async def _grown(self, size: int) -> None:
         """Looks at the limits each time that a share of them has come in."""
-        self._added += size
+        self._added += max(size, LEAST_BYTES)
         if self._added < self._look_after:
             return
         self._added = 0
