@@ -140,7 +140,7 @@ async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Any, monkeypat
 
 
 async def test_up_names_everything_that_is_missing_at_once(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = {"encoder": ("no_such_module", "os"), "generator": ("no_such_module", "nor_this")}
+    needs = {"encoder": ("no_such_module", "os"), "generator": ("no_such_module", "nor_this"), "vision": ("os",)}
     monkeypatch.setattr("zrelay_client._stack.extras._NEEDS", needs)
     ran = await zrelay("up")
     assert ran.code == exits.REFUSED
