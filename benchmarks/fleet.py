@@ -32,6 +32,10 @@ SIDE, STEPS = 128, 8
 _OPTIONS: GenerateOptions = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS}
 _SLOW: GenerateOptions = {**_OPTIONS, "num_inference_steps": 100}
 """What waits, while few of it are painted."""
+_QUEUE_PACE = 4.0
+"""Times `--job-s` that a picture takes on the device behind a queue."""
+_QUIET_S = 6.0
+"""Most seconds of a look at what a queue costs that nobody touches; `--window` may be shorter."""
 _ENDLESS = range(1 << 31)
 
 
@@ -53,8 +57,8 @@ def main() -> None:
     for name, jobs, measure in (("q", args.queued, queueing.submitted), ("w", args.watched, queueing.watched)):
         if jobs:
             with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, Host() as host:
-                generator = host.start(_setting(Path(folder) / name, 8.0, jobs))
-                goals += asyncio.run(measure(generator, embeds, jobs, _SLOW, say))
+                generator = host.start(_setting(Path(folder) / name, _QUEUE_PACE * args.job_s, jobs))
+                goals += asyncio.run(measure(generator, embeds, jobs, _SLOW, min(_QUIET_S, args.window), say))
     tell(goals, args.json)
 
 

@@ -25,9 +25,12 @@ class Point:
     wall_s: float
 
 
-async def submitted(generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, say: Say) -> list[Goal]:
+async def submitted(
+    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+) -> list[Goal]:
     """Detached jobs, nobody watches: P11.memory is KiB of the generator a job over the second half of them, P11.flat
-    that over the same of the first half, P11.cost the processor time to take one of the last tenth over the first."""
+    that over the same of the first half, P11.cost the processor time to take one of the last tenth over the first.
+    `quiet_s` of looking at what they cost once all wait."""
     await asyncio.to_thread(generator.vitals)  # it has started
     every, points, started = max(1, jobs // 10), [], time.monotonic()
     async with AsyncClient(generator=generator.endpoint, timeout_s=3600.0) as client:
@@ -36,7 +39,7 @@ async def submitted(generator: Hosted, embeds: Embeds, jobs: int, options: Gener
             points.append(Point(begun, now.rss_bytes, now.cpu_s, time.monotonic() - started))
             if begun < jobs:
                 await _submit(client, embeds, range(begun, begun + every), options)
-        quiet = await asyncio.to_thread(_share, generator, 6.0)
+        quiet = await asyncio.to_thread(_share, generator, quiet_s)
     first, second = points[1 : len(points) // 2 + 1], points[len(points) // 2 :]
     by_job = [slope([(p.jobs, p.rss_bytes / 1024) for p in half]) for half in (first, second)]
     costs = [(b.cpu_s - a.cpu_s) / every for a, b in itertools.pairwise(points)]
@@ -53,7 +56,9 @@ async def submitted(generator: Hosted, embeds: Embeds, jobs: int, options: Gener
     ]
 
 
-async def watched(generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, say: Say) -> list[Goal]:
+async def watched(
+    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+) -> list[Goal]:
     """One client that watches all of them: KiB a job on its side, and what the heart-beats cost both."""
     async with AsyncClient(generator=generator.endpoint, timeout_s=3600.0) as client:
         await client.generator_info()
@@ -63,7 +68,7 @@ async def watched(generator: Hosted, embeds: Embeds, jobs: int, options: Generat
             await asyncio.sleep(1.0)
         grown = vitals(os.getpid()).rss_bytes - before
         mine, theirs = await asyncio.gather(
-            asyncio.to_thread(_share_of, os.getpid(), 6.0), asyncio.to_thread(_share, generator, 6.0)
+            asyncio.to_thread(_share_of, os.getpid(), quiet_s), asyncio.to_thread(_share, generator, quiet_s)
         )
         painting.cancel()
         await asyncio.gather(painting, return_exceptions=True)

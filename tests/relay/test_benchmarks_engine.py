@@ -48,6 +48,6 @@ def test_gpu_on_a_cpu() -> None:
 
 def test_soak() -> None:
     """Long enough to run every kind of turn, too short to judge memory by."""
-    report = run("soak", "--minutes", "0.3", "--callers", "3")
+    report = run("soak", "--minutes", "0.15", "--callers", "3")
     assert report["wrong"] == []
     assert len(report["told"]) == 4
