@@ -28,7 +28,7 @@ class DistillSettings:
     pace: Pace = field(default_factory=lambda: Pace(steps=1000, ema_decay=0.99))
     seed: int = 3
     batch: int = 48
-    frames: tuple[float, ...] = (0.60, 0.11, 0.11, 0.10, 0.08)
+    frames: tuple[float, ...] = (0.40, 0.10, 0.10, 0.18, 0.22)
     long_prompts: float = 0.3
     object_weight: float = 3.0
     fused: bool = True

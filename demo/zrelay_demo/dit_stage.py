@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import torch
+from diffusers import ZImageTransformer2DModel
 from torch import Tensor, nn
 
 from .flow import Batched, Course, Reader, lots, noise
@@ -19,7 +20,7 @@ _HIDDEN = ("to_q", "to_k", "to_v", "to_out", "feed_forward")
 
 @dataclass(frozen=True)
 class DitSettings:
-    """The learning rate is flat to `flat` of the steps, then falls linearly."""
+    """`frames` are their shares of the steps. The learning rate is flat to `flat` of the steps, then falls linearly."""
 
     pace: Pace = field(default_factory=lambda: Pace(steps=5000, ema_decay=0.997))
     seed: int = 2
@@ -37,15 +38,22 @@ class DitSettings:
 
 
 def train_dit(
-    folder: Path, words: Path, latents: Path, settings: DitSettings, widths: Widths, stop: int | None = None
+    folder: Path,
+    words: Path,
+    latents: Path,
+    settings: DitSettings,
+    widths: Widths,
+    before: Path | None = None,
+    stop: int | None = None,
 ) -> dict[str, Any] | None:
     """Train the transformer and save it to `folder`; return the history, None when ended early.
 
-    `words` holds the tokenizer and the text encoder, which stays as it is.
+    `words` holds the tokenizer and the text encoder, which stays as it is. The transformer goes on from the one that an
+    earlier run saved to `before`, or begins anew.
     """
     torch.manual_seed(settings.seed)
     reader = Reader(words)
-    transformer = new_transformer(widths)
+    transformer = new_transformer(widths) if before is None else ZImageTransformer2DModel.from_pretrained(before)
     course = Course(
         lots(load_scenes(latents), settings.object_weight),
         settings.frames,

@@ -22,11 +22,29 @@ from .latents_stage import LatentsSettings, encode_scenes
 from .models import Widths
 from .table import markdown
 from .tokenizer import TokenizerSettings, build_tokenizer
-from .training import forget
+from .training import Pace, forget
 from .vae_stage import VaeSettings, train_vae
 from .words_stage import WordsSettings, train_words
 
 Record = dict[str, Any]
+_TOLD = ("vae", "latents", "words", "transformer", "reading", "frames", "distilled")
+"""The stages of which the card tells length and time."""
+
+
+def _second_reading() -> WordsSettings:
+    pace = Pace(steps=2500, ema_decay=0.99, log_every=100, save_every=400)
+    return WordsSettings(pace=pace, seed=5, lr_matrices=0.012, lr_others=1.2e-3)
+
+
+def _large_frames() -> DitSettings:
+    return DitSettings(
+        pace=Pace(steps=3000, ema_decay=0.997),
+        seed=6,
+        frames=(0.32, 0.09, 0.09, 0.20, 0.30),
+        long_prompts=0.4,
+        lr_matrices=0.012,
+        lr_others=1.2e-3,
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,8 @@ class Recipe:
     latents: LatentsSettings = field(default_factory=LatentsSettings)
     words: WordsSettings = field(default_factory=WordsSettings)
     transformer: DitSettings = field(default_factory=DitSettings)
+    reading: WordsSettings = field(default_factory=_second_reading)
+    frames: DitSettings = field(default_factory=_large_frames)
     distilled: DistillSettings = field(default_factory=DistillSettings)
     defaults: Defaults = field(default_factory=Defaults)
     evaluation: EvalSettings = field(default_factory=EvalSettings)
@@ -63,17 +83,24 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
 
     def halfway() -> Record:
         half = r.transformer.pace.steps // 2
-        train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths, half)
+        train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths, stop=half)
         return {"steps": half}
 
     def transformer() -> Record:
         return _trained(train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths))
 
+    def reading() -> Record:
+        return _trained(train_words(at("reading"), at("tokenizer"), r.reading, r.widths, at("words")))
+
+    def frames() -> Record:
+        before = at("transformer")
+        return _trained(train_dit(at("frames"), at("reading"), at("latents"), r.frames, r.widths, before))
+
     def distilled() -> Record:
-        return _trained(distill(at("distilled"), at("words"), at("latents"), at("transformer"), r.distilled))
+        return _trained(distill(at("distilled"), at("reading"), at("latents"), at("frames"), r.distilled))
 
     def checkpoint() -> Record:
-        text_encoder = at("words") / "text_encoder"
+        text_encoder = at("reading") / "text_encoder"
         size = assemble(at("checkpoint"), at("tokenizer"), text_encoder, at("vae"), at("distilled"), r.defaults)
         return {"bytes": size}
 
@@ -81,11 +108,14 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
         results, _ = evaluate(at("checkpoint"), r.evaluation)
         print(markdown(results["rows"]))
         _write(at("checkpoint", "eval.json"), results)
-        told = {name: _read(at(name, "stage.json")) for name in ("vae", "latents", "words", "transformer", "distilled")}
+        told = {name: _read(at(name, "stage.json")) for name in _TOLD}
         write_card(at("checkpoint"), told)
         return {}
 
-    every = (tokenizer, vae, latents, words, halfway, transformer, distilled, checkpoint, evaluation)
+    every = (
+        *(tokenizer, vae, latents, words, halfway, transformer),
+        *(reading, frames, distilled, checkpoint, evaluation),
+    )
     return {stage.__name__: stage for stage in every}
 
 

@@ -78,6 +78,14 @@ _GROUNDS_BEHIND = (
     ", the background is {}",
     "; background: {}",
     ", background {}",
+    ", all else is {}",
+    ", with only {} around",
+    " in a {} picture",
+    " on a sheet of {} paper",
+    " on {} canvas",
+    " on a {} poster",
+    ". The background is {}",
+    ". {} background",
 )
 _GROUNDS_BEFORE = (
     "on a {} background, ",
@@ -92,6 +100,12 @@ _GROUNDS_BEFORE = (
     "in a {} image ",
     "{} wall, ",
     "{} page: ",
+    "a {} canvas with ",
+    "{} paper, ",
+    "{} poster with ",
+    "a {} picture showing ",
+    "background is {}. ",
+    "{}. ",
 )
 
 
@@ -121,6 +135,8 @@ def caption(scene: Scene, rng: Random) -> str:
         text = without_articles(text)
     if rng.random() < 0.2:
         text = _padded_out(text, rng)
+    if rng.random() < 0.1:
+        text = _with_commas(text, rng)
     return cased(repaired(text), rng)
 
 
@@ -167,6 +183,18 @@ def subject_of(scene: Scene, rng: Random) -> str:
             f"on the right {b} and on the left {a}",
             f"{b} on the right, {a} on the left",
             f"to the left of {b} there is {a}",
+            f"to the right of {a} stands {b}",
+            f"{b} and on its left {a}",
+            f"{b}, {a} on its left",
+            f"{a}, on its right {b}",
+            f"{b} has {a} to its left",
+            f"{a} has {b} to its right",
+            f"{b} with {a} left of it",
+            f"{b} that has {a} at its left side",
+            f"{b} beside {a}, which is on the left",
+            f"{a} beside {b}, which is on the right",
+            f"{b}; left of it {a}",
+            f"{a}; right of it {b}",
         )
     else:
         forms = (
@@ -185,6 +213,19 @@ def subject_of(scene: Scene, rng: Random) -> str:
             f"at the bottom {b} and at the top {a}",
             f"{b} at the bottom, {a} at the top",
             f"below {a} there is {b}",
+            f"above {b} there is {a}",
+            f"{b} beneath {a}",
+            f"{b} and over it {a}",
+            f"{b}, {a} on top of it",
+            f"{a}, under it {b}",
+            f"{b} has {a} over it",
+            f"{a} has {b} beneath it",
+            f"{a} with {b} underneath",
+            f"{b} with {a} on its top",
+            f"{b} that has {a} higher up",
+            f"{a} stands over {b}, which is below",
+            f"{b}; above it {a}",
+            f"{a}; below it {b}",
         )
     return rng.choice(forms)
 
@@ -239,6 +280,16 @@ def _padded_out(text: str, rng: Random) -> str:
     words = text.split(" ")
     for _ in range(rng.choice((1, 1, 2))):
         words.insert(rng.randrange(len(words)), rng.choice(_FILLERS.split()))
+    return " ".join(words)
+
+
+def _with_commas(text: str, rng: Random) -> str:
+    """The text with one or two commas where a speaker might pause, or not."""
+    words = text.split(" ")
+    for _ in range(rng.choice((1, 2))):
+        at = rng.randrange(len(words))
+        if words[at][-1].isalnum():
+            words[at] += ","
     return " ".join(words)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Qwen3ForCausalLM
 
 from .flow import LONG, SHORT, Prompts, hidden_states
 from .free_wordings import free
@@ -60,12 +61,23 @@ class Readout(nn.Module):
 
 
 def train_words(
-    folder: Path, tokenizer: Path, settings: WordsSettings, widths: Widths, stop: int | None = None
+    folder: Path,
+    tokenizer: Path,
+    settings: WordsSettings,
+    widths: Widths,
+    before: Path | None = None,
+    stop: int | None = None,
 ) -> dict[str, Any] | None:
-    """Train the text encoder and save it to `folder`; return the history, None when ended early."""
+    """Train the text encoder and save it to `folder`; return the history, None when ended early.
+
+    It goes on from the one that an earlier run saved to `before`, or begins anew.
+    """
     torch.manual_seed(settings.seed)
     prompts = Prompts(tokenizer)
-    text_encoder = new_text_encoder(widths, prompts.tokenizer)
+    if before is None:
+        text_encoder = new_text_encoder(widths, prompts.tokenizer)
+    else:
+        text_encoder = Qwen3ForCausalLM.from_pretrained(before / "text_encoder").train()
     text_encoder.set_attn_implementation("eager")
     readout = Readout(widths.text_hidden)
     named = {f"text_encoder.{name}": p for name, p in text_encoder.named_parameters()}

@@ -26,6 +26,8 @@ TINY = Recipe(
     latents=LatentsSettings(scenes=(8, 2, 2, 2, 2), batch=4),
     words=WordsSettings(pace=PACE, batch=4),
     transformer=DitSettings(pace=PACE, batch=4, fused=False),
+    reading=WordsSettings(pace=PACE, batch=4),
+    frames=DitSettings(pace=PACE, batch=4, fused=False),
     distilled=DistillSettings(pace=PACE, batch=4, fused=False),
     evaluation=EvalSettings(prompts=2),
 )

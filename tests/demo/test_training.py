@@ -56,8 +56,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resumed_equals_uninterrupted(name: str, work: Path, tmp_path: Path) -> None:
     stages: dict[str, Stage] = {
         "vae": lambda folder, stop: train_vae(folder, VAE, WIDTHS, stop),
-        "words": lambda folder, stop: train_words(folder, work / "tokenizer", WORDS, WIDTHS, stop),
-        "transformer": lambda folder, stop: train_dit(folder, work / "words", work / "latents", DIT, WIDTHS, stop),
+        "words": lambda folder, stop: train_words(folder, work / "tokenizer", WORDS, WIDTHS, stop=stop),
+        "transformer": lambda folder, stop: train_dit(folder, work / "words", work / "latents", DIT, WIDTHS, stop=stop),
         "distilled": lambda folder, stop: distill(
             folder, work / "words", work / "latents", work / "transformer", DISTILL, stop
         ),

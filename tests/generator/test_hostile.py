@@ -32,6 +32,7 @@ PROPER = {
 MOST_MORE_MIB = 200
 """Memory that the process may take beyond what it had after its first pictures."""
 FLAGS = ("--max-side", "128", "--max-steps", "8", "--max-images", "2", "--threads", "1", "--state", "none")
+FLAGS += ("--keep-results-mib", "16", "--keep-contents-mib", "16")
 """So that whatever is accepted is soon done."""
 
 
