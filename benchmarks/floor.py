@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from forwards import Picture
 
-from zrelay_generator.rope import padded
-from zrelay_generator.weights import BlockWeights, TransformerWeights
+from zrelay_generator.model.rope import padded
+from zrelay_generator.model.weights import BlockWeights, TransformerWeights
 
 _VAE_FLOP_PER_PIXEL = 10.0e6
 """Of the published VAE's decoder (docs/performance.md, 1)."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from zrelay_generator.transformer import PackedTransformer, Segment
-from zrelay_generator.weights import transformer_weights
+from zrelay_generator.model.transformer import PackedTransformer, Segment
+from zrelay_generator.model.weights import transformer_weights
 
 FACTOR = 8
 """Pixels of a latent pixel's side."""

@@ -29,9 +29,9 @@ from measuring import Goal, Say, sayer, tell
 from trials import TRIALS
 from whole import loaded, paint
 
-from zrelay_generator.attention import spans_of
-from zrelay_generator.transformer import PackedTransformer
-from zrelay_generator.vae import Vae
+from zrelay_generator.model.attention import spans_of
+from zrelay_generator.model.transformer import PackedTransformer
+from zrelay_generator.model.vae import Vae
 
 _TEXTS, _TIMESTEPS = (40, 100, 250), (0.1, 0.5, 0.9)
 

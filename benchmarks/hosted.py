@@ -107,7 +107,7 @@ async def _run(pipe: Connection, setting: Setting) -> None:
     import simulated
 
     from zrelay_generator.config import GeneratorConfig
-    from zrelay_generator.loading import load_model
+    from zrelay_generator.model.loading import load_model
     from zrelay_generator.service import GeneratorService
     from zrelay_shared import serving
     from zrelay_shared.listening import ListenAddress

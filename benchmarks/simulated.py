@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zrelay_generator.loading import load_model
-from zrelay_generator.model import LoadedModel
-from zrelay_generator.size import Size, segment_size
-from zrelay_generator.transformer import PackedTransformer, Prediction, Segment
-from zrelay_generator.vae import Vae
+from zrelay_generator.model.loading import load_model
+from zrelay_generator.model.model import LoadedModel
+from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.transformer import PackedTransformer, Prediction, Segment
+from zrelay_generator.model.vae import Vae
 
 _FLOP_PER_TOKEN, _FLOP_PER_SQUARE, _FLOP_PER_PIXEL = 11.65e9, 491_520.0, 10.0e6
 """Of the published model (docs/performance.md, 1): 56.6 TFLOP a forward and 10.5 a decode at 1024 x 1024."""
@@ -41,7 +41,7 @@ class Pace:
 
 
 def load(pace: Pace, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """What `zrelay_generator.loading.load_model` makes of a folder, at a pace."""
+    """What `zrelay_generator.model.loading.load_model` makes of a folder, at a pace."""
     real = load_model(folder, device, dtype)
     transformer, vae = SimulatedTransformer(real.transformer, pace), SimulatedVae(real.vae, pace)
     return LoadedModel(transformer, vae, real.latent_to_rgb, real.defaults, real.limits)

@@ -6,9 +6,9 @@ from unittest import mock
 
 import torch
 
-from zrelay_generator import transformer as module
-from zrelay_generator.blocks import run_block
-from zrelay_generator.transformer import PackedTransformer, Segment
+from zrelay_generator.model import transformer as module
+from zrelay_generator.model.blocks import run_block
+from zrelay_generator.model.transformer import PackedTransformer, Segment
 
 Work = Callable[[], object]
 

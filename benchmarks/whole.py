@@ -5,17 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zrelay_generator.acceptance import ModelLimits
-from zrelay_generator.engine import Engine, run_to_end
-from zrelay_generator.events import EngineEvent, Failed, ImagePixels
-from zrelay_generator.images import ImageFormat, write_image
-from zrelay_generator.job import Job, JobSpec, Sampling
-from zrelay_generator.model import LoadedModel
-from zrelay_generator.preview import fit_latent_to_rgb
-from zrelay_generator.schedule import shifted_schedule
-from zrelay_generator.transformer import PackedTransformer
-from zrelay_generator.vae import Vae
-from zrelay_generator.work import Speed
+from zrelay_generator.engine.engine import Engine, run_to_end
+from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels
+from zrelay_generator.engine.job import Job, JobSpec, Sampling
+from zrelay_generator.engine.schedule import shifted_schedule
+from zrelay_generator.engine.work import Speed
+from zrelay_generator.model.model import LoadedModel, ModelLimits
+from zrelay_generator.model.preview import fit_latent_to_rgb
+from zrelay_generator.model.transformer import PackedTransformer
+from zrelay_generator.model.vae import Vae
+from zrelay_generator.pictures.images import ImageFormat, write_image
 from zrelay_shared.checkpoints import GenerationDefaults
 
 _TICK_TOKENS = 16384

@@ -9,15 +9,15 @@ from google.protobuf.descriptor import ServiceDescriptor
 from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.jobs_pb2 import Job, JobEvent
-from zrelay_generator.board import JobBoard
+from zrelay_generator.border.info import loading_info, ready_info
+from zrelay_generator.border.messages import STATE_OF, event_message, job_message
+from zrelay_generator.border.parsing import parse_request_id
+from zrelay_generator.border.parsing_sampling import parse_sampling
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.entry import Entry, State
-from zrelay_generator.features import missing
-from zrelay_generator.info import loading_info, ready_info
-from zrelay_generator.loading import load_model
-from zrelay_generator.messages import STATE_OF, event_message, job_message
-from zrelay_generator.parsing import parse_request_id
-from zrelay_generator.parsing_sampling import parse_sampling
+from zrelay_generator.jobs.board import JobBoard
+from zrelay_generator.jobs.entry import Entry, State
+from zrelay_generator.model.loading import load_model
+from zrelay_generator.offered import missing
 from zrelay_generator.runtime import LoadModel, Runtime, start
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading

@@ -36,6 +36,17 @@ MAY_IMPORT = {
     "zrelay_demo": set(PACKAGES),
 }
 
+GENERATOR_LAYERS = {
+    # sub-package of the generator: the ones it may import; what stands above them wires them together
+    "model": set(),
+    "store": set(),
+    "engine": {"model", "features", "pictures"},
+    "features": {"model", "engine", "pictures"},
+    "pictures": {"engine"},
+    "jobs": {"engine", "pictures", "store"},
+    "border": {"model", "engine", "features", "pictures", "jobs", "store"},
+}
+
 BORDER = (
     # modules that may see messages: the tensor codec, servicers with their parsing and replies, stubs
     "zrelay_shared.wire",
@@ -54,15 +65,15 @@ BORDER = (
     "zrelay_vision.parsing_conditioning",
     "zrelay_vision.messages",
     "zrelay_generator.service",
-    "zrelay_generator.parsing",
-    "zrelay_generator.parsing_sampling",
-    "zrelay_generator.parsing_features",
-    "zrelay_generator.parsing_omni",
-    "zrelay_generator.messages",
-    "zrelay_generator.contents",
-    "zrelay_generator.requests",
-    "zrelay_generator.uploads",
-    "zrelay_generator.info",
+    "zrelay_generator.border.parsing",
+    "zrelay_generator.border.parsing_sampling",
+    "zrelay_generator.border.parsing_features",
+    "zrelay_generator.border.parsing_omni",
+    "zrelay_generator.border.messages",
+    "zrelay_generator.border.contents",
+    "zrelay_generator.border.requests",
+    "zrelay_generator.border.uploads",
+    "zrelay_generator.border.info",
     "zrelay_client._services",
     "zrelay_client._generator_service",
     "zrelay_client._requests",
@@ -82,7 +93,12 @@ OWNERS = {
         "zrelay_generator.*",
         "zrelay_demo.*",
     ),
-    "numpy": ("zrelay_generator.images", "zrelay_generator.preview", "zrelay_vision.*", "zrelay_demo.*"),
+    "numpy": (
+        "zrelay_generator.pictures.images",
+        "zrelay_generator.model.preview",
+        "zrelay_vision.*",
+        "zrelay_demo.*",
+    ),
     "transformers": (
         "zrelay_encoder.encoder",
         "zrelay_encoder.loading",
@@ -98,17 +114,17 @@ OWNERS = {
         "zrelay_demo.*",
     ),
     "tokenizers": ("zrelay_demo.*",),
-    "diffusers": ("zrelay_generator.loading", "zrelay_demo.*"),
-    "accelerate": ("zrelay_generator.loading",),
+    "diffusers": ("zrelay_generator.model.loading", "zrelay_demo.*"),
+    "accelerate": ("zrelay_generator.model.loading",),
     "PIL": (
-        "zrelay_generator.images",
-        "zrelay_generator.image_reading",
-        "zrelay_generator.omni_images",
+        "zrelay_generator.pictures.images",
+        "zrelay_generator.pictures.image_reading",
+        "zrelay_generator.features.omni_images",
         "zrelay_vision.*",
         "zrelay_demo.*",
     ),
     "safetensors": ("zrelay_encoder.*", "zrelay_generator.*", "zrelay_demo.*"),
-    "flash_attn": ("zrelay_generator.attention",),
+    "flash_attn": ("zrelay_generator.model.attention",),
     "click": ("zrelay_*.__main__", "zrelay_client.cli.*"),
     "grpc": (
         "zrelay_shared.channels",
@@ -116,7 +132,7 @@ OWNERS = {
         "zrelay_shared.rpc",
         "zrelay_shared.serving",
         "zrelay_shared.status",
-        "zrelay_generator.messages",
+        "zrelay_generator.border.messages",
         "zrelay_client._services",
         "zrelay_client._health",
     ),
@@ -125,7 +141,7 @@ OWNERS = {
     "google": (
         "zrelay_shared.*",
         "zrelay_*.service",
-        "zrelay_generator.contents",
+        "zrelay_generator.border.contents",
         "zrelay_client._services",
         "zrelay_client._enums",
     ),
@@ -178,6 +194,20 @@ def test_who_may_import_whom(package):
         if module.partition(".")[0] == package
         and imported.partition(".")[0] in PACKAGES
         and imported.partition(".")[0] not in MAY_IMPORT[package]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("layer", GENERATOR_LAYERS)
+def test_layers_of_the_generator(layer):
+    above = {"service", "runtime", "__main__"}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, all_imported in IMPORTS.items()
+        for imported in all_imported
+        if module.startswith(f"zrelay_generator.{layer}.")
+        and imported.startswith("zrelay_generator.")
+        and imported.split(".")[1] in (GENERATOR_LAYERS.keys() | above) - GENERATOR_LAYERS[layer] - {layer}
     ]
     assert wrong == []
 

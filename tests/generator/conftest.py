@@ -14,14 +14,14 @@ from torch import Tensor
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
-from zrelay_generator.engine import Engine, run_to_end
-from zrelay_generator.events import EngineEvent, ImagePixels
-from zrelay_generator.identity import identify
-from zrelay_generator.job import Job, JobSpec, Sampling
-from zrelay_generator.loading import LoadedModel, load_model
-from zrelay_generator.schedule import shifted_schedule
-from zrelay_generator.vae import Vae
-from zrelay_generator.work import Speed
+from zrelay_generator.engine.engine import Engine, run_to_end
+from zrelay_generator.engine.events import EngineEvent, ImagePixels
+from zrelay_generator.engine.job import Job, JobSpec, Sampling
+from zrelay_generator.engine.schedule import shifted_schedule
+from zrelay_generator.engine.work import Speed
+from zrelay_generator.model.identity import identify
+from zrelay_generator.model.loading import LoadedModel, load_model
+from zrelay_generator.model.vae import Vae
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel

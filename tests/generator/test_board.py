@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from zrelay_generator import board as board_module
-from zrelay_generator.board import JobBoard, Surroundings
 from zrelay_generator.config import GeneratorConfig, serving_threads
-from zrelay_generator.entry import State
-from zrelay_generator.events import Accepted, Done, Failed, Image, Preview, Progress, Stage, Waiting
-from zrelay_generator.feeding import NEAR_DEVICE
-from zrelay_generator.images import ImageFormat
-from zrelay_generator.job import JobSpec, Priority, Timings
-from zrelay_generator.request import Request
+from zrelay_generator.engine.events import Accepted, Done, Failed, Image, Preview, Progress, Stage, Waiting
+from zrelay_generator.engine.job import JobSpec, Priority, Timings
+from zrelay_generator.engine.work import Speed
+from zrelay_generator.jobs import board as board_module
+from zrelay_generator.jobs.board import JobBoard, Surroundings
+from zrelay_generator.jobs.entry import State
+from zrelay_generator.jobs.feeding import NEAR_DEVICE
+from zrelay_generator.jobs.request import Request
+from zrelay_generator.pictures.images import ImageFormat
 from zrelay_generator.runtime import retention
 from zrelay_generator.store.store import open_store
-from zrelay_generator.work import Speed
 from zrelay_shared.errors import (
     Cancelled,
     DeadlineExceeded,

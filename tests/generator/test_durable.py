@@ -12,8 +12,8 @@ from zrelay.v1 import content_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.border.contents import named
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.contents import named
 from zrelay_generator.service import GeneratorService
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import (

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.calibrate import calibrate, warm_up_side
-from zrelay_generator.device import DeviceThread
-from zrelay_generator.engine import Engine, run_to_end
-from zrelay_generator.events import Failed, ImagePixels, PreviewPixels, Progress, Stage
-from zrelay_generator.job import JobSpec, Output, Priority
-from zrelay_generator.pulse import Pulse
-from zrelay_generator.work import Speed
+from zrelay_generator.engine.calibrate import calibrate, warm_up_side
+from zrelay_generator.engine.device import DeviceThread
+from zrelay_generator.engine.engine import Engine, run_to_end
+from zrelay_generator.engine.events import Failed, ImagePixels, PreviewPixels, Progress, Stage
+from zrelay_generator.engine.job import JobSpec, Output, Priority
+from zrelay_generator.engine.pulse import Pulse
+from zrelay_generator.engine.work import Speed
 from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, OutOfMemory
 
 

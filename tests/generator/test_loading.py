@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.identity import identify
-from zrelay_generator.loading import load_model
+from zrelay_generator.model.identity import identify
+from zrelay_generator.model.loading import load_model
 from zrelay_generator.service import GeneratorService
 from zrelay_shared.errors import CheckpointError, FailedPrecondition
 from zrelay_shared.torch_devices import is_out_of_memory

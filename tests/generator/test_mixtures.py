@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.events import Progress, Stage
-from zrelay_generator.image_to_image import first_step
-from zrelay_generator.phases import Variant, phases_of
-from zrelay_generator.schedule import explicit_schedule
-from zrelay_generator.spec import JobSpec, SkipLayers, StartImage
+from zrelay_generator.engine.events import Progress, Stage
+from zrelay_generator.engine.schedule import explicit_schedule
+from zrelay_generator.engine.spec import JobSpec, SkipLayers, StartImage
+from zrelay_generator.features.image_to_image import first_step
+from zrelay_generator.model.phases import Variant, phases_of
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""

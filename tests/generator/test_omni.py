@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.job import Job, JobSpec
-from zrelay_generator.omni_images import read_reference
-from zrelay_generator.recipe import step_sizes
-from zrelay_generator.spec import SkipLayers
-from zrelay_generator.stepping import begin
+from zrelay_generator.engine.job import Job, JobSpec
+from zrelay_generator.engine.spec import SkipLayers
+from zrelay_generator.engine.stepping import begin
+from zrelay_generator.features.omni_images import read_reference
+from zrelay_generator.features.recipe import step_sizes
 
 from .omni import Oracle, Words, file_of, picture, references_of
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
 
-from zrelay_generator.transformer import Segment
+from zrelay_generator.model.transformer import Segment
 
 CASES = [((16, 16), 20, 0.3), ((20, 12), 40, 0.5), ((16, 16), 20, 0.3), ((8, 24), 64, 0.0)]
 

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zrelay_generator.calibrate import calibrate, memory_model
-from zrelay_generator.fit import Fit
-from zrelay_generator.job import Job
-from zrelay_generator.recipe import features_of, step_sizes
-from zrelay_generator.size import Size, segment_size
-from zrelay_generator.spec import JobSpec, SkipLayers
-from zrelay_generator.work import MemoryModel, Speed, check_fits
+from zrelay_generator.engine.calibrate import calibrate, memory_model
+from zrelay_generator.engine.fit import Fit
+from zrelay_generator.engine.job import Job
+from zrelay_generator.engine.spec import JobSpec, SkipLayers
+from zrelay_generator.engine.work import MemoryModel, Speed, check_fits
+from zrelay_generator.features.recipe import features_of, step_sizes
+from zrelay_generator.model.size import Size, segment_size
 from zrelay_shared.errors import OutOfMemory
 
 

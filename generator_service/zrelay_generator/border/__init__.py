@@ -1,0 +1,1 @@
+"""Between messages and our own values: requests parsed and refused, replies made."""

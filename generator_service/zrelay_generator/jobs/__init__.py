@@ -1,0 +1,1 @@
+"""Jobs as callers know them: admitted, kept, watched, cancelled, gone on with."""

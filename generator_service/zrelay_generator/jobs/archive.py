@@ -1,0 +1,61 @@
+"""Jobs of the store as entries: those that have ended, and those to go on with after a restart."""
+
+from zrelay_generator.engine.events import Accepted, Failed
+from zrelay_generator.engine.job import Priority
+from zrelay_generator.jobs.entry import Entry, State
+from zrelay_generator.jobs.line import order_key
+from zrelay_generator.jobs.records import damaged, error_of, event_of
+from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow
+
+_ACCEPTED = Accepted(0, 0.0, 0.0)
+"""Its numbers are in `Entry.accepted`."""
+
+
+def entry_of(row: JobRow, events: list[EventRow], backlog_s: float = 0.0) -> Entry:
+    """A job as the store knows it. Raises PayloadCorrupt where it is not as it was written."""
+    try:
+        priority = Priority(row.priority)
+        state = State.QUEUED if row.state == UNFINISHED else State(row.state)
+    except ValueError as error:
+        raise damaged("this job") from error
+    entry = Entry(
+        id=row.job_id,
+        request_id=row.request_id,
+        identity=row.identity,
+        arrival=row.arrival,
+        priority=priority,
+        caller=row.caller,
+        key=order_key(row.accepted_at, priority, row.work_s, backlog_s),
+        work_s=row.work_s,
+        input_bytes=row.input_bytes,
+        accepted_at=row.accepted_at,
+        accepted=row.accepted,
+        detached=row.detached,
+        state=state,
+        ended_at=row.ended_at,
+        sequence=row.sequence,
+    )
+    entry.events = [(1, _ACCEPTED), *((event.sequence, event_of(event)) for event in events)]
+    if entry.state in (State.FAILED, State.CANCELLED):
+        entry.error = error_of(row.error)
+        entry.events.append((row.sequence, Failed(entry.error)))
+    return entry
+
+
+def row_of(entry: Entry, model: str) -> JobRow:
+    """A job that was just admitted, for the store. `model` is the digest of the transformer that shall paint it."""
+    return JobRow(
+        arrival=entry.arrival,
+        job_id=entry.id,
+        request_id=entry.request_id,
+        identity=entry.identity,
+        state=UNFINISHED,
+        detached=entry.detached,
+        priority=int(entry.priority),
+        caller=entry.caller,
+        model=model,
+        work_s=entry.work_s,
+        input_bytes=entry.input_bytes,
+        accepted_at=entry.accepted_at,
+        accepted=entry.accepted,
+    )

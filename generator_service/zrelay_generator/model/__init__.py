@@ -1,0 +1,1 @@
+"""Z-Image's transformer and VAE as a packed forward: tensors in, tensors out."""

@@ -1,0 +1,47 @@
+"""One transformer block over a packed sequence."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zrelay_generator.model.attention import Spans, ragged_attention
+from zrelay_generator.model.weights import BlockWeights
+
+
+def run_block(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor, norms: Sequence[Tensor]) -> Tensor:
+    """[tokens, dim] -> [tokens, dim]. `rope` is complex64 [tokens, 1, head_dim / 2]. `norms` are the four norm weights
+    with the modulation multiplied in, each [dim] for the whole sequence or [tokens, dim] where segments differ in their
+    timestep."""
+    before_attention, after_attention, before_mlp, after_mlp = norms
+    eps = weights.eps
+    mixed = _attention(weights, scaled_norm(tokens, before_attention, eps), spans, rope)
+    tokens = tokens + scaled_norm(mixed, after_attention, eps)
+    normed = scaled_norm(tokens, before_mlp, eps)
+    mixed = F.linear(F.silu(F.linear(normed, weights.gate)) * F.linear(normed, weights.up), weights.down)
+    return tokens + scaled_norm(mixed, after_mlp, eps)
+
+
+def scaled_norm(tokens: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the last axis times `weight`, [dim] or one row per token."""
+    shape = tokens.shape[-1:]
+    if weight.ndim == 1:
+        return F.rms_norm(tokens, shape, weight, eps)
+    return F.rms_norm(tokens, shape, None, eps) * weight
+
+
+def _attention(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor) -> Tensor:
+    shape = (len(tokens), weights.heads, -1)
+    query = F.linear(tokens, weights.query).view(shape)
+    key = F.linear(tokens, weights.key).view(shape)
+    value = F.linear(tokens, weights.value).view(shape)
+    query = _rotated(scaled_norm(query, weights.query_norm, weights.qk_eps), rope)
+    key = _rotated(scaled_norm(key, weights.key_norm, weights.qk_eps), rope)
+    return F.linear(ragged_attention(query, key, value, spans).flatten(1), weights.out)
+
+
+def _rotated(heads: Tensor, rope: Tensor) -> Tensor:
+    """RoPE in float32: neighbouring values are a complex number, turned by `rope` (ZSingleStreamAttnProcessor)."""
+    pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rope).flatten(-2).type_as(heads)

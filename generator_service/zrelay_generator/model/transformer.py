@@ -1,0 +1,155 @@
+"""The packed forward: any number of images, sizes, prompts and timesteps in one ragged sequence, without padding.
+
+diffusers' own forward is the oracle of the tests and is not called here: it recomputes caption embedding, context
+refiner, positions and modulation in every forward, while here each is computed once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zrelay_generator.model.attention import spans_of
+from zrelay_generator.model.blocks import run_block
+from zrelay_generator.model.latents import PATCH, patchify, unpatchify
+from zrelay_generator.model.modulation import Modulation, modulation
+from zrelay_generator.model.packing import Conditioning, Packing, Segment, per_token
+from zrelay_generator.model.phases import Variant
+from zrelay_generator.model.rope import caption_positions, image_positions, padded
+from zrelay_generator.model.weights import TransformerWeights
+
+__all__ = ["PackedTransformer", "Prediction", "Segment"]
+
+_KEPT_MODULATIONS = 128
+"""Timesteps whose modulation is kept: 1 MB each for the published model. Jobs mostly share a schedule."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a segment predicts of x0 - noise, [channels, h, w] float32: with all blocks, and for each of its variants
+    `without` some."""
+
+    full: Tensor
+    without: tuple[Tensor, ...] = ()
+
+
+class PackedTransformer:
+    """Runs ticks, each a list of segments."""
+
+    def __init__(self, weights: TransformerWeights) -> None:
+        self.weights = weights
+        self._modulations: OrderedDict[float, Modulation] = OrderedDict()
+        self._packing: Packing | None = None
+
+    @property
+    def layers(self) -> int:
+        """Main blocks."""
+        return len(self.weights.layers)
+
+    def context(self, prompt_embeds: Tensor) -> Tensor:
+        """[T, width] of any dtype and device -> the refined caption [padded(T), dim]: once per prompt."""
+        weights = self.weights
+        caption: Tensor = weights.caption_embedder(prompt_embeds.to(weights.device, weights.dtype))
+        padding = padded(len(caption)) - len(caption)
+        caption = torch.cat([caption, weights.caption_pad.expand(padding, -1)])
+        rope = self.rope(caption_positions(len(caption)))
+        spans = spans_of([len(caption)], rope.device)
+        for block in weights.context_refiner:
+            caption = run_block(block, caption, spans, rope, block.norms.unbind())
+        return caption
+
+    def conditioning(self, context: Tensor, height: int, width: int) -> Conditioning:
+        """What an image of `height` x `width` latent pixels under a refined caption needs in every step."""
+        rows, columns, tokens = height // PATCH, width // PATCH, len(context)
+        positions = torch.cat([image_positions(rows, columns, tokens), caption_positions(tokens)])
+        return Conditioning(image_tokens=rows * columns, context=context, rope=self.rope(positions))
+
+    def modulation(self, timestep: float) -> Modulation:
+        """The modulation of `timestep` (1 - sigma), computed at its first use."""
+        known = self._modulations.get(timestep)
+        if known is None:
+            known = self._modulations[timestep] = modulation(self.weights, timestep)
+            if len(self._modulations) > _KEPT_MODULATIONS:
+                self._modulations.popitem(last=False)
+        else:
+            self._modulations.move_to_end(timestep)
+        return known
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """[channels, h, w] -> [h/2 * w/2, dim]: embedded patches."""
+        embedder = self.weights.image_embedder
+        return F.linear(patchify(latents.to(self.weights.dtype)), embedder.weight, embedder.bias)
+
+    def rope(self, positions: Tensor) -> Tensor:
+        """[tokens, 3] -> complex64 [tokens, 1, head_dim / 2]."""
+        return self.weights.rope(positions.to(self.weights.device))[:, None]
+
+    def forward(self, segments: Sequence[Segment]) -> list[Prediction]:
+        """One forward of all segments."""
+        packing = self._packed(segments)
+        tokens = self._pictures(segments)
+        norms = per_token(packing.pictures, segments, lambda modulation: modulation.refiner)
+        for block, block_norms in zip(self.weights.noise_refiner, norms, strict=True):
+            tokens = run_block(block, tokens, packing.pictures.spans, packing.pictures.rope, block_norms)
+        tokens, variants = self._main(packing, segments, packing.unified(tokens))
+
+        parts = torch.split(tokens, [segment.conditioning.tokens for segment in segments])
+        predictions = []
+        for number, (segment, part) in enumerate(zip(segments, parts, strict=True)):
+            own = [variants[Variant(number, n, blocks)] for n, blocks in enumerate(segment.without)]
+            full, *without = (self._predicted(segment, tokens) for tokens in (part, *own))
+            predictions.append(Prediction(full, tuple(without)))
+        return predictions
+
+    def _main(
+        self, packing: Packing, segments: Sequence[Segment], tokens: Tensor
+    ) -> tuple[Tensor, dict[Variant, Tensor]]:
+        """The main blocks: the tokens of all segments, and those of each variant."""
+        lengths = [segment.conditioning.tokens for segment in segments]
+        aside: dict[Variant, Tensor] = {}
+        for phase, part in zip(packing.phases, packing.parts, strict=True):
+            for variant in phase.begins:
+                aside[variant] = torch.split(tokens, lengths)[variant.segment]
+            if phase.variants:
+                tokens = torch.cat([tokens, *(aside[variant] for variant in phase.variants)])
+            blocks = slice(phase.first, phase.stop)
+            norms = per_token(part, segments, partial(_layer_norms, blocks=blocks))
+            for block, block_norms in zip(self.weights.layers[blocks], norms, strict=True):
+                tokens = run_block(block, tokens, part.spans, part.rope, block_norms)
+            if phase.variants:
+                tokens, *others = torch.split(tokens, [sum(lengths), *(lengths[v.segment] for v in phase.variants)])
+                aside.update(zip(phase.variants, others, strict=True))
+        return tokens, aside
+
+    def _packed(self, segments: Sequence[Segment]) -> Packing:
+        """The packing of these segments; that of the tick before where nobody came or went."""
+        if self._packing is None or not self._packing.fits(segments):
+            self._packing = Packing.of(segments, self.layers)
+        return self._packing
+
+    def _pictures(self, segments: Sequence[Segment]) -> Tensor:
+        """[tokens, dim]: references, and each image's embedded patches, padded by the learned token."""
+        parts = []
+        for segment in segments:
+            if segment.conditioning.references is not None:
+                parts.append(segment.conditioning.references)
+            parts.append(self.embed(segment.latents))
+            if segment.conditioning.padding:
+                parts.append(self.weights.image_pad.expand(segment.conditioning.padding, -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _predicted(self, segment: Segment, tokens: Tensor) -> Tensor:
+        """The final layer on the image's tokens of one segment."""
+        weights, out = self.weights, self.weights.final_out
+        image = tokens[segment.conditioning.image]
+        normed = F.layer_norm(image, image.shape[-1:], eps=weights.final_eps) * segment.modulation.final
+        height, width = segment.latents.shape[1:]
+        return unpatchify(F.linear(normed, out.weight, out.bias), height, width).float()
+
+
+def _layer_norms(modulation: Modulation, blocks: slice) -> Tensor:
+    return modulation.layers[blocks]

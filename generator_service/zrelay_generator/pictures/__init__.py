@@ -1,0 +1,1 @@
+"""Pictures as files: read, written, with their provenance inside."""
