@@ -113,10 +113,10 @@ async def _soak(
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-    await _quiet(endpoint)
-    after, tasks_after = await asyncio.to_thread(generator.vitals), len(asyncio.all_tasks())
-    rows, wrong = residue(state, KEEP_RESULTS)
-    wrong = [*dict.fromkeys(tally.wrong), *wrong, *watch.wrong(), *_left(before, after)]
+    await _idle(endpoint)
+    after, rows, left = await _settled(generator, state, before)
+    tasks_after = len(asyncio.all_tasks())
+    wrong = [*dict.fromkeys(tally.wrong), *watch.wrong(), *left]
     if tasks_after > tasks_before:
         wrong.append(f"{tasks_after} tasks of the client, {tasks_before} before the load")
     told = [
@@ -175,15 +175,27 @@ async def _look(generator: Hosted, watch: Watch, say: Say) -> None:
             say(f"soak: {(now - started_at) / 60.0:.1f} min: {_told(theirs)}")
 
 
-async def _quiet(endpoint: str) -> None:
-    """Waits until nothing is under way, leases have run out and retention has had its turn."""
+async def _idle(endpoint: str) -> None:
+    """Waits until nothing is under way."""
     async with AsyncClient(generator=endpoint) as client:
         for _ in range(120):
             queue = (await client.generator_info()).queue
             if not queue.waiting and not queue.running:
                 break
             await asyncio.sleep(1.0)
-    await asyncio.sleep(LEASE_S + 15.0)
+
+
+async def _settled(generator: Hosted, state: Path, before: Vitals) -> tuple[Vitals, str, list[str]]:
+    """Once nothing is left of the load, or when leases must have run out and retention must have had its turn: how the
+    generator is, what its state folder holds, and sentences about what is left."""
+    ends = time.monotonic() + LEASE_S + 15.0
+    while True:
+        after = await asyncio.to_thread(generator.vitals)
+        rows, wrong = residue(state, KEEP_RESULTS)
+        left = [*wrong, *_left(before, after)]
+        if not left or time.monotonic() > ends:
+            return after, rows, left
+        await asyncio.sleep(1.0)
 
 
 def _told(found: Vitals) -> str:

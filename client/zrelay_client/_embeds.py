@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zrelay_client._contents import Content, content_of
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.omni import image_count
 from zrelay_shared.wire import Parcel
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class Embeds:
         """The images that the prompt is painted after (Omni); a file does not hold them."""
         self.painted = False
         """Whether they went to a generator before: from the second time on they go by name."""
+
+    @property
+    def image_count(self) -> int:
+        """Images that the prompt has places for (Omni), 0 for an ordinary one."""
+        return image_count(len(self._parcel.message.prompt.prompt_embeds.segments))
 
     @property
     def prompt(self) -> str | None:

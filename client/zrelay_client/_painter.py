@@ -90,8 +90,8 @@ class Painter:
     ) -> tuple[Embeds, GeneratorInfo, Hops]:
         """Reaches every service that is needed before anything is computed: what to paint, what the generator said, and
         what it took. Reference images are read while the prompt is encoded."""
-        _check(prompt, negative_prompt)
-        sight = self._sight(options)
+        _check(prompt, negative_prompt, options)
+        sight = await self._sight(options)
         said = await self._reach(sight, options, budget, encode=isinstance(prompt, str))
         reached_s = budget.spent
         if isinstance(prompt, Embeds):
@@ -105,9 +105,10 @@ class Painter:
         embeds = await sight.applied(words, budget)
         return embeds, said, Hops(reached_s, encode_s, max(0.0, budget.spent - reached_s - encode_s))
 
-    def _sight(self, options: GenerateOptions) -> Sight | None:
-        """What looks at the references, None where there are none. Raises what they are refused with."""
+    async def _sight(self, options: GenerateOptions) -> Sight | None:
+        """What looks at the references, None where there are none. Raises what they are refused with, and OSError."""
         references = references_of(options)
+        await asyncio.to_thread(references.check_files)
         return Sight(self._to.vision, references) if references else None
 
     async def _reach(
@@ -140,14 +141,14 @@ class Painter:
 
     async def many(self, wanted: Iterator[Wanted], batch: Batch) -> AsyncGenerator[Outcome, None]:
         """What becomes of each; closing it cancels what is under way."""
-        budget, generators, sight = self.budget(batch.timeout_s), self._to.generators, self._sight(batch.options)
+        budget, generators, sight = self.budget(batch.timeout_s), self._to.generators, await self._sight(batch.options)
         said = await self._reach(sight, batch.options, budget, encode=False)
         if sight is not None:
             await sight.look(budget)
 
         async def prepared(prompt: str | Embeds) -> Embeds:
-            budget = self.budget(batch.timeout_s)
-            negative = batch.negative_prompt
+            budget, negative = self.budget(batch.timeout_s), batch.negative_prompt
+            _check(prompt, negative, batch.options)
             embeds = await self._encoded(prompt, negative, batch.encoding, batch.options, said, budget)
             return embeds if sight is None else await sight.applied(embeds, budget)
 
@@ -178,13 +179,15 @@ class Painter:
             shared.close()
 
 
-def _check(prompt: str | Embeds, negative_prompt: str | None) -> None:
+def _check(prompt: str | Embeds, negative_prompt: str | None, options: GenerateOptions) -> None:
+    """Raises InvalidArgument, TypeError for what does not go together."""
     if isinstance(prompt, Embeds):
         if negative_prompt is not None:
             raise InvalidArgument(
                 "negative_prompt: expected none beside embeddings, which hold their own; got one: encode both together",
                 field="negative_prompt",
             )
+        references_of(options).check_embeds(prompt)
     elif not isinstance(prompt, str):
         raise TypeError(f"prompt: expected a text or Embeds, got {type(prompt).__name__}")
 

@@ -13,6 +13,8 @@ from zrelay_client._options import EncodeOptions, GenerateOptions, check_keyword
 from zrelay_client._services import VisionService
 from zrelay_client._values import whole
 from zrelay_client._vision_calls import (
+    check_files,
+    check_reference,
     condition,
     condition_prompt,
     encode_files,
@@ -41,6 +43,24 @@ class References:
 
     def __bool__(self) -> bool:
         return self.reference is not None or bool(self.omni)
+
+    def check_files(self) -> None:
+        """Looks at the files, before a service is reached or started. Raises OSError, InvalidArgument."""
+        check_files(self.omni)
+        if self.reference is not None:
+            check_reference(self.reference)
+
+    def check_embeds(self, embeds: Embeds) -> None:
+        """Raises InvalidArgument (IMAGE_COUNT_INVALID) for embeddings with places for more or fewer images."""
+        places = embeds.image_count
+        images = len(self.omni) or (len(embeds.omni.files) if embeds.omni is not None else 0)
+        if places == images:
+            return
+        remedy = f"encode the prompt again with --image-count {images}" if images else "encode it without --image-count"
+        places_told = f"places for {places}" if places else "an ordinary prompt"
+        given = f"{images} omni images" if images else "no omni image"
+        other = f", or give {places} images to be painted after" if places else ""
+        raise _refusal("omni", "IMAGE_COUNT_INVALID", f"embeddings for {given}", f"{places_told}: {remedy}{other}")
 
     def encoding(self, encoding: EncodeOptions) -> EncodeOptions:
         """How the prompt is encoded for them. Raises InvalidArgument (IMAGE_COUNT_INVALID)."""

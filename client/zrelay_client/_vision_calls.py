@@ -12,7 +12,14 @@ from zrelay_client._embeds import Embeds
 from zrelay_client._info import VisionInfo
 from zrelay_client._services import VisionService
 from zrelay_client._vision_embeds import Conditioned, ImageEmbeds, ImageScores
-from zrelay_client._vision_images import MAX_IMAGE_BYTES, ImageFile, ImageSource, looks_like_image, read_image
+from zrelay_client._vision_images import (
+    MAX_IMAGE_BYTES,
+    ImageFile,
+    ImageSource,
+    check_image,
+    looks_like_image,
+    read_image,
+)
 from zrelay_client._vision_messages import (
     condition_request,
     conditioned_of,
@@ -127,6 +134,23 @@ def open_reference(said: VisionInfo | None, source: ImageSource | ImageEmbeds) -
     return read_image(source, max_bytes=_most_bytes(said))
 
 
+def check_reference(source: ImageSource | ImageEmbeds) -> None:
+    """Looks at what `open_reference` will open. Raises as it does."""
+    if isinstance(source, bytes):
+        check_image(source)
+    elif not isinstance(source, ImageEmbeds):
+        if Path(source).suffix == _STATES_SUFFIX:
+            open_reference(None, source)
+        else:
+            check_image(source)
+
+
+def check_files(images: Sequence[ImageSource]) -> None:
+    """Looks at what `open_files` will open, before a service is asked what it takes. Raises as `read_image`."""
+    for image in images:
+        check_image(image)
+
+
 def open_files(said: VisionInfo, images: Sequence[ImageSource]) -> list[ImageFile]:
     """The images' files, no larger than the service takes. Raises as `read_image`."""
     return [read_image(image, max_bytes=_most_bytes(said)) for image in images]
@@ -143,6 +167,7 @@ async def _opened(
         raise TypeError("images: expected several images, got one: put it into a list")
     if not images:
         raise InvalidArgument("images: expected at least one, got none", field="images", reason="IMAGES_MISSING")
+    await asyncio.to_thread(check_files, images)
     said = await vision.info(budget.left("vision"))
     return said, await asyncio.to_thread(open_files, said, images)
 

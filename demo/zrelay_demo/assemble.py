@@ -1,4 +1,4 @@
-"""Stage 6: put the trained parts together as a ZImagePipeline folder in bfloat16."""
+"""Stage 7: put the trained parts together as a ZImagePipeline folder in bfloat16."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stage 5: train the transformer further, with a little guidance built in, so that it paints well without any."""
+"""Stage 6: train the transformer further, with a little guidance built in, so that it paints well without any."""
 
 import copy
 from dataclasses import dataclass, field

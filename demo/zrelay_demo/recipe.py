@@ -38,7 +38,7 @@ def _second_reading() -> WordsSettings:
 
 def _large_frames() -> DitSettings:
     return DitSettings(
-        pace=Pace(steps=3000, ema_decay=0.997),
+        pace=Pace(steps=4000, ema_decay=0.997),
         seed=6,
         frames=(0.32, 0.09, 0.09, 0.20, 0.30),
         long_prompts=0.4,

@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from zrelay_encoder import identity, loading, tokens
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.model import LayerPlan, TextEncoder, layer_plan
+from zrelay_encoder.model import TextEncoder
 from zrelay_encoder.omni import OmniPrompt, omni_segments
 from zrelay_encoder.template import Conversation, format_prompt, of_prompt
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.errors import Cancelled, CheckpointError, FailedPrecondition, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.omni import fits
 from zrelay_shared.torch_tensors import all_finite
 

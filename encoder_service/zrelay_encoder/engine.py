@@ -19,12 +19,12 @@ from zrelay_encoder.encoder import (
     load_encoder,
     load_formatter,
 )
-from zrelay_encoder.model import LayerPlan
 from zrelay_encoder.omni import fit_omni
 from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared import checkpoints
 from zrelay_shared.errors import Draining, FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.layers import LayerPlan
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 

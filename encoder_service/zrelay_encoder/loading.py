@@ -1,26 +1,16 @@
-"""From a checked folder to a model and a tokenizer: only the tensors that are needed, and never two copies of one.
+"""From a checked folder to a model and a tokenizer: only the tensors that are needed, and never two copies of one."""
 
-transformers' own from_pretrained holds 3.0 times the weights while it converts their dtype (measured, 350 M
-parameters), and its mapped files are at the mercy of whoever rewrites them; so the tensors are read here, chunk by
-chunk, straight into their place on the device.
-"""
-
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
-from zrelay_encoder.model import TextEncoder, layer_plan
+from zrelay_encoder.model import TextEncoder
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import CheckpointError, listed
-from zrelay_shared.safetensors_header import TensorEntry, read_header
-from zrelay_shared.torch_tensors import FLOAT_DTYPES
-
-CHUNK_BYTES = 16 * 1024 * 1024
-Located: TypeAlias = tuple[Path, TensorEntry]
+from zrelay_shared.layers import layer_plan
+from zrelay_shared.torch_weights import load_weights
 
 
 def read_config(component: ComponentFolder) -> Qwen3Config:
@@ -65,20 +55,9 @@ def load_model(component: ComponentFolder, hidden_layer: int, device: torch.devi
     Raises CheckpointError for a missing, misshapen or quantised tensor; ValueError for a layer the model has not.
     """
     model = build_model(component, hidden_layer)
-    wanted = dict(model.named_parameters())
-    located = _locate(component, set(wanted))
-    buffer = bytearray(CHUNK_BYTES)
-    state = {}
-    for name, (path, entry) in located.items():
-        if entry.shape != tuple(wanted[name].shape):
-            raise CheckpointError(
-                f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json asks for "
-                f"{list(wanted[name].shape)}; weights and config are of different models"
-            )
-        state[name] = _read(path, entry, _stored(path, entry), device, dtype, buffer)
-    model.load_state_dict(state, strict=True, assign=True)
+    load_weights(model, component.weights, device, dtype, name_of=canonical_name, what=component.path.name)
     model.rotary_emb.to(device)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def load_tokenizer(folder: Path, chat_template: str) -> PreTrainedTokenizerBase:
@@ -94,45 +73,3 @@ def load_tokenizer(folder: Path, chat_template: str) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder.name}: expected a tokenizer, got {type(tokenizer).__name__}")
     tokenizer.chat_template = chat_template
     return tokenizer
-
-
-def _locate(component: ComponentFolder, wanted: set[str]) -> Mapping[str, Located]:
-    """Where each wanted tensor lies, by canonical name in the order of the files. Raises CheckpointError."""
-    located = {
-        name: (path, entry)
-        for path in component.weights
-        for entry in read_header(path)
-        if (name := canonical_name(entry.name)) in wanted
-    }
-    if missing := sorted(wanted - set(located)):
-        raise CheckpointError(
-            f"{component.path.name}: the weights lack {listed(missing)}; expected a Qwen3 of as many layers as "
-            "config.json says; copy the checkpoint again"
-        )
-    return {str(name): place for name, place in located.items()}
-
-
-def _stored(path: Path, entry: TensorEntry) -> torch.dtype:
-    if entry.dtype not in FLOAT_DTYPES:
-        raise CheckpointError(
-            f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(FLOAT_DTYPES)}: quantised weights "
-            "are not supported, use the original checkpoint"
-        )
-    return FLOAT_DTYPES[entry.dtype]
-
-
-def _read(
-    path: Path, entry: TensorEntry, stored: torch.dtype, device: torch.device, dtype: torch.dtype, buffer: bytearray
-) -> torch.Tensor:
-    """One tensor in `dtype` on `device`, through `buffer`. Raises CheckpointError if the file ends early."""
-    tensor = torch.empty(entry.shape, dtype=dtype, device=device)
-    flat, view, done = tensor.view(-1), memoryview(buffer), 0
-    with path.open("rb") as file:
-        file.seek(entry.begin)
-        while done < flat.numel():
-            count = min(flat.numel() - done, len(buffer) // stored.itemsize)
-            if file.readinto(view[: count * stored.itemsize]) != count * stored.itemsize:
-                raise CheckpointError(f"{path.name}: the file ended inside {entry.name}; it changed while it was read")
-            flat[done : done + count].copy_(torch.frombuffer(buffer, dtype=stored, count=count))
-            done += count
-    return tensor

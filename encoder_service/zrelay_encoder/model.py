@@ -1,7 +1,6 @@
 """Qwen3's first blocks over several prompts at once, as one ragged sequence without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -9,30 +8,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
+from zrelay_shared.layers import LayerPlan
+
 _RAGGED = "zrelay_ragged"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """What has to run for one layer's hidden states: the first `blocks` blocks, and the final norm or not."""
-
-    blocks: int
-    final_norm: bool
-
-    def within(self, other: "LayerPlan") -> bool:
-        """Whether a model loaded for `other` can run this."""
-        return self.blocks <= other.blocks and (other.final_norm or not self.final_norm)
-
-
-def layer_plan(total_blocks: int, hidden_layer: int) -> LayerPlan:
-    """The plan for index `hidden_layer` of transformers' `hidden_states` (total_blocks + 1 entries, last one normed).
-
-    -1 is the last block's output after the final norm, -2 the output of the block before the last, and so on.
-    Raises ValueError outside -total_blocks .. -1.
-    """
-    if not -total_blocks <= hidden_layer <= -1:
-        raise ValueError(f"hidden_layer: expected {-total_blocks} to -1, got {hidden_layer}")
-    return LayerPlan(total_blocks + 1 + hidden_layer, final_norm=hidden_layer == -1)
 
 
 class TextEncoder(nn.Module):

@@ -1,8 +1,8 @@
 """A loaded generator: device thread, writer and board, wired together."""
 
 import asyncio
+import contextlib
 import logging
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,10 +95,10 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
     stored = stored_dtype(open_pipeline(config.model).component("transformer").weights)
     dtype, why = pick_dtype(config.dtype, device, stored)
     log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, why)
-    thread = DeviceThread(serving_threads(config.threads) if device.type == "cpu" else config.threads)
     speed = Speed()
     loaded: list[LoadedModel] = []
     router = _Router(loop)
+    thread = DeviceThread(serving_threads(config.threads) if device.type == "cpu" else config.threads, router.lost)
 
     def load() -> Engine:
         loaded.append(load_from(config.model, device, dtype))
@@ -120,7 +120,7 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
     requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
     around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.transformer_digest)
     board = JobBoard(config, around)
-    router.publish = board.publish
+    router.publish, router.give_up = board.publish, board.lost
     router.writer = writer = Writer(painter, router.from_thread)
     runtime = Runtime(accepts, painter, found, store, requests, Uploads(store), board, thread, speed, writer)
     restored = await board.restore()
@@ -135,6 +135,7 @@ class _Router:
 
     writer: Writer
     publish: Callable[[Job, Event], None]
+    give_up: Callable[[list[str]], None]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -144,6 +145,10 @@ class _Router:
             self.writer.put(job, event)
         else:
             self.from_thread(job, event)
+
+    def lost(self, suspects: list[str]) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and the process with it
+            self._loop.call_soon_threadsafe(self.give_up, suspects)
 
     def from_thread(self, job: Job, event: Event) -> None:
         self._loop.call_soon_threadsafe(self.publish, job, event)
@@ -157,14 +162,7 @@ async def _beat(runtime: Runtime, device: torch.device) -> None:
         try:
             await runtime.board.heartbeat()
             if (beats := beats + 1) % _RETAIN_EVERY == 0:
-                await _retain(runtime.store)
+                await runtime.board.recover()
             runtime.device_report = await asyncio.to_thread(report, device)
         except Exception:  # a device that cannot even be asked must not end what keeps callers and the disk informed
             log.exception("a heart-beat failed")
-
-
-async def _retain(store: JobStore) -> None:
-    try:
-        await store.retain()
-    except (OSError, sqlite3.Error) as error:
-        log.error("old results cannot be let go: %s", error)

@@ -44,8 +44,13 @@ class GeneratorService:
 
     @property
     def trouble(self) -> str:
-        """Why it cannot serve now (the device is stuck), "" where it can."""
-        return "" if self._runtime is None else self._runtime.device.stuck
+        """Why it cannot serve now (the device is stuck or lost, the disk refuses), "" where it can."""
+        return "" if self._runtime is None else self._runtime.device.stuck or self._runtime.store.disk.trouble
+
+    @property
+    def lost(self) -> str:
+        """Why the process must be started again (the device is lost), "" while it need not."""
+        return "" if self._runtime is None else self._runtime.device.broken
 
     async def load(self) -> None:
         runtime = await start(self._config, self._load_model)

@@ -12,6 +12,11 @@ def segment_count(images: int) -> int:
     return images + 2 if images else 1
 
 
+def image_count(segments: int) -> int:
+    """Reference images of a prompt of so many segments, the inverse of `segment_count`."""
+    return max(0, segments - 2)
+
+
 def text_segment(images: int) -> int:
     """The segment that holds the user's words; the painted image's place is right behind it."""
     return images

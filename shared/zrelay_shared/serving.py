@@ -57,6 +57,15 @@ class Watched(Protocol):
         """Why it cannot serve now, "" where it can. Looked at each second."""
 
 
+@runtime_checkable
+class Mortal(Protocol):
+    """A service that can tell when only a new process serves again."""
+
+    @property
+    def lost(self) -> str:
+        """Why the process must be started again, "" while it need not. Looked at each second."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """How a service is served. `grace_s` is the time that running work gets after SIGTERM."""
@@ -82,7 +91,8 @@ async def _serve(service: Service, options: ServeOptions) -> int:
         await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
         if server.loaded.done() and (error := server.loaded.exception()) is not None:
             _leave_at_once(_failed(error))
-        await stopped
+        lost = asyncio.create_task(server.lost.wait())
+        await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
         notify("STOPPING=1")
         if not server.loaded.done():
             log.info("stopped while loading")
@@ -94,7 +104,9 @@ async def _serve(service: Service, options: ServeOptions) -> int:
         beat.cancel()
         if drained.done():
             drained.result()
-        return exits.OK
+        # Whoever supervises processes (systemd, Kubernetes, docker, launchd) starts one again that ends in an error; a
+        # health that says no is heard by Kubernetes alone.
+        return exits.UNREACHABLE if server.lost.is_set() else exits.OK
 
 
 def _failed(error: BaseException) -> int:
@@ -125,6 +137,8 @@ class RunningServer:
         self.address = options.listen
         self.loaded: asyncio.Task[None]
         """Ends when the model is loaded or has failed to; there from `start` on."""
+        self.lost = asyncio.Event()
+        """Set once the service says that only a new process can serve again (`Mortal`)."""
 
     async def start(self) -> None:
         """Binds, answers health and calls, begins to load.
@@ -175,6 +189,8 @@ class RunningServer:
                 log.log(logging.ERROR if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready again")
                 await self._set_ready(not now)
             before = now
+            if isinstance(service, Mortal) and service.lost:
+                self.lost.set()
             await asyncio.sleep(_WATCH_S)
 
     async def _set_ready(self, ready: bool) -> None:

@@ -13,6 +13,16 @@ from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
 _MEMINFO = Path("/proc/meminfo")
+_HARMLESS = (
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device function",
+    "invalid resource handle",
+    "no kernel image",
+    "operation not supported\n",
+    "too many resources requested",
+)
+"""CUDA errors that a call reports before anything ran: the next call is as good as before."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -93,7 +103,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether a GPU has failed so that every later call of this process fails as well: an illegal access, an assertion
+    in a kernel, an ECC error. Only a new process has the device again.
+
+    What CUDA says and is not known here counts as lost: to go on beside a dead device fails every job that comes, to
+    start again costs a minute.
+    """
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    text = f"{error}\n"
+    if "_STATUS_" in text:  # of a library on CUDA: wrong arguments too, which harm nothing
+        return any(f"_STATUS_{word}" in text for word in ("EXECUTION_FAILED", "MAPPING_ERROR"))
+    said = isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "HIP error" in text
+    return said and not any(words in text for words in _HARMLESS)
 
 
 def release_cached_memory(device: torch.device) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zrelay_encoder.encoder import batches
-from zrelay_encoder.model import LayerPlan, layer_plan
 from zrelay_shared.errors import Cancelled, FailedPrecondition, OutOfMemory
+from zrelay_shared.layers import LayerPlan, layer_plan
 
 from .conftest import BLOCKS, Loaded, largest_difference, load
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.store import open_store
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
@@ -76,3 +78,15 @@ async def test_a_process_that_cannot_start_says_why(flags, code, words, tmp_path
     _, said = await asyncio.wait_for(process.communicate(), START_S)
     assert process.returncode == code, said.decode()
     assert words in said.decode() and "Traceback" not in said.decode()
+
+
+async def test_a_second_process_on_the_same_folder_is_refused(demo, tmp_path):
+    held = open_store(tmp_path / "state", Retention(1.0, 1, 1, 1))
+    command = ["--model", str(demo), "--listen", "127.0.0.1:0", "--state", str(tmp_path / "state")]
+    second = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "zrelay_generator", *command, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(second.communicate(), START_S)
+    held.close()
+    assert second.returncode == exits.REFUSED, said.decode()
+    assert "another generator" in said.decode() and "--state" in said.decode() and "Traceback" not in said.decode()

@@ -1,6 +1,5 @@
 """The relay as real processes: the command line drives services that it started itself."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -15,9 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from zrelay_client import Client
+from zrelay_client import Client, Embeds, Result
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_shared.errors import ZrelayError
+
+from .links import Link
+from .watched import LONG
 
 for needed in ("torch", "transformers", "diffusers"):
     pytest.importorskip(needed)
@@ -131,11 +133,14 @@ def here(home: Machine, tmp_path: Path) -> Iterator[Machine]:
 
 @dataclass
 class GeneratorProcess:
-    """A generator on the demo checkpoint as a process of its own; killed and started again it keeps port and state."""
+    """A generator on the demo checkpoint as a process of its own; killed and started again it keeps port and state.
+
+    `prefix` is a command that runs another, e.g. in a network namespace."""
 
     root: Path
     flags: tuple[str, ...] = ("--lease-s", "6")
     endpoint: str = "127.0.0.1:0"
+    prefix: tuple[str, ...] = ()
     popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -143,7 +148,7 @@ class GeneratorProcess:
         self.root.mkdir(parents=True, exist_ok=True)
         address, log = self.root / "address", (self.root / "log").open("ab")
         address.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "zrelay_generator", "--model", str(demo_checkpoint())]
+        command = [*self.prefix, sys.executable, "-m", "zrelay_generator", "--model", str(demo_checkpoint())]
         command += ["--listen", self.endpoint, "--address-file", str(address), "--threads", "1", *self.flags]
         environ = {**os.environ, "ZRELAY_STATE": str(self.root / "state"), "OMP_NUM_THREADS": "1"}
         self.popen = subprocess.Popen(command, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -186,55 +191,31 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Genera
                 one.kill()
 
 
-class Link:
-    """A TCP link to an endpoint that can be cut, left hanging, and restored. Lives in the test's event loop."""
+@pytest.fixture(scope="session")
+def steadfast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GeneratorProcess]:
+    """A generator whose jobs live for minutes without a watcher: as long as a busy machine takes to start it again."""
+    one = GeneratorProcess(tmp_path_factory.mktemp("steadfast"), flags=("--lease-s", "240"))
+    try:
+        one.start()
+        one.ready()
+        yield one
+    finally:
+        if one.popen is not None:
+            one.kill()
 
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._server: asyncio.Server | None = None
-        self._wires: set[asyncio.StreamWriter] = set()
-        self._open = asyncio.Event()
-        self._open.set()
-        self.endpoint = "127.0.0.9:0"
 
-    async def restore(self) -> None:
-        """Carries what is sent, and takes new connections."""
-        self._open.set()
-        host, port = self.endpoint.split(":")
-        if self._server is None:
-            self._server = await asyncio.start_server(self._carry, host, int(port))
-            self.endpoint = "{}:{}".format(*self._server.sockets[0].getsockname()[:2])
+@pytest.fixture(scope="session")
+def embeds(home: Machine) -> Embeds:
+    """Of PROMPT, by the stack's encoder."""
+    with Client(encoder=home.endpoints()["encoder"]) as client:
+        return client.encode(PROMPT)
 
-    async def cut(self) -> None:
-        """Resets what is connected and refuses what would be."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for wire in self._wires:
-            wire.transport.abort()
-        self._wires.clear()
 
-    def hang(self) -> None:
-        """Carries nothing any more, without a word."""
-        self._open.clear()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._target.split(":")
-        try:
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            writer.transport.abort()
-            return
-        self._wires |= {writer, far_writer}
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self._open.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+@pytest.fixture(scope="session")
+def undisturbed(generators: list[GeneratorProcess], embeds: Embeds) -> Result:
+    """What LONG gives where nothing happens."""
+    with Client(generator=generators[0].endpoint) as client:
+        return client.generate(embeds, **LONG)
 
 
 @pytest.fixture

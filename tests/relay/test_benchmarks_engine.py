@@ -31,7 +31,7 @@ def test_engine() -> None:
 
 
 def test_fleet() -> None:
-    flags = ["--generators", "1,2", "--window", "2", "--job-s", "0.3", "--queued", "40", "--watched", "10"]
+    flags = ["--generators", "1,2", "--window", "1", "--job-s", "0.3", "--queued", "40", "--watched", "10"]
     measured = run("fleet", *flags)
     assert set(measured) == {"P11", "P11.2", "P11.memory", "P11.flat", "P11.cost", "P11.client"}
     assert measured["P11.2"] > 0

@@ -3,22 +3,11 @@
 import asyncio
 from typing import Any
 
-import pytest
-
 from zrelay_client import Accepted, AsyncClient, Embeds, Event, GenerateOptions, Image, Notice, Outcome, Progress
 
 PROMPT = "a small red circle on a blue background"
 SMALL: GenerateOptions = {"width": 96, "height": 96, "num_inference_steps": 6, "deterministic": True}
 LONG: GenerateOptions = {"width": 256, "height": 256, "num_inference_steps": 24, "deterministic": True, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def embeds(home: Any) -> Embeds:
-    async def encoded() -> Embeds:
-        async with AsyncClient(encoder=home.endpoints()["encoder"]) as client:
-            return await client.encode(PROMPT)
-
-    return asyncio.run(encoded())
 
 
 def pixels(outcomes: list[Outcome]) -> dict[int, str]:

@@ -14,56 +14,17 @@ from zrelay_client import (
     AsyncClient,
     Client,
     Embeds,
-    Event,
-    GenerateOptions,
     Image,
     NotFound,
     Notice,
-    Progress,
     Result,
 )
 
+from .watched import Watched
+
 PROMPT = "a small red circle on a blue background"
-LONG: GenerateOptions = {"width": 256, "height": 256, "num_inference_steps": 30, "deterministic": True, "seed": 5}
 SLOW = ["--size", "512x512", "--num-inference-steps", "100"]
 """Several times the lease, on any CPU."""
-
-
-@pytest.fixture(scope="module")
-def embeds(home: Any) -> Embeds:
-    with Client(encoder=home.endpoints()["encoder"]) as client:
-        return client.encode(PROMPT)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(generators: Any, embeds: Embeds) -> Result:
-    with Client(generator=generators[0].endpoint) as client:
-        return client.generate(embeds, **LONG)
-
-
-class Watched:
-    """A job under way, and what was told of it."""
-
-    def __init__(self, client: AsyncClient, embeds: Embeds, request_id: str) -> None:
-        self.events: list[Event] = []
-        self._reached = asyncio.Event()
-        self.work = asyncio.create_task(
-            client.generate(embeds, request_id=request_id, on_event=self._note, timeout_s=90, **LONG)
-        )
-
-    def _note(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Progress) and event.stage == "denoise" and event.completed >= 3:
-            self._reached.set()
-
-    async def midway(self) -> None:
-        reached = asyncio.create_task(self._reached.wait())
-        await asyncio.wait({reached, self.work}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        assert not self.work.done()
-        assert reached.done()
-
-    def count(self, kind: type) -> int:
-        return sum(isinstance(event, kind) for event in self.events)
 
 
 Disturb = Callable[[Any, Any], Awaitable[None]]

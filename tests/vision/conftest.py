@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.embeds_pb2 import PromptReport
-from zrelay_shared import channels, fingerprint, rpc, serving
+from zrelay_shared import channels, fingerprint, reference_file, rpc, serving
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.listening import ListenAddress
 from zrelay_shared.serving import RunningServer
@@ -250,5 +251,27 @@ async def serve() -> AsyncIterator[Serve]:
 async def qwen(serve: Serve, tiny: Path) -> Served:
     """A service with the tiny Qwen3-VL, loaded down to layer -2."""
     served = await serve(VisionConfig(qwen3_vl=tiny, device="cpu", dtype="float32", hidden_layer=-2))
+    await served.server.loaded
+    return served
+
+
+def calibrated(folder: Path, encoder: Any = ENCODER) -> Path:
+    """A folder with reference statistics of the tests' encoder."""
+    folder.mkdir(exist_ok=True)
+    ones, zeros = array("f", [1.0] * WIDTH), array("f", [0.0] * WIDTH)
+    found = reference_file.ReferenceSet(
+        encoder, zeros, ones, zeros, ones, array("f", [1.0] * 5), prompts=1, tokens=5, corpus="test"
+    )
+    reference_file.write(folder / "tiny.safetensors", found)
+    return folder
+
+
+@pytest.fixture
+async def ready(serve: Serve, tiny: Path, tmp_path: Path) -> Served:
+    """A calibrated service."""
+    stats = calibrated(tmp_path / "stats")
+    served = await serve(
+        VisionConfig(qwen3_vl=tiny, device="cpu", dtype="float32", hidden_layer=-2, reference_stats=stats)
+    )
     await served.server.loaded
     return served

@@ -11,9 +11,10 @@ from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.torch_tensors import NAMES, all_finite
 from zrelay_vision.blend import BlendMode
 from zrelay_vision.calls import ConditionCall, SavedStates
-from zrelay_vision.conditioning import MODIFICATION, Conditioned, Reference, condition
+from zrelay_vision.conditioning import Conditioned, Reference, condition
 from zrelay_vision.encode_images import read_states
 from zrelay_vision.identity import VisionFingerprint
+from zrelay_vision.modification import marked
 from zrelay_vision.runtime import Gone, VisionRuntime
 from zrelay_vision.token_modes import States, StatesOptions
 
@@ -66,14 +67,19 @@ async def condition_prompt(runtime: VisionRuntime, call: ConditionCall) -> Condi
         done = await runtime.worker.on_images(
             lambda: condition(call.prompt_embeds, source.states, call.options, reference, source.neutral)
         )
+        changed = call.options.alpha != 0
+        used = reference if call.options.needs_reference else None
+        fingerprint = (
+            await runtime.worker.on_images(lambda: marked(call, source.states, source.fingerprint, source.sha256, used))
+            if changed
+            else call.fingerprint
+        )
     if not all_finite(done.prompt_embeds):
         raise FailedPrecondition(
             f"the conditioned prompt overflows {NAMES[done.prompt_embeds.dtype]}: encode the prompt in BF16, or lower "
             "alpha",
             reason="RESULT_NOT_FINITE",
         )
-    changed = call.options.alpha != 0
-    fingerprint = _marked(call, source) if changed else call.fingerprint
     return ConditionedPrompt(done, fingerprint, changed, reference is not None, source.sha256)
 
 
@@ -136,11 +142,3 @@ def _style_needs_image() -> FailedPrecondition:
         field="options.blend",
         reason="STYLE_DELTA_NEEDS_IMAGE",
     )
-
-
-def _marked(call: ConditionCall, source: _Source) -> EncoderFingerprint:
-    """The prompt's fingerprint with what was done."""
-    made = source.fingerprint
-    what = f"{call.options.said}; {made.engine} {made.digest[:12]} layer={made.hidden_layer} {source.states.tokens}"
-    image = f" image={source.sha256[:12]}" if source.sha256 else ""
-    return replace(call.fingerprint, modifications=(*call.fingerprint.modifications, MODIFICATION, what + image))

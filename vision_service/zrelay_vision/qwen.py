@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from zrelay_shared import checkpoints, torch_devices
-from zrelay_shared.digests import weights_digest
+from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, InvalidArgument, OutOfMemory
+from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.torch_tensors import all_finite
 from zrelay_vision.byte_cache import ByteCache
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import EngineKind
 from zrelay_vision.identity import VisionFingerprint, settings_digest
-from zrelay_vision.layers import LayerPlan, layer_plan
 from zrelay_vision.qwen_folder import open_qwen3_vl
 from zrelay_vision.qwen_loading import QwenParts, load_model, load_parts
 from zrelay_vision.qwen_model import Memory, Qwen3VLStates
@@ -93,7 +93,13 @@ class Qwen3VLEngine:
             width=model.width,
             model_id=checkpoints.model_id(self._path),
             weights_digest=weights_digest(component, cache=cache),
-            processor_digest=settings_digest(parts.pixels.settings),
+            processor_digest=settings_digest(
+                {
+                    **parts.pixels.settings,
+                    "chat_template": template_digest(self._folder.chat_template),
+                    "tokenizer": tokenizer_digest(self._path),
+                }
+            ),
             hidden_layer=self.hidden_layer,
             compute_dtype=torch_devices.dtype_name(dtype),
             backend=f"torch-{device.type}",

@@ -7,10 +7,12 @@ from pathlib import Path
 from zrelay_shared.checkpoint_files import find_weights, read_json, refusal
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import CheckpointError
-from zrelay_vision.layers import DEFAULT_HIDDEN_LAYER
 
 _REMEDY = "give the folder of a Qwen3-VL checkpoint (Instruct or Thinking) as transformers saves it"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+DEFAULT_HIDDEN_LAYER = -6
+"""Where a checkpoint's own zrelay.json says nothing: what zimage.md, section (c), advises for Qwen3-VL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
 
 from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import CheckpointError, InvalidArgument
+from zrelay_shared.layers import layer_plan
 from zrelay_shared.torch_weights import load_weights
-from zrelay_vision.layers import layer_plan
 from zrelay_vision.qwen_folder import QwenFolder
 from zrelay_vision.qwen_model import Qwen3VLStates
 from zrelay_vision.qwen_pixels import QwenPixels

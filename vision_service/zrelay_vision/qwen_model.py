@@ -21,7 +21,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 
 from zrelay_shared.errors import Cancelled
-from zrelay_vision.layers import LayerPlan
+from zrelay_shared.layers import LayerPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,10 +66,13 @@ class QwenPixels:
 
     def patches(self, image: Image, target_area: int | None) -> torch.Tensor:
         """[rows * columns, values] float32 of an RGB image, in the vision tower's order."""
-        least, most = (self.least_area, self.most_area) if target_area is None else (target_area, target_area)
+        if self.processor.do_resize:  # as transformers would, but without its two copies of a large image
+            rows, columns = self.grid(*image.size, target_area)
+            patch = int(self.processor.patch_size)
+            image = image.resize((columns * patch, rows * patch), resample=self.processor.resample)
         cut = self.processor(
             images=[image],
-            size={"shortest_edge": least, "longest_edge": most},
+            do_resize=False,
             input_data_format="channels_last",  # transformers would guess, and guess wrong at 3 pixels of height
             return_tensors="pt",
         )

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from PIL.Image import Image, Resampling
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import (
+    Siglip2ImageProcessorPil,
+    get_image_size_for_max_num_patches,
+)
 
 _DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 RESIZED_ABOVE = 1024 * 1024
@@ -62,12 +65,27 @@ class SiglipPixels:
 
         pixel_values, and for NaFlex, whose patches are padded, pixel_attention_mask [1, P] and spatial_shapes [1, 2].
         """
-        cut = self.processor(images=[image], return_tensors="pt")
+        if self.processor.do_resize:  # as transformers would, but without its two copies of a large image
+            high, wide = self._size(image)
+            image = image.resize((wide, high), resample=self.processor.resample)
+        cut = self.processor(images=[image], do_resize=False, return_tensors="pt")
         if self.naflex:
             rows, columns = (int(side) for side in cut["spatial_shapes"][0])
         else:
             rows = columns = self.image_size // self.patch_size
         return {name: cut[name] for name in self.processor.model_input_names}, (rows, columns)
+
+    def _size(self, image: Image) -> tuple[int, int]:
+        """Height and width that the tower sees an image in."""
+        if not self.naflex:
+            return self.image_size, self.image_size
+        high, wide = get_image_size_for_max_num_patches(
+            image_height=image.height,
+            image_width=image.width,
+            patch_size=self.patch_size,
+            max_num_patches=self.processor.max_num_patches,
+        )
+        return int(high), int(wide)
 
 
 def to_area(image: Image, target_area: int) -> Image:

@@ -87,6 +87,11 @@ def start(options: StackOptions) -> Stack:
     CheckpointError, FeatureMissing and OSError; then nothing runs."""
     extras.require(*options.roles)
     checkpoints.open_pipeline(options.model)
+    for flag, folder in (("--qwen3-vl", options.qwen3_vl), ("--siglip", options.siglip)):
+        if folder is not None and not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"{flag} {folder}: expected a checkpoint folder with config.json, got none there; name another"
+            )
     with record.locked(options.state):
         known = record.load(options.state)
         if known is not None and known.alive:

@@ -48,9 +48,12 @@ def command(
     The vision service uses the set that belongs to a prompt's encoder: normalisations per dimension and outlier masks
     need it. Give it the folder with `zrelay serve vision -- --references FOLDER`.
     """
-    if output is not None:
-        check_folder(Path(output).parent)
+    folder = _usual_folder() if output is None else Path(output).parent
+    if output is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
         check_file(Path(output), force=force)
+    check_folder(folder)
     settings = _settings.load(profile, {"encoder.endpoint": encoder})
     found = _settings.endpoints(settings)
     _settings.require(found, settings, "encoder")
@@ -60,7 +63,6 @@ def command(
     console, started = Console(quiet=quiet), time.monotonic()
     made = asyncio.run(_calibrate(found["encoder"].target, read_corpus(corpus), layer, console))
     file = Path(output) if output is not None else _usual_place(made)
-    file.parent.mkdir(parents=True, exist_ok=True)
     reference_file.write(file, made)
     if as_json:
         said = {
@@ -85,10 +87,14 @@ def command(
     console.line("a vision service reads the sets of its --references folder when it starts")
 
 
+def _usual_folder() -> Path:
+    return paths.state_dir() / "references"
+
+
 def _usual_place(made: "ReferenceSet") -> Path:
     """One file for each encoder and layer: calibrating again replaces it."""
     name = f"{made.fingerprint.digest[:16]}{made.fingerprint.hidden_layer}.safetensors"
-    return paths.state_dir() / "references" / name
+    return _usual_folder() / name
 
 
 async def _calibrate(endpoint: str, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":

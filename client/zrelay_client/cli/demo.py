@@ -52,7 +52,6 @@ def command(
         file /= "demo.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
-    signal.signal(signal.SIGTERM, _terminated)  # ends the services too
     with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state:
         options: GenerateOptions = {"seed": seed, "reference": reference, "omni": omni}
         if alpha is not None:
@@ -81,14 +80,13 @@ async def _demo(prompt: str, file: Path, options: "GenerateOptions", state: Path
         previews=None,
         timeout_s=None,
     )
-    order.targets.check()
-    references_of(options)
+    order.check()
+    references = references_of(options)
+    references.check_files()  # before anything is started
+    signal.signal(signal.SIGTERM, _terminated)  # ends the services too
     started = time.monotonic()
-    seen = [Path(image) for image in (options.get("reference"), *(options.get("omni") or ())) if isinstance(image, str)]
-    for image in seen:
-        image.open("rb").close()  # before anything is started
     model = omni_checkpoint(state / "omni") if options.get("omni") else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if seen else ("encoder", "generator")
+    roles = ("encoder", "vision", "generator") if references else ("encoder", "generator")
     console.line(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:

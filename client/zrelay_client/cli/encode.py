@@ -12,6 +12,7 @@ from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
 from zrelay_client.cli.generate import read_prompt
+from zrelay_shared.limits import MAX_OMNI_IMAGES
 
 if TYPE_CHECKING:
     from zrelay_client._embeds import Embeds
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 @click.option("--negative-prompt", metavar="TEXT", help="Encoded into the same file, for guidance; may be empty.")
+@click.option(
+    "--image-count",
+    type=click.IntRange(1, MAX_OMNI_IMAGES),
+    metavar="N",
+    help="Leave places for N images, to be painted after with `zrelay generate --omni`. Default: none.",
+)
 @click.option("--text-limit", type=int, metavar="TOKENS", help="The generator's limit, where none is configured.")
 @click.option("--no-prompt-in-file", is_flag=True, help="Leave the texts out of the file.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
@@ -35,6 +42,7 @@ def command(
     output: str,
     force: bool,
     negative_prompt: str | None,
+    image_count: int | None,
     text_limit: int | None,
     no_prompt_in_file: bool,
     timeout: float | None,
@@ -45,7 +53,8 @@ def command(
 ) -> None:
     """Encode PROMPT (`-` reads stdin) to a safetensors file that `zrelay generate --prompt-embeds` takes.
 
-    The machine that paints then needs no encoder, and the two never need to meet.
+    The machine that paints then needs no encoder, and the two never need to meet. With --image-count N the file is for
+    a Z-Image Omni checkpoint, and takes as many --omni images.
     """
     flags = {"encoder.endpoint": encoder, "generator.endpoint": generator, "generate.timeout_s": timeout}
     settings = _settings.load(profile, flags)
@@ -59,7 +68,7 @@ def command(
     embeds = asyncio.run(
         _encode(
             read_prompt(prompt),
-            {"text_limit": text_limit},
+            {"text_limit": text_limit, "image_count": image_count},
             negative_prompt,
             (found["encoder"].target, limit_from),
             settings.generate.timeout_s,
@@ -74,6 +83,7 @@ def command(
             "path": str(file),
             "fingerprint": embeds.fingerprint.digest,
             "model_id": embeds.fingerprint.model_id,
+            "image_count": embeds.image_count,
             "prompt_report": asdict(embeds.report),
             "warnings": warnings,
             "timings_s": {"encode": round(embeds.encode_s, 6)},

@@ -106,6 +106,7 @@ def _order(
     jobs: int,
 ) -> "Order":
     from zrelay_client._options import GenerateOptions
+    from zrelay_client._vision_images import read_image
     from zrelay_client.cli._painting import Order
     from zrelay_client.cli._previews import Previews
     from zrelay_client.cli._targets import chosen_format, targets
@@ -120,7 +121,7 @@ def _order(
         shift=wanted.shift,
         seed=picture.seed,
         num_images=picture.num_images,
-        image=Path(picture.image).read_bytes() if picture.image is not None else None,
+        image=read_image(picture.image).data if picture.image is not None else None,
         strength=picture.strength,
         skip_layer_guidance_scale=picture.skip_layer_guidance_scale,
         skip_guidance_layers=picture.layers,

@@ -40,7 +40,8 @@ class Requests:
         caller: str = "",
         budget_s: float | None = None,
     ) -> Request:
-        """The request of a message. Raises as `parsing.parse_spec`; NotFound (CONTENT_UNKNOWN)."""
+        """The request of a message. Raises as `parsing.parse_spec`; NotFound (CONTENT_UNKNOWN);
+        Unavailable (STATE_UNWRITABLE)."""
         request = await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
         # What is on disk and may be let go counts as well: a job that needs it keeps it there.
         needed = await self._store.needed(request.sizes)
@@ -48,7 +49,8 @@ class Requests:
         return replace(request, new_bytes=new_bytes)
 
     async def load(self, entry: Entry) -> JobSpec:
-        """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged."""
+        """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged;
+        Unavailable (STATE_UNWRITABLE)."""
         try:
             raw = await self._store.spec(entry.arrival)
         except RowDamaged as error:
@@ -110,14 +112,16 @@ class Requests:
 
     def _stored(self, sha256: str, field: str) -> bytes:
         try:
-            return self._store.blobs.read(sha256)
+            with self._store.disk.guard():
+                return self._store.blobs.read(sha256)
         except (ContentMissing, ContentDamaged) as error:
             raise content_unknown(sha256, field) from error
 
     def _load(self, raw: bytes) -> JobSpec:
         def read(sha256: str, size: int, field: str) -> bytes:
             try:
-                return self._store.blobs.read(sha256)
+                with self._store.disk.guard():
+                    return self._store.blobs.read(sha256)
             except (ContentMissing, ContentDamaged) as error:
                 raise damaged("an input of this job") from error
 

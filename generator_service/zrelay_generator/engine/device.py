@@ -4,23 +4,32 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
 
 import torch
 
 from zrelay_generator.engine.engine import Engine
 from zrelay_generator.engine.job import Job
+from zrelay_shared.torch_devices import is_device_lost
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
+_MOST_FAILURES = 3
+"""Ticks that may fail in a row where no job of theirs did."""
+LOST = "the GPU has failed for good in this process (CUDA's error is in the log): it must be started again"
+BROKEN = "the engine failed again and again (the log says how): it must be started again"
+Ended = Callable[[list[str]], None]
+"""Hears, on the device thread, that it has ended, and of the ids of the jobs that were at work."""
 
 
 class DeviceThread:
-    """Owns the engine. `add` and `stop` may be called from any thread and return at once."""
+    """Owns the engine. `add` and `stop` may be called from any thread and return at once.
 
-    def __init__(self, threads: int | None) -> None:
-        """`threads` of torch on a CPU; None leaves torch's own number."""
-        self._threads = threads
+    Attributes: `broken` why it has ended without having been asked to, "" where it has not.
+    """
+
+    def __init__(self, threads: int | None, ended: Ended = lambda suspects: None) -> None:
+        """`threads` of torch on a CPU; None leaves torch's own number. `ended` is called where it ends unasked."""
+        self._threads, self._ended = threads, ended
+        self.broken = ""
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
         self._stopping = False
@@ -63,8 +72,8 @@ class DeviceThread:
     @property
     def stuck(self) -> str:
         """ "" while all is well, else what is wrong with the device, for people."""
-        if self._loaded.done() and not self._stopping and not self._thread.is_alive():
-            return "the device thread has ended"
+        if self.broken:
+            return self.broken
         over = self.stuck_s
         return f"the device is {over:.0f} s over any time that its work could take" if over else ""
 
@@ -90,10 +99,38 @@ class DeviceThread:
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(None)
-        with torch.inference_mode():
-            while self._take_arrivals(engine):
-                engine.tick()
+        try:
+            with torch.inference_mode():
+                self.broken = self._tick_on(engine)
+        except BaseException:  # whatever it is: nobody may wait for a thread that is no more
+            log.exception("the device thread failed")
+            self.broken = BROKEN
+        if self.broken:
+            self._ended(engine.suspects)
         engine.close()
+
+    def _tick_on(self, engine: Engine) -> str:
+        """Until the thread is to end, which gives "", or until the device or the engine is beyond help: why.
+
+        A tick that raised is a bug, most likely of what these jobs ask for together. To end for it would take all the
+        other jobs along, so the engine is emptied, which leaves nothing of it to be wrong, and goes on. Where that does
+        not help, a new process might: those that wait are on disk, and better off there than failed one by one.
+        """
+        failures = 0
+        while self._take_arrivals(engine):
+            try:
+                engine.tick()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                if is_device_lost(error):
+                    log.critical("the device is lost", exc_info=error)
+                    return LOST
+                if failures == _MOST_FAILURES:
+                    log.critical("the engine failed %d times in a row", failures, exc_info=error)
+                    return BROKEN
+                engine.abandon(error)
+        return ""
 
     def _take_arrivals(self, engine: Engine) -> bool:
         """Waits until there is something to do; False when the thread is to end."""

@@ -16,19 +16,18 @@ from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels, Pre
 from zrelay_generator.engine.job import ImageState, Job
 from zrelay_generator.engine.policy import Decode, Work, next_work
 from zrelay_generator.engine.pulse import Pulse
-from zrelay_generator.engine.refusals import explained, not_finite, without_frames
+from zrelay_generator.engine.refusals import explained, not_finite, unexpected, without_frames
+from zrelay_generator.engine.room import Room
 from zrelay_generator.engine.stepping import Settled, Taken, begin, preview, settle, take
 from zrelay_generator.engine.work import Speed
 from zrelay_generator.model.latents import magnitude
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.size import Size
 from zrelay_shared.errors import Cancelled, OutOfMemory, ZrelayError
-from zrelay_shared.torch_devices import is_out_of_memory, release_cached_memory
+from zrelay_shared.torch_devices import is_device_lost, is_out_of_memory, release_cached_memory
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Job, EngineEvent], None]
-_AFTER_OUT_OF_MEMORY = 0.75
-"""Share of the tokens of a tick that did not fit which later ticks may have."""
 
 
 class Engine:
@@ -47,13 +46,14 @@ class Engine:
         decode on a thread of its own; None does so where the device has streams."""
         self._model = model
         self._device = model.transformer.weights.device
-        self._tick_tokens = tick_tokens
+        self._room = Room(tick_tokens)
         self._speed = speed
         self._emit = emit
         self._jobs: list[Job] = []
         beside = self._device.type == "cuda" if decode_beside is None else decode_beside
         self._decoder = DecodeThread(model.vae, self._device, changed) if beside else None
         self._pulse = Pulse()
+        self._at_work: list[Job] = []
 
     @property
     def idle(self) -> bool:
@@ -71,11 +71,21 @@ class Engine:
         beside = 0.0 if self._decoder is None else self._decoder.pulse.stuck_s
         return max(self._pulse.stuck_s, beside)
 
+    @property
+    def suspects(self) -> list[str]:
+        """Ids of the jobs whose work is under way: one of them it was, where a tick did not come back."""
+        decoding = [job for job in self._jobs if any(image.decoding for image in job.images)]
+        return list({job.id: None for job in [*self._at_work, *decoding]})
+
     def add(self, job: Job) -> None:
         self._jobs.append(job)
 
     def tick(self) -> None:
-        """One unit of work: a denoising step of some images, or one image decoded."""
+        """One unit of work: a denoising step of some images, or one image decoded.
+
+        What fails for a job ends that job. What is raised is either the device, lost for good (`is_device_lost`), or a
+        bug outside of any one job's part, after which `abandon` makes the engine as new.
+        """
         self._drop_cancelled()
         self._take_decoded()
         work = self._next()
@@ -85,13 +95,20 @@ class Engine:
             self._step(work.images)
         elif self._decoder is not None and self._decoder.busy:
             self._decoded(self._decoder.take())
+        self._at_work = []  # not where it raised: they are the suspects
+
+    def abandon(self, error: Exception) -> None:
+        """Ends every job that is here, after a tick that raised."""
+        refusal = unexpected(error)
+        for job in list(self._jobs):
+            self._end(job, Failed(refusal))
 
     def close(self) -> None:
         if self._decoder is not None:
             self._decoder.close()
 
     def _next(self) -> Work | None:
-        return next_work(self._jobs, self._tick_tokens, self._speed, time.monotonic())
+        return next_work(self._jobs, self._room.tokens, self._speed, time.monotonic())
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._jobs if job.cancelled]:
@@ -100,6 +117,7 @@ class Engine:
     # A step: every image by itself up to the forward, all in the forward, every image by itself after it.
 
     def _step(self, images: Sequence[ImageState]) -> None:
+        self._at_work = [image.job for image in images]
         taken = [one for image in images if (one := self._take(image)) is not None]
         if not taken:
             return
@@ -113,6 +131,7 @@ class Engine:
         else:
             seconds = time.perf_counter() - started
             self._speed.saw_forward(size.tokens, seconds, size.squares)
+            self._room.went_well()
             self._stepped(taken, settled, greatest, seconds)
             return
         self._step_failed(taken, failure, size)
@@ -182,11 +201,13 @@ class Engine:
 
     def _step_failed(self, taken: Sequence[Taken], error: Exception, size: Size) -> None:
         """Company is taken apart: each image repeats its step alone, and only who fails alone has failed."""
+        if is_device_lost(error):
+            raise error
         if is_out_of_memory(error):
             release_cached_memory(self._device)
             if len(taken) > 1:
-                self._tick_tokens = min(self._tick_tokens, int(size.tokens * _AFTER_OUT_OF_MEMORY))
-                log.warning("out of memory at %d tokens: ticks get at most %d", size.tokens, self._tick_tokens)
+                self._room.ran_out(size.tokens)
+                log.warning("out of memory at %d tokens: ticks get at most %d", size.tokens, self._room.tokens)
             elif self._decoder is not None and self._decoder.busy:
                 self._decoded(self._decoder.take())  # what decodes beside it holds memory: once more without it
                 return
@@ -201,6 +222,7 @@ class Engine:
     def _decode(self, image: ImageState) -> None:
         if image.latents is None:
             raise ValueError("latents: expected those of the last step, got none")
+        self._at_work = [image.job]
         sampling = image.job.spec.sampling
         with self._pulse.beat(self._speed.decode_s(sampling.width * sampling.height)):
             result = decode_now(self._model.vae, image, image.latents)
@@ -242,6 +264,8 @@ class Engine:
     # Endings.
 
     def _fail(self, job: Job, error: Exception) -> None:
+        if is_device_lost(error):
+            raise error  # no fault of this job alone, and none can go on: the next process does
         told = error if isinstance(error, ZrelayError) else explained(error, job, self._model.transformer.weights)
         self._end(job, Failed(told))
         if isinstance(told, OutOfMemory):

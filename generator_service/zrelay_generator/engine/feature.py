@@ -44,8 +44,8 @@ class Step:
 class Feature:
     """One capability of one job; lives as long as the job.
 
-    The hooks run on the device thread, except `size`, which must need no device and no `begin`. An exception ends this
-    job alone.
+    The hooks run on the device thread, except `size` and `encoded_pixels`, which must need no device and no `begin`. An
+    exception ends this job alone.
     """
 
     def size(self, step: Step, layers: int) -> Size:
@@ -54,6 +54,10 @@ class Feature:
 
     def begin(self, model: LoadedModel, condition: Condition) -> None:
         """Once per job, before its first step: encode, embed, keep what no step changes."""
+
+    def encoded_pixels(self) -> int:
+        """Pixels of the largest picture that it gives to the VAE at once: for memory."""
+        return 0
 
     def conditioning(self, model: LoadedModel, prompt_embeds: Tensor) -> Conditioning | None:
         """The sequence of an image under a prompt, None for the plain one; for the negative prompt as well."""

@@ -35,6 +35,13 @@ def explained(error: Exception, job: Job, weights: TransformerWeights) -> Zrelay
     return device_failure(incident)
 
 
+def unexpected(error: Exception) -> ZrelayError:
+    """What the callers are told of a tick that failed where no one job did; the log keeps the rest."""
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s: a tick of the engine failed; the jobs on the device end", incident, exc_info=error)
+    return device_failure(incident)
+
+
 def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) -> OutOfMemory:
     """Half the pixels would do: memory is about linear in them, and an image that failed had no company."""
     sampling, found = spec.sampling, report(device)

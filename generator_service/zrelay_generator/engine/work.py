@@ -104,10 +104,13 @@ class Speed:
         """What a job will take."""
         sampling = spec.sampling
         pixels = sampling.width * sampling.height
-        sizes = step_sizes(spec, features_of(spec), self.memory.layers)
+        features = features_of(spec)
+        sizes = step_sizes(spec, features, self.memory.layers)
         seconds = sum(map(self.forward_s, sizes)) + self.decode_s(pixels)
         most = max(size.tokens for size in sizes) * self.memory.bytes_per_token
-        return Estimate(seconds * sampling.num_images, int(max(most, pixels * self.memory.bytes_per_pixel)))
+        # A VAE's encoder is narrower at full size than its decoder, so the decoder's bytes bound it as well.
+        at_once = max(pixels, *(feature.encoded_pixels() for feature in features), 0)
+        return Estimate(seconds * sampling.num_images, int(max(most, at_once * self.memory.bytes_per_pixel)))
 
     def fits(self, spec: JobSpec, free_bytes: int) -> bool:
         """Whether one image of the job goes into so much free memory; True where either is not known (0)."""

@@ -21,13 +21,13 @@ from zrelay_generator.features.omni_positions import (
     siglip_positions,
     unseen_positions,
 )
+from zrelay_generator.features.omni_size import omni_size
 from zrelay_generator.features.omni_spec import References
 from zrelay_generator.features.omni_tokens import embedded_pictures, refined_prompt, refined_siglip
 from zrelay_generator.model.latents import PATCH
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.rope import TOKEN_MULTIPLE, padded
-from zrelay_generator.model.size import PIXELS_PER_TOKEN, Size, segment_size
+from zrelay_generator.model.size import Size, segment_size
 from zrelay_generator.model.transformer import PackedTransformer, Segment
 
 _CLEAN = 1.0
@@ -51,6 +51,9 @@ class Omni(Feature):
         if self._spec.guided and guidance_at(step.timestep, sampling.guidance_scale, sampling.cfg_truncation) > 0.0:
             found = found + self._more(self._references.negative_segments)
         return found
+
+    def encoded_pixels(self) -> int:
+        return max((picture.shape[1] * picture.shape[2] for picture in self._references.pictures), default=0)
 
     def conditioning(self, model: LoadedModel, prompt_embeds: Tensor) -> Conditioning:
         negative = prompt_embeds is self._spec.negative_prompt_embeds
@@ -100,10 +103,7 @@ class Omni(Feature):
 
     def _more(self, segments: tuple[int, ...]) -> Size:
         """What the sequence under a prompt has more than the plain one."""
-        sampling, references = self._spec.sampling, self._references
+        sampling = self._spec.sampling
         plain = segment_size(sampling.width, sampling.height, sum(segments))
-        counts = [picture.shape[1] * picture.shape[2] // PIXELS_PER_TOKEN for picture in references.pictures]
-        counts += [grid.shape[0] * grid.shape[1] for grid in references.grids]
-        counts += [sampling.width * sampling.height // PIXELS_PER_TOKEN, *segments]
-        tokens = sum(map(padded, counts)) + (TOKEN_MULTIPLE if references.grids else 0)
-        return Size(tokens - plain.tokens, tokens * tokens - plain.squares)
+        whole = omni_size(sampling, self._references, segments)
+        return Size(whole.tokens - plain.tokens, whole.squares - plain.squares)

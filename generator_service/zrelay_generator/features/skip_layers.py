@@ -8,8 +8,9 @@ from torch import Tensor
 
 from zrelay_generator.engine.feature import PROMPT, Feature, Step
 from zrelay_generator.engine.spec import JobSpec, SkipLayers
+from zrelay_generator.features.omni_size import prompt_size
 from zrelay_generator.model.model import LoadedModel
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.size import Size
 from zrelay_generator.model.transformer import Prediction, Segment
 
 
@@ -26,8 +27,7 @@ class SkipLayerGuidance(Feature):
     def of(cls, spec: JobSpec) -> "SkipLayerGuidance | None":
         if spec.skip_layers is None or spec.skip_layers.scale == 0.0:
             return None
-        sampling = spec.sampling
-        return cls(spec.skip_layers, segment_size(sampling.width, sampling.height, len(spec.prompt_embeds)))
+        return cls(spec.skip_layers, prompt_size(spec))
 
     def size(self, step: Step, layers: int) -> Size:
         if not self._acts(step):

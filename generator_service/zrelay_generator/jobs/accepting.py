@@ -1,9 +1,7 @@
 """Taking a request: the same one once, refused before it costs anything, on disk before it is acknowledged."""
 
 import asyncio
-import logging
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +20,10 @@ from zrelay_generator.jobs.request import Request
 from zrelay_generator.jobs.workload import Workload
 from zrelay_generator.store.blobs import ContentMissing
 from zrelay_generator.store.store import JobStore
-from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable
+from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable, ZrelayError
 
-log = logging.getLogger(__name__)
+_RESTART_S = 30.0
+"""Within which a supervisor has started the process again, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,14 @@ class Acceptor:
         self._describe, self._model = describe, model
         self._promised = Promised()
         self._arrivals = count(store.last_arrival + 1)
-        self.draining = False
+        self.closed: Callable[[], ZrelayError] | None = None
+        """Makes what new work is refused with, None while it is taken."""
 
     async def take(self, request: Request) -> Taken:
         """The job that the same request made before, or a new one that is on disk when this returns.
 
-        Raises IdempotencyConflict; Draining; QueueFull, QuotaExceeded, DeadlineExceeded; NotFound (CONTENT_UNKNOWN)
-        where a content was let go meanwhile; Unavailable (STATE_UNWRITABLE).
+        Raises IdempotencyConflict; what `closed` makes; QueueFull, QuotaExceeded, DeadlineExceeded; NotFound
+        (CONTENT_UNKNOWN) where a content was let go meanwhile; Unavailable (STATE_UNWRITABLE).
         """
         try:
             known = await self._registry.by_request(request.request_id)
@@ -78,8 +78,8 @@ class Acceptor:
                 await self._store.detach(known.arrival)
                 known.detached = True
             return Taken(known)
-        if self.draining:
-            raise Draining("this generator is going away and takes no new work; use another or try again shortly")
+        if self.closed is not None:
+            raise self.closed()
         taken = self._admitted(request)
         await self._write(taken.entry, request)
         return taken
@@ -123,16 +123,22 @@ class Acceptor:
             await self._store.accept(row_of(entry, self._model), request.spec, request.inputs, request.sizes)
         except ContentMissing as error:
             raise content_unknown(str(error.args[0])) from error
-        except (OSError, sqlite3.Error) as error:
-            log.error("a job could not be written: %s", error)
-            raise Unavailable(
-                "this generator cannot write to its disk, so it takes no jobs: use another; its operator should look "
-                "at the disk of its state folder",
-                reason="STATE_UNWRITABLE",
-                retry_after_s=30.0,
-            ) from error
         finally:
             self._promised.count(entry, -1)
+
+
+def draining() -> Draining:
+    """This generator ends because it was told to."""
+    return Draining("this generator is going away and takes no new work; use another or try again shortly")
+
+
+def device_lost() -> Unavailable:
+    """This generator's device does nothing more until the process is started again."""
+    return Unavailable(
+        "this generator has lost its device and takes no new work: use another, or try again when it was started again",
+        reason="DEVICE_LOST",
+        retry_after_s=_RESTART_S,
+    )
 
 
 @dataclass(slots=True)

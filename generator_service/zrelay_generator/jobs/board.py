@@ -1,16 +1,17 @@
 """The jobs as the event loop sees them: taken, watched, cancelled, gone on with after a restart."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, replace
 
 from zrelay_generator.config import GeneratorConfig
 from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image, Progress
 from zrelay_generator.engine.job import Job, JobSpec, Priority
 from zrelay_generator.engine.work import Speed
-from zrelay_generator.jobs.accepting import Acceptor, OneAtATime
+from zrelay_generator.jobs.accepting import Acceptor, OneAtATime, device_lost, draining
 from zrelay_generator.jobs.archive import entry_of
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.jobs.feeding import Feeder, Load
@@ -24,13 +25,25 @@ from zrelay_generator.jobs.workload import Workload
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.rows import JobRow
 from zrelay_generator.store.store import JobStore
-from zrelay_shared.errors import Cancelled, Draining, FailedPrecondition, PayloadCorrupt, ZrelayError
+from zrelay_shared.errors import (
+    Cancelled,
+    Draining,
+    FailedPrecondition,
+    InternalError,
+    PayloadCorrupt,
+    Unavailable,
+    ZrelayError,
+)
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
 _TOLD_AT_ONCE = 200
 _TO_BEGIN_S = 5.0
 """Least seconds from a job's acceptance until somebody must watch it, however short a lease is."""
+
+
+_MOST_LOSSES = 3
+"""Times that the device may be lost at a job; from the first on it runs alone, so that its company is cleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ class JobBoard:
         self._store, self._model = around.store, around.model
         self._line = Line()
         self._feeder = Feeder(self._line, around.load, around.start, self.fail)
-        self._saver = Saver(around.store, self._saved, self._feeder.unsaved)
+        self._saver = Saver(around.store, self._saved, self._dropped, self._feeder.unsaved)
         self._leases = Leases(config.lease_s, self._expired)
         self._submitting = OneAtATime()
         self.jobs = Registry(around.store)
@@ -74,7 +87,7 @@ class JobBoard:
         if taken.accepted is not None:
             entry.tell(taken.accepted)
             self.jobs.enter(entry)
-            if self._acceptor.draining:
+            if self._acceptor.closed is not None:
                 self._park(entry)
             else:
                 self._feeder.offer(entry, request.job)
@@ -123,19 +136,24 @@ class JobBoard:
     async def restore(self) -> int:
         """Goes on with what the process before this one did not finish; the number of those jobs."""
         rows, unreadable = await self._store.unfinished()
+        blamed = await self._store.blamed()
         if unreadable:
             log.error("%d jobs cannot be read from the store and are forgotten", len(unreadable))
             await self._store.forget(unreadable)
         for row in rows:
-            trouble: ZrelayError | None = self._misfit(row)
+            times = blamed.get(row.job_id, 0)
+            trouble: ZrelayError | None = self._misfit(row) or _given_up(times)
             try:
                 events = await self._store.events(row.arrival) if row.sequence > 1 else []
                 entry = entry_of(row, events, self._line.backlog_s(row.caller))
             except PayloadCorrupt as error:
                 entry, trouble = entry_of(replace(row, priority=int(Priority.NORMAL)), []), error
             entry.sequence = max(entry.sequence, self._store.first_sequence)
+            entry.alone = times > 0
             self.jobs.enter(entry)
-            if trouble is None:
+            if self._acceptor.closed is not None:
+                self._park(entry)  # the device was lost meanwhile
+            elif trouble is None:
                 self._feeder.wait(entry)
                 self._leases.look(entry, _TO_BEGIN_S)
             else:
@@ -150,10 +168,27 @@ class JobBoard:
             if entry.watchers and entry.state is State.QUEUED and not entry.parked:
                 entry.tell(standing)
 
+    async def recover(self) -> None:
+        """Lets go what is over the limits and, where the disk has refused, tries whether it is well again and saves
+        what it did not take."""
+        if self._store.disk.trouble and await self._store.recover():
+            self._saver.retry()
+        with contextlib.suppress(Unavailable):  # the store has told
+            await self._store.retain()
+
+    def lost(self, suspects: Collection[str]) -> None:
+        """The device does nothing more in this process: nothing is taken, what is unfinished is left to the next one.
+        `suspects` are the jobs it was at."""
+        self._acceptor.closed = device_lost
+        self._feeder.close()
+        self._saver.blame(suspects)
+        for entry in self.jobs:
+            self._park(entry)
+
     async def drain(self, grace_s: float) -> None:
         """Takes no new work; finishes what can be finished in `grace_s`, parks the rest, and returns when all that
         happened is in the store."""
-        self._acceptor.draining = True
+        self._acceptor.closed = self._acceptor.closed or draining
         deadline = time.monotonic() + grace_s
         for entry, standing in list(self.workload.standings()):
             if standing.eta_s > grace_s:
@@ -167,7 +202,7 @@ class JobBoard:
     async def close(self) -> None:
         """Ends what runs on the event loop; unfinished jobs stay in the store."""
         self._feeder.close()
-        self._acceptor.draining = True
+        self._acceptor.closed = self._acceptor.closed or draining
         for entry in self.jobs:
             self._park(entry)
         await self._saver.flush()
@@ -212,7 +247,7 @@ class JobBoard:
             return event
         try:
             return replace(event, data=await self._store.read(event.file_sha256))
-        except (ContentMissing, ContentDamaged, OSError) as error:
+        except (ContentMissing, ContentDamaged) as error:
             log.error("job %s: its image %d cannot be read: %s", entry.id, event.image_index, type(error).__name__)
             raise damaged(f"image {event.image_index} of this job") from error
 
@@ -233,3 +268,17 @@ class JobBoard:
 
     def _saved(self, entry: Entry) -> None:
         self.jobs.leave(entry)
+
+    def _dropped(self, entry: Entry) -> None:
+        self.jobs.leave(entry)
+
+
+def _given_up(times: int) -> InternalError | None:
+    if times < _MOST_LOSSES:
+        return None
+    return InternalError(
+        f"the generator lost its device {times} times while it worked at this job, and tries no more: ask for another "
+        "size or fewer features; its operator should look at the log",
+        reason="DEVICE_LOST",
+        metadata={"times": times},
+    )

@@ -34,7 +34,8 @@ class Entry:
 
     Attributes: `key` its place in the line, lower is earlier; `accepted` the serialized JobAccepted; `work_s` estimated
     seconds on the device; `job` while it is on the device or near it; `parked` once this process will not go on with
-    it; `unkept` once the disk has refused something of it; `events` the latest progress and previews, all results.
+    it; `unkept` once the disk has refused something of it; `alone` where it must have no company on the device;
+    `events` the latest progress and previews, all results.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Entry:
     watchers: int = 0
     parked: bool = False
     unkept: bool = False
+    alone: bool = False
     events: list[tuple[int, Event]] = field(default_factory=list)
     unsaved: "deque[tuple[int, Event]] | None" = None
     saving: "asyncio.Task[None] | None" = None

@@ -5,16 +5,18 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from zrelay_generator.engine.job import Job, JobSpec, Priority
 from zrelay_generator.engine.refusals import device_failure
 from zrelay_generator.jobs.entry import Entry
 from zrelay_generator.jobs.line import Line
-from zrelay_shared.errors import ZrelayError
+from zrelay_shared.errors import Unavailable, ZrelayError
 
 log = logging.getLogger(__name__)
 NEAR_DEVICE = 16
 """Jobs of one priority, and of more urgent ones, that are on the device or next to it: enough to fill any tick."""
+_DISK_AGAIN_S = 2.0
 Load = Callable[[Entry], Awaitable[JobSpec]]
 
 
@@ -81,6 +83,11 @@ class Feeder:
     async def _fetch(self, entry: Entry) -> None:
         try:
             spec = await self._load(entry)
+        except Unavailable:  # the disk refuses: no fault of the job, which waits until it is well
+            if self._near.pop(entry.id, None) is not None:
+                self._line.add(entry)
+                await asyncio.sleep(_DISK_AGAIN_S)
+                self._wake.set()
         except ZrelayError as error:
             self._fail(entry, error)
         except Exception as error:  # one job's trouble must not end the feeding of the others
@@ -96,6 +103,8 @@ class Feeder:
     def _begin(self, entry: Entry, spec: JobSpec) -> None:
         waited_s = max(0.0, time.time() - entry.accepted_at)
         accepted_at = time.monotonic() - waited_s
+        if entry.alone:
+            spec = replace(spec, deterministic=True)
         entry.job = Job(entry.id, spec, entry.arrival, accepted_at=accepted_at, caller=entry.caller)
         self._start(entry.job)
 

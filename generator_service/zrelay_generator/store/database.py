@@ -1,5 +1,6 @@
 """SQLite on a thread of its own: calls that wait together are committed together."""
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -54,6 +55,8 @@ class Database:
     def _commit(self, calls: list[_Call]) -> None:
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
+            if self._db.in_transaction:  # the disk refused to roll back
+                self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             for call, future in calls:
                 self._db.execute("SAVEPOINT call")
@@ -67,8 +70,9 @@ class Database:
                 self._db.execute("RELEASE call")
             self._db.execute("COMMIT")
         except Exception as error:  # nothing was committed: every caller must hear that
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # the next BEGIN is tried as well
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             outcomes = [(future, None, error) for _, future in calls]
         for future, result, failure in outcomes:
             if failure is None:

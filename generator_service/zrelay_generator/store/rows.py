@@ -43,6 +43,8 @@ class EventRow:
 
 _COLUMNS = tuple(field.name for field in fields(JobRow))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
+_BLAME = "lost at "
+"""In `meta`: how often the device was lost while it worked at an unfinished job."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "arrival": (int,),
     "priority": (int,),
@@ -112,6 +114,27 @@ def finish_job(db: sqlite3.Connection, arrival: int, state: str, error: str, end
         (state, error, ended_at, sequence, arrival),
     )
     db.execute("DELETE FROM inputs WHERE arrival = ?", (arrival,))
+    db.execute("DELETE FROM meta WHERE name = ? || (SELECT job_id FROM jobs WHERE arrival = ?)", (_BLAME, arrival))
+
+
+def blame_jobs(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
+    """The device was lost while it worked at these jobs."""
+    db.executemany(
+        "INSERT INTO meta VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        [(_BLAME + job_id,) for job_id in job_ids],
+    )
+
+
+def blamed_jobs(db: sqlite3.Connection) -> dict[str, int]:
+    """How often the device was lost while it worked at unfinished jobs, by job id."""
+    found = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", (f"{_BLAME}%",))
+    return {name.removeprefix(_BLAME): int(times) for name, times in found.fetchall()}
+
+
+def touch(db: sqlite3.Connection) -> None:
+    """Writes about what a job takes and removes it, to see whether that can be done: a full disk takes a few bytes."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('tried', zeroblob(65536))")
+    db.execute("DELETE FROM meta WHERE name = 'tried'")
 
 
 def detach_job(db: sqlite3.Connection, arrival: int) -> None:

@@ -1,6 +1,7 @@
 """The store as the event loop sees it: awaited calls, answered from its threads."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -12,18 +13,21 @@ from typing import TypeVar
 from zrelay_generator.store import rows
 from zrelay_generator.store.blobs import Blobs, Buffer, ContentMissing, FolderBlobs, Incoming, MemoryBlobs
 from zrelay_generator.store.database import Database
+from zrelay_generator.store.disk import Disk, refusal
 from zrelay_generator.store.lock import FolderLock
 from zrelay_generator.store.opening import connect, open_database
 from zrelay_generator.store.retention import LEAST_BYTES, Retention, forget, retain
 from zrelay_generator.store.rows import EventRow, JobRow
 from zrelay_generator.store.schema import prepare
-from zrelay_shared.errors import FailedPrecondition
+from zrelay_shared.errors import FailedPrecondition, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _SEQUENCES_A_START = 1 << 32
 _FILE_THREADS = 2
 _BLOBS = "blobs"
+_TRIED_BYTES = 1 << 20
+"""Of a file that shows whether a disk has room again."""
 _LOOKS = 16
 """Looks at the limits while as many bytes come in as they allow."""
 
@@ -31,8 +35,10 @@ _LOOKS = 16
 class JobStore:
     """Jobs, results and contents. Made by `open_store`; every method but `close` is for the event loop.
 
+    What the disk refuses is raised as Unavailable (STATE_UNWRITABLE) by all of them.
+
     Attributes: `durable` False where all of it ends with the process; `first_sequence` what events of this start
-    are numbered after; `last_arrival` of the jobs so far.
+    are numbered after; `last_arrival` of the jobs so far; `disk` whether it is well.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class JobStore:
         self.first_sequence = (starts - 1) * _SEQUENCES_A_START
         self.last_arrival = rows.last_arrival(db)
         self.blobs = blobs
+        self.disk = Disk()
         self._retention = retention
         self._look_after = max(1, min(retention.result_bytes, retention.content_bytes) // _LOOKS)
         self._lock = lock
@@ -54,7 +61,7 @@ class JobStore:
         self, row: JobRow, spec: bytes, inputs: Mapping[str, Buffer | None], sizes: Mapping[str, int]
     ) -> None:
         """Writes a job; it is on disk when this returns. `inputs` are the contents it needs, None for those that were
-        sent before; `sizes` their bytes. Raises ContentMissing where one of those is gone; OSError, sqlite3.Error."""
+        sent before; `sizes` their bytes. Raises ContentMissing where one of those is gone."""
         for _ in range(3):
             for sha256, data in inputs.items():
                 if data is not None:
@@ -74,7 +81,7 @@ class JobStore:
                 return
             if inputs[missing] is None:
                 raise ContentMissing(missing)
-        raise OSError(0, f"content {missing} cannot be kept")  # let go three times between writing and naming it
+        raise refusal()  # let go three times between writing and naming it
 
     async def add_image(self, arrival: int, event: EventRow, data: Buffer) -> None:
         """An image of a job, `event.sha256` its file's name."""
@@ -95,7 +102,7 @@ class JobStore:
             if await self._run(write):
                 await self._grown(event.bytes)
                 return
-        raise OSError(0, f"content {sha256} cannot be kept")
+        raise refusal()
 
     async def finish(
         self, arrival: int, state: str, error: str, ended_at: float, sequence: int, last: EventRow | None = None
@@ -127,6 +134,14 @@ class JobStore:
         """Jobs that arrived before another, newest first."""
         return await self._run(lambda db: rows.jobs_before(db, arrival, states, limit))
 
+    async def blame(self, job_ids: Collection[str]) -> None:
+        """The device was lost while it worked at these jobs."""
+        await self._run(lambda db: rows.blame_jobs(db, job_ids))
+
+    async def blamed(self) -> dict[str, int]:
+        """How often the device was lost while it worked at unfinished jobs, by job id."""
+        return await self._run(rows.blamed_jobs)
+
     async def spec(self, arrival: int) -> bytes:
         """The spec of an unfinished job. Raises rows.RowDamaged."""
         return await self._run(lambda db: rows.spec_of(db, arrival))
@@ -135,7 +150,7 @@ class JobStore:
         return await self._run(lambda db: rows.events_of(db, arrival))
 
     async def read(self, sha256: str) -> bytes:
-        """A content. Raises ContentMissing, ContentDamaged, OSError."""
+        """A content. Raises ContentMissing, ContentDamaged."""
         return await self.file(self.blobs.read, sha256)
 
     async def keep_incoming(self, incoming: Incoming, sha256: str, size: int) -> None:
@@ -175,7 +190,31 @@ class JobStore:
 
     async def file(self, call: Callable[..., T], *arguments: object) -> T:
         """A blocking call about files, on a thread for them."""
-        return await asyncio.get_running_loop().run_in_executor(self._files, call, *arguments)
+        with self.disk.guard():
+            return await asyncio.get_running_loop().run_in_executor(self._files, call, *arguments)
+
+    async def recover(self) -> bool:
+        """Tries whether a disk that refused takes a file and a row again; whether it does."""
+
+        def write(db: sqlite3.Connection) -> None:
+            if self.disk.damaged and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            rows.touch(db)
+
+        def file() -> None:
+            incoming = self.blobs.incoming()
+            try:
+                incoming.write(bytes(_TRIED_BYTES))
+            finally:
+                incoming.drop()
+
+        try:
+            await self.file(file)
+            await self._run(write)
+        except Unavailable:
+            return False
+        self.disk.recovered()
+        return True
 
     def close(self) -> None:
         """Commits what waits and lets the folder go. Blocks; does nothing the second time."""
@@ -193,13 +232,12 @@ class JobStore:
         if self._added < self._look_after:
             return
         self._added = 0
-        try:
+        with contextlib.suppress(Unavailable):  # what was written is written
             await self.retain()
-        except (OSError, sqlite3.Error) as error:  # what was written is written
-            log.error("old results cannot be let go: %s", error)
 
     async def _run(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.wrap_future(self._database.run(call))
+        with self.disk.guard():
+            return await asyncio.wrap_future(self._database.run(call))
 
 
 def open_store(folder: Path | None, retention: Retention) -> JobStore:

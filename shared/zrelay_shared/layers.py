@@ -1,9 +1,6 @@
-"""Which blocks have to run for the hidden states of a layer."""
+"""Which blocks of a language model have to run for the hidden states of a layer."""
 
 from dataclasses import dataclass
-
-DEFAULT_HIDDEN_LAYER = -6
-"""Where a checkpoint's own zrelay.json says nothing: what zimage.md, section (c), advises for Qwen3-VL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""An engine on a model, tick by tick in the test's own thread."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from zrelay_generator.engine.engine import Engine, run_to_end
+from zrelay_generator.engine.events import EngineEvent, ImagePixels, Progress, Stage
+from zrelay_generator.engine.job import Job, JobSpec, Output, Priority
+from zrelay_generator.engine.work import Speed
+from zrelay_generator.model.loading import LoadedModel
+from zrelay_generator.model.vae import Vae
+
+
+class LatentsKept:
+    """A VAE whose pictures nobody looks at: it keeps the latents it is given. It encodes as the real one."""
+
+    factor = 8
+
+    def __init__(self, real: Vae) -> None:
+        self.latents: list[Tensor] = []
+        self.moments = real.moments
+        self.reference = real.reference
+
+    def decode(self, latents: Tensor) -> Tensor:
+        self.latents.append(latents)
+        return torch.zeros(8, 8, 3, dtype=torch.uint8)
+
+
+class PacksAll(Speed):
+    """A cost model that learns nothing, so that everything is packed with everything."""
+
+    def saw_forward(self, tokens: float, seconds: float, squares: float = 0.0) -> None:
+        pass
+
+
+class Bench:
+    """An engine on a model, with the events it emits and the latents it finished. `packs`: whatever is there shares
+    its ticks, whether it pays or not."""
+
+    def __init__(self, model: LoadedModel, tick_tokens: int = 1 << 20, packs: bool = False, **engine: Any) -> None:
+        self.vae = LatentsKept(model.vae)
+        self.events: list[tuple[str, EngineEvent]] = []
+        self.speed = PacksAll() if packs else Speed()
+        kept = replace(model, vae=self.vae)  # type: ignore[arg-type]
+        self.engine = Engine(
+            kept, tick_tokens, self.speed, lambda job, event: self.events.append((job.id, event)), **engine
+        )
+        self._arrivals = 0
+
+    def add(self, spec: JobSpec, name: str = "job") -> Job:
+        self._arrivals += 1
+        job = Job(name, spec, self._arrivals)
+        self.engine.add(job)
+        return job
+
+    def tick(self) -> None:
+        with torch.inference_mode():
+            self.engine.tick()
+
+    def paint_as_they_come(self, specs: list[JobSpec], after: list[int]) -> dict[tuple[int, int], Tensor]:
+        """Each job is added after so many ticks; the finished latents by (job, image)."""
+        ticks, kept = 0, {}
+        waiting = sorted(zip(after, range(len(specs)), strict=True))
+        while waiting or not self.engine.idle:
+            while waiting and (waiting[0][0] <= ticks or self.engine.idle):
+                number = waiting.pop(0)[1]
+                self.add(specs[number], str(number))
+            before = len(self.events)
+            self.tick()
+            ticks += 1
+            for job, event in self.events[before:]:
+                if isinstance(event, ImagePixels):
+                    kept[int(job), event.image_index] = self.vae.latents[-1]
+        return kept
+
+    def paint(self, *specs: JobSpec) -> list[Tensor]:
+        """The finished latents of every image, in the order in which they were finished."""
+        for number, spec in enumerate(specs):
+            self.add(spec, f"job-{number}")
+        run_to_end(self.engine)
+        return self.vae.latents
+
+
+@pytest.fixture(scope="session")
+def bench() -> type[Bench]:
+    return Bench
+
+
+@pytest.fixture
+def spec(sampling, embeds):
+    def made(output=None, priority=Priority.NORMAL, deterministic=False, **changed):
+        asked = sampling(width=64, height=64, **changed)
+        return JobSpec(embeds(20, 128), None, asked, output or Output(), priority=priority, deterministic=deterministic)
+
+    return made
+
+
+def kinds(bench, name):
+    return [type(event) for job, event in bench.events if job == name]
+
+
+def denoised_by(on, name):
+    """How often a job was told of a step."""
+    steps = [event for job, event in on.events if job == name and isinstance(event, Progress)]
+    return sum(event.stage is Stage.DENOISE for event in steps)

@@ -1,0 +1,97 @@
+"""A real model whose device can be made to fail, a generator that serves it, and that generator as a process."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.model.loading import LoadedModel, load_model
+from zrelay_generator.service import GeneratorService
+from zrelay_shared.listening import parse_listen
+from zrelay_shared.serving import ServeOptions, serve
+
+from .callers import SERVICE, Caller, started
+
+LOST = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"
+FATAL_WIDTH = 80
+"""Pixels of a picture that this device does not survive, where nothing else was said."""
+
+
+class Breaking:
+    """The model's transformer, whose forward raises `error` wherever `when` says so of its segments."""
+
+    def __init__(self, transformer: Any, when: Callable[[Sequence[Any]], bool], error: Exception) -> None:
+        self._transformer, self._when, self._error = transformer, when, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transformer, name)
+
+    def forward(self, segments: Sequence[Any]) -> Any:
+        if self._when(segments):
+            raise self._error
+        return self._transformer.forward(segments)
+
+
+def fatal(segments: Sequence[Any]) -> bool:
+    """Whether a picture of the fatal width is among them."""
+    return any(segment.latents.shape[2] == FATAL_WIDTH // 8 for segment in segments)
+
+
+def loader(
+    when: Callable[[Sequence[Any]], bool] = fatal, error: Exception | None = None
+) -> Callable[[Path, torch.device, torch.dtype], LoadedModel]:
+    """Loads a model that breaks."""
+    raised = error or torch.AcceleratorError(LOST)
+
+    def load(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+        model = load_model(folder, device, dtype)
+        return replace(model, transformer=Breaking(model.transformer, when, raised))  # type: ignore[arg-type]
+
+    return load
+
+
+@pytest.fixture
+async def serve_broken(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+    """Starts a generator whose model `load` makes; starting it again on the same state ends the one before."""
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    async with AsyncExitStack() as stack:
+
+        async def start(load) -> Caller:
+            await stack.aclose()
+            kind: Any = lambda config: GeneratorService(config, load)  # noqa: E731
+            caller = await started(stack, demo, kind, state=tmp_path / "state")
+            await caller.server.loaded
+            return caller
+
+        yield start
+
+
+async def ready(channel: Any, is_so: bool = True) -> None:
+    """Returns once health says that the generator is, or is not, ready."""
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    reply = health_pb2.HealthCheckResponse
+    async with asyncio.timeout(120):  # on a busy machine
+        while True:
+            found = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+            if found.status == (reply.SERVING if is_so else reply.NOT_SERVING):
+                return
+            await asyncio.sleep(0.05)
+
+
+def main(model: str, state: str, address: str) -> int:
+    """Serves as the command does."""
+    config = GeneratorConfig(model=Path(model), state=Path(state), device="cpu", dtype="float32", threads=1)
+    service = GeneratorService(config, loader())
+    return serve(service, ServeOptions(parse_listen("127.0.0.1:0"), address_file=Path(address)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

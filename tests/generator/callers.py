@@ -1,0 +1,197 @@
+"""A client of a generator in the test's own process, and generators to be a client of."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from zrelay.v1 import content_pb2
+from zrelay.v1 import generator_pb2 as pb
+from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.service import GeneratorService
+from zrelay_shared.channels import dial
+from zrelay_shared.listening import parse_listen
+from zrelay_shared.rpc import Stub
+from zrelay_shared.serving import RunningServer, ServeOptions, running
+from zrelay_shared.wire import Parcel
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
+LONG = {"num_inference_steps": 100, "width": 512, "height": 512}
+"""Tens of seconds on a CPU: never waited for."""
+SOON_S = 60.0
+"""Within which anything short happens, however busy the machine is."""
+
+
+class Caller:
+    """A client on one channel."""
+
+    def __init__(self, address: str, server: RunningServer | None = None) -> None:
+        self.channel = dial(address)
+        self.server = server
+        self.stub = Stub(self.channel, SERVICE)
+
+    async def info(self):
+        request, kind = pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse
+        return (await self.stub.call("GetInfo", request, kind, timeout=SOON_S)).message
+
+    async def stream(self, request, timeout=280) -> AsyncIterator[jpb.JobEvent]:
+        async for parcel in self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout):
+            yield parcel.message.event
+
+    async def generate(self, request, timeout=280) -> list[jpb.JobEvent]:
+        return [event async for event in self.stream(request, timeout)]
+
+    async def image(self, request) -> jpb.JobImage:
+        (image,) = images(await self.generate(request))
+        return image
+
+    async def begun(self, request):
+        """A task that paints, once its first step is done."""
+        first_step = asyncio.Event()
+
+        async def watch():
+            async for event in self.stream(request):
+                if event.progress.stage == jpb.STAGE_KIND_DENOISE:
+                    first_step.set()
+
+        task = asyncio.create_task(watch())
+        await asyncio.wait_for(first_step.wait(), SOON_S)
+        return task
+
+    async def idle(self) -> None:
+        """Returns once nothing runs or waits."""
+        ends = time.monotonic() + SOON_S
+        while (queue := (await self.info()).queue).running or queue.waiting:
+            assert time.monotonic() < ends, f"still busy after {SOON_S} s"
+            await asyncio.sleep(0.01)
+
+    async def submit(self, request, detached=False) -> jpb.Job:
+        message = pb.SubmitJobRequest(request_id=request.message.request_id, spec=request.message.spec)
+        message.detached = detached
+        reply = await self.stub.call("SubmitJob", Parcel(message, request), pb.SubmitJobResponse, timeout=60)
+        return reply.message.job
+
+    def watching(self, job_id, after=0):
+        request = pb.WatchJobRequest(job_id=job_id, after_sequence=after)
+        return self.stub.stream("WatchJob", request, pb.WatchJobResponse)
+
+    async def watch(self, job_id, after=0) -> list[jpb.JobEvent]:
+        return [parcel.message.event async for parcel in self.watching(job_id, after)]
+
+    async def job(self, job_id) -> jpb.Job:
+        return (await self.stub.call("GetJob", pb.GetJobRequest(job_id=job_id), pb.GetJobResponse)).message.job
+
+    async def jobs(self, *states) -> list[jpb.Job]:
+        request = pb.ListJobsRequest(page_size=200, states=states)
+        return list((await self.stub.call("ListJobs", request, pb.ListJobsResponse)).message.jobs)
+
+    async def cancel(self, job_id) -> jpb.Job:
+        request = pb.CancelJobRequest(job_id=job_id)
+        return (await self.stub.call("CancelJob", request, pb.CancelJobResponse)).message.job
+
+    async def upload(self, data: bytes, sha256: str = "", size: int | None = None, piece: int = 1 << 18):
+        call = self.channel.stream_unary(
+            f"/{SERVICE.full_name}/UploadBlob",
+            request_serializer=pb.UploadBlobRequest.SerializeToString,
+            response_deserializer=pb.UploadBlobResponse.FromString,
+        )
+        content = content_pb2.ContentRef(sha256=sha256 or digest(data), size_bytes=len(data) if size is None else size)
+
+        async def pieces():
+            yield pb.UploadBlobRequest(content=content, data=data[:piece])
+            for at in range(piece, len(data), piece):
+                yield pb.UploadBlobRequest(data=data[at : at + piece])
+
+        return await call(pieces())
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def images(events) -> list[jpb.JobImage]:
+    return [event.image for event in events if event.WhichOneof("event") == "image"]
+
+
+def pixels(events) -> list[str]:
+    return [image.pixels_sha256 for image in images(events)]
+
+
+def serialized(request) -> bytes:
+    """The PromptEmbeds of a request as a client would send them."""
+    return Parcel(request.message.spec.prompt.prompt_embeds, request).to_bytes()
+
+
+def by_name(request, data: bytes):
+    """The same request with its embeddings by their digest."""
+    message = pb.GenerateRequest()
+    message.CopyFrom(request.message)
+    message.spec.prompt.content.CopyFrom(content_pb2.ContentRef(sha256=digest(data), size_bytes=len(data)))
+    return Parcel(message)
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def started(stack: AsyncExitStack, model: Path, kind: type[GeneratorService], **changed) -> Caller:
+    """A client of a generator that runs as long as the stack is open; it may still be loading."""
+    config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **changed)
+    server = await stack.enter_async_context(running(kind(config), ServeOptions(parse_listen("127.0.0.1:0"))))
+    caller = Caller(str(server.address), server)
+    stack.push_async_callback(caller.channel.close)
+    return caller
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def serve(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+    """Starts a generator with some configuration and gives a client of it."""
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    async with AsyncExitStack() as stack:
+
+        async def start(kind=GeneratorService, loaded=True, **changed) -> Caller:
+            caller = await started(stack, demo, kind, **{"lease_s": 0.0, **changed})
+            if loaded:
+                await caller.server.loaded
+            return caller
+
+        yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(demo, tmp_path_factory) -> AsyncIterator[Caller]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("state")))
+        async with AsyncExitStack() as stack:
+            made = await started(stack, demo, GeneratorService, lease_s=0.0)
+            await made.server.loaded
+            yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def caller(shared) -> AsyncIterator[Caller]:
+    """A client of a generator that others used before, and left idle."""
+    yield shared
+    await shared.idle()
+
+
+@pytest.fixture
+async def serve_kept(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+    """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory."""
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
+    async with AsyncExitStack() as stack:
+
+        async def start(**changed) -> Caller:
+            await stack.aclose()
+            caller = await started(stack, demo, GeneratorService, **{"state": tmp_path / "state", **changed})
+            await caller.server.loaded
+            return caller
+
+        yield start

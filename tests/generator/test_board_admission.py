@@ -1,0 +1,132 @@
+"""What is taken, what is refused before it costs anything, and the order of the line."""
+
+import asyncio
+import time
+import tracemalloc
+
+import pytest
+
+from zrelay_generator.config import GeneratorConfig, serving_threads
+from zrelay_generator.engine.events import Accepted, Done
+from zrelay_generator.engine.job import Priority, Timings
+from zrelay_generator.jobs.feeding import NEAR_DEVICE
+from zrelay_generator.jobs.request import Request
+from zrelay_shared.errors import (
+    DeadlineExceeded,
+    QueueFull,
+    QuotaExceeded,
+)
+
+
+async def test_overload_is_refused_by_count_by_work_and_by_disk(board):
+    made = board(max_waiting=2)
+    await made.submit("a"), await made.submit("b")
+    with pytest.raises(QueueFull):
+        await made.submit("c")
+    made = board(max_wait_s=5.0)
+    made.measured()
+    first = await made.submit("a", steps=9)
+    assert first.events[0][1].wait_s == 0.0 and first.events[0][1].run_s > 5.0
+    with pytest.raises(QueueFull) as refused:
+        await made.submit("b", steps=9)
+    assert refused.value.retry_after_s >= 5.0 and refused.value.metadata["max_wait_s"] == "5"
+    made.board.cancel(first)
+    await made.submit("b", steps=50), "a job longer than the limit is taken when nothing is before it"
+    made = board(max_waiting_bytes=100)
+    for number in range(NEAR_DEVICE + 1):
+        await made.submit(f"{number}", new_bytes=60)
+    with pytest.raises(QueueFull):
+        await made.submit("too much", new_bytes=60)
+
+
+async def test_one_caller_may_not_fill_the_queue(board):
+    made = board(max_caller_waiting=2)
+    for name in "ab":
+        await made.submit(name, caller="somebody")
+    with pytest.raises(QuotaExceeded) as refused:
+        await made.submit("c", caller="somebody")
+    assert refused.value.retry_after_s >= 1.0
+    await made.submit("c", caller="another")
+
+
+async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(board):
+    made = board()
+    made.measured()
+    for budget_s, stage in ((5.0, "generate"), (0.5, "generate")):
+        with pytest.raises(DeadlineExceeded) as refused:
+            await made.submit("a", steps=20, budget_s=budget_s)
+        assert refused.value.metadata["stage"] == stage
+    await made.submit("a", steps=20, budget_s=1000.0)
+    with pytest.raises(DeadlineExceeded) as refused:
+        await made.submit("b", steps=30, budget_s=10.0)
+    assert refused.value.metadata["stage"] == "queue"
+    assert len(made.jobs) == 1
+
+
+async def test_jobs_come_near_the_device_in_their_order(board):
+    made = board()
+    for number in range(NEAR_DEVICE):
+        await made.submit(f"filler {number}")
+    made.measured()
+    names = {"long": {"steps": 90}, "short": {"steps": 2}, "batch": {"steps": 2, "priority": Priority.BATCH}}
+    waiting = {name: await made.submit(name, **options) for name, options in names.items()}
+    urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
+    assert made.jobs[-1].id == urgent.id, "each class has places of its own"
+    for number in range(3):
+        made.publish(Done(1, Timings()), job=number)
+    await asyncio.sleep(0.1)
+    order = made.jobs[NEAR_DEVICE + 1 :]
+    assert [job.id for job in order] == [waiting[name].id for name in ("short", "long")], "batch waits its turn"
+
+
+async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(board):
+    made = board()
+    made.measured()
+    await made.submit("a", steps=30)
+    for _ in range(20):
+        made.speed.saw_forward(96, 0.01)
+    (accepted,) = [event for _, event in (await made.submit("b", steps=30)).events if isinstance(event, Accepted)]
+    assert accepted.queue_position == 1 and accepted.wait_s > 0.0
+
+
+async def test_many_jobs_wait_at_a_small_price(board):
+    made = board(max_wait_s=1e9, max_waiting=20_000)
+    made.measured()
+    await made.submit("first", detached=True)
+    spec = made.specs["first"]
+    tracemalloc.start()
+
+    async def submit(number):
+        await made.board.submit(Request(f"request-{number}", "0" * 64, spec, b"spec", {}, {}, detached=True))
+
+    sizes = []
+    for part in range(2):
+        await asyncio.gather(*(submit(part * 750 + number) for number in range(750)))
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert made.board.workload.waiting == 1_501
+    assert (sizes[1] - sizes[0]) / 750 < 4096, "bytes for each"
+    began = time.perf_counter()
+    await made.board.heartbeat()
+    assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", "tpu"),
+        ("dtype", "int4"),
+        ("max_waiting", 0),
+        ("threads", 0),
+        ("min_side", 9999),
+        ("lease_s", -1.0),
+        ("max_caller_waiting", 0),
+    ],
+)
+def test_a_configuration_that_cannot_be(name, value, demo):
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        GeneratorConfig(model=demo, **{name: value})
+
+
+def test_one_core_is_left_to_the_event_loop():
+    assert serving_threads(3) == 3 and serving_threads(None) >= 1

@@ -1,0 +1,102 @@
+"""Inputs by their digest: uploaded whole or not at all, named in later requests, part of a request's identity."""
+
+import asyncio
+
+import grpc.aio
+import pytest
+
+from zrelay.v1 import content_pb2
+from zrelay.v1 import generation_pb2 as gpb
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.border.contents import named
+from zrelay_shared.errors import (
+    NotFound,
+)
+
+from .callers import SERVICE, by_name, digest, images, pixels, serialized
+
+
+async def test_embeddings_by_their_digest(serve_kept, request_of, embeds, tmp_path):
+    caller = await serve_kept()
+    inline = request_of(request_id="inline", seed=5, num_inference_steps=2)
+    data = serialized(inline)
+    with pytest.raises(NotFound) as refused:
+        await caller.generate(by_name(inline, data))
+    assert (refused.value.reason, refused.value.metadata["sha256"]) == ("CONTENT_UNKNOWN", digest(data))
+    assert refused.value.field == "spec.prompt.content"
+    painted = await caller.generate(inline)
+    assert pixels(await caller.generate(by_name(inline, data))) == pixels(painted), "sent inline, known by name"
+    reference = by_name(request_of(request_id="named", seed=5, num_inference_steps=2), data)
+    assert pixels(await caller.generate(reference)) == pixels(painted)
+    for seed in range(20):  # many seeds, one embedding
+        named_request = by_name(request_of(request_id=f"seed-{seed}", seed=seed, num_inference_steps=1), data)
+        await caller.submit(named_request, detached=True)
+    files = {path.name for path in (tmp_path / "state" / "blobs").iterdir()}
+    assert digest(data) in files
+    other = request_of(embeds(9, 128, 77), request_id="other", seed=5, num_inference_steps=2)
+    assert not (await caller.upload(serialized(other))).existed
+    assert (await caller.upload(serialized(other))).existed
+    caller = await serve_kept()
+    assert pixels(await caller.generate(by_name(other, serialized(other)))) != pixels(painted)
+
+
+async def test_uploads_are_kept_whole_or_not_at_all(serve_kept, tmp_path):
+    caller = await serve_kept()
+    data = bytes(range(256)) * 4096
+    for changed, code in (
+        ({"sha256": "0" * 64}, grpc.StatusCode.DATA_LOSS),
+        ({"size": len(data) - 1}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"size": len(data) + 1}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"size": 1 << 40}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"sha256": "../../etc/passwd"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"sha256": digest(data).upper()}, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await caller.upload(data, **changed)
+        assert refused.value.code() is code, changed
+    call = caller.channel.stream_unary(f"/{SERVICE.full_name}/UploadBlob")
+    content = content_pb2.ContentRef(sha256=digest(data))
+
+    async def broken_off():
+        yield pb.UploadBlobRequest(content=content, data=data[:1000]).SerializeToString()
+        await asyncio.sleep(30)
+
+    interrupted = call(broken_off())
+    await asyncio.sleep(0.2)
+    interrupted.cancel()
+    await asyncio.sleep(0.3)
+    assert list((tmp_path / "state" / "blobs").iterdir()) == []
+    reply = await caller.upload(data, size=0)
+    assert reply.content.size_bytes == len(data) and not reply.existed
+    assert [path.name for path in (tmp_path / "state" / "blobs").iterdir()] == [digest(data)]
+
+
+async def test_an_image_by_its_digest(serve_kept, request_of):
+    caller = await serve_kept()
+    (first,) = images(await caller.generate(request_of(seed=1, num_inference_steps=2)))
+    inline, named_request = request_of(seed=2, request_id="i"), request_of(seed=2, request_id="i")
+    inline.message.spec.image_to_image.image.data = first.data
+    named_request.message.spec.image_to_image.image.content.sha256 = first.file_sha256
+    by_value, by_digest = await caller.generate(inline), await caller.generate(named_request)
+    assert pixels(by_value) == pixels(by_digest), "a result can be named at once"
+
+
+def test_the_identity_is_of_the_whole_request(request_of, embeds):
+    def identity(request):
+        return named(request, request.message.spec).identity
+
+    plain = request_of(seed=1)
+    same, inline = request_of(seed=1), identity(plain)
+    assert identity(same) == inline, "not of the markers that stand for the bytes"
+    assert identity(by_name(plain, serialized(plain))) == inline
+    others = [request_of(embeds(20, 128, 1), seed=1), request_of(seed=2), request_of()]
+    labelled, formatted = request_of(seed=1), request_of(seed=1)
+    labelled.message.spec.provenance.labels["a"] = "b"
+    formatted.message.spec.output.format = gpb.IMAGE_FORMAT_JPEG
+    omni = request_of(seed=1)
+    grid = omni.message.spec.omni.siglip_embeds.add().grid
+    omni.attach(grid, b"\0\0")
+    found = [identity(request) for request in (*others, labelled, formatted, omni)]
+    omni.attach(grid, b"\0\1")
+    found.append(identity(omni))
+    assert len({inline, *found}) == len(found) + 1

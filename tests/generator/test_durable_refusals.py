@@ -1,0 +1,114 @@
+"""What durable jobs are refused for, and what damage, overload and a full disk leave as it was."""
+
+import asyncio
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_shared.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PayloadCorrupt,
+    QueueFull,
+    ZrelayError,
+)
+
+from .callers import LONG, digest, images, serialized
+
+
+async def test_damage_is_one_jobs_trouble(serve_kept, request_of, embeds, tmp_path):
+    caller = await serve_kept()
+    blocker = await caller.submit(request_of(request_id="blocker", **LONG), detached=True)
+    bad = request_of(embeds(7, 128, 1), request_id="bad", num_inference_steps=1)
+    good = request_of(embeds(8, 128, 2), request_id="good", num_inference_steps=1)
+    jobs = [await caller.submit(request, detached=True) for request in (bad, good)]
+    done = await caller.generate(request_of(request_id="done", num_inference_steps=1, seed=9))
+    await caller.cancel(blocker.job_id)
+    running_now = request_of(embeds(9, 128, 3), request_id="slow", **LONG)
+    slow = await caller.submit(running_now, detached=True)
+    blobs = tmp_path / "state" / "blobs"
+    await caller.server.close()
+    (blobs / digest(serialized(running_now))).write_bytes(b"rotten")
+    (blobs / images(done)[0].file_sha256).write_bytes(b"rotten")
+    caller = await serve_kept()
+    with pytest.raises(PayloadCorrupt) as refused:
+        await caller.watch(slow.job_id)
+    assert refused.value.reason == "STORE_DAMAGED"
+    with pytest.raises(PayloadCorrupt):
+        await caller.watch(done[0].accepted.job_id)
+    assert [(await caller.watch(job.job_id))[-1].WhichOneof("event") for job in jobs] == ["done", "done"]
+    again = await caller.submit(request_of(embeds(9, 128, 3), request_id="slow", num_inference_steps=1))
+    assert (await caller.watch(again.job_id))[-1].WhichOneof("event") == "done", "sent again, it is painted"
+
+
+async def test_overload_is_told_and_nothing_is_lost(serve_kept, request_of):
+    caller = await serve_kept(max_waiting=8)
+    await caller.generate(request_of(num_inference_steps=1))
+    started = asyncio.get_running_loop().time()
+    await caller.generate(request_of(num_inference_steps=4, seed=1))
+    alone_s = asyncio.get_running_loop().time() - started
+
+    async def one(number):
+        try:
+            return await caller.generate(request_of(request_id=f"r{number}", num_inference_steps=4, seed=number))
+        except QueueFull as error:
+            assert error.retry_after_s >= 1.0
+            return None
+
+    outcomes = await asyncio.gather(*(one(number) for number in range(80)))
+    painted = [outcome for outcome in outcomes if outcome is not None]
+    assert 8 <= len(painted) < 80
+    assert all(events[-1].WhichOneof("event") == "done" for events in painted)
+    done = await caller.jobs(jpb.JOB_STATE_SUCCEEDED)
+    assert len(done) == len(painted) + 2 and len(await caller.jobs()) == len(done)
+    times = []
+    for _ in range(5):
+        started = asyncio.get_running_loop().time()
+        await caller.generate(request_of(num_inference_steps=4, seed=1))
+        times.append(asyncio.get_running_loop().time() - started)
+    assert min(times) < 3 * alone_s + 0.2, "normal latency again"
+
+
+async def test_a_disk_that_refuses_is_told(serve_kept, request_of, tmp_path):
+    caller = await serve_kept()
+    blobs = tmp_path / "state" / "blobs"
+    blobs.rename(tmp_path / "state" / "gone")
+    with pytest.raises(ZrelayError) as refused:
+        await caller.submit(request_of(request_id="a", num_inference_steps=1))
+    assert (refused.value.code, refused.value.reason) == ("UNAVAILABLE", "STATE_UNWRITABLE")
+    assert refused.value.retry_after_s and str(tmp_path) not in refused.value.message
+    (tmp_path / "state" / "gone").rename(blobs)
+    assert (await caller.generate(request_of(request_id="a", num_inference_steps=1)))[-1].WhichOneof("event") == "done"
+
+
+async def test_deadlines_are_looked_at_first(serve_kept, request_of):
+    caller = await serve_kept()
+    with pytest.raises(DeadlineExceeded) as refused:
+        await caller.generate(request_of(**{**LONG, "num_images": 16}), timeout=3)
+    assert refused.value.metadata["stage"] == "generate"
+    assert await caller.jobs() == []
+
+
+async def test_hostile_job_requests(serve_kept, request_of):
+    caller = await serve_kept()
+    with pytest.raises(InvalidArgument):
+        await caller.submit(request_of(request_id=""))
+    with pytest.raises(NotFound) as refused:
+        await caller.watch("nobody")
+    assert refused.value.reason == "JOB_UNKNOWN"
+    bad = request_of(request_id="bad")
+    bad.message.spec.prompt.content.sha256 = "../../etc/passwd"
+    with pytest.raises(InvalidArgument) as refused:
+        await caller.submit(bad)
+    assert refused.value.reason == "CONTENT_INVALID"
+    noise = b"not embeddings"
+    await caller.upload(noise)
+    bad.message.spec.prompt.content.sha256 = digest(noise)
+    with pytest.raises(InvalidArgument):
+        await caller.submit(bad)
+    for states in ([jpb.JOB_STATE_UNSPECIFIED], [99]):
+        with pytest.raises(InvalidArgument):
+            await caller.jobs(*states)
+    assert MessageToDict(await caller.submit(request_of(request_id="good", num_inference_steps=1))), "and it lives"

@@ -1,0 +1,58 @@
+"""The heart-beat, whatever fails in it; what is taken by room on the disk and by count."""
+
+import asyncio
+
+import pytest
+
+from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator import runtime as runtime_module
+from zrelay_shared.errors import QueueFull
+
+from .callers import LONG, SOON_S, serialized
+
+
+async def heartbeats(caller, job_id, count):
+    """The places that a job which waits is told, so many of them."""
+    places = []
+    async with asyncio.timeout(SOON_S):
+        stream = caller.watching(job_id)
+        async for parcel in stream:
+            event = parcel.message.event
+            if event.WhichOneof("event") == "progress" and event.progress.state == jpb.JOB_STATE_QUEUED:
+                places.append(event.progress.queue_position)
+            if len(places) == count:
+                break
+        await stream.aclose()
+    return places
+
+
+async def test_the_heart_beats_on_when_the_device_cannot_be_asked(serve_kept, request_of, monkeypatch, caplog):
+    caller = await serve_kept()
+
+    def report(device):
+        raise RuntimeError("NVML: unknown error")
+
+    jobs = [await caller.submit(request_of(request_id=f"{n}", **LONG), detached=True) for n in range(20)]
+    monkeypatch.setattr(runtime_module, "report", report)
+    assert min(await heartbeats(caller, jobs[-1].job_id, 3)) > 0
+    assert "a heart-beat failed" in caplog.text
+    for job in jobs:
+        await caller.cancel(job.job_id)
+
+
+@pytest.mark.parametrize("bound", ["count", "bytes"])
+async def test_jobs_are_taken_up_to_a_count_and_up_to_a_share_of_the_disk(serve_kept, request_of, embeds, bound):
+    size = len(serialized(request_of(embeds(20, 128, 0))))
+    limit = {"count": {"max_waiting": 20}, "bytes": {"max_waiting_bytes": int(2.5 * size)}}[bound]
+    caller = await serve_kept(max_wait_s=1e9, **limit)
+    taken = []
+    with pytest.raises(QueueFull) as refused:
+        for number in range(60):  # some of them wait next to the device, where bytes do not count
+            request = request_of(embeds(20, 128, number), request_id=f"{number}", **LONG)
+            taken.append(await caller.submit(request, detached=True))
+    assert refused.value.retry_after_s >= 1.0 and "use another generator" in refused.value.message
+    assert 16 <= len(taken) <= 22
+    for job in taken[-3:]:
+        await caller.cancel(job.job_id)
+    again = request_of(embeds(20, 128, 99), request_id="again", **LONG)
+    assert (await caller.submit(again, detached=True)).state == jpb.JOB_STATE_QUEUED, "there is room again"

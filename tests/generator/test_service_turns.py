@@ -1,0 +1,109 @@
+"""Whose turn it is at the service: cancelled, waiting, urgent and stuck jobs, and a queue that is full."""
+
+import asyncio
+import time
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from zrelay.v1 import generation_pb2 as gpb
+from zrelay.v1 import generator_pb2 as pb
+from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.service import GeneratorService
+from zrelay_shared.errors import Cancelled, NotFound, QueueFull
+
+from .callers import LONG, SERVICE, SOON_S, stopped
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_ending_the_call_frees_the_device(caller, request_of):
+    task = await caller.begun(request_of(**LONG))
+    used = time.process_time()
+    await stopped(task)
+    after = request_of(num_inference_steps=1)
+    after.message.spec.priority, after.message.spec.deterministic = gpb.JOB_PRIORITY_BATCH, True
+    assert (await caller.image(after)).data
+    assert time.process_time() - used < 5, "it goes on only where nothing else does, and did not wait for the long one"
+
+
+async def test_cancel_by_request_id(caller, request_of):
+    task = await caller.begun(request_of(request_id="poster.1", **LONG))
+    reply = await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="poster.1"), pb.CancelJobResponse)
+    assert reply.message.job.state == jpb.JOB_STATE_CANCELLED
+    with pytest.raises(Cancelled):
+        await task
+    with pytest.raises(NotFound):
+        await caller.stub.call("CancelJob", pb.CancelJobRequest(job_id="nobody"), pb.CancelJobResponse)
+
+
+async def test_a_waiting_job_is_cancelled_at_once(caller, request_of):
+    running_task = await caller.begun(request_of(**LONG))
+    events = caller.stream(request_of(request_id="second", **LONG))
+    accepted = (await anext(events)).accepted
+    assert accepted.queue_position == 1 and accepted.estimated_wait_s > 0.0
+    await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="second"), pb.CancelJobResponse)
+    with pytest.raises(Cancelled):
+        await anext(events)
+    await stopped(running_task)
+
+
+async def test_a_full_queue_says_when_to_come_back(serve, request_of):
+    caller = await serve(max_waiting=1)
+    tasks = [await caller.begun(request_of(**LONG))]
+    waiting = caller.stream(request_of())
+    await anext(waiting)
+    with pytest.raises(QueueFull) as refused:
+        await caller.generate(request_of())
+    assert refused.value.retry_after_s >= 1.0 and refused.value.metadata["max_waiting"] == "1"
+    await stopped(tasks[0])
+    assert [event async for event in waiting][-1].WhichOneof("event") == "done"
+
+
+async def test_health_answers_while_the_device_is_busy(caller, request_of):
+    task = await caller.begun(request_of(**LONG))
+    health = health_pb2_grpc.HealthStub(caller.channel)
+    took = []
+    for _ in range(50):
+        started = time.perf_counter()
+        reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+        took.append(time.perf_counter() - started)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    assert not task.done()
+    await stopped(task)
+    assert sorted(took)[len(took) // 2] < 0.1
+
+
+class Stuck(GeneratorService):
+    """A generator whose device may be stuck."""
+
+    stuck = ""
+
+    @property
+    def trouble(self) -> str:
+        return self.stuck
+
+
+async def test_a_stuck_device_is_seen_in_health(serve, request_of, monkeypatch):
+    caller = await serve(Stuck)
+    health = health_pb2_grpc.HealthStub(caller.channel)
+
+    async def becomes(status):
+        async with asyncio.timeout(SOON_S):
+            while (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))).status != status:
+                await asyncio.sleep(0.05)
+
+    await becomes(health_pb2.HealthCheckResponse.SERVING)
+    monkeypatch.setattr(Stuck, "stuck", "a step has run for 99 s")
+    await becomes(health_pb2.HealthCheckResponse.NOT_SERVING)
+    monkeypatch.setattr(Stuck, "stuck", "")
+    await becomes(health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_an_urgent_job_goes_first(caller, request_of):
+    slow = await caller.begun(request_of(**LONG))
+    urgent = request_of(num_inference_steps=2)
+    urgent.message.spec.priority = gpb.JOB_PRIORITY_INTERACTIVE
+    await asyncio.wait_for(caller.image(urgent), SOON_S)
+    assert not slow.done()
+    await stopped(slow)
