@@ -56,7 +56,7 @@ def test_what_never_fits_is_tried_ever_more_rarely():
         else:
             room.went_well()
             good += 1
-    assert between[1] >= 64 and between[1:] == sorted(between[1:])
+    assert min(between[1:]) >= 64 and min(between[-5:]) >= 8192
     assert len(between) < 20
 
 
