@@ -27,6 +27,7 @@ def write_card(checkpoint: Path, stages: dict[str, dict[str, Any]]) -> None:
 
 
 def _stage_line(name: str, record: dict[str, Any]) -> str:
-    amount = f"{record['steps']} steps" if "steps" in record else f"{record['scenes']} scenes"
+    counted = [name for name in ("steps", "scenes", "captions") if name in record]
+    amount = ", ".join(f"{record[name]} {name}" for name in counted)
     note = f" ({record['note']})" if "note" in record else ""
-    return f"| {name}{note} | {amount} | {record['seconds'] / 60:.0f} min |"
+    return f"| {name}{note} | {amount} | {max(1, round(record['seconds'] / 60))} min |"

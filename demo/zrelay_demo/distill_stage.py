@@ -81,7 +81,7 @@ def distill(
     def factor_of(step: int) -> float:
         return min(1.0, (step + 1) / settings.warmup) * max(settings.last, 1 - step / settings.pace.steps)
 
-    history = train(trainee, loss_of, factor_of, settings.pace, folder, stop)
+    history = train(trainee, loss_of, factor_of, settings, folder, stop)
     if history is not None:
         student.save_pretrained(folder)
     return history

@@ -80,7 +80,7 @@ def train_dit(
             flow = weighted_error(velocity, noisy.velocity, lot.weight[turn.chosen])
         return flow, {"flow": flow.item()}
 
-    history = train(trainee, loss_of, lambda step: _factor(settings, step), settings.pace, folder, stop)
+    history = train(trainee, loss_of, lambda step: _factor(settings, step), settings, folder, stop)
     if history is not None:
         transformer.save_pretrained(folder)
     return history

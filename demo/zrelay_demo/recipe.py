@@ -27,7 +27,7 @@ from .vae_stage import VaeSettings, train_vae
 from .words_stage import WordsSettings, train_words
 
 Record = dict[str, Any]
-_TOLD = ("vae", "latents", "words", "transformer", "reading", "frames", "distilled")
+_TOLD = ("tokenizer", "vae", "latents", "words", "transformer", "reading", "frames", "distilled")
 """The stages of which the card tells length and time."""
 
 
@@ -70,7 +70,7 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
 
     def tokenizer() -> Record:
         build_tokenizer(at("tokenizer"), r.tokenizer)
-        return {}
+        return {"captions": r.tokenizer.captions}
 
     def vae() -> Record:
         return _trained(train_vae(at("vae"), r.vae, r.widths))
@@ -87,7 +87,8 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
         return {"steps": half}
 
     def transformer() -> Record:
-        return _trained(train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths))
+        trained = _trained(train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths))
+        return {**trained, "note": "in two stages, the first half called halfway"}
 
     def reading() -> Record:
         return _trained(train_words(at("reading"), at("tokenizer"), r.reading, r.widths, at("words")))

@@ -11,6 +11,7 @@ from PIL import Image
 from . import CHECKPOINT
 from .checker import Verdict
 from .evaluate import EXAMS, MAIN, EvalSettings, Sitting, sit
+from .free_wordings import FOREIGN, FREE
 from .sheet import contact_sheet
 from .table import markdown
 
@@ -22,7 +23,8 @@ def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
     """Paint anew from the evaluation's own prompts; write demo.md, demo_sheet.png, demo_wrong.png, demo_frames.png."""
     main = sit(checkpoint, MAIN, settings)
     few = replace(settings, prompts=_OF_EACH)
-    others = [sit(checkpoint, exam, few) for exam in EXAMS if exam.guidance_scale == 0 and exam != MAIN]
+    shown = [exam for exam in EXAMS if exam != MAIN and exam.guidance_scale == 0 and exam.wording is not FOREIGN]
+    others = [sit(checkpoint, exam, few) for exam in shown]
     results = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
     wrong = [index for index, verdict in enumerate(main.verdicts) if not verdict.all_right][:_WRONG]
     contact_sheet(main.painted[:_SHOWN], main.verdicts[:_SHOWN]).save(docs / "demo_sheet.png", optimize=True)
@@ -33,9 +35,9 @@ def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         table=markdown(results["rows"]),
         wrong="\n".join(f"{n}. {main.prompts[i]}: {_what(main.verdicts[i])}" for n, i in enumerate(wrong, 1)),
-        looked_at=wrong[-1] + 1 if wrong else len(main.prompts),
+        looked_at=wrong[-1] + 1 if len(wrong) == _WRONG else len(main.prompts),
         wrong_count=len(wrong),
-        free=_told(next(sitting for sitting in others if sitting.exam.free)),
+        free=_told(next(sitting for sitting in others if sitting.exam.wording is FREE)),
     )
     (docs / "demo.md").write_text(page, encoding="utf-8")
 

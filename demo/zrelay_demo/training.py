@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -13,6 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .muon import MuonAdam
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+else:
+    DataclassInstance = object
 
 Metrics = dict[str, float]
 Loss = Callable[[int], tuple[Tensor, Metrics]]
@@ -26,6 +31,13 @@ class Pace:
     ema_decay: float
     log_every: int = 50
     save_every: int = 250
+
+
+class Settings(DataclassInstance, Protocol):
+    """A stage's dataclass of settings."""
+
+    @property
+    def pace(self) -> Pace: ...
 
 
 class Trainee:
@@ -58,21 +70,23 @@ def train(
     trainee: Trainee,
     loss_of: Loss,
     factor_of: Callable[[int], float],
-    pace: Pace,
+    settings: Settings,
     folder: Path,
     stop: int | None = None,
 ) -> dict[str, Any] | None:
-    """Train to `pace.steps` and return the history, or return None after an early end at step `stop`.
+    """Train to `settings.pace.steps` and return the history, or return None after an early end at step `stop`.
 
-    Each step must draw its randomness from its own number, so that a resumed run equals an uninterrupted one.
+    Each step must draw its randomness from its own number, so that a resumed run equals an uninterrupted one. Raises
+    ValueError where `folder` holds the state of a training with other settings.
     """
-    step, history = _resume(trainee, folder)
+    pace, told = settings.pace, json.dumps(asdict(settings), sort_keys=True)
+    step, history = _resume(trainee, folder, told)
     began, first, recent = time.monotonic(), step, []
     spent = history["seconds"]
     while step < pace.steps:
         if stop is not None and step >= stop:
             history["seconds"] = spent + time.monotonic() - began
-            _save(trainee, folder, step, history)
+            _save(trainee, folder, step, history, told)
             return None
         loss, metrics = loss_of(step)
         trainee.optimiser.zero_grad()
@@ -92,7 +106,7 @@ def train(
             left = each * (pace.steps - step) / 60
             print(f"  {step}/{pace.steps}  {told}  {each:.2f} s/step, {left:.1f} min left", flush=True)
         if step % pace.save_every == 0:
-            _save(trainee, folder, step, history)
+            _save(trainee, folder, step, history, told)
     trainee.adopt_average()
     return history
 
@@ -102,20 +116,25 @@ def forget(folder: Path) -> None:
     (folder / "state.safetensors").unlink(missing_ok=True)
 
 
-def _save(trainee: Trainee, folder: Path, step: int, history: dict[str, Any]) -> None:
+def _save(trainee: Trainee, folder: Path, step: int, history: dict[str, Any], settings: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / "state.partial"
     tensors = {name: value.contiguous() for name, value in trainee.tensors().items()}
-    save_file(tensors, fresh, metadata={"step": str(step), "history": json.dumps(history)})
+    save_file(tensors, fresh, metadata={"step": str(step), "history": json.dumps(history), "settings": settings})
     fresh.replace(folder / "state.safetensors")
 
 
-def _resume(trainee: Trainee, folder: Path) -> tuple[int, dict[str, Any]]:
+def _resume(trainee: Trainee, folder: Path, settings: str) -> tuple[int, dict[str, Any]]:
     path = folder / "state.safetensors"
     if not path.exists():
         return 0, {"seconds": 0.0, "log": []}
     with safe_open(path, framework="pt") as state:
         metadata = state.metadata()
+        if metadata.get("settings") != settings:
+            raise ValueError(
+                f"{path}: expected a training with settings {settings}, got {metadata.get('settings')}; "
+                "delete the file to begin anew"
+            )
         with torch.no_grad():
             for name, tensor in trainee.tensors().items():
                 tensor.copy_(state.get_tensor(name))

@@ -55,7 +55,7 @@ def train_vae(folder: Path, settings: VaeSettings, widths: Widths, stop: int | N
         decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
         return min(1.0, (step + 1) / settings.warmup) * decay
 
-    history = train(trainee, loss_of, factor_of, settings.pace, folder, stop)
+    history = train(trainee, loss_of, factor_of, settings, folder, stop)
     if history is not None:
         _normalise(vae.eval(), pictures[:256])
         vae.save_pretrained(folder)

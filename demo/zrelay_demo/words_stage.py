@@ -103,7 +103,7 @@ def train_words(
     def factor_of(step: int) -> float:
         return min(1.0, (step + 1) / settings.warmup) * max(settings.last, 1 - step / settings.pace.steps)
 
-    history = train(trainee, loss_of, factor_of, settings.pace, folder, stop)
+    history = train(trainee, loss_of, factor_of, settings, folder, stop)
     if history is not None:
         history["read_right"] = _read_right(text_encoder, readout, prompts)
         print(f"  free wordings read right: {history['read_right']:.3f}", flush=True)

@@ -75,6 +75,12 @@ def test_resumed_equals_uninterrupted(name: str, work: Path, tmp_path: Path) -> 
             torch.testing.assert_close(got[key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
+def test_a_state_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
+    assert train_vae(tmp_path, VAE, WIDTHS, 1) is None
+    with pytest.raises(ValueError, match="other|settings.*delete the file"):
+        train_vae(tmp_path, replace(VAE, seed=VAE.seed + 1), WIDTHS)
+
+
 def test_latents_are_cached(work: Path, tmp_path: Path) -> None:
     assert train_vae(tmp_path / "vae", VAE, WIDTHS) is not None
     settings = replace(LatentsSettings(), scenes=(6, 1, 1, 1, 1), batch=4)

@@ -3,7 +3,9 @@
 import re
 from random import Random
 
-from zrelay_demo.free_wordings import free
+import pytest
+
+from zrelay_demo.free_wordings import FOREIGN, FREE, Templates, free
 from zrelay_demo.wordings import COLOUR_WORDS, SHAPE_WORDS, caption, cased, without_articles
 from zrelay_demo.world import COLOURS, SHAPES, STYLES, Scene, sample
 
@@ -40,19 +42,21 @@ def test_most_captions_name_the_background() -> None:
     assert 0.94 < sum(named) / len(named) < 1.0  # the rest leaves it to the seed
 
 
-def test_free_wordings_name_everything() -> None:
+@pytest.mark.parametrize("templates", [FREE, FOREIGN], ids=["free", "foreign"])
+def test_free_wordings_name_everything(templates: Templates) -> None:
     rng = Random(3)
     for _ in range(1000):
         scene = sample(rng, unseen=True)
-        text = free(scene, rng)
+        text = free(scene, rng, templates)
         assert _names(text, scene), text
         assert any(word in text.lower() for word in COLOUR_WORDS[scene.background]), text
 
 
-def test_training_never_uses_a_template_of_the_evaluation() -> None:
+@pytest.mark.parametrize("templates", [FREE, FOREIGN], ids=["free", "foreign"])
+def test_training_never_uses_a_template_of_the_evaluation(templates: Templates) -> None:
     rng = Random(4)
     trained = {_skeleton(caption(sample(rng), rng)) for _ in range(20000)}
-    asked = {_skeleton(free(sample(rng, unseen=True), rng)) for _ in range(2000)}
+    asked = {_skeleton(free(sample(rng, unseen=True), rng, templates)) for _ in range(2000)}
     assert not trained & asked
 
 

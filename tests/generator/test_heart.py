@@ -27,7 +27,7 @@ async def heartbeats(caller, job_id, count):
 
 
 async def test_the_heart_beats_on_when_the_device_cannot_be_asked(serve_kept, request_of, monkeypatch, caplog):
-    caller = await serve_kept()
+    caller = await serve_kept(max_wait_s=1e9)
 
     def report(device):
         raise RuntimeError("NVML: unknown error")

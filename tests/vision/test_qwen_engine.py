@@ -156,7 +156,8 @@ def test_the_fingerprint(tiny: Path, tiny_thinking: Path) -> None:
     assert made is not None and other is not None
     assert (made.engine, made.family, made.width, made.hidden_layer) == ("qwen3_vl", "qwen3_vl", 32, -2)
     assert (made.compute_dtype, made.backend, made.model_id) == ("float32", "torch-cpu", "instruct")
-    assert made.weights_digest != other.weights_digest and made.processor_digest == other.processor_digest
+    assert made.weights_digest != other.weights_digest
+    assert made.processor_digest != other.processor_digest  # the chat template of the one that thinks is another
     assert made.digest != other.digest
     assert load(tiny, hidden_layer=-2).fingerprint == made
 
