@@ -37,7 +37,9 @@ _JUDGED_MIN = 4.0
 """Of a run whose memory is judged: before, pools and caches fill."""
 KEEP_RESULTS, LEASE_S = 200, 3.0
 _SAMPLE_S = 2.0
-_SPARE_THREADS, _SPARE_FILES, _SPARE_TASKS = 4, 4, 2
+_POOLED_THREADS = min(32, (os.cpu_count() or 1) + 4) + 2
+"""asyncio's own pool and the store's: a thread more each time that all are busy, up to so many, for good."""
+_SPARE_THREADS, _SPARE_FILES, _SPARE_TASKS = _POOLED_THREADS, 4, 2
 """More than before the load that may be left: pools that grow to their size once, a connection that is being closed."""
 _PROMPTS = ("a small red circle on a blue background", "two large striped green stars", "a dotted purple heart")
 

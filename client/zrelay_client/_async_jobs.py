@@ -62,7 +62,7 @@ class AsyncJobs:
         """
         budget = Budget(timeout_s)
         here, _ = await self._find(job_id)
-        sequence, heard, tries = after_sequence, time.monotonic(), 0
+        sequence, heard, tries, again = after_sequence, time.monotonic(), 0, False
         while True:
             try:
                 stream = here.service.watch(job_id, sequence, budget.left("generator"))
@@ -75,7 +75,10 @@ class AsyncJobs:
                             yield event
                         if isinstance(event, Done):
                             return
-                raise Unavailable("the generator ended its stream before the job was done")
+                job = await here.service.job(job_id, min(CONNECT_S, budget.left("generator")))
+                if again or not job.ended:
+                    raise Unavailable("the generator ended its stream before the job was done")
+                again, sequence = True, max(0, job.sequence - 1)  # its end lies behind `sequence`: have it told again
             except ZrelayError as error:
                 gone = verdict(error) in (Verdict.LOST, Verdict.GOING)
                 if not gone or time.monotonic() - heard > RECONNECT_S:

@@ -73,10 +73,8 @@ class Generator:
     async def _ask(self, timeout: float) -> GeneratorInfo:
         try:
             said = await self.service.info(timeout)
-            while self._abandoned:
-                with contextlib.suppress(ZrelayError):  # it may never have had it
-                    await self.service.cancel(self._abandoned[0])
-                self._abandoned.popleft()
+            if said.ready:
+                await self._cancel_abandoned()
         except ZrelayError as error:
             kind = verdict(error)
             if kind is Verdict.LOST or error.code == "DEADLINE_EXCEEDED":
@@ -90,6 +88,19 @@ class Generator:
         else:
             self.member.rest(time.monotonic(), 1.0)
         return said
+
+    async def _cancel_abandoned(self) -> None:
+        """Before it is given other work. Raises ZrelayError where it goes away again: the rest is kept for later."""
+        for request_id in tuple(self._abandoned):
+            if request_id not in self._abandoned:
+                continue  # adopted meanwhile
+            try:
+                await self.service.cancel(request_id)
+            except ZrelayError as error:  # it may never have had it; what it refuses for good is left to its lease
+                away = verdict(error) in (Verdict.BUSY, Verdict.GOING, Verdict.LOST)
+                if away or error.code == "DEADLINE_EXCEEDED":
+                    raise
+            self.adopt(request_id)
 
 
 class Generators:
@@ -175,12 +186,15 @@ class Generators:
         return None
 
     def _refresh(self) -> None:
-        """Asks those whose load was told long ago, beside the work. One alone gets every job whatever its load."""
+        """Asks those whose load was told long ago, and those that were lost, whether they are back, beside the work.
+        One alone gets every job whatever its load."""
         if len(self._all) == 1:
             return
         for generator in self._all:
             if generator.member.fresh and generator.seconds_since_asked > _FRESH_S:
                 generator.ask()
+        for due in self._fleet.due(time.monotonic()):
+            self._by_member[id(due)].ask()
 
     async def close(self) -> None:
         """Ends the connections."""

@@ -29,7 +29,7 @@ _REACH_S = 3.0
 _MOVE_S = 3.0
 """A generator that does not answer is tried for so long where another could take the job: the time of a hiccup."""
 _SENDS = 3
-"""A generator that asks for the same content more often has no room for it."""
+"""A generator that asks for the same content more often has no room for it: it travels whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,8 @@ class JobRun:
     async def _named(self, here: Generator) -> dict[str, Content]:
         """The embeddings that go by their digest, held by the generator now."""
         embeds = self._order.embeds
+        if self._sends >= _SENDS:
+            return {}
         if not (self._order.named or embeds.painted):
             embeds.painted = True
             return {}

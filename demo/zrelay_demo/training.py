@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
@@ -13,11 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .muon import MuonAdam
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-else:
-    DataclassInstance = object
 
 Metrics = dict[str, float]
 Loss = Callable[[int], tuple[Tensor, Metrics]]
@@ -33,8 +28,10 @@ class Pace:
     save_every: int = 250
 
 
-class Settings(DataclassInstance, Protocol):
+class Settings(Protocol):
     """A stage's dataclass of settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def pace(self) -> Pace: ...
@@ -79,14 +76,14 @@ def train(
     Each step must draw its randomness from its own number, so that a resumed run equals an uninterrupted one. Raises
     ValueError where `folder` holds the state of a training with other settings.
     """
-    pace, told = settings.pace, json.dumps(asdict(settings), sort_keys=True)
-    step, history = _resume(trainee, folder, told)
+    pace, stamp = settings.pace, json.dumps(asdict(settings), sort_keys=True)
+    step, history = _resume(trainee, folder, stamp)
     began, first, recent = time.monotonic(), step, []
     spent = history["seconds"]
     while step < pace.steps:
         if stop is not None and step >= stop:
             history["seconds"] = spent + time.monotonic() - began
-            _save(trainee, folder, step, history, told)
+            _save(trainee, folder, step, history, stamp)
             return None
         loss, metrics = loss_of(step)
         trainee.optimiser.zero_grad()
@@ -106,7 +103,7 @@ def train(
             left = each * (pace.steps - step) / 60
             print(f"  {step}/{pace.steps}  {told}  {each:.2f} s/step, {left:.1f} min left", flush=True)
         if step % pace.save_every == 0:
-            _save(trainee, folder, step, history, told)
+            _save(trainee, folder, step, history, stamp)
     trainee.adopt_average()
     return history
 

@@ -8,6 +8,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from zrelay_client import AsyncClient
 from zrelay_client._events import Progress, Sampling
 from zrelay_client._jobs import Job, JobFailure
 from zrelay_client.cli import cli
@@ -56,6 +57,18 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Any, zrelay: A
     assert (await jobs("watch", job_id, "-o", "b.png", "--preview", "now.jpg")).out == "b.png\n"
 
 
+async def test_watching_from_behind_the_end_tells_the_end(services: Any, zrelay: Any, jobs: Any) -> None:
+    left = await zrelay("generate", "fox", "--detach", *QUICK, *flags(services))
+    job_id = left.out.strip()
+    whole = await jobs("watch", job_id, "--json")
+    async with AsyncClient(generator=services.endpoints["generator"]) as client:
+        last = (await client.jobs.get(job_id)).sequence
+    for after in (last - 1, last, last + 1000):
+        watched = await jobs("watch", job_id, "--after", str(after), "--timeout", "60", "--json")
+        assert (watched.code, json.loads(watched.out)) == (0, json.loads(whole.out)), watched.err
+        assert f"done: 1 pictures; `zrelay jobs fetch {job_id}`" in watched.err
+
+
 async def test_many_are_left_with_one_prompt_encoded_once(services: Any, zrelay: Any, jobs: Any) -> None:
     left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK, *flags(services))
     (job,) = json.loads(left.out)["jobs"]
@@ -73,6 +86,8 @@ async def test_cancel_says_what_became_of_each(services: Any, zrelay: Any, jobs:
     assert ran.out == f"{job_id} cancelled\n"
     assert (ran.code, "no job 'unknown'" in ran.err) == (exits.REFUSED, True)
     watched = await jobs("watch", job_id)
+    assert (watched.code, "cancelled" in watched.err) == (exits.INTERRUPTED, True)
+    watched = await jobs("watch", job_id, "--after", "1000", "--timeout", "60")
     assert (watched.code, "cancelled" in watched.err) == (exits.INTERRUPTED, True)
     await services.idle(5.0)
 

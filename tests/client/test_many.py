@@ -16,6 +16,9 @@ from zrelay_client import (
     Outcome,
     Unavailable,
 )
+from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.service import GeneratorService
 
 PROMPT = "a small red circle on a blue background"
 QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
@@ -112,6 +115,15 @@ async def test_content_that_the_generator_lost_is_sent_again(services: Any) -> N
             generator.contents._held[content.sha256] = done  # type: ignore[assignment]  # it "has been sent"
         (outcome,) = await all_of(client, fresh, seeds=[1], **QUICK)
     assert outcome.error is None
+
+
+async def test_content_that_is_not_kept_travels_whole(services: Any, embeds: Embeds) -> None:
+    config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=None, keep_contents_bytes=0)
+    async with AsyncClient(generator=services.start(GeneratorService(config))) as client:
+        outcomes = await all_of(client, embeds, seeds=range(3), **QUICK)
+        job = await client.submit(embeds, seed=3, **QUICK)
+        assert len(await client.jobs.fetch(job.job_id)) == 1
+    assert [one.error for one in outcomes] == [None] * 3
 
 
 async def test_a_dead_generator_among_several_costs_nothing(services: Any, embeds: Embeds) -> None:

@@ -77,7 +77,7 @@ def test_resumed_equals_uninterrupted(name: str, work: Path, tmp_path: Path) -> 
 
 def test_a_state_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     assert train_vae(tmp_path, VAE, WIDTHS, 1) is None
-    with pytest.raises(ValueError, match="other|settings.*delete the file"):
+    with pytest.raises(ValueError, match="delete the file"):
         train_vae(tmp_path, replace(VAE, seed=VAE.seed + 1), WIDTHS)
 
 

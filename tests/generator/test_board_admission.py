@@ -9,7 +9,7 @@ import pytest
 from zrelay_generator.config import GeneratorConfig, serving_threads
 from zrelay_generator.engine.events import Accepted, Done
 from zrelay_generator.engine.job import Priority, Timings
-from zrelay_generator.jobs.feeding import NEAR_DEVICE
+from zrelay_generator.jobs.feeding import MOST_NEAR, NEAR_DEVICE
 from zrelay_generator.jobs.request import Request
 from zrelay_shared.errors import (
     DeadlineExceeded,
@@ -77,6 +77,50 @@ async def test_jobs_come_near_the_device_in_their_order(board):
     await asyncio.sleep(0.1)
     order = made.jobs[NEAR_DEVICE + 1 :]
     assert [job.id for job in order] == [waiting[name].id for name in ("short", "long")], "batch waits its turn"
+
+
+async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(board):
+    made = board(max_wait_s=1e9)
+    made.measured()
+    posters = [await made.submit(f"poster {number}", steps=90) for number in range(NEAR_DEVICE + 4)]
+    assert len(made.jobs) == NEAR_DEVICE
+    short = await made.submit("short", caller="another", steps=2, budget_s=5.0)
+    assert made.jobs[-1].id == short.id and told(made, short) == (0, 3.0)
+    assert told(made, posters[-1]) == (NEAR_DEVICE + 4, pytest.approx(3.0 + 91.0 * (NEAR_DEVICE + 4)))
+    same = await made.submit("as long as they are", caller="another", steps=90)
+    assert made.jobs[-1].id == short.id and told(made, same)[0] > NEAR_DEVICE
+    own = await made.submit("short beside one's own", steps=2)
+    assert made.jobs[-1].id == own.id and told(made, own)[0] == 1
+
+
+async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(board):
+    made = board(max_wait_s=1e9)
+    made.measured()
+    for number in range(NEAR_DEVICE):
+        await made.submit(f"poster {number}", steps=90)
+    for number in range(NEAR_DEVICE):
+        await made.submit(f"middle {number}", caller=f"{number}", steps=40)
+    assert len(made.jobs) == MOST_NEAR
+    short = await made.submit("short", caller="another", steps=2)
+    assert len(made.jobs) == MOST_NEAR and told(made, short) == (1, 41.0 + 3.0)
+    (accepted,) = [event for _, event in short.events if isinstance(event, Accepted)]
+    assert (accepted.queue_position, accepted.wait_s) == (1, 41.0)
+    with pytest.raises(DeadlineExceeded):
+        await made.submit("late", caller="others", steps=2, budget_s=5.0)
+    urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
+    assert made.jobs[-1].id == urgent.id, "each class has places of its own"
+    for number in range(2):
+        made.publish(Done(1, Timings()), job=number)
+    await asyncio.sleep(0.1)
+    assert made.jobs[-1].id == short.id
+
+
+def told(made, entry):
+    """Jobs before one that waits, and seconds to its end, as all who ask are told."""
+    standing = made.board.workload.standing(entry)
+    (beat,) = [other for one, other in made.board.workload.standings() if one is entry]
+    assert (beat.queue_position, beat.eta_s) == (standing.queue_position, pytest.approx(standing.eta_s))
+    return standing.queue_position, standing.eta_s
 
 
 async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(board):

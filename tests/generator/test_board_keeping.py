@@ -73,6 +73,18 @@ async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(boa
     assert [row.job_id for row in rows] == [entry.id], "it runs again, whole, after the next start"
 
 
+async def test_only_a_job_that_is_not_over_can_be_blamed(board, tmp_path):
+    made = board(state=tmp_path)
+    over, under_way = await made.submit("a"), await made.submit("b", detached=True)
+    made.publish(picture(), Done(1, Timings()), job=0)
+    await made.ended(over)
+    await made.store.blame([over.id, under_way.id, "unknown"])
+    await made.store.blame([under_way.id])
+    assert await made.store.blamed() == {under_way.id: 2}
+    await made.store.forget([under_way.arrival])
+    assert await made.store.blamed() == {}
+
+
 @pytest.mark.parametrize(
     ("bound", "left"),
     [({"keep_results_bytes": 25}, "cb"), ({"keep_results": 1}, "c"), ({"keep_results_s": 0.0}, "")],

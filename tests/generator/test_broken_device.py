@@ -10,6 +10,7 @@ import torch
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.engine import engine as engine_module
+from zrelay_generator.engine.engine import Engine
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import Draining, InternalError, Unavailable
@@ -100,6 +101,21 @@ async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(serve_bro
         assert refused.value.metadata["incident"] and "bug" not in refused.value.message
         assert (await caller.generate(request_of(width=64, **SMALL)))[-1].WhichOneof("event") == "done"
     await ready(caller.channel)
+
+
+async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(serve_broken, request_of, monkeypatch):
+    real = Engine.waits
+
+    def wrong(engine):
+        if any(job.spec.sampling.width == FATAL_WIDTH for job in engine._jobs):
+            raise KeyError("a bug of the policy")
+        return real.fget(engine)
+
+    monkeypatch.setattr(Engine, "waits", property(wrong))
+    caller = await serve_broken(loader(when=lambda segments: False))
+    with pytest.raises(InternalError):
+        await caller.generate(request_of(**FATAL), timeout=SOON_S)
+    assert (await caller.generate(request_of(width=64, **SMALL)))[-1].WhichOneof("event") == "done"
 
 
 async def test_an_engine_that_fails_at_everything_ends(serve_broken, request_of, monkeypatch):

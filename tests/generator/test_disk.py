@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -10,9 +11,11 @@ from zrelay_generator import runtime as runtime_module
 from zrelay_generator.engine.events import Done, Image
 from zrelay_generator.engine.job import Timings
 from zrelay_generator.jobs import saving
+from zrelay_generator.jobs.entry import State
 from zrelay_generator.pictures.images import ImageFormat
-from zrelay_shared.errors import NotFound, Unavailable
+from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
+from .boards import collected
 from .breaking import ready
 from .callers import SOON_S, digest, serialized
 
@@ -162,11 +165,86 @@ async def test_what_the_disk_refuses_does_not_fill_the_memory(board, tmp_path, m
     made = board(state=tmp_path)
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     await refusing(made, tmp_path / "blobs", entries, (100, 101, 102, 103, 104, 105))
-    assert [entry.request_id for entry in made.board.jobs] == ["4", "5"], "the latest"
-    with pytest.raises(NotFound):
-        await made.board.jobs.by_id(entries[0].id)
+    assert {entry.request_id for entry in made.board.jobs if list(entry.images)} == {"4", "5"}, "the latest"
+    stub = await made.submit("0", detached=True)
+    assert stub.id == entries[0].id and stub.parked, "the same request makes no second job"
+    with pytest.raises(IdempotencyConflict):
+        await made.submit("1", identity="another", detached=True)
+    _, last = await collected(made.board, stub)
+    assert isinstance(last.error, Draining) and last.error.metadata["parked"] == "true"
+    made.board.cancel(await made.board.jobs.by_id(entries[3].id))
     await made.board.recover()
     for entry in entries[4:]:
         await made.ended(entry)
     rows, _ = await made.store.unfinished()
-    assert [row.request_id for row in rows] == ["0", "1", "2", "3"], "they run again after the next start"
+    assert [row.request_id for row in rows] == ["0", "1", "2"], "they run again after the next start"
+    assert (await made.board.jobs.by_id(entries[3].id)).state is State.CANCELLED
+
+
+async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(board, tmp_path):
+    made = board(state=tmp_path)
+    entry = await made.submit("a", detached=True, num_images=2)
+    (tmp_path / "blobs").rename(tmp_path / "gone")
+    made.publish(picture(10))
+    await made.ended(entry)
+    await made.board.drain(0.0)
+    (tmp_path / "gone").rename(tmp_path / "blobs")
+    await made.board.recover()
+    await made.ended(entry)
+    ((row,), _) = await made.store.unfinished()
+    assert (row.job_id, await made.store.spec(row.arrival)) == (entry.id, b"spec")
+    assert len(await made.store.events(row.arrival)) == 1, "the image that was done is kept"
+    made.board.cancel(entry)
+    await made.ended(entry)
+    kept = await made.board.jobs.by_id(entry.id)
+    assert (kept.state, kept.error.code) == (State.CANCELLED, "CANCELLED")
+
+
+async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(board, tmp_path, monkeypatch):
+    made = board(state=tmp_path)
+    entry = await made.submit("a", detached=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(made.store.blobs, "put", lambda *_: None)  # as if the file went away each time
+        made.publish(picture(10), Done(1, Timings()))
+        await made.ended(entry)
+    assert entry.unkept and not made.store.disk.trouble
+    await made.board.recover()
+    await made.ended(entry)
+    assert (await made.board.jobs.by_id(entry.id)).state is State.SUCCEEDED and not list(made.board.jobs)
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "no file"])
+async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(board, tmp_path, damage):
+    made = board(state=tmp_path)
+    entry = await made.submit("a", detached=True, num_images=2)
+    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    await made.ended(entry)
+    path = tmp_path / "blobs" / digest(b"x" * 11)
+    path.unlink()
+    if damage == "other bytes":
+        path.write_bytes(b"y" * 11)
+    with pytest.raises(PayloadCorrupt) as refused:
+        await collected(made.board, await made.submit("a", detached=True))
+    assert refused.value.reason == "STORE_DAMAGED"
+    spoilt = await made.board.jobs.by_id(entry.id)
+    _, sound, last = await collected(made.board, spoilt)
+    assert sound.data == b"x" * 10 and last.error.reason == "STORE_DAMAGED"
+    again = await made.submit("a", detached=True)
+    assert again.id != entry.id
+    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    await made.ended(again)
+    kept = await made.submit("a", detached=True)
+    assert (kept.id, isinstance((await collected(made.board, kept))[-1], Done)) == (again.id, True)
+
+
+async def test_a_result_whose_folder_is_away_is_not_damaged(board, tmp_path):
+    made = board(state=tmp_path)
+    entry = await made.submit("a", detached=True)
+    made.publish(picture(10), Done(1, Timings()))
+    await made.ended(entry)
+    (tmp_path / "blobs").rename(tmp_path / "gone")
+    kept = await made.board.jobs.by_id(entry.id)
+    with pytest.raises(Unavailable):
+        await collected(made.board, kept)
+    (tmp_path / "gone").rename(tmp_path / "blobs")
+    assert isinstance((await collected(made.board, kept))[-1], Done)

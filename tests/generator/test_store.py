@@ -14,6 +14,7 @@ from zrelay_generator.__main__ import cli
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
+from zrelay_generator.store.opening import _salvaged as salvaged
 from zrelay_generator.store.retention import LEAST_BYTES, Retention
 from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow, RowDamaged
 from zrelay_generator.store.schema import MIGRATIONS
@@ -259,6 +260,27 @@ async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, ope
         assert 20 < len(unfinished) < 200, "what can be read goes on"
     await store.accept(row(1000), b"spec", *KEPT)
     assert list((tmp_path / "state").glob("jobs.db.damaged-*"))
+
+
+async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):
+    store = opened()
+    image, result = b"a picture", EventRow(2, "{}", named(b"a picture"), 9)
+    for arrival in (1, 2, 3):
+        await store.accept(row(arrival), b"spec", *KEPT)
+    await store.add_image(2, result, image)
+    await store.finish(3, "succeeded", "", time.time(), 2, EventRow(2, "{}"))
+    store.close()
+    path = tmp_path / "state" / DATABASE
+    db = connect(path)
+    db.execute("DELETE FROM jobs WHERE arrival < 3")
+    db.execute("DELETE FROM events WHERE arrival = 3")
+    salvaged(path)[0].close()
+    db.close()
+    store = opened(Retention(results_s=3600.0, results=100, result_bytes=0, content_bytes=0))
+    lost = await store.by_id("job-3")
+    assert lost is not None and lost.state == "failed", "it is said to be done without its end"
+    await store.retain()
+    assert store.blobs.names() == set()
 
 
 async def test_calls_that_wait_together_do_not_harm_each_other():

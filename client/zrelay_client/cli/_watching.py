@@ -38,7 +38,8 @@ async def watched(
     timings = {} if done is None else {name.removesuffix("_s"): took for name, took in asdict(done.timings).items()}
     told = _written(job_id, tuple(images), files)
     if files is None:
-        console.line(f"done: {len(images)} pictures; `zrelay jobs fetch {job_id}` writes them")
+        pictures = len(images) if done is None else done.images  # --after may lie behind some
+        console.line(f"done: {pictures} pictures; `zrelay jobs fetch {job_id}` writes them")
     return {"job_id": job_id, "endpoint": job.endpoint, "files": told, "timings_s": timings}
 
 

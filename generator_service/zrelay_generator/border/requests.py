@@ -112,7 +112,7 @@ class Requests:
 
     def _stored(self, sha256: str, field: str) -> bytes:
         try:
-            with self._store.disk.guard():
+            with self._store.disk.reading():
                 return self._store.blobs.read(sha256)
         except (ContentMissing, ContentDamaged) as error:
             raise content_unknown(sha256, field) from error
@@ -120,7 +120,7 @@ class Requests:
     def _load(self, raw: bytes) -> JobSpec:
         def read(sha256: str, size: int, field: str) -> bytes:
             try:
-                with self._store.disk.guard():
+                with self._store.disk.reading():
                     return self._store.blobs.read(sha256)
             except (ContentMissing, ContentDamaged) as error:
                 raise damaged("an input of this job") from error

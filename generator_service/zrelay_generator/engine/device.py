@@ -117,8 +117,12 @@ class DeviceThread:
         not help, a new process might: those that wait are on disk, and better off there than failed one by one.
         """
         failures = 0
-        while self._take_arrivals(engine):
+        while True:
             try:
+                # In here, since to wait the engine looks for work as well: what raises there raises in every process
+                # until the jobs that make it raise are ended, and it is not the fault of those at work.
+                if not self._take_arrivals(engine):
+                    return ""
                 engine.tick()
                 failures = 0
             except Exception as error:
@@ -130,7 +134,6 @@ class DeviceThread:
                     log.critical("the engine failed %d times in a row", failures, exc_info=error)
                     return BROKEN
                 engine.abandon(error)
-        return ""
 
     def _take_arrivals(self, engine: Engine) -> bool:
         """Waits until there is something to do; False when the thread is to end."""

@@ -89,8 +89,8 @@ class Acceptor:
         now, arrival, job_id = time.time(), next(self._arrivals), secrets.token_hex(8)
         priority, promised = request.job.priority, self._promised
         run_s = self._speed.estimate(request.job).seconds
-        key = order_key(now, priority, run_s, self._line.backlog_s(request.caller))
-        ahead, wait_s, next_s = self._workload.ahead(key, arrival)
+        key = order_key(now, priority, run_s, self._line.backlog_s(request.caller, run_s))
+        ahead, wait_s, next_s = self._workload.ahead(key, arrival, priority)
         load = Load(
             waiting=self._workload.waiting + promised.jobs,
             ahead=ahead + promised.jobs,

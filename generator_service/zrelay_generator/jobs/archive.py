@@ -1,11 +1,14 @@
 """Jobs of the store as entries: those that have ended, and those to go on with after a restart."""
 
-from zrelay_generator.engine.events import Accepted, Failed
+from dataclasses import replace
+
+from zrelay_generator.engine.events import Accepted, Event, Failed, Image
 from zrelay_generator.engine.job import Priority
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.jobs.line import order_key
 from zrelay_generator.jobs.records import damaged, error_of, event_of
 from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow
+from zrelay_shared.errors import Draining
 
 _ACCEPTED = Accepted(0, 0.0, 0.0)
 """Its numbers are in `Entry.accepted`."""
@@ -59,3 +62,35 @@ def row_of(entry: Entry, model: str) -> JobRow:
         accepted_at=entry.accepted_at,
         accepted=entry.accepted,
     )
+
+
+def stub_of(entry: Entry) -> Entry:
+    """What stays of a job whose results were let go: parked, with those results alone that are in the store. So the
+    same request finds it, and nobody makes it a second time."""
+    error = Draining(
+        "this generator's disk refused the job's results: it runs again after the generator's next start; watch it "
+        "then",
+        metadata={"job_id": entry.id, "parked": "true"},
+    )
+    kept: list[tuple[int, Event]] = [
+        (n, event)
+        for n, event in entry.events
+        if isinstance(event, Accepted) or (isinstance(event, Image) and not event.data)
+    ]
+    stub = replace(
+        entry,
+        state=State.QUEUED,
+        error=None,
+        ended_at=0.0,
+        job=None,
+        watchers=0,
+        parked=True,
+        unkept=False,
+        events=kept,
+        unsaved=None,
+        saving=None,
+        lease=None,
+        _changed=None,
+    )
+    stub.tell(Failed(error))
+    return stub

@@ -12,12 +12,12 @@ from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image,
 from zrelay_generator.engine.job import Job, JobSpec, Priority
 from zrelay_generator.engine.work import Speed
 from zrelay_generator.jobs.accepting import Acceptor, OneAtATime, device_lost, draining
-from zrelay_generator.jobs.archive import entry_of
+from zrelay_generator.jobs.archive import entry_of, stub_of
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.jobs.feeding import Feeder, Load
 from zrelay_generator.jobs.leases import Leases
 from zrelay_generator.jobs.line import Line
-from zrelay_generator.jobs.records import damaged
+from zrelay_generator.jobs.records import damaged, error_text
 from zrelay_generator.jobs.registry import Registry
 from zrelay_generator.jobs.request import Request
 from zrelay_generator.jobs.saving import Saver
@@ -66,7 +66,7 @@ class JobBoard:
     def __init__(self, config: GeneratorConfig, around: Surroundings) -> None:
         self._store, self._model = around.store, around.model
         self._line = Line()
-        self._feeder = Feeder(self._line, around.load, around.start, self.fail)
+        self._feeder = Feeder(self._line, around.speed, around.load, around.start, self.fail, around.store.recover)
         self._saver = Saver(around.store, self._saved, self._dropped, self._feeder.unsaved)
         self._leases = Leases(config.lease_s, self._expired)
         self._submitting = OneAtATime()
@@ -145,7 +145,7 @@ class JobBoard:
             trouble: ZrelayError | None = self._misfit(row) or _given_up(times)
             try:
                 events = await self._store.events(row.arrival) if row.sequence > 1 else []
-                entry = entry_of(row, events, self._line.backlog_s(row.caller))
+                entry = entry_of(row, events, self._line.backlog_s(row.caller, row.work_s))
             except PayloadCorrupt as error:
                 entry, trouble = entry_of(replace(row, priority=int(Priority.NORMAL)), []), error
             entry.sequence = max(entry.sequence, self._store.first_sequence)
@@ -169,9 +169,9 @@ class JobBoard:
                 entry.tell(standing)
 
     async def recover(self) -> None:
-        """Lets go what is over the limits and, where the disk has refused, tries whether it is well again and saves
-        what it did not take."""
-        if self._store.disk.trouble and await self._store.recover():
+        """Lets go what is over the limits and saves what could not be saved; where the disk has refused, only if it is
+        well again."""
+        if not self._store.disk.trouble or await self._store.recover():
             self._saver.retry()
         with contextlib.suppress(Unavailable):  # the store has told
             await self._store.retain()
@@ -249,7 +249,12 @@ class JobBoard:
             return replace(event, data=await self._store.read(event.file_sha256))
         except (ContentMissing, ContentDamaged) as error:
             log.error("job %s: its image %d cannot be read: %s", entry.id, event.image_index, type(error).__name__)
-            raise damaged(f"image {event.image_index} of this job") from error
+            trouble = damaged(f"image {event.image_index} of this job")
+            await self._saver.settled(entry)
+            if entry.state is State.SUCCEEDED and not entry.unkept:  # else the same request would get it for ever
+                with contextlib.suppress(Unavailable):  # the store has told; the next one to look does it
+                    await self._store.spoil(entry.arrival, error_text(trouble), event.file_sha256)
+            raise trouble from error
 
     def _misfit(self, row: JobRow) -> FailedPrecondition | None:
         if row.model == self._model:
@@ -271,6 +276,8 @@ class JobBoard:
 
     def _dropped(self, entry: Entry) -> None:
         self.jobs.leave(entry)
+        if self._store.durable:
+            self.jobs.enter(stub_of(entry))
 
 
 def _given_up(times: int) -> InternalError | None:

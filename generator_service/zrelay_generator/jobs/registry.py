@@ -25,7 +25,10 @@ class Registry:
         return iter(list(self._by_id.values()))
 
     def enter(self, entry: Entry) -> None:
-        self._by_id[entry.id] = self._by_request[entry.request_id] = entry
+        self._by_id[entry.id] = entry
+        known = self._by_request.get(entry.request_id)
+        if known is None or known.arrival <= entry.arrival:
+            self._by_request[entry.request_id] = entry
 
     def leave(self, entry: Entry) -> None:
         self._by_id.pop(entry.id, None)

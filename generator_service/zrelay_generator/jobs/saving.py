@@ -49,12 +49,15 @@ class Saver:
             entry.saving = self._begin(self._save(entry, entry.unsaved))
 
     def retry(self) -> None:
-        """Saves what the disk has refused: it is well again."""
+        """Saves once more what could not be saved."""
         unkept, self._unkept = list(self._unkept.values()), {}
         for entry in unkept:
             entry.unkept = False
             for sequence, event in entry.events:
-                if not isinstance(event, Image) or event.data:  # the others are in the store
+                in_store = isinstance(event, Image) and not event.data
+                # Parked, it has ended for this process alone.
+                passing = isinstance(event, Failed) and event.error is not entry.error
+                if not (in_store or passing):
                     self.save(entry, sequence, event)
 
     def blame(self, job_ids: Collection[str]) -> None:
@@ -119,6 +122,8 @@ class Saver:
             log.error("at which jobs the device was lost could not be written: %s", error)
 
     async def _write(self, entry: Entry, sequence: int, event: Event) -> None:
+        if isinstance(event, Done | Failed) and not entry.ended:
+            raise RuntimeError(f"job {entry.id}: expected one that has ended, got one that is {entry.state}")
         if isinstance(event, Image):
             await self._store.add_image(entry.arrival, event_row(sequence, event), event.data)
             entry.replace(sequence, replace(event, data=b""))  # from now on it is read from the store

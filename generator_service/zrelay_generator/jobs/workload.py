@@ -1,12 +1,15 @@
 """How much work is before whom: the ground of admission, of queue positions and of what GetInfo says."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 
 from zrelay_generator.engine.events import Waiting
+from zrelay_generator.engine.job import Priority
 from zrelay_generator.engine.work import Speed
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.jobs.feeding import Feeder
-from zrelay_generator.jobs.line import Line, key_now
+from zrelay_generator.jobs.line import Line, key_now, left_s
 
 
 class Workload:
@@ -33,18 +36,22 @@ class Workload:
         near = sum(entry.caller == caller and entry.state is State.QUEUED for entry in self._feeder.near)
         return self._line.waiting_of(caller) + near
 
-    def ahead(self, key: float, arrival: int) -> tuple[int, float, float]:
-        """Jobs before a place, their seconds of work, and the seconds until the first of them is done."""
-        left = [(self._near_s(entry), entry) for entry in self._feeder.near]
-        near = [left_s for left_s, entry in left if (key_now(entry, left_s), entry.arrival) < (key, arrival)]
+    def ahead(self, key: float, arrival: int, priority: Priority) -> tuple[int, float, float]:
+        """Jobs before a place in the line, their seconds of work, and the seconds until the first of them is done."""
+        near = self._near_before(key, arrival) or self._place_s(priority)
         count, work_s = self._line.ahead(key, arrival)
         return count + len(near), work_s + sum(near), min(near, default=0.0)
 
     def standing(self, entry: Entry) -> Waiting:
         """Where one job stands that waits."""
         own_s = self._near_s(entry)
-        count, work_s, _ = self.ahead(key_now(entry, own_s), entry.arrival)
-        return Waiting(count, work_s + own_s)
+        key = key_now(entry, own_s)
+        if entry not in self._feeder.near:
+            count, work_s, _ = self.ahead(key, entry.arrival, entry.priority)
+            return Waiting(count, work_s + own_s)
+        near = self._near_before(key, entry.arrival)
+        count, work_s = self._line.ahead(key, entry.arrival)
+        return Waiting(count + len(near), work_s + sum(near) + own_s)
 
     def standings(self) -> Iterator[tuple[Entry, Waiting]]:
         """Where every job stands that waits; one pass over all of them."""
@@ -52,9 +59,26 @@ class Workload:
         for entry in near:
             if entry.state is State.QUEUED:
                 yield entry, self.standing(entry)
-        near_s = sum(self._near_s(entry) for entry in near)
+        left = sorted((key_now(entry, self._near_s(entry)), entry.arrival, self._near_s(entry)) for entry in near)
+        places = [(key, arrival) for key, arrival, _ in left]
+        sums = list(accumulate((own_s for _, _, own_s in left), initial=0.0))
+        first = {priority: self._place_s(priority) for priority in Priority}
         for entry, place, work_s in self._line.standings():
-            yield entry, Waiting(len(near) + place, near_s + work_s)
+            at = bisect_left(places, (entry.key, entry.arrival))
+            before, before_s = (at, sums[at]) if at else (len(first[entry.priority]), sum(first[entry.priority]))
+            yield entry, Waiting(before + place, before_s + work_s)
+
+    def _near_before(self, key: float, arrival: int) -> list[float]:
+        """Seconds left of each job near the device that is before a place."""
+        left = [(self._near_s(entry), entry) for entry in self._feeder.near]
+        return [own_s for own_s, entry in left if (key_now(entry, own_s), entry.arrival) < (key, arrival)]
+
+    def _place_s(self, priority: Priority) -> list[float]:
+        """Of a job that is before all those near the device: one of them must be done before it comes near, where there
+        is no place left; else nothing."""
+        if not self._feeder.full(priority):
+            return []
+        return [min(self._near_s(entry) for entry in self._feeder.near if entry.priority <= priority)]
 
     def _near_s(self, entry: Entry) -> float:
-        return entry.work_s if entry.job is None else self._speed.remaining_s(entry.job)
+        return left_s(entry, self._speed)

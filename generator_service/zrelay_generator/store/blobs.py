@@ -63,6 +63,7 @@ class FolderBlobs:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._unreadable: set[str] = set()
 
     def has(self, sha256: str) -> bool:
         return (self._folder / sha256).is_file()
@@ -70,10 +71,11 @@ class FolderBlobs:
     def put(self, sha256: str, data: Buffer) -> None:
         path = self._folder / sha256
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == len(data):
+            if path.stat().st_size == len(data) and sha256 not in self._unreadable:
                 return
         atomic.write_bytes(path, data if isinstance(data, bytes | memoryview) else bytes(data))
         self._sync_names()
+        self._unreadable.discard(sha256)
 
     def incoming(self) -> Incoming:
         return _IncomingFile(self._folder, self._sync_names)
@@ -82,7 +84,12 @@ class FolderBlobs:
         try:
             data = (self._folder / sha256).read_bytes()
         except FileNotFoundError as error:
+            if not self._folder.is_dir():
+                raise  # the disk's trouble: the content may come back
             raise ContentMissing(sha256) from error
+        except OSError:
+            self._unreadable.add(sha256)  # who sends it again has it written anew
+            raise
         if hashlib.sha256(data).hexdigest() != sha256:
             self.delete(sha256)
             raise ContentDamaged(sha256)

@@ -39,6 +39,16 @@ class Disk:
             self._note(error)
             raise refusal() from error
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around the reading of one file: that it cannot be read says nothing of the disk, what is written there does.
+        Raises Unavailable (STATE_UNWRITABLE) in place of OSError."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("a file of the state folder cannot be read: %s", error)
+            raise refusal() from error
+
     def recovered(self) -> None:
         """What was refused works again."""
         if self.trouble:

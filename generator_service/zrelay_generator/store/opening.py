@@ -11,6 +11,15 @@ from zrelay_shared.errors import FailedPrecondition
 log = logging.getLogger(__name__)
 DATABASE = "jobs.db"
 _TABLES = ("jobs", "inputs", "events", "contents")
+_ORPHANS = (
+    "DELETE FROM inputs WHERE arrival NOT IN (SELECT arrival FROM jobs)",
+    "DELETE FROM events WHERE arrival NOT IN (SELECT arrival FROM jobs)",
+    "DELETE FROM contents WHERE NOT sent AND sha256 NOT IN (SELECT sha256 FROM events WHERE sha256 IS NOT NULL)",
+    # Where its last event is lost, nobody who watches it would hear of its end.
+    "UPDATE jobs SET state = 'failed' WHERE state = 'succeeded' "
+    "AND NOT EXISTS (SELECT 1 FROM events WHERE arrival = jobs.arrival AND sha256 IS NULL)",
+)
+"""What belonged to a job whose row is lost: nothing would ever let it go. And jobs that lost a part."""
 
 
 def connect(path: Path | str) -> sqlite3.Connection:
@@ -61,6 +70,8 @@ def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
         starts = int(before) + 1
     except (sqlite3.DatabaseError, TypeError, ValueError):
         log.debug("nothing more can be read", exc_info=True)
+    for statement in _ORPHANS:
+        db.execute(statement)
     db.execute("UPDATE meta SET value = ? WHERE name = 'starts'", (starts,))
     log.error(
         "the database of jobs was damaged: put aside as %s, %d rows of it were saved; jobs whose rows are lost must be "

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from zrelay_generator.store.blobs import Blobs
-from zrelay_generator.store.rows import UNFINISHED
+from zrelay_generator.store.rows import UNFINISHED, pardon_job
 
 LEAST_BYTES = 4096
 """What a content counts for at least: a file takes a block of the disk however small it is."""
@@ -42,17 +42,23 @@ def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) 
 
 def forget(db: sqlite3.Connection, blobs: Blobs, arrival: int) -> None:
     """A job that has ended, its events, and its images where no other job made the same."""
+    pardon_job(db, arrival)
     files = db.execute("SELECT sha256 FROM events WHERE arrival = ? AND sha256 IS NOT NULL", (arrival,)).fetchall()
     for table in ("events", "inputs", "jobs"):
         db.execute(f"DELETE FROM {table} WHERE arrival = ?", (arrival,))
     for (sha256,) in files:
-        needed = db.execute(
-            "SELECT EXISTS (SELECT 1 FROM events WHERE sha256 = ?1) OR EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?1) "
-            "OR EXISTS (SELECT 1 FROM contents WHERE sha256 = ?1 AND sent)",
-            (sha256,),
-        ).fetchone()[0]
-        if not needed:
-            delete_content(db, blobs, sha256)
+        _delete_unneeded(db, blobs, sha256)
+
+
+def spoil(db: sqlite3.Connection, blobs: Blobs, arrival: int, error: str, sha256: str) -> None:
+    """A job that had succeeded has failed after all: this one of its images is damaged. The others stay."""
+    changed = db.execute(
+        "UPDATE jobs SET state = 'failed', error = ? WHERE arrival = ? AND state = 'succeeded'", (error, arrival)
+    ).rowcount
+    if changed:
+        # With the image goes its end, the event without a file.
+        db.execute("DELETE FROM events WHERE arrival = ? AND (sha256 IS NULL OR sha256 = ?)", (arrival, sha256))
+        _delete_unneeded(db, blobs, sha256)
 
 
 def delete_content(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
@@ -60,6 +66,17 @@ def delete_content(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
     which counts as not there."""
     db.execute("DELETE FROM contents WHERE sha256 = ?", (sha256,))
     blobs.delete(sha256)
+
+
+def _delete_unneeded(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
+    """A result's content, where no other job made the same and nobody sent it."""
+    needed = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM events WHERE sha256 = ?1) OR EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?1) "
+        "OR EXISTS (SELECT 1 FROM contents WHERE sha256 = ?1 AND sent)",
+        (sha256,),
+    ).fetchone()[0]
+    if not needed:
+        delete_content(db, blobs, sha256)
 
 
 def _over(db: sqlite3.Connection, limits: Retention, now: float) -> list[int]:

@@ -114,15 +114,21 @@ def finish_job(db: sqlite3.Connection, arrival: int, state: str, error: str, end
         (state, error, ended_at, sequence, arrival),
     )
     db.execute("DELETE FROM inputs WHERE arrival = ?", (arrival,))
-    db.execute("DELETE FROM meta WHERE name = ? || (SELECT job_id FROM jobs WHERE arrival = ?)", (_BLAME, arrival))
+    pardon_job(db, arrival)
 
 
 def blame_jobs(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
-    """The device was lost while it worked at these jobs."""
+    """The device was lost while it worked at these jobs; those that have ended meanwhile are left out."""
     db.executemany(
-        "INSERT INTO meta VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1",
-        [(_BLAME + job_id,) for job_id in job_ids],
+        "INSERT INTO meta SELECT ?1 || job_id, 1 FROM jobs WHERE job_id = ?2 AND state = ?3 "
+        "ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        [(_BLAME, job_id, UNFINISHED) for job_id in job_ids],
     )
+
+
+def pardon_job(db: sqlite3.Connection, arrival: int) -> None:
+    """Nothing is blamed on a job any more."""
+    db.execute("DELETE FROM meta WHERE name = ? || (SELECT job_id FROM jobs WHERE arrival = ?)", (_BLAME, arrival))
 
 
 def blamed_jobs(db: sqlite3.Connection) -> dict[str, int]:

@@ -16,7 +16,7 @@ from zrelay_generator.store.database import Database
 from zrelay_generator.store.disk import Disk, refusal
 from zrelay_generator.store.lock import FolderLock
 from zrelay_generator.store.opening import connect, open_database
-from zrelay_generator.store.retention import LEAST_BYTES, Retention, forget, retain
+from zrelay_generator.store.retention import LEAST_BYTES, Retention, forget, retain, spoil
 from zrelay_generator.store.rows import EventRow, JobRow
 from zrelay_generator.store.schema import prepare
 from zrelay_shared.errors import FailedPrecondition, Unavailable
@@ -116,6 +116,10 @@ class JobStore:
 
         await self._run(write)
 
+    async def spoil(self, arrival: int, error: str, sha256: str) -> None:
+        """A job that had succeeded has failed after all: one of its images cannot be read."""
+        await self._run(lambda db: spoil(db, self.blobs, arrival, error, sha256))
+
     async def detach(self, arrival: int) -> None:
         await self._run(lambda db: rows.detach_job(db, arrival))
 
@@ -151,7 +155,8 @@ class JobStore:
 
     async def read(self, sha256: str) -> bytes:
         """A content. Raises ContentMissing, ContentDamaged."""
-        return await self.file(self.blobs.read, sha256)
+        with self.disk.reading():
+            return await asyncio.get_running_loop().run_in_executor(self._files, self.blobs.read, sha256)
 
     async def keep_incoming(self, incoming: Incoming, sha256: str, size: int) -> None:
         """Content that arrived whole gets its name and may be used by it."""

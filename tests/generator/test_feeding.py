@@ -1,0 +1,101 @@
+"""Which jobs come to the device of a real generator: a short one beside many long ones, none whose file is bad."""
+
+import asyncio
+import errno
+import time
+from pathlib import Path
+
+import pytest
+
+from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.jobs import feeding
+from zrelay_generator.jobs.feeding import NEAR_DEVICE
+from zrelay_generator.store.blobs import FolderBlobs
+from zrelay_shared.errors import PayloadCorrupt
+
+from .breaking import ready
+from .callers import LONG, SOON_S, digest, serialized
+from .conftest import embeds_of
+
+POSTER = {"num_inference_steps": 40, "width": 256, "height": 256}
+SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
+
+
+async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept, request_of):
+    caller = await serve_kept()
+    posters = [
+        await caller.submit(request_of(request_id=f"poster-{number}", **POSTER), detached=True)
+        for number in range(NEAR_DEVICE + 4)
+    ]
+    events = await caller.generate(request_of(request_id="short", **SMALL))
+    assert events[0].accepted.queue_position <= 1 and events[-1].WhichOneof("event") == "done"
+    short = await caller.job(events[0].accepted.job_id)
+    ended = [job.ended_at for job in await caller.jobs(jpb.JOB_STATE_SUCCEEDED)]
+    assert sum(at < short.ended_at for at in ended) <= 1, "of the posters the one that had begun"
+    for poster in posters:
+        await caller.cancel(poster.job_id)
+
+
+@pytest.fixture
+def bad_file(serve_kept, request_of, tmp_path, monkeypatch):
+    """Serves a job at the head of the line whose input cannot be read, and one behind it; tries again after a while."""
+
+    async def start(again_s):
+        monkeypatch.setattr(feeding, "_DISK_AGAIN_S", again_s)
+        caller = await serve_kept()
+        before = [
+            await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
+            for number in range(NEAR_DEVICE)
+        ]
+        requests = [request_of(embeds_of(20, 128, seed=n), request_id=f"{n}", **LONG) for n in range(2)]
+        bad, behind = [await caller.submit(request, detached=True) for request in requests]
+        path = tmp_path / "state" / "blobs" / digest(serialized(requests[0]))
+        path.unlink()
+        path.mkdir()
+        for job in before:
+            await caller.cancel(job.job_id)
+        return caller, bad, behind
+
+    return start
+
+
+async def test_a_file_that_cannot_be_read_ends_its_job_alone(bad_file):
+    caller, bad, behind = await bad_file(again_s=0.1)
+    with pytest.raises(PayloadCorrupt) as damaged:
+        await asyncio.wait_for(caller.watch(bad.job_id), SOON_S)
+    assert damaged.value.reason == "STORE_DAMAGED"
+    await begun(caller, behind)
+    assert not caller.server._service.trouble
+    await ready(caller.channel)
+
+
+async def test_others_pass_a_job_whose_file_is_in_doubt(bad_file):
+    caller, bad, behind = await bad_file(again_s=1000.0)
+    await begun(caller, behind)
+    assert (await caller.job(bad.job_id)).state == jpb.JOB_STATE_QUEUED
+
+
+def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(tmp_path, monkeypatch):
+    blobs, path = FolderBlobs(tmp_path), tmp_path / digest(b"content")
+
+    def unreadable(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    blobs.put(path.name, b"content")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(Path, "read_bytes", unreadable)
+        blobs.read(path.name)
+    inodes = [path.stat().st_ino]
+    for _ in range(2):
+        # Held open, so that its number is not used for another.
+        with path.open("rb"):
+            blobs.put(path.name, b"content")
+        inodes.append(path.stat().st_ino)
+    assert inodes[0] != inodes[1] == inodes[2]
+
+
+async def begun(caller, job):
+    ends = time.monotonic() + SOON_S
+    while (await caller.job(job.job_id)).state != jpb.JOB_STATE_RUNNING:
+        assert time.monotonic() < ends, f"job {job.job_id} did not begin"
+        await asyncio.sleep(0.05)
