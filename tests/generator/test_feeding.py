@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs import feeding
 from zrelay_generator.jobs.feeding import NEAR_DEVICE
@@ -22,7 +23,7 @@ SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
 async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept, request_of):
-    caller = await serve_kept()
+    caller = await serve_kept(max_wait_s=1e6)
     posters = [
         await caller.submit(request_of(request_id=f"poster-{number}", **POSTER), detached=True)
         for number in range(NEAR_DEVICE + 4)
@@ -42,12 +43,17 @@ def bad_file(serve_kept, request_of, tmp_path, monkeypatch):
 
     async def start(again_s):
         monkeypatch.setattr(feeding, "_DISK_AGAIN_S", again_s)
-        caller = await serve_kept()
+        caller = await serve_kept(max_wait_s=1e6)
         before = [
             await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
             for number in range(NEAR_DEVICE)
         ]
-        requests = [request_of(embeds_of(20, 128, seed=n), request_id=f"{n}", **LONG) for n in range(2)]
+        requests = [
+            request_of(embeds_of(20, 128, seed=steps), request_id=f"{steps}", **{**LONG, "num_inference_steps": steps})
+            for steps in (50, 100)
+        ]
+        for request in requests:  # behind those before, whatever is thought of their work meanwhile
+            request.message.spec.priority = gpb.JOB_PRIORITY_BATCH
         bad, behind = [await caller.submit(request, detached=True) for request in requests]
         path = tmp_path / "state" / "blobs" / digest(serialized(requests[0]))
         path.unlink()
