@@ -109,7 +109,7 @@ async def _run(pipe: Connection, setting: Setting) -> None:
     from zrelay_generator.config import GeneratorConfig
     from zrelay_generator.model.loading import load_model
     from zrelay_generator.service import GeneratorService
-    from zrelay_shared import serving
+    from zrelay_shared import collector, serving
     from zrelay_shared.listening import ListenAddress
 
     config = GeneratorConfig(model=setting.model, state=setting.state, **dict(setting.options))
@@ -129,6 +129,7 @@ async def _run(pipe: Connection, setting: Setting) -> None:
     options = serving.ServeOptions(ListenAddress("127.0.0.1", 0), grace_s=2.0)
     async with serving.running(GeneratorService(config, load), options) as server:
         await server.loaded
+        collector.keep_what_is_here()  # as a generator's own process does
         asyncio.get_running_loop().add_reader(pipe.fileno(), asked)
         pipe.send(str(server.address))
         await over.wait()

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from zrelay_shared import atomic, exits, rpc
+from zrelay_shared import atomic, collector, exits, rpc
 from zrelay_shared.channels import SERVER_OPTIONS
 from zrelay_shared.errors import Unavailable, ZrelayError
 from zrelay_shared.health import HealthServicer
@@ -91,6 +91,8 @@ async def _serve(service: Service, options: ServeOptions) -> int:
         await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
         if server.loaded.done() and (error := server.loaded.exception()) is not None:
             _leave_at_once(_failed(error))
+        if server.loaded.done():
+            collector.keep_what_is_here()
         lost = asyncio.create_task(server.lost.wait())
         await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
         notify("STOPPING=1")

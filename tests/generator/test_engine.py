@@ -30,14 +30,15 @@ def test_stages_come_in_order(demo, load, bench, spec):
 def test_a_cancelled_job_takes_no_further_step(demo, load, bench, spec):
     on = bench(load(demo))
     job = on.add(spec(steps=50))
+    (image,) = job.images
     on.tick()
     on.tick()
     job.cancelled = True
     on.tick()
-    assert job.steps_done == 2 and on.engine.idle
+    assert image.done == 2 and on.engine.idle
     (_, event) = on.events[-1]
     assert isinstance(event, Failed) and isinstance(event.error, Cancelled)
-    assert all(image.latents is None for image in job.images)
+    assert image.latents is None
 
 
 def test_a_job_is_cancelled_between_its_pictures(demo, load, bench, spec):
@@ -99,10 +100,11 @@ def test_cancelling_one_leaves_its_company_as_it_is(demo, load, bench, spec):
     specs = [spec(steps=4, seed=seed) for seed in range(3)]
     (_, expected, _), on = bench(load(demo), packs=True).paint(*specs), bench(load(demo), packs=True)
     jobs = [on.add(each, str(number)) for number, each in enumerate(specs)]
+    images = [image for job in jobs for image in job.images]
     on.tick()
     jobs[0].cancelled = True
     on.tick()
-    assert [job.steps_done for job in jobs] == [1, 2, 2]
+    assert [image.done for image in images] == [1, 2, 2]
     assert isinstance(on.events[-3][1], Failed) and isinstance(on.events[-3][1].error, Cancelled)
     while not on.engine.idle:
         on.tick()

@@ -116,6 +116,15 @@ def test_sigterm_waits_for_what_runs():
     assert code == exits.OK and "drained" in log
 
 
+def test_what_loading_made_is_out_of_the_collectors_sight():
+    load = "import gc; self.weights = [[] for _ in range(300_000)]"
+    process = start(load=load, drain="import gc; print('frozen', gc.get_freeze_count() > 300_000, file=sys.stderr)")
+    wait_for(process, "ready on")
+    process.send_signal(signal.SIGTERM)
+    code, log = ended(process)
+    assert code == exits.OK and "frozen True" in log
+
+
 def test_a_second_signal_ends_the_drain():
     process = start(drain="await asyncio.sleep(60)")
     wait_for(process, "ready on")

@@ -259,7 +259,7 @@ class Engine:
         last = job.decoded == len(job.images)
         self._emit(job, ImagePixels(image.index, image.seed, pixels, last))
         if last:
-            self._jobs.remove(job)
+            self._leave(job)
 
     # Endings.
 
@@ -272,10 +272,14 @@ class Engine:
             release_cached_memory(self._device)
 
     def _end(self, job: Job, event: Failed) -> None:
-        self._jobs.remove(job)
         for image in job.images:
             image.latents = None
+        self._leave(job)
         self._emit(job, event)
+
+    def _leave(self, job: Job) -> None:
+        self._jobs.remove(job)
+        job.release()
 
 
 def run_to_end(engine: Engine) -> None:

@@ -90,6 +90,11 @@ class Job:
         self.steps = tuple(steps_of(self.spec))
         self.images = [ImageState(self, i, image_seed(sampling.seed, i)) for i in range(sampling.num_images)]
 
+    def release(self) -> None:
+        """Lets go what only the device needs, once the job is over: images and job point at each other, and with them
+        their tensors would stay, on a GPU in its memory, until Python's collector comes by."""
+        self.images, self.features, self.conditioning = [], (), None
+
     @property
     def steps_done(self) -> int:
         return sum(image.done for image in self.images)

@@ -91,13 +91,15 @@ class Speed:
         return Size(tokens - tokens_after, squares - squares_after)
 
     def remaining_s(self, job: Job) -> float:
-        """Estimated seconds on the device until the job is done, were it alone; 0 while nothing was measured."""
-        if not self.measured:
+        """Estimated seconds on the device until the job is done, were it alone; 0 while nothing was measured, and for a
+        job that has left the device."""
+        images = job.images  # taken once: the device thread lets them go when the job is over
+        if not self.measured or not images:
             return 0.0
         left, sampling = self._left(job), job.spec.sampling
-        forwards = [left[image.done] for image in job.images]
+        forwards = [left[image.done] for image in images]
         totals = [float(sum(column)) for column in zip(*forwards, strict=True)]
-        decodes = len(job.images) - job.decoded
+        decodes = sum(not image.decoded for image in images)
         return self._forward.seconds(totals) + decodes * self.decode_s(sampling.width * sampling.height)
 
     def estimate(self, spec: JobSpec) -> Estimate:

@@ -1,0 +1,71 @@
+"""A job that is over leaves nothing on the device thread that only Python's collector of cycles would find."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zrelay_generator.engine.feature import Feature
+from zrelay_generator.engine.job import ImageState, Job
+from zrelay_generator.engine.spec import SkipLayers, StartImage
+
+
+def kept() -> int:
+    """How many jobs, images and features there are in this process. (The latest tick's sequence is kept on purpose.)"""
+    return sum(issubclass(type(one), Job | ImageState | Feature) for one in gc.get_objects())
+
+
+@pytest.fixture
+def uncollected() -> Iterator[int]:
+    """No cycle is collected meanwhile; what there was before."""
+    gc.collect()
+    gc.disable()
+    yield kept()
+    gc.enable()
+
+
+@pytest.fixture
+def everything(spec, embeds):
+    """A job with every feature that a plain checkpoint has."""
+    return replace(
+        spec(steps=3, num_images=2, guidance_scale=2.0, first_step=1),
+        negative_prompt_embeds=embeds(3, 128, 5),
+        start_image=StartImage(torch.zeros(3, 64, 64, dtype=torch.uint8), 0.7, "0" * 64),
+        skip_layers=SkipLayers(2.0, frozenset({1}), 0.0, 1.0),
+    )
+
+
+def test_a_finished_job_leaves_nothing(demo, load, bench, spec, everything, uncollected):
+    on = bench(load(demo))
+    on.paint(everything, spec(steps=2), everything)
+    assert kept() == uncollected
+
+
+def test_a_cancelled_job_leaves_nothing(demo, load, bench, spec, everything, uncollected):
+    on = bench(load(demo))
+    jobs = [on.add(everything), on.add(spec(steps=4))]
+    on.tick()
+    on.tick()
+    assert kept() > uncollected
+    for job in jobs:
+        job.cancelled = True
+    del job
+    jobs.clear()
+    on.tick()
+    assert on.engine.idle and kept() == uncollected
+
+
+def test_a_job_whose_latents_are_not_finite_leaves_nothing(demo, load, bench, spec, uncollected):
+    on = bench(load(demo))
+    on.paint(replace(spec(steps=3), prompt_embeds=torch.full((4, 128), torch.nan)), spec(steps=2))
+    assert kept() == uncollected
+
+
+def test_a_job_that_has_left_takes_no_more_time(demo, load, bench, spec):
+    on = bench(load(demo))
+    job = on.add(spec(steps=2))
+    while not on.engine.idle:
+        on.tick()
+    assert on.speed.measured and on.speed.remaining_s(job) == 0.0
