@@ -44,7 +44,11 @@ def short_behind_long(
     name: str, endpoint: str, embeds: Embeds, long: GenerateOptions, short: GenerateOptions, rounds: int, say: Say
 ) -> list[Goal]:
     """P4: the short one's latency over its latency alone and one step of the long one; what the long one loses, over
-    the short one's seconds on the device."""
+    the short one's seconds on the device.
+
+    What it loses is told by pairs of runs, one after the other: the time that is not its own steps (`_beside_s`), with
+    the short one less without it. Its steps take ten seconds that vary by more than the whole of the short one's work.
+    """
     return asyncio.run(_short_behind_long(name, endpoint, embeds, long, short, rounds, say))
 
 
@@ -54,35 +58,38 @@ async def _short_behind_long(
     alone: list[float] = []
     behind: list[float] = []
     work: list[float] = []
-    long_alone: list[float] = []
-    long_with: list[float] = []
+    in_place: list[float] = []
+    long_s: list[float] = []
+    lost: list[float] = []
     steps_ms: list[float] = []
     async with AsyncClient(generator=endpoint) as client:
         await client.generate(embeds, seed=0, **short)  # warm
         for turn in range(rounds):
             took, result = await _timed(client.generate(embeds, seed=turn, **short))
             alone.append(took)
-            timings = result.timings
-            work.append(timings.prepare_s + timings.denoise_s + timings.decode_s)
-            followed = Followed()
-            took, _ = await _timed(client.generate(embeds, seed=turn, on_event=followed, **long))
-            long_alone.append(took)
-            steps_ms += followed.steps_ms
+            work.append(_on_device_s(result))
+            by_itself = Followed()
+            took, _ = await _timed(client.generate(embeds, seed=turn, on_event=by_itself, **long))
+            long_s.append(took)
+            without_s = _beside_s(took, by_itself)
+            steps_ms += by_itself.steps_ms
             step_s = statistics.median(steps_ms) / 1e3
             followed = Followed()
             painting = asyncio.create_task(_timed(client.generate(embeds, seed=turn, on_event=followed, **long)))
             await followed.begun.wait()
             await asyncio.sleep(step_s * _phase(turn, rounds))
-            took, _ = await _timed(client.generate(embeds, seed=turn, **short))
+            took, result = await _timed(client.generate(embeds, seed=turn, **short))
             behind.append(took)
-            long_with.append((await painting)[0])
-    short_s, long_s, step_s = statistics.median(alone), statistics.median(long_alone), statistics.median(steps_ms) / 1e3
-    latency_s, lost_s = statistics.median(behind), statistics.median(long_with) - long_s
-    work_s = statistics.median(work)
+            in_place.append(_on_device_s(result))
+            lost.append(_beside_s((await painting)[0], followed) - without_s)
+    short_s, step_s, work_s = statistics.median(alone), statistics.median(steps_ms) / 1e3, statistics.median(work)
+    latency_s, lost_s = statistics.median(behind), statistics.median(lost)
     say(
         f"P4 {name}: short alone {short_s * 1e3:.0f} ms, behind a long one {latency_s * 1e3:.0f} ms (worst "
         f"{max(behind) * 1e3:.0f}); a step of the long one {step_s * 1e3:.0f} ms; the long one alone "
-        f"{long_s * 1e3:.0f} ms, loses {lost_s * 1e3:.0f} ms to {work_s * 1e3:.0f} ms of the short one's work"
+        f"{statistics.median(long_s) * 1e3:.0f} ms, loses {lost_s * 1e3:.0f} ms ({min(lost) * 1e3:.0f} to "
+        f"{max(lost) * 1e3:.0f}) to the short one's work, {work_s * 1e3:.0f} ms alone and "
+        f"{statistics.median(in_place) * 1e3:.0f} ms there"
     )
     suffix = "" if name == "mid" else f".{name}"
     return [
@@ -135,6 +142,17 @@ async def _cancelling(endpoint: str, embeds: Embeds, long: GenerateOptions, roun
             with contextlib.suppress(Cancelled):
                 await cancelled
     return freed, statistics.median(steps_ms)
+
+
+def _on_device_s(result: Result) -> float:
+    timings = result.timings
+    return timings.prepare_s + timings.denoise_s + timings.decode_s
+
+
+def _beside_s(took_s: float, followed: Followed) -> float:
+    """Seconds of a run that are not its steps', each taken as the median one: so a step that its company slowed counts
+    as lost, and a machine that is slower in one run than in the next does not."""
+    return took_s - len(followed.steps_ms) * statistics.median(followed.steps_ms) / 1e3
 
 
 def _phase(turn: int, rounds: int) -> float:

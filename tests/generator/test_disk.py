@@ -13,6 +13,7 @@ from zrelay_generator.engine.job import Timings
 from zrelay_generator.jobs import saving
 from zrelay_generator.jobs.entry import State
 from zrelay_generator.pictures.images import ImageFormat
+from zrelay_generator.store.opening import DATABASE
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
 from .boards import collected
@@ -235,6 +236,23 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(board, t
     await made.ended(again)
     kept = await made.submit("a", detached=True)
     assert (kept.id, isinstance((await collected(made.board, kept))[-1], Done)) == (again.id, True)
+
+
+@pytest.mark.parametrize("lost", ["image", "done"])
+async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(board, tmp_path, lost):
+    """As after a database that was damaged: what can be read of it goes on."""
+    made = board(state=tmp_path)
+    entry = await made.submit("a", detached=True, num_images=2)
+    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    await made.ended(entry)
+    with sqlite3.connect(tmp_path / DATABASE) as db:
+        assert db.execute(f"DELETE FROM events WHERE body LIKE '%\"{lost}\"%' AND sequence > 2").rowcount == 1
+    db.close()
+    with pytest.raises(PayloadCorrupt) as refused:
+        await made.board.jobs.by_id(entry.id)
+    assert refused.value.reason == "STORE_DAMAGED"
+    again = await made.submit("a", detached=True)
+    assert again.id != entry.id
 
 
 async def test_a_result_whose_folder_is_away_is_not_damaged(board, tmp_path):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zrelay_generator.engine.events import Accepted, Event, Failed, Image
+from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image
 from zrelay_generator.engine.job import Priority
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.jobs.line import order_key
@@ -42,6 +42,15 @@ def entry_of(row: JobRow, events: list[EventRow], backlog_s: float = 0.0) -> Ent
     if entry.state in (State.FAILED, State.CANCELLED):
         entry.error = error_of(row.error)
         entry.events.append((row.sequence, Failed(entry.error)))
+    return entry
+
+
+def whole_entry_of(row: JobRow, events: list[EventRow]) -> Entry:
+    """A job with all its results. Raises PayloadCorrupt where one of those that its end speaks of is not there."""
+    entry = entry_of(row, events)
+    told = sum(event.images for _, event in entry.events if isinstance(event, Done))
+    if entry.state is State.SUCCEEDED and told != sum(1 for _ in entry.images):
+        raise damaged("a result of this job")
     return entry
 
 

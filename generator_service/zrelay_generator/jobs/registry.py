@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from heapq import nlargest
 
-from zrelay_generator.jobs.archive import entry_of
+from zrelay_generator.jobs.archive import entry_of, whole_entry_of
 from zrelay_generator.jobs.entry import ENDED, Entry, State
 from zrelay_generator.store.rows import UNFINISHED, JobRow
 from zrelay_generator.store.store import JobStore
@@ -74,7 +74,7 @@ class Registry:
         # An unfinished job that does not live here is just being taken: nobody was told of it yet.
         if row is None or row.state == UNFINISHED:
             return None
-        return entry_of(row, await self._store.events(row.arrival))
+        return whole_entry_of(row, await self._store.events(row.arrival))
 
 
 def _arrival(entry: Entry) -> int:
