@@ -64,8 +64,9 @@ async def condition_prompt(runtime: VisionRuntime, call: ConditionCall) -> Condi
     reference = _reference(runtime, call)
     async with runtime.turn() as gone:
         source = _Source(saved.states, saved.fingerprint) if saved is not None else await _read(runtime, call, gone)
+        states = _as_sent(source, call)
         done = await runtime.worker.on_images(
-            lambda: condition(call.prompt_embeds, source.states, call.options, reference, source.neutral)
+            lambda: condition(call.prompt_embeds, states, call.options, reference, source.neutral)
         )
         changed = call.options.alpha != 0
         used = reference if call.options.needs_reference else None
@@ -92,6 +93,15 @@ async def _read(runtime: VisionRuntime, call: ConditionCall, gone: Gone) -> _Sou
     if call.options.blend is BlendMode.STYLE_DELTA:
         neutral = (await _plain(runtime, engine, size, options, gone)).hidden_states
     return _Source(states, engine.fingerprint_of(options.hidden_layer), sha256, neutral)
+
+
+def _as_sent(source: _Source, call: ConditionCall) -> States:
+    """The states as EncodeImages sends them by default, where the prompt is in that dtype: so an image and its saved
+    states make the same prompt, whatever dtype they were computed in. (What is compared with a plain image, in the
+    compute dtype, stays in it.)"""
+    if source.neutral is not None or call.prompt_embeds.dtype is not torch.bfloat16:
+        return source.states
+    return replace(source.states, hidden_states=source.states.hidden_states.bfloat16())
 
 
 async def _plain(
