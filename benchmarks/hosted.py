@@ -127,9 +127,9 @@ async def _run(pipe: Connection, setting: Setting) -> None:
             over.set()
 
     options = serving.ServeOptions(ListenAddress("127.0.0.1", 0), grace_s=2.0)
-    async with serving.running(GeneratorService(config, load), options) as server:
+    # As a generator's own process does.
+    async with serving.running(GeneratorService(config, load), options, collector.keep_what_is_here) as server:
         await server.loaded
-        collector.keep_what_is_here()  # as a generator's own process does
         asyncio.get_running_loop().add_reader(pipe.fileno(), asked)
         pipe.send(str(server.address))
         await over.wait()

@@ -47,16 +47,17 @@ class EncodeOptions(TypedDict, total=False):
 class GenerateOptions(TypedDict, total=False):
     """How embeddings become pictures: keywords of `generate` and `stream`, words and meanings as in diffusers.
 
-    `width` and `height` in pixels; `sigmas` falling in (0, 1], in place of steps and shift; image i has `seed` + i;
-    `quality` 1 to 100 for jpeg and webp; a preview every `preview_every` steps (absent: none), its longer side at most
-    `preview_max_side` pixels. `guidance_scale` above 0 leads away from the negative prompt, which is empty unless it is
-    given. `image` (a PNG, JPEG or WebP file's bytes) is where the picture starts in place of noise, and `strength` the
-    share of the schedule that is run, above 0 to 1 (0.6). `skip_layer_guidance_scale` leads away from a prediction made
-    without the blocks `skip_guidance_layers` (7 to 12), between the shares `skip_layer_guidance_start` (0.05) and
+    `width` and `height` in pixels; `sigmas` falling in (0, 1], in place of steps, taken as they are, or with `shift` as
+    diffusers' scheduler of that shift takes them; image i has `seed` + i; `quality` 1 to 100 for jpeg and webp; a
+    preview every `preview_every` steps (absent: none), its longer side at most `preview_max_side` pixels.
+    `guidance_scale` above 0 leads away from the negative prompt, which is empty unless it is given. `image` (a PNG,
+    JPEG or WebP file's bytes) is where the picture starts in place of noise, and `strength` the share of the schedule
+    that is run, above 0 to 1 (0.6). `skip_layer_guidance_scale` leads away from a prediction made without the blocks
+    `skip_guidance_layers` (7 to 12), between the shares `skip_layer_guidance_start` (0.05) and
     `skip_layer_guidance_stop` (0.5) of the steps. `reference` is an image (path, bytes, states or their file) that the
     vision service blends into the prompt, as `conditioning` says; `omni` are up to 8 images (paths or bytes) that a
-    Z-Image Omni generator paints after. The file tells how it was made: `keep_prompt` False leaves out the
-    prompt, `provenance` False all of it; `labels` are written beside it.
+    Z-Image Omni generator paints after. The file tells how it was made: `keep_prompt` False leaves out the prompt,
+    `provenance` False all of it; `labels` are written beside it.
     """
 
     width: int | None

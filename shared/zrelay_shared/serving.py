@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
@@ -85,14 +85,12 @@ async def _serve(service: Service, options: ServeOptions) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # before anybody can know that it listens
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(service, options) as server:
+    async with running(service, options, collector.keep_what_is_here) as server:
         stopped = asyncio.create_task(stop.wait())
         beat = asyncio.create_task(_watchdog())
         await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
         if server.loaded.done() and (error := server.loaded.exception()) is not None:
             _leave_at_once(_failed(error))
-        if server.loaded.done():
-            collector.keep_what_is_here()
         lost = asyncio.create_task(server.lost.wait())
         await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
         notify("STOPPING=1")
@@ -130,8 +128,9 @@ def _leave_at_once(code: int) -> NoReturn:
 class RunningServer:
     """A bound server whose model loads in the background."""
 
-    def __init__(self, service: Service, options: ServeOptions) -> None:
-        self._service, self._options = service, options
+    def __init__(self, service: Service, options: ServeOptions, settle: Callable[[], None] = lambda: None) -> None:
+        """`settle` is called when the model is loaded, before anybody hears that it is."""
+        self._service, self._options, self._settle = service, options, settle
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
         self._started = self._draining = False
@@ -176,6 +175,7 @@ class RunningServer:
         await self._service.load()
         if self._draining:
             return
+        self._settle()
         await self._set_ready(True)
         notify("READY=1")
         log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
@@ -223,9 +223,11 @@ class RunningServer:
 
 
 @contextlib.asynccontextmanager
-async def running(service: Service, options: ServeOptions) -> AsyncIterator[RunningServer]:
+async def running(
+    service: Service, options: ServeOptions, settle: Callable[[], None] = lambda: None
+) -> AsyncIterator[RunningServer]:
     """Serves while the block runs (tests and `serve`): yields a RunningServer, bound, still loading."""
-    server = RunningServer(service, options)
+    server = RunningServer(service, options, settle)
     try:
         await server.start()
         yield server

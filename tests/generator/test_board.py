@@ -1,6 +1,7 @@
 """Taking, watching and draining jobs, with a real store in memory and without a device."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,24 @@ async def test_heartbeats_go_to_those_who_wait_and_are_watched(board):
     assert [wait.queue_position for wait in waits] == [1]
     assert len(unwatched.events) == 1, "nothing accumulates where nobody watches"
     assert (made.board.workload.waiting, made.board.workload.running) == (3, 0)
+    await watching.aclose()
+
+
+async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(board):
+    made = board()
+    made.measured()
+    entry = await made.submit("a", steps=4)
+    watching = made.board.watch(entry)
+    await anext(watching)
+    made.publish(Progress(Stage.DENOISE, 1, 4, 1.0, 3.0))
+    await made.board.heartbeat()
+    steps = lambda: [event for _, event in entry.events if isinstance(event, Progress)]  # noqa: E731
+    assert [step.eta_s for step in steps()] == [3.0], "it has just moved"
+    entry.moved_at -= 2.0
+    await made.board.heartbeat()
+    first, second = steps()
+    assert replace(second, eta_s=first.eta_s) == first and second.eta_s == made.board.workload.standing(entry).eta_s
+    assert entry.state is State.RUNNING
     await watching.aclose()
 
 

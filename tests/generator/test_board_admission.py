@@ -49,6 +49,15 @@ async def test_one_caller_may_not_fill_the_queue(board):
     await made.submit("c", caller="another")
 
 
+async def test_one_caller_may_not_fill_the_queue_at_once_either(board, tmp_path):
+    made = board(max_caller_waiting=2, state=tmp_path)
+    calls = [made.submit(f"{number}", caller="somebody") for number in range(20)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QuotaExceeded)]
+    assert len(refused) == 18 and made.board.workload.waiting == 2
+    assert {error.metadata["waiting"] for error in refused} == {"2"}
+
+
 async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(board):
     made = board()
     made.measured()

@@ -10,11 +10,12 @@ import torch
 from zrelay_generator.engine.feature import Feature
 from zrelay_generator.engine.job import ImageState, Job
 from zrelay_generator.engine.spec import SkipLayers, StartImage
+from zrelay_generator.model.packing import Conditioning
 
 
 def kept() -> int:
-    """How many jobs, images and features there are in this process. (The latest tick's sequence is kept on purpose.)"""
-    return sum(issubclass(type(one), Job | ImageState | Feature) for one in gc.get_objects())
+    """How many jobs, images, features and sequences there are in this process."""
+    return sum(issubclass(type(one), Job | ImageState | Feature | Conditioning) for one in gc.get_objects())
 
 
 @pytest.fixture

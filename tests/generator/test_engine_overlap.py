@@ -36,6 +36,23 @@ def test_decoding_beside_the_next_step(demo, load, bench, spec):
     on.engine.close()
 
 
+def test_pictures_that_wait_for_the_decoder_can_be_cancelled(demo, load, bench, spec):
+    on = bench(load(demo), packs=True, decode_beside=True)
+    gate, begun, decode = threading.Event(), threading.Event(), on.vae.decode
+    on.vae.decode = lambda latents: (begun.set(), gate.wait(20), decode(latents))[-1]
+    job = on.add(spec(steps=1, num_images=4), "cancelled")
+    on.tick()
+    assert begun.wait(20)
+    job.cancelled = True
+    on.tick()
+    on.add(spec(steps=1), "next")
+    gate.set()
+    run_to_end(on.engine)
+    assert len(on.vae.latents) == 2, "the one that was under way, and the next job's"
+    assert kinds(on, "next")[-1] is ImagePixels and kinds(on, "cancelled")[-1] is Failed
+    on.engine.close()
+
+
 def test_a_picture_that_is_being_decoded_can_be_cancelled(demo, load, bench, spec):
     on = bench(load(demo), decode_beside=True)
     gate, decode = threading.Event(), on.vae.decode

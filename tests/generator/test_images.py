@@ -72,9 +72,11 @@ def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds)
     output, origin = Output(ImageFormat.JPEG), Origin(prompt="x" * 60_001)
     job = Job("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
     told = []
-    writer = Writer(Painter("demo", "ab" * 32, "cpu", "bfloat16"), lambda job, event: told.append(event))
+    publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
+    writer = Writer(Painter("demo", "ab" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer._thread.shutdown(wait=True)
-    assert [type(event) for event in told] == [Failed] and isinstance(told[0].error, InternalError)
-    assert job.cancelled
+    ((event, cancelled),) = told
+    assert isinstance(event, Failed) and isinstance(event.error, InternalError)
+    assert job.cancelled and not cancelled, "it fails; the device hears afterwards that it need not go on"

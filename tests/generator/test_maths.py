@@ -25,6 +25,16 @@ def test_schedule_is_that_of_diffusers(steps, shift):
     torch.testing.assert_close(torch.tensor(ours.timesteps), theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+def test_sigmas_under_a_shift_are_those_of_diffusers(shift):
+    sigmas = [1.0, 0.75, 0.5, 0.11]
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=sigmas)
+    ours = explicit_schedule(sigmas, shift)
+    torch.testing.assert_close(torch.tensor(ours.sigmas), scheduler.sigmas, rtol=1e-6, atol=1e-7)
+    assert explicit_schedule(sigmas).sigmas == (*sigmas, 0.0)
+
+
 def test_schedule_of_eight_forwards():
     expected = [1.0, 0.9545, 0.9, 0.8333, 0.75, 0.6429, 0.5, 0.3, 0.0]
     assert shifted_schedule(8, 3.0).sigmas == pytest.approx(expected, abs=5e-5)

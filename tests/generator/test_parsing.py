@@ -71,7 +71,8 @@ def test_defaults_are_the_checkpoints(parse, request_of):
         ({"sigmas": [1.5]}, "sigmas"),
         ({"sigmas": [1.0, math.nan]}, "sigmas"),
         ({"sigmas": [1 - i / 200 for i in range(101)]}, "sigmas"),
-        ({"sigmas": [1.0, 0.5], "shift": 3.0}, "shift"),
+        ({"sigmas": [1.0, 0.5], "shift": 0.0}, "shift"),
+        ({"sigmas": [1.0, 0.9999999], "shift": 1000.0}, "sigmas"),
         ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "num_inference_steps"),
     ],
 )
@@ -104,6 +105,13 @@ def test_sigmas_are_taken_as_they_are(parse, request_of):
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25])).sampling
     assert asked.schedule.sigmas == (1.0, 0.75, 0.25, 0.0) and asked.shift is None
     assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
+
+
+def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse, request_of):
+    asked = parse(request_of(sigmas=[1.0, 0.75, 0.25], shift=3.0)).sampling
+    assert asked.schedule.sigmas == pytest.approx((1.0, 0.9, 0.5, 0.0)) and asked.shift is None
+    again = parse(request_of(sigmas=asked.schedule.sigmas[:-1])).sampling
+    assert again.schedule == asked.schedule
 
 
 def test_guidance_needs_a_negative_prompt(parse, request_of, embeds):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from zrelay_generator.engine.calibrate import calibrate, memory_model
 from zrelay_generator.engine.fit import Fit
 from zrelay_generator.engine.job import Job
-from zrelay_generator.engine.spec import JobSpec, SkipLayers
+from zrelay_generator.engine.spec import JobSpec, SkipLayers, StartImage
+from zrelay_generator.engine.stepping import begin
 from zrelay_generator.engine.work import MemoryModel, Speed, check_fits
 from zrelay_generator.features.recipe import features_of, step_sizes
 from zrelay_generator.model.size import Size, segment_size
@@ -111,3 +112,17 @@ def test_a_device_is_measured_when_it_is_loaded(demo, load):
     told = speed.snapshot()
     assert speed.measured and told.forward_s_per_token > 0.0 and told.decode_s_per_pixel > 0.0
     assert told.bytes_per_pixel > 0
+
+
+def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo, load, bench, spec):
+    on = bench(load(demo))
+    on.speed.saw_forward(96, 1.0)
+    on.speed.saw_decode(64 * 64, 1.0)
+    plain = spec(steps=2, first_step=0)
+    start = replace(plain, start_image=StartImage(torch.zeros(3, 64, 64, dtype=torch.uint8), 1.0, "0" * 64))
+    assert on.speed.estimate(start).seconds == pytest.approx(on.speed.estimate(plain).seconds + 1.0)
+    job = Job("a", start, 1)
+    assert on.speed.remaining_s(job) == pytest.approx(on.speed.estimate(start).seconds)
+    with torch.inference_mode():
+        begin(job, load(demo))
+    assert on.speed.remaining_s(job) == pytest.approx(on.speed.estimate(plain).seconds)

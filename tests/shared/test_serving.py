@@ -84,6 +84,16 @@ async def test_health_follows_the_life_of_the_service():
     assert service.closed
 
 
+async def test_it_settles_before_anybody_hears_that_it_is_ready(monkeypatch):
+    service, order = Slow(), []
+    monkeypatch.setattr(serving, "notify", order.append)
+    async with serving.running(service, ANYWHERE, lambda: order.append("settled")) as server:
+        assert order == []
+        service.load_now.set()
+        await server.loaded
+        assert order == ["settled", "READY=1"]
+
+
 async def info(channel):
     stub = rpc.Stub(channel, VISION)
     request, kind = vision_pb2.VisionServiceGetInfoRequest(), vision_pb2.VisionServiceGetInfoResponse

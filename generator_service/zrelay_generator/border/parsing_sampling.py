@@ -60,26 +60,25 @@ def _side(name: str, pixels: int, limits: SamplingLimits) -> int:
 def _schedule(given: pb.SamplingOptions, limits: SamplingLimits) -> tuple[Schedule, float | None]:
     """The schedule, and the shift that made it (None where the caller gave sigmas)."""
     stated = given.num_inference_steps if given.HasField("num_inference_steps") else None
+    shift = given.shift if given.HasField("shift") else None
+    if shift is not None and not (math.isfinite(shift) and 0.0 < shift <= _MAX_SHIFT):
+        raise _refusal("shift", f"more than 0, at most {_MAX_SHIFT:g}", f"{shift:g}")
     if given.sigmas:
-        return _explicit(given, stated, limits), None
+        return _explicit(given, stated, shift, limits), None
     steps = limits.defaults.num_inference_steps if stated is None else stated
     if not 1 <= steps <= limits.max_steps:
         raise _refusal("num_inference_steps", f"1 to {limits.max_steps}", steps)
-    shift = given.shift if given.HasField("shift") else limits.defaults.shift
-    if not (math.isfinite(shift) and 0.0 < shift <= _MAX_SHIFT):
-        raise _refusal("shift", f"more than 0, at most {_MAX_SHIFT:g}", f"{shift:g}")
+    shift = limits.defaults.shift if shift is None else shift
     return shifted_schedule(steps, shift), shift
 
 
-def _explicit(given: pb.SamplingOptions, stated: int | None, limits: SamplingLimits) -> Schedule:
-    if given.HasField("shift"):
-        raise _refusal("shift", "no shift beside sigmas, which are taken as they are", f"{given.shift:g}")
+def _explicit(given: pb.SamplingOptions, stated: int | None, shift: float | None, limits: SamplingLimits) -> Schedule:
     if len(given.sigmas) > limits.max_steps:
         raise _refusal("sigmas", f"at most {limits.max_steps} values", len(given.sigmas))
     if stated is not None and stated != len(given.sigmas):
         raise _refusal("num_inference_steps", f"{len(given.sigmas)}, one for each of the sigmas, or none", stated)
     try:
-        return explicit_schedule(given.sigmas)
+        return explicit_schedule(given.sigmas, shift)
     except ValueError as error:
         raise InvalidArgument(
             f"spec.sampling.{error}", field="spec.sampling.sigmas", reason="SIGMAS_INVALID"

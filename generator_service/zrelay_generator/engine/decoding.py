@@ -17,6 +17,7 @@ from zrelay_generator.engine.job import ImageState
 from zrelay_generator.engine.pulse import Pulse
 from zrelay_generator.engine.refusals import without_frames
 from zrelay_generator.model.vae import Vae
+from zrelay_shared.errors import Cancelled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,10 @@ class DecodeThread:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, image: ImageState, latents: Tensor, after: torch.cuda.Event | None, expected_s: float) -> None:
+        if image.job.cancelled:  # since it was handed over: the device is free for the others
+            self._done.put(Decoded(image, None, Cancelled("the job was cancelled"), 0.0))
+            self._changed()
+            return
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)

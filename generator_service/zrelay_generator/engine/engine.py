@@ -153,7 +153,7 @@ class Engine:
     def _begin(self, job: Job) -> None:
         started = time.perf_counter()
         job.timings.queue_s = time.monotonic() - job.accepted_at
-        with self._pulse.beat(0.0):
+        with self._pulse.beat(self._speed.encode_s(job.features)):
             begin(job, self._model)
         job.timings.prepare_s = seconds = time.perf_counter() - started
         self._emit(job, Progress(Stage.PREPARE, 1, 1, seconds, self._speed.remaining_s(job)))
@@ -257,7 +257,7 @@ class Engine:
         eta = self._speed.remaining_s(job)
         self._emit(job, Progress(Stage.DECODE, job.decoded, len(job.images), result.seconds, eta))
         last = job.decoded == len(job.images)
-        self._emit(job, ImagePixels(image.index, image.seed, pixels, last))
+        self._emit(job, ImagePixels(image.index, image.seed, pixels, last, eta))
         if last:
             self._leave(job)
 
@@ -280,6 +280,7 @@ class Engine:
     def _leave(self, job: Job) -> None:
         self._jobs.remove(job)
         job.release()
+        self._model.transformer.forget_segments()
 
 
 def run_to_end(engine: Engine) -> None:

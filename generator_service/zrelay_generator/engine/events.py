@@ -96,12 +96,13 @@ class PreviewPixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePixels:
-    """[H, W, 3] uint8 of a decoded image on their way to an Image; `last` of its job."""
+    """[H, W, 3] uint8 of a decoded image on their way to an Image; `last` of its job, `eta_s` until its end."""
 
     image_index: int
     seed: int
     pixels: Tensor
     last: bool
+    eta_s: float = 0.0
 
 
 Event = Accepted | Waiting | Progress | Preview | Image | Done | Failed

@@ -55,9 +55,9 @@ class Feature:
     def begin(self, model: LoadedModel, condition: Condition) -> None:
         """Once per job, before its first step: encode, embed, keep what no step changes."""
 
-    def encoded_pixels(self) -> int:
-        """Pixels of the largest picture that it gives to the VAE at once: for memory."""
-        return 0
+    def encoded_pixels(self) -> tuple[int, ...]:
+        """Pixels of each picture that it gives to the VAE when the job begins: for memory and time."""
+        return ()
 
     def conditioning(self, model: LoadedModel, prompt_embeds: Tensor) -> Conditioning | None:
         """The sequence of an image under a prompt, None for the plain one; for the negative prompt as well."""

@@ -1,5 +1,6 @@
 """The noise schedule: sigmas from 1 to 0 as plain lists, and the timesteps the transformer is fed."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,19 @@ def shifted_schedule(num_inference_steps: int, shift: float) -> Schedule:
     return Schedule((*shifted(linear_sigmas(num_inference_steps), shift), 0.0))
 
 
-def explicit_schedule(sigmas: Sequence[float]) -> Schedule:
-    """A schedule given by the caller: falling values in (0, 1], without the final 0, taken as they are."""
+def explicit_schedule(sigmas: Sequence[float], shift: float | None = None) -> Schedule:
+    """A schedule given by the caller: falling values in (0, 1], without the final 0, taken as they are; with a `shift`
+    as diffusers' scheduler of that shift takes them, in float32, so that what is reported of it makes the same."""
+    if not sigmas:
+        raise ValueError("sigmas: expected at least one value, got none")
+    _check_falling(sigmas)
+    if shift is not None:
+        sigmas = array("f", shifted(sigmas, shift))
+        _check_falling(sigmas)  # what is too near to be told apart after it
+    return Schedule((*sigmas, 0.0))
+
+
+def _check_falling(sigmas: Sequence[float]) -> None:
     previous = float("inf")
     for sigma in sigmas:
         if not 0.0 < sigma <= 1.0:
@@ -51,6 +63,3 @@ def explicit_schedule(sigmas: Sequence[float]) -> Schedule:
         if not sigma < previous:
             raise ValueError(f"sigmas: expected strictly falling values, got {sigma} after {previous}")
         previous = sigma
-    if not sigmas:
-        raise ValueError("sigmas: expected at least one value, got none")
-    return Schedule((*sigmas, 0.0))

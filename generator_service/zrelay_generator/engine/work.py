@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from zrelay_generator.engine.feature import Feature
 from zrelay_generator.engine.fit import Fit
 from zrelay_generator.engine.job import ImageState, Job
 from zrelay_generator.engine.refusals import out_of_memory
@@ -84,6 +85,11 @@ class Speed:
         """Seconds of one decode; 0 while nothing was measured."""
         return self._decode.seconds((1.0, pixels, float(pixels) ** 2))
 
+    def encode_s(self, features: Iterable[Feature]) -> float:
+        """Seconds of the pictures that a job's features give to the VAE: each at most what its decode takes, since a
+        VAE's encoder is narrower at full size than its decoder. 0 while nothing was measured."""
+        return sum(self.decode_s(pixels) for feature in features for pixels in feature.encoded_pixels())
+
     def step_size(self, image: ImageState) -> Size:
         """The size of an image's next forward, were it alone."""
         _, tokens, squares = self._left(image.job)[image.done]
@@ -100,7 +106,8 @@ class Speed:
         forwards = [left[image.done] for image in images]
         totals = [float(sum(column)) for column in zip(*forwards, strict=True)]
         decodes = sum(not image.decoded for image in images)
-        return self._forward.seconds(totals) + decodes * self.decode_s(sampling.width * sampling.height)
+        begin_s = self.encode_s(job.features) if job.conditioning is None else 0.0
+        return begin_s + self._forward.seconds(totals) + decodes * self.decode_s(sampling.width * sampling.height)
 
     def estimate(self, spec: JobSpec) -> Estimate:
         """What a job will take."""
@@ -110,9 +117,12 @@ class Speed:
         sizes = step_sizes(spec, features, self.memory.layers)
         seconds = sum(map(self.forward_s, sizes)) + self.decode_s(pixels)
         most = max(size.tokens for size in sizes) * self.memory.bytes_per_token
-        # A VAE's encoder is narrower at full size than its decoder, so the decoder's bytes bound it as well.
-        at_once = max(pixels, *(feature.encoded_pixels() for feature in features), 0)
-        return Estimate(seconds * sampling.num_images, int(max(most, at_once * self.memory.bytes_per_pixel)))
+        # The decoder's bytes bound those of the VAE's encoder as well as its seconds.
+        at_once = max([pixels, *(encoded for feature in features for encoded in feature.encoded_pixels())])
+        return Estimate(
+            self.encode_s(features) + seconds * sampling.num_images,
+            int(max(most, at_once * self.memory.bytes_per_pixel)),
+        )
 
     def fits(self, spec: JobSpec, free_bytes: int) -> bool:
         """Whether one image of the job goes into so much free memory; True where either is not known (0)."""

@@ -28,8 +28,8 @@ class ImageToImage(Feature):
     def of(cls, spec: JobSpec) -> "ImageToImage | None":
         return None if spec.start_image is None else cls(spec.start_image.pixels)
 
-    def encoded_pixels(self) -> int:
-        return self._pixels.shape[1] * self._pixels.shape[2]
+    def encoded_pixels(self) -> tuple[int, ...]:
+        return (self._pixels.shape[1] * self._pixels.shape[2],)
 
     def begin(self, model: LoadedModel, condition: Condition) -> None:
         # Once for all images of the job: the mean and deviation depend on the picture alone, each image draws its own.

@@ -52,8 +52,8 @@ class Omni(Feature):
             found = found + self._more(self._references.negative_segments)
         return found
 
-    def encoded_pixels(self) -> int:
-        return max((picture.shape[1] * picture.shape[2] for picture in self._references.pictures), default=0)
+    def encoded_pixels(self) -> tuple[int, ...]:
+        return tuple(picture.shape[1] * picture.shape[2] for picture in self._references.pictures)
 
     def conditioning(self, model: LoadedModel, prompt_embeds: Tensor) -> Conditioning:
         negative = prompt_embeds is self._spec.negative_prompt_embeds

@@ -3,8 +3,9 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from zrelay_generator.config import GeneratorConfig
@@ -97,7 +98,7 @@ class Acceptor:
             wait_s=wait_s + promised.work_s,
             next_s=next_s,
             input_bytes=self._line.input_bytes + promised.input_bytes,
-            caller_waiting=self._workload.waiting_of(request.caller),
+            caller_waiting=self._workload.waiting_of(request.caller) + promised.callers[request.caller],
         )
         admit(request, run_s, load, self._config)
         accepted = Accepted(load.ahead, load.wait_s, run_s)
@@ -148,11 +149,15 @@ class Promised:
     jobs: int = 0
     work_s: float = 0.0
     input_bytes: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
 
     def count(self, entry: Entry, sign: int) -> None:
         self.jobs += sign
         self.work_s = self.work_s + sign * entry.work_s if self.jobs else 0.0
         self.input_bytes += sign * entry.input_bytes
+        self.callers[entry.caller] += sign
+        if not self.callers[entry.caller]:
+            del self.callers[entry.caller]
 
 
 class OneAtATime:

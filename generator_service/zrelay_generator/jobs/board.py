@@ -161,12 +161,18 @@ class JobBoard:
         return len(rows)
 
     async def heartbeat(self) -> None:
-        """Tells every job that waits and is watched where it stands; lets other work pass in between."""
+        """Tells every job that waits and is watched where it stands, and one that has begun and is passed over when it
+        will be done; lets other work pass in between."""
         for told, (entry, standing) in enumerate(list(self.workload.standings())):
             if told % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
                 await asyncio.sleep(0)
             if entry.watchers and entry.state is State.QUEUED and not entry.parked:
                 entry.tell(standing)
+        silent_since = time.monotonic() - HEARTBEAT_S
+        for entry in self._feeder.near:
+            latest = entry.latest
+            if entry.watchers and not entry.over and isinstance(latest, Progress) and entry.moved_at < silent_since:
+                entry.tell(replace(latest, eta_s=self.workload.standing(entry).eta_s))
 
     async def recover(self) -> None:
         """Lets go what is over the limits and saves what could not be saved; where the disk has refused, only if it is
@@ -213,7 +219,7 @@ class JobBoard:
         if isinstance(event, Image) and any(image.image_index == event.image_index for image in entry.images):
             return  # painted before a restart, and told
         if isinstance(event, Progress):
-            entry.state = State.RUNNING
+            entry.state, entry.moved_at = State.RUNNING, time.monotonic()
         elif isinstance(event, Done):
             entry.state = State.SUCCEEDED
         elif isinstance(event, Failed):

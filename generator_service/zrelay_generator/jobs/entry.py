@@ -33,9 +33,10 @@ class Entry:
     """One job.
 
     Attributes: `key` its place in the line, lower is earlier; `accepted` the serialized JobAccepted; `work_s` estimated
-    seconds on the device; `job` while it is on the device or near it; `parked` once this process will not go on with
-    it; `unkept` once the disk has refused something of it; `alone` where it must have no company on the device;
-    `events` the latest progress and previews, all results.
+    seconds on the device; `job` while it is on the device or near it; `moved_at` (monotonic seconds) when the device
+    last said something of it; `parked` once this process will not go on with it; `unkept` once the disk has refused
+    something of it; `alone` where it must have no company on the device; `events` the latest progress and previews, all
+    results.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Entry:
     job: Job | None = None
     sequence: int = 0
     watchers: int = 0
+    moved_at: float = 0.0
     parked: bool = False
     unkept: bool = False
     alone: bool = False

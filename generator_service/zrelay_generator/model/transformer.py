@@ -125,6 +125,10 @@ class PackedTransformer:
                 aside.update(zip(phase.variants, others, strict=True))
         return tokens, aside
 
+    def forget_segments(self) -> None:
+        """Lets go of those of the latest forward, which are kept to be compared with the next one's."""
+        self._packing = None
+
     def _packed(self, segments: Sequence[Segment]) -> Packing:
         """The packing of these segments; that of the tick before where nobody came or went."""
         if self._packing is None or not self._packing.fits(segments):

@@ -55,8 +55,8 @@ class Writer:
         except Exception:  # the thread must live on for the other jobs, and this job must end
             incident = uuid.uuid4().hex[:12]
             log.exception("incident %s: an image could not be written", incident)
-            job.cancelled = True  # the device need not paint the rest of it
             self._publish(job, Failed(device_failure(incident)))
+            job.cancelled = True  # the device need not paint the rest of it; told first, for it is no cancelling
 
     def _finish(self, job: Job, event: ImagePixels) -> None:
         started = time.perf_counter()
@@ -70,7 +70,7 @@ class Writer:
         job.timings.encode_image_s += seconds
         height, width, _ = event.pixels.shape
         job.written += 1
-        self._publish(job, Progress(Stage.ENCODE_IMAGE, job.written, spec.sampling.num_images, seconds, 0.0))
+        self._publish(job, Progress(Stage.ENCODE_IMAGE, job.written, spec.sampling.num_images, seconds, event.eta_s))
         self._publish(
             job,
             Image(event.image_index, event.seed, width, height, output.format, file.data, file.sha256, digest),
