@@ -106,7 +106,8 @@ class AsyncClient:
         negative prompt.
         """
         check_keywords(AsyncClient.encode, options, EncodeOptions)
-        return (await self._painter.encode([prompt], options, negative_prompt, timeout_s))[0]
+        (embeds,) = await self._painter.encode([prompt], options, negative_prompt, timeout_s)
+        return embeds
 
     async def encode_batch(
         self,

@@ -27,21 +27,28 @@ class AsyncJobs:
     def __init__(self, generators: Callable[[], Generators]) -> None:
         self._generators = generators
 
-    async def list(self, *, states: Sequence[str] = ()) -> AsyncGenerator[Job, None]:
+    async def list(
+        self, *, states: Sequence[str] = (), on_failure: Callable[[str, ZrelayError], None] | None = None
+    ) -> AsyncGenerator[Job, None]:
         """Every job in these states (all: none named), newest first, page by page as it is read.
 
-        Of several generators those that do not answer are left out, unless none does: then the first failure is
-        raised. "queued", "running", "succeeded", "failed" and "cancelled" are states.
+        Of several generators those that do not answer are left out, and `on_failure` hears of them by their endpoint;
+        where none answers, the first failure is raised. "queued", "running", "succeeded", "failed" and "cancelled" are
+        states.
         """
         books = [_Book(generator, tuple(states)) for generator in self._generators()]
         await asyncio.gather(*(book.turn() for book in books))
         if all(book.failure is not None for book in books) and books[0].failure is not None:
             raise books[0].failure
+        tell = on_failure or (lambda endpoint, error: None)
+        for book in books:
+            book.tell_failure(tell)
         while open_books := [book for book in books if book.jobs]:
             book = max(open_books, key=lambda book: book.jobs[0].accepted_at)
             yield book.jobs.pop(0)
             if not book.jobs and book.token:
                 await book.turn()
+                book.tell_failure(tell)
 
     async def get(self, job_id: str) -> Job:
         """A job by its id. Raises NotFound where no generator knows it."""
@@ -124,6 +131,11 @@ class _Book:
             self.jobs, self.token = list(page.jobs), page.next_token
         else:
             self.failure, self.token = page, ""
+
+    def tell_failure(self, tell: Callable[[str, ZrelayError], None]) -> None:
+        """Says why the rest of its jobs is missing, where it is."""
+        if self.failure is not None:
+            tell(self._generator.endpoint, self.failure)
 
 
 async def _attempt(work: Awaitable[T]) -> T | ZrelayError:

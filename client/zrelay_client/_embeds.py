@@ -34,7 +34,17 @@ class Embeds:
     Opaque: it holds the messages as the encoder sent them. Made by `encode` or `load`, never by hand.
     """
 
-    __slots__ = ("_contents", "_parcel", "encode_s", "fingerprint", "negative_report", "omni", "painted", "report")
+    __slots__ = (
+        "_contents",
+        "_parcel",
+        "encode_s",
+        "fingerprint",
+        "negative_report",
+        "notes",
+        "omni",
+        "painted",
+        "report",
+    )
 
     def __init__(
         self,
@@ -55,6 +65,8 @@ class Embeds:
         """What happened to the negative prompt, None where there is none."""
         self.encode_s = encode_s
         """Seconds the encoder's answer took, 0 for embeddings from a file."""
+        self.notes: tuple[str, ...] = ()
+        """What was to be told when they were encoded: that another encoder than the first made them, for one."""
         self.omni: OmniImages | None = None
         """The images that the prompt is painted after (Omni); a file does not hold them."""
         self.painted = False

@@ -25,6 +25,8 @@ _REACH_S = 3.0
 """One of several encoders that has not said in this time what it is, is taken for away."""
 _AWAY_S = 5.0
 _FRESH_S = 30.0
+_OF_THE_MODEL = ("family", "width", "weights_digest", "tokenizer_digest", "quantization", "compute_dtype", "backend")
+"""Fields of a fingerprint that no request changes."""
 
 
 class Encoders:
@@ -81,12 +83,19 @@ class Encoders:
             return await self.first.encode(request, budget.left("encoder"))
         await self.connect(budget)
         tried: set[str] = set()
+        doubted: set[str] = set()
         refusal: ZrelayError | None = None
         while True:
             service = self._choose(tried, refusal)
             self._in_flight[service.endpoint] += 1
             try:
-                return await service.encode(request, budget.left("encoder"))
+                reply = await service.encode(request, budget.left("encoder"))
+                if service.endpoint in doubted or self._still_makes(service, reply):
+                    return reply
+                # It was started again, with another model: who makes what is asked anew, and one of them encodes.
+                doubted.add(service.endpoint)
+                self._asked_at = 0.0
+                await self.connect(budget)
             except ZrelayError as error:
                 if verdict(error) not in _GONE:
                     raise
@@ -118,6 +127,14 @@ class Encoders:
             raise self._differs(near[0], reference)
         self._tell(f"{other.endpoint} encodes: not the first encoder, but equal to rounding")
         return other
+
+    def _still_makes(self, service: EncoderService, reply: EncodePromptsReply) -> bool:
+        """Whether an answer comes from what the encoder said that it is. (A request chooses layer and think block.)"""
+        said = self._made_by.get(service.endpoint)
+        if said is None or not reply.message.results:
+            return True
+        made = fingerprint.from_message(reply.message.results[0].prompt_embeds.fingerprint)
+        return all(getattr(made, name) == getattr(said, name) for name in _OF_THE_MODEL)
 
     def _wanted(self) -> EncoderFingerprint | None:
         """What is to be made: the first's as soon as it is known."""

@@ -155,7 +155,7 @@ class Generators:
             member = self._fleet.choose(work, now, without)
             if member is not None:
                 chosen = self._by_member[id(member)]
-                if (refusal := self._unlike_at(chosen)) is None:
+                if (refusal := self.unlike(chosen)) is None:
                     return chosen
                 continue
             asked = {self._by_member[id(due)].ask() for due in self._fleet.due(now, without)}
@@ -175,7 +175,7 @@ class Generators:
             self._by_member[id(due)].ask()
         return self._fleet.choose(0.0, time.monotonic(), {*without, here.endpoint}) is not None
 
-    def _unlike_at(self, chosen: Generator) -> ZrelayError | None:
+    def unlike(self, chosen: Generator) -> ZrelayError | None:
         """Why a generator, which may have come back with another model, cannot paint these pictures."""
         if self._reference is not None and chosen.info is not None:
             try:
@@ -205,6 +205,7 @@ def require_alike(said: Sequence[GeneratorInfo]) -> None:
     """Raises FailedPrecondition (GENERATORS_DIFFER) where a job could not be moved and stay the same picture."""
     compared: tuple[tuple[str, Callable[[GeneratorInfo], object]], ...] = (
         ("transformer_digest", lambda info: info.transformer_digest),
+        ("vae_digest", lambda info: info.vae_digest),
         ("defaults", lambda info: info.defaults if info.ready else None),
     )
     for name, value_of in compared:

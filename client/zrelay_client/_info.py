@@ -87,6 +87,7 @@ class GeneratorInfo(ServiceInfo):
 
     model_id: str
     transformer_digest: str
+    vae_digest: str
     expected_encoder: EncoderFingerprint | None
     defaults: Sampling
     limits: Limits

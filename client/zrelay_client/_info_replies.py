@@ -40,6 +40,7 @@ def generator_info(endpoint: str, said: GeneratorServiceGetInfoResponse) -> Gene
         **_common("generator", endpoint, said, said.limits.max_message_bytes),
         model_id=said.model_id,
         transformer_digest=said.transformer_digest,
+        vae_digest=said.vae_digest,
         expected_encoder=fingerprint_of(said.expected_encoder),
         defaults=sampling_of(said.defaults),
         limits=_limits(said.limits),

@@ -78,7 +78,11 @@ class Painter:
         budget, encoders, limit = self.budget(timeout_s), self._to.encoders, None
         if self._to.has("generator") and options.get("text_limit") is None:
             limit = _text_limit(await self._to.generators.connect(budget))
-        return await encode(encoders, prompts, options, negative_prompt, limit, budget)
+        made = await encode(encoders, prompts, options, negative_prompt, limit, budget)
+        notes = tuple(notice.message for notice in self._to.notices())
+        for embeds in made:
+            embeds.notes = notes
+        return made
 
     async def prepare(
         self,

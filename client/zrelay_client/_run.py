@@ -222,6 +222,10 @@ class JobRun:
             return None
         if kind is Verdict.FORGOTTEN and self._job_id:
             self._job_id, self._sequence = "", 0
+            if (unlike := self._generators.unlike(here)) is not None:  # it came back with another model
+                self._without.add(here.endpoint)
+                self._refusal = unlike
+                self._leave()
             return None
         if kind is Verdict.UNFIT and self._job_id and self._watchable and error.code == "UNIMPLEMENTED":
             self._watchable = False  # an older generator: submitting again attaches to the job

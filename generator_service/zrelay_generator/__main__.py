@@ -152,6 +152,8 @@ def cli(
 def _state(given: str | None) -> Path | None:
     if given is None:
         return paths.state_dir()
+    if not given:
+        raise click.UsageError("--state: expected a folder, or none to keep jobs in memory alone; got an empty name")
     return None if given == "none" else Path(given)
 
 

@@ -113,12 +113,14 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
         thread.stop()
         raise
     found = report(device)
-    painter = Painter(identity.model_id, identity.transformer_digest, found.kind, dtype_name(dtype))
+    painter = Painter(
+        identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
+    )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     # A host may be given away meanwhile, and kills who takes more than it has; a device says no.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
-    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.transformer_digest)
+    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.paints)
     board = JobBoard(config, around)
     router.publish, router.give_up = board.publish, board.lost
     router.writer = writer = Writer(painter, router.from_thread)

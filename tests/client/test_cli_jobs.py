@@ -57,6 +57,29 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Any, zrelay: A
     assert (await jobs("watch", job_id, "-o", "b.png", "--preview", "now.jpg")).out == "b.png\n"
 
 
+async def test_pictures_of_a_job_on_stdout_and_what_of_several_cannot_be_fetched(
+    services: Any, zrelay: Any, jobs: Any
+) -> None:
+    left = await zrelay("generate", "fox", "--detach", "--seed", "3", *QUICK, *flags(services))
+    job_id = left.out.strip()
+    for verb in ("watch", "fetch"):
+        ran = await jobs(verb, job_id, "-o", "-")
+        assert ran.code == 0 and ran.out.startswith("\x89PNG") and ran.out.endswith("IEND\xaeB`\x82"), ran.err
+        assert (await jobs(verb, job_id, "-o", "-", "--json")).code == exits.USAGE
+    ran = await jobs("fetch", "unknown", job_id, "--json")
+    said = json.loads(ran.out)
+    assert (ran.code, [file["path"] for file in said["files"]]) == (exits.REFUSED, ["fox-3.png"])
+    assert [(job["job_id"], job["reason"]) for job in said["failed"]] == [("unknown", "JOB_UNKNOWN")]
+    assert (await jobs("watch", job_id, "--after", str(1 << 64))).code == exits.USAGE
+
+
+async def test_a_list_says_whose_jobs_are_missing(services: Any, zrelay: Any) -> None:
+    both = ["--generator", services.endpoints["generator"], "--generator", DEAD]
+    ran = await zrelay("jobs", "list", *both)
+    assert (ran.code, f"the jobs of {DEAD} are missing" in ran.err) == (0, True)
+    assert list(json.loads((await zrelay("jobs", "list", "--json", *both)).out)["missing"]) == [DEAD]
+
+
 async def test_watching_from_behind_the_end_tells_the_end(services: Any, zrelay: Any, jobs: Any) -> None:
     left = await zrelay("generate", "fox", "--detach", *QUICK, *flags(services))
     job_id = left.out.strip()
@@ -86,9 +109,9 @@ async def test_cancel_says_what_became_of_each(services: Any, zrelay: Any, jobs:
     assert ran.out == f"{job_id} cancelled\n"
     assert (ran.code, "no job 'unknown'" in ran.err) == (exits.REFUSED, True)
     watched = await jobs("watch", job_id)
-    assert (watched.code, "cancelled" in watched.err) == (exits.INTERRUPTED, True)
+    assert (watched.code, "cancelled" in watched.err) == (exits.REFUSED, True), "nobody interrupted this command"
     watched = await jobs("watch", job_id, "--after", "1000", "--timeout", "60")
-    assert (watched.code, "cancelled" in watched.err) == (exits.INTERRUPTED, True)
+    assert (watched.code, "cancelled" in watched.err) == (exits.REFUSED, True)
     await services.idle(5.0)
 
 

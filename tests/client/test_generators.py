@@ -17,8 +17,9 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
     require_alike([info, info])
     require_alike([info, replace(info, transformer_digest="")])  # it does not say yet
     other = replace(info, transformer_digest="0" * 64, endpoint="box:1")
+    duller = replace(info, vae_digest="0" * 64, endpoint="box:1")
     fewer = replace(info, defaults=replace(info.defaults, num_inference_steps=4))
-    for strange, name in ((other, "transformer_digest"), (fewer, "defaults")):
+    for strange, name in ((other, "transformer_digest"), (duller, "vae_digest"), (fewer, "defaults")):
         with pytest.raises(FailedPrecondition, match="name only those that serve the same folder") as refused:
             require_alike([info, strange])
         assert (refused.value.reason, refused.value.metadata["field"]) == ("GENERATORS_DIFFER", name)
@@ -31,6 +32,6 @@ async def test_one_that_comes_back_with_another_model_gets_no_job(services: Any)
         (generator,) = generators
         assert generator.info is not None
         generators._reference = replace(generator.info, transformer_digest="0" * 64)  # as others said before
-        assert generators._unlike_at(generator) is not None
+        assert generators.unlike(generator) is not None
         again = await client.generate("fox", **QUICK)  # all that there are agree: the model was changed on purpose
     assert result.images == again.images

@@ -10,6 +10,7 @@ from zrelay_client import (
     Cancelled,
     Embeds,
     EncoderMismatch,
+    FailedPrecondition,
     GenerateOptions,
     InvalidArgument,
     Notice,
@@ -173,6 +174,16 @@ async def test_encoders_stand_in_only_where_they_make_the_same(services: Any, st
         with pytest.raises(Exception, match="makes other embeddings") as refused:
             await client.encode(PROMPT)
         assert refused.value.reason == "ENCODERS_DIFFER"  # type: ignore[attr-defined]
+    async with AsyncClient(encoder=[DEAD, own]) as client:
+        (note,) = (await client.encode(PROMPT)).notes
+        assert DEAD in note, "embeddings tell what no event does"
+    async with AsyncClient(encoder=[DEAD, stranger]) as client:
+        encoders = client._to.encoders
+        await client.encode(PROMPT)
+        for endpoint in (DEAD, stranger):  # it was started again since it was asked, with another model
+            encoders._made_by[endpoint] = reference
+        with pytest.raises(FailedPrecondition, match="makes other embeddings"):
+            await client.encode(PROMPT)
     async with AsyncClient(encoder=stranger, generator=services.endpoints["generator"]) as client:
         with pytest.raises(EncoderMismatch):
             await client.generate(PROMPT, **QUICK)

@@ -114,7 +114,9 @@ async def test_the_same_request_is_the_same_job(board):
         await made.submit("a", identity="2")
     made.publish(Failed(InternalError("a bug")))
     await made.ended(several[0])
-    assert await made.submit("a", identity="2") is not several[0], "a failed request may be made again"
+    with pytest.raises(IdempotencyConflict):
+        await made.submit("a", identity="2")
+    assert await made.submit("a", identity="1") is not several[0], "a failed request may be made again"
 
 
 async def test_draining_finishes_what_it_can(board):

@@ -47,7 +47,7 @@ def test_a_preview_of_noise_still_fits():
 def test_provenance_is_complete_and_the_same_again(sampling, embeds):
     origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
     spec = JobSpec(embeds(3, 4), None, sampling(seed=1 << 63), origin=origin)
-    painter = Painter("demo", "ab" * 32, "cpu", "bfloat16")
+    painter = Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
     text = provenance_json(spec, painter, 2, 5, "cd" * 32)
     assert text == provenance_json(spec, painter, 2, 5, "cd" * 32) and text.isascii()
     said = json.loads(text)
@@ -73,7 +73,7 @@ def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds)
     job = Job("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
     told = []
     publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
-    writer = Writer(Painter("demo", "ab" * 32, "cpu", "bfloat16"), publish)
+    writer = Writer(Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer._thread.shutdown(wait=True)

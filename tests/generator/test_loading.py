@@ -154,3 +154,19 @@ def test_help_loads_no_torch():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "scaling"])
+def test_what_paints_is_transformer_and_vae(copy, tmp_path, part):
+    before = identify(copy, "tiny", tmp_path / "cache")
+    if part == "scaling":
+        edit(copy, "vae/config.json", scaling_factor=0.5)
+    else:
+        file = copy / part / "diffusion_pytorch_model.safetensors"
+        weights = load_file(file)
+        name = sorted(weights)[0]
+        save_file(weights | {name: weights[name] * 0.5}, file)
+    after = identify(copy, "tiny", tmp_path / "cache")
+    assert after.paints != before.paints
+    assert (after.transformer_digest != before.transformer_digest) == (part == "transformer")
+    assert (after.vae_digest != before.vae_digest) == (part != "transformer")

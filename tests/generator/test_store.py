@@ -256,10 +256,35 @@ async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, ope
     store = opened()
     unfinished, _ = await store.unfinished()
     assert store.first_sequence > first
+    assert store.blobs.names() == set(KEPT[0]), "with the database its contents stay, until the next start"
     if damage == "pages":
         assert 20 < len(unfinished) < 200, "what can be read goes on"
     await store.accept(row(1000), b"spec", *KEPT)
     assert list((tmp_path / "state").glob("jobs.db.damaged-*"))
+
+
+async def test_contents_beside_a_database_that_is_gone_stay_until_the_next_start(opened, tmp_path):
+    store = opened()
+    await store.accept(row(1), b"spec", *KEPT)
+    store.close()
+    (tmp_path / "state" / DATABASE).write_bytes(b"")
+    store = opened()
+    assert store.blobs.names() == set(KEPT[0])
+    store.close()
+    assert opened().blobs.names() == set()
+
+
+async def test_a_damaged_row_does_not_cut_a_list_short(opened, tmp_path):
+    store = opened()
+    for arrival in range(1, 11):
+        await store.accept(row(arrival), b"spec", {}, {})
+    store.close()
+    db = connect(tmp_path / "state" / DATABASE)
+    db.execute("UPDATE jobs SET sequence = 'x' WHERE arrival IN (8, 9)")
+    db.close()
+    store = opened()
+    assert [one.arrival for one in await store.before(1 << 62, ["unfinished"], 4)] == [10, 7, 6, 5]
+    assert [one.arrival for one in await store.before(5, ["unfinished"], 9)] == [4, 3, 2, 1]
 
 
 async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):

@@ -29,7 +29,11 @@ class JobFiles:
         """Writes the pictures of a job. Raises OSError, and click.UsageError for another format's name."""
         if not images:
             return []
-        chosen_format(self._output, images[0].format, None)
+        made, named = images[0].format, chosen_format(self._output, None, None)
+        if named is not None and named != made:
+            raise click.UsageError(
+                f"--output {self._output}: the pictures of job {job_id} are {made} files: name it so"
+            )
         return self._targets(len(images), images[0].format, _title(images[0]) or f"job-{job_id}").write(images)
 
     def _targets(self, count: int, format: str, title: str) -> Targets:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from zrelay_client._async_client import AsyncClient
@@ -10,6 +11,7 @@ from zrelay_client.cli._console import Console
 from zrelay_client.cli._job_files import JobFiles
 from zrelay_client.cli._painting import file_told, show_event
 from zrelay_client.cli._previews import Previews
+from zrelay_shared.errors import ZrelayError
 
 
 async def watched(
@@ -44,19 +46,27 @@ async def watched(
 
 
 async def fetched(client: AsyncClient, job_ids: Sequence[str], files: JobFiles, console: Console) -> dict[str, Any]:
-    """Writes the pictures of jobs, one job after another; what is to be told. Raises ZrelayError and OSError."""
+    """Writes the pictures of jobs, one job after another; what is to be told, of those of several as well that could
+    not be fetched. Raises OSError, and ZrelayError of a job by itself or where no service answers."""
     told: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
     async with client:
         for job_id in job_ids:
-            job = await client.jobs.get(job_id)
-            files.check(max(1, job.sampling.num_images))
-            console.status(f"{job_id}: {job.state}")
-            told += _written(job_id, await client.jobs.fetch(job_id), files)
-    return {"files": told}
+            try:
+                job = await client.jobs.get(job_id)
+                files.check(max(1, job.sampling.num_images))
+                console.status(f"{job_id}: {job.state}")
+                told += _written(job_id, await client.jobs.fetch(job_id), files)
+            except ZrelayError as error:
+                if error.code == "UNAVAILABLE" or len(job_ids) == 1:
+                    raise
+                failed.append({"job_id": job_id, "reason": error.reason, "message": error.message})
+    return {"files": told, "failed": failed}
 
 
 def _written(job_id: str, images: tuple[Image, ...], files: JobFiles | None) -> list[dict[str, Any]]:
     if files is None:
         return []
-    paths = files.write(job_id, images)
-    return [{**file_told(image, path), "job_id": job_id} for image, path in zip(images, paths, strict=True)]
+    paths: Sequence[Path | None] = files.write(job_id, images)
+    places = paths or [None] * len(images)  # none on stdout
+    return [{**file_told(image, path), "job_id": job_id} for image, path in zip(images, places, strict=True)]

@@ -77,7 +77,7 @@ def command(
     embeds.save(file, keep_prompt=not no_prompt_in_file)
     from zrelay_client.cli._painting import lost
 
-    warnings = lost(embeds)
+    warnings = [*embeds.notes, *lost(embeds)]
     if as_json:
         said = {
             "path": str(file),

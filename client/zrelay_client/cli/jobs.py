@@ -12,7 +12,7 @@ import click
 from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._job_ids import complete_jobs
-from zrelay_shared.errors import ZrelayError
+from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
     from zrelay_client._async_client import AsyncClient
@@ -78,10 +78,15 @@ def list_(
 
     where = _where(generator, profile)
 
+    missing: dict[str, str] = {}
+
+    def silent(endpoint: str, error: ZrelayError) -> None:
+        missing[endpoint] = error.message
+
     async def read() -> tuple[list[Job], bool]:
         jobs: list[Job] = []
         async with where.client() as client:
-            async for job in client.jobs.list(states=states):
+            async for job in client.jobs.list(states=states, on_failure=silent):
                 if not everything and len(jobs) == limit:
                     return jobs, True
                 jobs.append(job)
@@ -89,8 +94,11 @@ def list_(
 
     jobs, more = asyncio.run(read())
     if as_json:
-        click.echo(json.dumps({"jobs": [plain_job(job) for job in jobs], "more": more}, ensure_ascii=False))
+        said = {"jobs": [plain_job(job) for job in jobs], "more": more, "missing": missing}
+        click.echo(json.dumps(said, ensure_ascii=False))
         return
+    for endpoint, message in missing.items():
+        click.echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
     for line in table(jobs) if jobs else ["no jobs"]:
         click.echo(line)
     if more:
@@ -99,7 +107,9 @@ def list_(
 
 @command.command("watch")
 @_id
-@click.option("--after", type=click.IntRange(0), default=0, metavar="N", help="From behind this sequence number.")
+@click.option(
+    "--after", type=click.IntRange(0, (1 << 63) - 1), default=0, metavar="N", help="From behind this sequence number."
+)
 @_output
 @_force
 @click.option("--preview", type=PLACE, metavar="PLACE", help="Write previews: a .jpg, or a folder that keeps all.")
@@ -125,6 +135,7 @@ def watch(
     from zrelay_client.cli._previews import Previews
     from zrelay_client.cli._watching import watched
 
+    _check_stdout(output, as_json=as_json)
     where, console = _where(generator, profile, timeout), Console(quiet=quiet)
     files = JobFiles(output, force=force) if output is not None else None
     previews = Previews(Path(preview)) if preview is not None else None
@@ -156,10 +167,17 @@ def fetch(
     from zrelay_client.cli._job_files import JobFiles
     from zrelay_client.cli._watching import fetched
 
+    _check_stdout(output, as_json=as_json)
     where, console = _where(generator, profile, timeout), Console(quiet=quiet)
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
     work = fetched(where.client(where.settings.generate.timeout_s), job_ids, files, console)
-    _show(_run(work, console, "stopped waiting; the jobs go on"), as_json=as_json)
+    said = _run(work, console, "stopped waiting; the jobs go on")
+    _show(said, as_json=as_json)
+    if said["failed"]:
+        raise FailedPrecondition(
+            "; ".join(f"{job['job_id']}: {job['message']}" for job in said["failed"]),
+            reason=said["failed"][0]["reason"],
+        )
 
 
 @command.command("cancel")
@@ -196,11 +214,14 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, generator: str | None, profi
 
 
 def _run(work: Coroutine[Any, Any, T], console: Any, stopped: str) -> T:
-    """Runs it; Ctrl-C raises KeyboardInterrupt with what became of it."""
+    """Runs it; Ctrl-C raises KeyboardInterrupt with what became of it. A job that was cancelled is no interruption of
+    this command."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(stopped) from None
+    except Cancelled as error:
+        raise FailedPrecondition(error.message, reason=error.reason, metadata=error.metadata) from error
     finally:
         console.clear()
 
@@ -210,4 +231,10 @@ def _show(said: dict[str, Any], *, as_json: bool) -> None:
         click.echo(json.dumps(said, ensure_ascii=False))
         return
     for file in said["files"]:
-        click.echo(file["path"])
+        if file["path"] != "-":
+            click.echo(file["path"])
+
+
+def _check_stdout(output: str | None, *, as_json: bool) -> None:
+    if as_json and output == "-":
+        raise click.UsageError("--json and --output -: both want stdout; write the pictures to a file")

@@ -72,7 +72,7 @@ def ready_info(
     """What is known once the model is loaded."""
     info = loading_info(painter.model_id, config.state, accepts.omni)
     info.ready = True
-    info.transformer_digest = painter.transformer_digest
+    info.transformer_digest, info.vae_digest = painter.transformer_digest, painter.vae_digest
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
     info.defaults.CopyFrom(_defaults(accepts))
     info.limits.CopyFrom(_limits(accepts))

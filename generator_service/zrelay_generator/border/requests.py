@@ -46,7 +46,8 @@ class Requests:
         # What is on disk and may be let go counts as well: a job that needs it keeps it there.
         needed = await self._store.needed(request.sizes)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
-        return replace(request, new_bytes=new_bytes)
+        # The spec counts too: SigLIP grids stand in it, in the job's row.
+        return replace(request, new_bytes=new_bytes + len(request.spec))
 
     async def load(self, entry: Entry) -> JobSpec:
         """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged;

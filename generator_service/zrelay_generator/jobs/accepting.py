@@ -67,14 +67,14 @@ class Acceptor:
             known = await self._registry.by_request(request.request_id)
         except PayloadCorrupt:
             known = None
+        if known is not None and known.identity != request.identity:
+            raise IdempotencyConflict(
+                f"request_id {request.request_id!r} was used for another request; make a new one for each",
+                field="request_id",
+                metadata={"request_id": request.request_id, "job_id": known.id},
+            )
         # One that failed, was cancelled or cannot be read may be made again.
         if known is not None and known.state not in (State.FAILED, State.CANCELLED):
-            if known.identity != request.identity:
-                raise IdempotencyConflict(
-                    f"request_id {request.request_id!r} was used for another request; make a new one for each",
-                    field="request_id",
-                    metadata={"request_id": request.request_id, "job_id": known.id},
-                )
             if request.detached and not (known.detached or known.ended):
                 await self._store.detach(known.arrival)
                 known.detached = True

@@ -55,7 +55,7 @@ def whole_entry_of(row: JobRow, events: list[EventRow]) -> Entry:
 
 
 def row_of(entry: Entry, model: str) -> JobRow:
-    """A job that was just admitted, for the store. `model` is the digest of the transformer that shall paint it."""
+    """A job that was just admitted, for the store. `model` tells what shall paint it."""
     return JobRow(
         arrival=entry.arrival,
         job_id=entry.id,

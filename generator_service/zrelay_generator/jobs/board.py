@@ -49,8 +49,8 @@ _MOST_LOSSES = 3
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the board works with: the store; `speed` for estimates; `start` hands a job to the device; `load` reads a
-    waiting job's spec; `describe` makes the serialized JobAccepted of (job id, request id, spec, event); `model` is the
-    digest of the transformer."""
+    waiting job's spec; `describe` makes the serialized JobAccepted of (job id, request id, spec, event); `model` tells
+    what paints apart from all else."""
 
     store: JobStore
     speed: Speed

@@ -1,10 +1,11 @@
-"""Who a checkpoint is: the digest of its transformer, and the encoder that belongs to it as far as the folder tells."""
+"""Who a checkpoint is: digests of what paints, and the encoder that belongs to it as far as the folder tells."""
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zrelay_shared.checkpoints import PipelineFolder, open_pipeline, open_text_encoder
+from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
 from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
@@ -16,11 +17,18 @@ FAMILY = "qwen3"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`model_id` for people; `transformer_digest` SHA-256 (hex); `encoder` what the embeddings should come from."""
+    """`model_id` for people; `transformer_digest` and `vae_digest` SHA-256 (hex); `encoder` what the embeddings should
+    come from."""
 
     model_id: str
     transformer_digest: str
+    vae_digest: str
     encoder: EncoderFingerprint
+
+    @property
+    def paints(self) -> str:
+        """What has to be equal for the same picture."""
+        return f"{self.transformer_digest}+{self.vae_digest}"
 
 
 def identify(folder: Path, model_id: str, cache: Path) -> Identity:
@@ -33,7 +41,18 @@ def identify(folder: Path, model_id: str, cache: Path) -> Identity:
     width = transformer.config.get("cap_feat_dim", 2560)
     if not isinstance(width, int):
         raise CheckpointError(f"transformer/config.json says cap_feat_dim {width!r}, expected a whole number")
-    return Identity(model_id, weights_digest(transformer, cache=cache), _encoder(pipeline, model_id, width, cache))
+    return Identity(
+        model_id,
+        weights_digest(transformer, cache=cache),
+        _vae_digest(pipeline.component("vae"), cache),
+        _encoder(pipeline, model_id, width, cache),
+    )
+
+
+def _vae_digest(vae: ComponentFolder, cache: Path) -> str:
+    """Of its tensors, and of how latents are scaled before they reach them."""
+    scale = [vae.config.get(name) for name in ("scaling_factor", "shift_factor")]
+    return hashlib.sha256(f"{weights_digest(vae, cache=cache)} {scale}".encode()).hexdigest()
 
 
 def _encoder(pipeline: PipelineFolder, model_id: str, width: int, cache: Path) -> EncoderFingerprint:

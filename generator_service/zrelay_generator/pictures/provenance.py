@@ -12,10 +12,12 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Painter:
-    """What painted: the checkpoint's name and transformer digest (SHA-256 hex), the device's kind, its dtype."""
+    """What painted: the checkpoint's name, digests of its transformer and VAE (SHA-256 hex), the device's kind, its
+    dtype."""
 
     model_id: str
     transformer_digest: str
+    vae_digest: str
     device: str
     compute_dtype: str
 
@@ -29,6 +31,7 @@ def provenance_json(spec: JobSpec, painter: Painter, image_index: int, seed: int
         "generator": {
             "model_id": painter.model_id,
             "transformer_digest": painter.transformer_digest,
+            "vae_digest": painter.vae_digest,
             "device": painter.device,
             "compute_dtype": painter.compute_dtype,
         },

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from zrelay_generator.store.schema import prepare
@@ -29,15 +30,26 @@ def connect(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def open_database(folder: Path) -> tuple[sqlite3.Connection, int]:
-    """The folder's database and the number of its starts. What is no database any more never keeps a server from
-    starting: it is put aside, and every row that can still be read goes into a new one."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A folder's database, the number of its starts, and whether it is the one that was there, whole: only then is a
+    content that it does not name nobody's."""
+
+    db: sqlite3.Connection
+    starts: int
+    whole: bool
+
+
+def open_database(folder: Path) -> Opened:
+    """What is no database any more never keeps a server from starting: it is put aside, and every row that can still
+    be read goes into a new one."""
     path = folder / DATABASE
+    there = path.exists() and path.stat().st_size > 0
     db = connect(path)
     try:
         sound = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         if sound:
-            return db, prepare(db)
+            return Opened(db, prepare(db), there)
     except FailedPrecondition:
         db.close()
         raise
@@ -46,7 +58,7 @@ def open_database(folder: Path) -> tuple[sqlite3.Connection, int]:
             db.close()
             raise OSError(0, str(error), str(path)) from error
     db.close()
-    return _salvaged(path)
+    return Opened(*_salvaged(path), whole=False)
 
 
 def _damaged(error: sqlite3.OperationalError) -> bool:
@@ -75,7 +87,7 @@ def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
     db.execute("UPDATE meta SET value = ? WHERE name = 'starts'", (starts,))
     log.error(
         "the database of jobs was damaged: put aside as %s, %d rows of it were saved; jobs whose rows are lost must be "
-        "sent again",
+        "sent again; the contents that it named stay until the start after this one",
         aside.name,
         saved,
     )

@@ -9,6 +9,9 @@ from zrelay_generator.store.rows import UNFINISHED, pardon_job
 LEAST_BYTES = 4096
 """What a content counts for at least: a file takes a block of the disk however small it is."""
 
+_PAGES_AT_ONCE = 2048
+"""Of the database given back to the disk at a look: 8 MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -36,7 +39,7 @@ def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) 
         if kept > limits.content_bytes:
             kept -= max(size, LEAST_BYTES)
             delete_content(db, blobs, sha256)
-    db.execute("PRAGMA incremental_vacuum(64)").fetchall()
+    db.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
     return len(forgotten)
 
 

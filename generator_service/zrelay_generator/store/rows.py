@@ -157,12 +157,18 @@ def job_by_request(db: sqlite3.Connection, request_id: str) -> JobRow | None:
 
 
 def jobs_before(db: sqlite3.Connection, before: int, states: Sequence[str], limit: int) -> list[JobRow]:
-    """Jobs in these states that arrived before another, newest first; damaged rows are left out."""
-    found = db.execute(
-        f"{_SELECT} WHERE arrival < ? AND state IN ({', '.join('?' * len(states))}) ORDER BY arrival DESC LIMIT ?",
-        (before, *states, limit),
-    )
-    return [row for row in map(_readable, found.fetchall()) if row is not None]
+    """Jobs in these states that arrived before another, newest first; damaged rows are left out. Fewer than `limit`
+    only where there are no more."""
+    query = f"{_SELECT} WHERE arrival < ? AND state IN ({', '.join('?' * len(states))}) ORDER BY arrival DESC LIMIT ?"
+    rows: list[JobRow] = []
+    more = True
+    while more and len(rows) < limit:
+        asked = limit - len(rows)
+        found = db.execute(query, (before, *states, asked)).fetchall()
+        rows += [row for row in map(_readable, found) if row is not None]
+        more = len(found) == asked
+        before = found[-1][0] if found else before
+    return rows
 
 
 def unfinished_jobs(db: sqlite3.Connection) -> tuple[list[JobRow], list[int]]:

@@ -258,11 +258,15 @@ def open_store(folder: Path | None, retention: Retention) -> JobStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FolderLock(folder)
         blobs = FolderBlobs(folder / _BLOBS)
-        db, starts = open_database(folder)
-        swept = blobs.sweep(rows.needed_contents(db))
-        if swept:
-            log.info("%d files of a process that was killed removed", swept)
-        return JobStore(db, blobs, retention, starts, lock)
+        opened = open_database(folder)
+        known = rows.needed_contents(opened.db)
+        if opened.whole:
+            swept = blobs.sweep(known)
+            if swept:
+                log.info("%d files of a process that was killed removed", swept)
+        elif strangers := len(blobs.names() - known):
+            log.warning("%d contents in %s belong to no job known here: the next start removes them", strangers, folder)
+        return JobStore(opened.db, blobs, retention, opened.starts, lock)
     except FailedPrecondition:
         if lock is not None:
             lock.release()
