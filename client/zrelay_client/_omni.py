@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zrelay_client._contents import Content, content_of_file
+from zrelay_client._contents import Content, content_of, content_of_file
 from zrelay_client._vision_images import ImageFile
 
 if TYPE_CHECKING:
     from zrelay_client._vision_embeds import ImageEmbeds
 
-_IMAGES = "omni.images."
+_IMAGES, _GRIDS = "omni.images.", "omni.grids."
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,23 @@ class OmniImages:
 
     @property
     def contents(self) -> dict[str, Content]:
-        """The files, as content to be sent once and then named."""
-        return {f"{_IMAGES}{index}": content_of_file(file.data) for index, file in enumerate(self.files)}
+        """Files and grids, as content to be sent once and then named."""
+        files = {f"{_IMAGES}{index}": content_of_file(file.data) for index, file in enumerate(self.files)}
+        parcels = [grid.parcel for grid in self.grids]
+        return files | {
+            f"{_GRIDS}{index}": content_of(parcel, parcel.message.results[0].siglip_embeds)
+            for index, parcel in enumerate(parcels)
+        }
 
     @property
     def size_bytes(self) -> int:
         """Of the files together."""
         return sum(len(file.data) for file in self.files)
+
+
+def is_grid(name: str) -> bool:
+    """Whether a content of that name is a grid."""
+    return name.startswith(_GRIDS)
 
 
 def image_index(name: str) -> int | None:

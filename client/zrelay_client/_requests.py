@@ -13,7 +13,7 @@ from zrelay_client._contents import Content
 from zrelay_client._embeds import Embeds
 from zrelay_client._enums import set_word
 from zrelay_client._events import Sampling
-from zrelay_client._omni import image_index
+from zrelay_client._omni import image_index, is_grid
 from zrelay_client._options import EncodeOptions, GenerateOptions
 from zrelay_client._values import number as _number
 from zrelay_client._values import refusal as _refusal
@@ -96,8 +96,10 @@ def _spec(spec: GenerationSpec, embeds: Embeds, options: GenerateOptions, named:
     _sampling(spec.sampling, options)
     _start(spec, options)
     _skip_layers(spec, options)
-    _omni(spec, embeds)
+    _omni(spec, embeds, [content for name, content in named.items() if is_grid(name)])
     for name, content in named.items():
+        if is_grid(name):
+            continue
         source = _place(spec, name)
         source.content.sha256, source.content.size_bytes = content.sha256, content.size_bytes
     _output(spec, options)
@@ -109,11 +111,17 @@ def _spec(spec: GenerationSpec, embeds: Embeds, options: GenerateOptions, named:
     spec.deterministic = bool(options.get("deterministic"))
 
 
-def _omni(spec: GenerationSpec, embeds: Embeds) -> None:
+def _omni(spec: GenerationSpec, embeds: Embeds, named: Sequence[Content]) -> None:
+    """Files by value; grids by name where all of them have one (what is small has none), else by value."""
     if embeds.omni is None:
         return
-    for file, grid in zip(embeds.omni.files, embeds.omni.grids, strict=True):
+    for file in embeds.omni.files:
         spec.omni.images.add().data = file.data
+    if len(named) == len(embeds.omni.grids):
+        for content in named:
+            spec.omni.siglip_contents.add(sha256=content.sha256, size_bytes=content.size_bytes)
+        return
+    for grid in embeds.omni.grids:
         spec.omni.siglip_embeds.add().CopyFrom(grid.parcel.message.results[0].siglip_embeds)
 
 

@@ -94,6 +94,9 @@ async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None
     (generator,) = painter._to.generators
     held = set(generator.contents._held)
     assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= held
+    contents = first.embeds.contents.items()
+    grids = {content.sha256 for name, content in contents if name.startswith("omni.grids.")}
+    assert len(grids) == 2 and grids <= held, "grids are sent once as well"
     seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **QUICK)]
     assert [one.result.images[0].pixels_sha256 for one in seen if one.seed == 7] == [first.images[0].pixels_sha256]
 

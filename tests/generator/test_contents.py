@@ -1,6 +1,7 @@
 """Inputs by their digest: uploaded whole or not at all, named in later requests, part of a request's identity."""
 
 import asyncio
+import hashlib
 
 import grpc.aio
 import pytest
@@ -12,6 +13,7 @@ from zrelay_generator.border.contents import named
 from zrelay_shared.errors import (
     NotFound,
 )
+from zrelay_shared.wire import Parcel
 
 from .callers import SERVICE, by_name, digest, images, pixels, serialized
 
@@ -97,6 +99,10 @@ def test_the_identity_is_of_the_whole_request(request_of, embeds):
     grid = omni.message.spec.omni.siglip_embeds.add().grid
     omni.attach(grid, b"\0\0")
     found = [identity(request) for request in (*others, labelled, formatted, omni)]
+    raw = Parcel(omni.message.spec.omni.siglip_embeds[0], omni).to_bytes()
+    grids_by_name = request_of(seed=1)
+    grids_by_name.message.spec.omni.siglip_contents.add(sha256=hashlib.sha256(raw).hexdigest())
+    assert identity(grids_by_name) == found[-1]
     omni.attach(grid, b"\0\1")
     found.append(identity(omni))
     assert len({inline, *found}) == len(found) + 1

@@ -18,7 +18,7 @@ from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.config import GeneratorConfig
 from zrelay_generator.service import GeneratorService
 from zrelay_shared.channels import dial
-from zrelay_shared.errors import FeatureMissing, NotFound
+from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
 from zrelay_shared.serving import ServeOptions, running
@@ -88,6 +88,19 @@ async def test_pictures_by_value_and_by_name(serve, demo_omni, load, fingerprint
     with pytest.raises(NotFound) as caught:
         await paint(stub, named)
     assert caught.value.reason == "CONTENT_UNKNOWN" and caught.value.field == "spec.omni.images[1].content"
+
+    with_grids = request_with(fingerprint, words, files, [], negative, **asked)
+    whole = [Parcel(one, request).to_bytes() for one in request.message.spec.omni.siglip_embeds]
+    for raw in whole:
+        with_grids.message.spec.omni.siglip_contents.add(sha256=hashlib.sha256(raw).hexdigest())
+    assert (await paint(stub, with_grids)).pixels_sha256 == ours.pixels_sha256
+    with_grids.message.spec.omni.siglip_contents[1].sha256 = "0" * 64
+    with pytest.raises(NotFound) as caught:
+        await paint(stub, with_grids)
+    assert caught.value.field == "spec.omni.siglip_contents[1]"
+    with_grids.message.spec.omni.siglip_embeds.add()
+    with pytest.raises(InvalidArgument, match="none beside siglip_embeds"):
+        await paint(stub, with_grids)
 
 
 async def test_a_generator_without_siglip_parts_refuses(serve, demo, fingerprint):

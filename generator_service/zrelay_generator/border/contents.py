@@ -9,12 +9,13 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from zrelay.v1 import content_pb2, embeds_pb2, tensor_pb2
+from zrelay.v1 import content_pb2, embeds_pb2, tensor_pb2, vision_pb2
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.wire import Parcel
 
+_GRIDS = "spec.omni.siglip_contents"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES
 """Of one content: what could also be sent in a request."""
@@ -37,7 +38,7 @@ class Named:
         for path, message in _messages(plain, "spec"):
             if isinstance(message, tensor_pb2.Tensor):
                 message.data = hashlib.sha256(self.parcel.bytes_of(message)).digest()
-            elif isinstance(message, content_pb2.ContentRef) and path.endswith(".content"):
+            elif isinstance(message, content_pb2.ContentRef) and (path.endswith(".content") or path.startswith(_GRIDS)):
                 message.size_bytes = 0
         return hashlib.sha256(plain.SerializeToString(deterministic=True)).hexdigest()
 
@@ -57,6 +58,8 @@ def named(source: Parcel[Any], spec: pb.GenerationSpec) -> Named:
             sha256 = hashlib.sha256(raw).hexdigest()
             inputs[sha256] = raw
             holder.content.CopyFrom(content_pb2.ContentRef(sha256=sha256, size_bytes=len(raw)))
+    if message.HasField("omni"):
+        refs += _named_grids(message.omni, source, inputs)
     return Named(Parcel(message, source), inputs, tuple(refs))
 
 
@@ -78,7 +81,35 @@ def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes
             embeds = Parcel.parse(embeds_pb2.PromptEmbeds, raw)
             sources.append(embeds)
             holder.prompt_embeds.CopyFrom(embeds.message)
+    if message.HasField("omni"):
+        for at, content in enumerate(message.omni.siglip_contents):
+            grid = Parcel.parse(vision_pb2.SiglipEmbeds, read(content.sha256, content.size_bytes, f"{_GRIDS}[{at}]"))
+            sources.append(grid)
+            message.omni.siglip_embeds.add().CopyFrom(grid.message)
+        message.omni.ClearField("siglip_contents")
     return Parcel(message, *sources)
+
+
+def _named_grids(omni: pb.OmniReferences, source: Parcel[Any], inputs: dict[str, bytes]) -> list[tuple[str, str, int]]:
+    """Takes the grids of references out into `inputs`, or, where they come by name, gives their refs."""
+    if omni.siglip_contents and omni.siglip_embeds:
+        raise InvalidArgument(
+            f"{_GRIDS}: expected none beside siglip_embeds, got {len(omni.siglip_contents)}: send all by value, or all "
+            "by name",
+            field=_GRIDS,
+            reason="SIGLIP_COUNT_INVALID",
+        )
+    refs = [
+        (f"{_GRIDS}[{at}]", parse_digest(content, f"{_GRIDS}[{at}]"), content.size_bytes)
+        for at, content in enumerate(omni.siglip_contents)
+    ]
+    for embeds in omni.siglip_embeds:
+        raw = Parcel(embeds, source).to_bytes()
+        sha256 = hashlib.sha256(raw).hexdigest()
+        inputs[sha256] = raw
+        omni.siglip_contents.add(sha256=sha256, size_bytes=len(raw))
+    omni.ClearField("siglip_embeds")
+    return refs
 
 
 def parse_digest(content: content_pb2.ContentRef, field: str) -> str:

@@ -156,12 +156,14 @@ class Pass(_message.Message):
     def __init__(self, scale: _Optional[float] = ..., num_inference_steps: _Optional[int] = ..., strength: _Optional[float] = ..., shift: _Optional[float] = ..., guidance_scale: _Optional[float] = ...) -> None: ...
 
 class OmniReferences(_message.Message):
-    __slots__ = ("images", "siglip_embeds")
+    __slots__ = ("images", "siglip_embeds", "siglip_contents")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     SIGLIP_EMBEDS_FIELD_NUMBER: _ClassVar[int]
+    SIGLIP_CONTENTS_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedCompositeFieldContainer[_content_pb2.ImageInput]
     siglip_embeds: _containers.RepeatedCompositeFieldContainer[_vision_pb2.SiglipEmbeds]
-    def __init__(self, images: _Optional[_Iterable[_Union[_content_pb2.ImageInput, _Mapping]]] = ..., siglip_embeds: _Optional[_Iterable[_Union[_vision_pb2.SiglipEmbeds, _Mapping]]] = ...) -> None: ...
+    siglip_contents: _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentRef]
+    def __init__(self, images: _Optional[_Iterable[_Union[_content_pb2.ImageInput, _Mapping]]] = ..., siglip_embeds: _Optional[_Iterable[_Union[_vision_pb2.SiglipEmbeds, _Mapping]]] = ..., siglip_contents: _Optional[_Iterable[_Union[_content_pb2.ContentRef, _Mapping]]] = ...) -> None: ...
 
 class TiledVae(_message.Message):
     __slots__ = ("tile_size", "tile_overlap")
