@@ -81,7 +81,7 @@ async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken, r
     assert (refused.value.reason, refused.value.metadata["times"]) == ("DEVICE_LOST", "3")
     assert (await caller.watch(good.job_id))[-1].WhichOneof("event") == "done", "its company is not blamed"
     await ready(caller.channel)
-    again = await caller.submit(request_of(request_id="bad", width=64, **SMALL), detached=True)
+    again = await caller.submit(request_of(request_id="sound", width=64, **SMALL), detached=True)
     assert (await caller.watch(again.job_id))[-1].WhichOneof("event") == "done"
 
 
