@@ -26,8 +26,9 @@ from .benches import bench, spec
 from .boards import board
 from .callers import caller, serve, serve_kept, shared
 from .omni import write_demo_omni, write_tiny_omni
+from .stores import opened
 
-__all__ = ["bench", "board", "caller", "serve", "serve_kept", "shared", "spec"]
+__all__ = ["bench", "board", "caller", "opened", "serve", "serve_kept", "shared", "spec"]
 """Fixtures that are defined elsewhere."""
 DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"
 

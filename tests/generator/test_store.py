@@ -1,7 +1,6 @@
-"""The store on a disk: what it keeps, what it lets go, and what it makes of damage."""
+"""The store on a disk: what it keeps and what it lets go."""
 
 import asyncio
-import hashlib
 import os
 import re
 import sqlite3
@@ -14,58 +13,15 @@ from zrelay_generator.__main__ import cli
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
-from zrelay_generator.store.opening import _salvaged as salvaged
 from zrelay_generator.store.retention import LEAST_BYTES, Retention
-from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow, RowDamaged
+from zrelay_generator.store.rows import EventRow, RowDamaged
 from zrelay_generator.store.schema import MIGRATIONS
 from zrelay_generator.store.store import open_store
 from zrelay_shared.errors import FailedPrecondition
 
+from .stores import KEEP, KEPT, named, row
+
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
-KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_bytes=1 << 20)
-
-
-def named(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-KEPT = ({named(b"kept"): b"kept"}, {named(b"kept"): 4})
-"""Inputs of a job, and their sizes."""
-
-
-def row(arrival: int, **changed) -> JobRow:
-    plain = {
-        "arrival": arrival,
-        "job_id": f"job-{arrival}",
-        "request_id": f"request-{arrival}",
-        "identity": "0" * 64,
-        "state": UNFINISHED,
-        "detached": False,
-        "priority": 1,
-        "caller": "ipv4:127.0.0.1",
-        "model": "1" * 64,
-        "work_s": 1.5,
-        "input_bytes": 0,
-        "accepted_at": 1e9,
-        "accepted": b"accepted",
-    }
-    return JobRow(**{**plain, **changed})
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """Opens the store of one folder, closing the one before."""
-    stores = []
-
-    def again(retention: Retention = KEEP, folder=tmp_path / "state"):
-        for store in stores:
-            store.close()
-        stores[:] = [open_store(folder, retention)]
-        return stores[0]
-
-    yield again
-    for store in stores:
-        store.close()
 
 
 def test_the_numbers_in_the_docs_are_the_defaults():
@@ -222,90 +178,6 @@ async def test_contents_that_unfinished_jobs_need(opened):
     assert await store.needed([named(b"kept"), named(b"other")]) == {named(b"kept")}
     await store.finish(1, "cancelled", "{}", time.time(), 2)
     assert await store.needed([named(b"kept")]) == set()
-
-
-async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):
-    store = opened()
-    for arrival in (1, 2):
-        await store.accept(row(arrival), b"spec", {}, {})
-    store.close()
-    db = connect(tmp_path / "state" / DATABASE)
-    db.execute("UPDATE jobs SET accepted_at = 'yesterday' WHERE arrival = 1")
-    db.close()
-    store = opened()
-    assert await store.unfinished() == ([row(2)], [1])
-
-
-@pytest.mark.parametrize("damage", ["no database", "pages", "header"])
-async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, opened, tmp_path):
-    store = opened()
-    for arrival in range(1, 201):
-        await store.accept(row(arrival, accepted=b"x" * 500), b"spec" * 100, *KEPT)
-    first = store.first_sequence
-    store.close()
-    path = tmp_path / "state" / DATABASE
-    data = bytearray(path.read_bytes())
-    if damage == "no database":
-        data[:] = os.urandom(len(data))
-    elif damage == "header":
-        data[:100] = bytes(100)
-    else:
-        middle = len(data) // 2 // 4096 * 4096
-        data[middle : middle + 4 * 4096] = os.urandom(4 * 4096)
-    path.write_bytes(data)
-    store = opened()
-    unfinished, _ = await store.unfinished()
-    assert store.first_sequence > first
-    assert store.blobs.names() == set(KEPT[0]), "with the database its contents stay, until the next start"
-    if damage == "pages":
-        assert 20 < len(unfinished) < 200, "what can be read goes on"
-    await store.accept(row(1000), b"spec", *KEPT)
-    assert list((tmp_path / "state").glob("jobs.db.damaged-*"))
-
-
-async def test_contents_beside_a_database_that_is_gone_stay_until_the_next_start(opened, tmp_path):
-    store = opened()
-    await store.accept(row(1), b"spec", *KEPT)
-    store.close()
-    (tmp_path / "state" / DATABASE).write_bytes(b"")
-    store = opened()
-    assert store.blobs.names() == set(KEPT[0])
-    store.close()
-    assert opened().blobs.names() == set()
-
-
-async def test_a_damaged_row_does_not_cut_a_list_short(opened, tmp_path):
-    store = opened()
-    for arrival in range(1, 11):
-        await store.accept(row(arrival), b"spec", {}, {})
-    store.close()
-    db = connect(tmp_path / "state" / DATABASE)
-    db.execute("UPDATE jobs SET sequence = 'x' WHERE arrival IN (8, 9)")
-    db.close()
-    store = opened()
-    assert [one.arrival for one in await store.before(1 << 62, ["unfinished"], 4)] == [10, 7, 6, 5]
-    assert [one.arrival for one in await store.before(5, ["unfinished"], 9)] == [4, 3, 2, 1]
-
-
-async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):
-    store = opened()
-    image, result = b"a picture", EventRow(2, "{}", named(b"a picture"), 9)
-    for arrival in (1, 2, 3):
-        await store.accept(row(arrival), b"spec", *KEPT)
-    await store.add_image(2, result, image)
-    await store.finish(3, "succeeded", "", time.time(), 2, EventRow(2, "{}"))
-    store.close()
-    path = tmp_path / "state" / DATABASE
-    db = connect(path)
-    db.execute("DELETE FROM jobs WHERE arrival < 3")
-    db.execute("DELETE FROM events WHERE arrival = 3")
-    salvaged(path)[0].close()
-    db.close()
-    store = opened(Retention(results_s=3600.0, results=100, result_bytes=0, content_bytes=0))
-    lost = await store.by_id("job-3")
-    assert lost is not None and lost.state == "failed", "it is said to be done without its end"
-    await store.retain()
-    assert store.blobs.names() == set()
 
 
 async def test_calls_that_wait_together_do_not_harm_each_other():

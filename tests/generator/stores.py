@@ -1,0 +1,54 @@
+"""The store of one folder, opened again and again, and rows to put into it."""
+
+import hashlib
+
+import pytest
+
+from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.rows import UNFINISHED, JobRow
+from zrelay_generator.store.store import open_store
+
+KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_bytes=1 << 20)
+
+
+def named(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+KEPT = ({named(b"kept"): b"kept"}, {named(b"kept"): 4})
+"""Inputs of a job, and their sizes."""
+
+
+def row(arrival: int, **changed) -> JobRow:
+    plain = {
+        "arrival": arrival,
+        "job_id": f"job-{arrival}",
+        "request_id": f"request-{arrival}",
+        "identity": "0" * 64,
+        "state": UNFINISHED,
+        "detached": False,
+        "priority": 1,
+        "caller": "ipv4:127.0.0.1",
+        "model": "1" * 64,
+        "work_s": 1.5,
+        "input_bytes": 0,
+        "accepted_at": 1e9,
+        "accepted": b"accepted",
+    }
+    return JobRow(**{**plain, **changed})
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the store of one folder, closing the one before."""
+    stores = []
+
+    def again(retention: Retention = KEEP, folder=tmp_path / "state"):
+        for store in stores:
+            store.close()
+        stores[:] = [open_store(folder, retention)]
+        return stores[0]
+
+    yield again
+    for store in stores:
+        store.close()
