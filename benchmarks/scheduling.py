@@ -26,6 +26,7 @@ class Followed:
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     on_device_at: float = 0.0
+    completed: int = 0
 
     def __call__(self, event: Event) -> None:
         self.accepted.set()
@@ -34,7 +35,8 @@ class Followed:
         if not self.on_device_at:
             self.on_device_at = time.perf_counter() - event.unit_ms / 1e3
             self.taken.set()
-        if event.stage == "denoise":
+        if event.stage == "denoise" and event.completed > self.completed:  # else a heart-beat: it stands aside
+            self.completed = event.completed
             self.steps_ms.append(event.unit_ms)
             if len(self.steps_ms) >= _BEGUN:
                 self.begun.set()
