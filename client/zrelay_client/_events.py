@@ -60,7 +60,8 @@ class Progress:
     """`completed` of `total` units of `stage` are done; while `state` is "queued", `queue_position` jobs are ahead.
 
     `unit_ms` is what the last unit took on the device, `eta_s` the estimated seconds until the result. A job that has
-    begun and stands aside for others is told of every two seconds: the same unit, another `eta_s`.
+    begun and moves no further, since it stands aside or a step is long, is told of every two seconds: the same unit,
+    another `eta_s`.
     """
 
     state: str

@@ -161,8 +161,8 @@ class JobBoard:
         return len(rows)
 
     async def heartbeat(self) -> None:
-        """Tells every job that waits and is watched where it stands, and one that has begun and is passed over when it
-        will be done; lets other work pass in between."""
+        """Tells every job that waits and is watched where it stands, and one that has begun and moves no further when
+        it will be done; lets other work pass in between."""
         for told, (entry, standing) in enumerate(list(self.workload.standings())):
             if told % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
                 await asyncio.sleep(0)
