@@ -106,8 +106,7 @@ class AsyncClient:
         negative prompt.
         """
         check_keywords(AsyncClient.encode, options, EncodeOptions)
-        (embeds,) = await self._painter.encode([prompt], options, negative_prompt, timeout_s)
-        return embeds
+        return (await self._painter.encode([prompt], options, negative_prompt, timeout_s))[0]
 
     async def encode_batch(
         self,

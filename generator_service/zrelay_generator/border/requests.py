@@ -46,7 +46,7 @@ class Requests:
         # What is on disk and may be let go counts as well: a job that needs it keeps it there.
         needed = await self._store.needed(request.sizes)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
-        # The spec counts too: SigLIP grids stand in it, in the job's row.
+        # The spec counts too: it stands in the job's row, with all that is no content (texts, labels).
         return replace(request, new_bytes=new_bytes + len(request.spec))
 
     async def load(self, entry: Entry) -> JobSpec:
