@@ -74,7 +74,7 @@ class Host:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["zrelay_generator.service"])
+        self._context.set_forkserver_preload(["zrelay_generator.api.servicer"])
         self._stack = ExitStack()
 
     def __enter__(self) -> "Host":
@@ -106,9 +106,9 @@ def _serve(pipe: Connection, setting: Setting) -> None:
 async def _run(pipe: Connection, setting: Setting) -> None:
     import simulated
 
-    from zrelay_generator.config import GeneratorConfig
+    from zrelay_generator.api.servicer import GeneratorService
     from zrelay_generator.model.loading import load_model
-    from zrelay_generator.service import GeneratorService
+    from zrelay_generator.settings import GeneratorConfig
     from zrelay_shared import collector, serving
     from zrelay_shared.listening import ListenAddress
 

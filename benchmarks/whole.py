@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels
 from zrelay_generator.engine.job import Job, JobSpec, Sampling
-from zrelay_generator.engine.schedule import shifted_schedule
-from zrelay_generator.engine.work import Speed
+from zrelay_generator.features.schedule import shifted_schedule
+from zrelay_generator.images.writing import ImageFormat, write_image
 from zrelay_generator.model.model import LoadedModel, ModelLimits
 from zrelay_generator.model.preview import fit_latent_to_rgb
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.vae import Vae
-from zrelay_generator.pictures.images import ImageFormat, write_image
 from zrelay_shared.checkpoints import GenerationDefaults
 
 _TICK_TOKENS = 16384

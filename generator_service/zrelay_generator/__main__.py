@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from zrelay_generator.config import DEVICES, DTYPES, GeneratorConfig
+from zrelay_generator.settings import DEVICES, DTYPES, GeneratorConfig
 from zrelay_shared import checkpoints, command, paths
 from zrelay_shared.limits import DEFAULT_PORTS
 
@@ -133,7 +133,7 @@ def cli(
         pipeline = checkpoints.open_pipeline(model)  # a folder that lacks something is told before torch is loaded
         for name in ("transformer", "vae", "scheduler"):
             pipeline.component(name)
-        from zrelay_generator.service import GeneratorService  # loads torch and diffusers
+        from zrelay_generator.api.servicer import GeneratorService  # loads torch and diffusers
 
         return GeneratorService(config)
 

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import torch
 
-from zrelay_generator.border.acceptance import Acceptance, acceptance
-from zrelay_generator.border.messages import accepted_bytes
-from zrelay_generator.border.requests import Requests
-from zrelay_generator.border.uploads import Uploads
-from zrelay_generator.config import GeneratorConfig, serving_threads
+from zrelay_generator.api.messages import accepted_bytes
+from zrelay_generator.api.requests import Requests
+from zrelay_generator.api.uploads import Uploads
+from zrelay_generator.cost.model import Speed, check_fits
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import Engine
 from zrelay_generator.engine.events import EngineEvent, Event, ImagePixels, PreviewPixels
 from zrelay_generator.engine.job import Job
-from zrelay_generator.engine.work import Speed, check_fits
+from zrelay_generator.features.acceptance import Acceptance, acceptance
+from zrelay_generator.images.provenance import Painter
 from zrelay_generator.jobs.board import HEARTBEAT_S, JobBoard, Surroundings
+from zrelay_generator.jobs.image_writer import Writer
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
-from zrelay_generator.pictures.provenance import Painter
-from zrelay_generator.pictures.writer import Writer
+from zrelay_generator.settings import GeneratorConfig, serving_threads
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.store import JobStore, open_store
 from zrelay_shared.checkpoints import model_id, open_pipeline

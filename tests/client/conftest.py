@@ -27,8 +27,8 @@ from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
-from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared import serving
 from zrelay_shared.listening import ListenAddress
 from zrelay_vision.config import VisionConfig

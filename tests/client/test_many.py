@@ -18,8 +18,8 @@ from zrelay_client import (
     Unavailable,
 )
 from zrelay_client._stack.bundle import demo_checkpoint
-from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.settings import GeneratorConfig
 
 PROMPT = "a small red circle on a blue background"
 QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, Progress, Stage
 from zrelay_generator.engine.job import Job, JobSpec, Output, Priority
-from zrelay_generator.engine.work import Speed
 from zrelay_generator.model.loading import LoadedModel
 from zrelay_generator.model.vae import Vae
 

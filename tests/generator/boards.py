@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.events import Image
 from zrelay_generator.engine.job import JobSpec, Priority
-from zrelay_generator.engine.work import Speed
+from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.board import JobBoard, Surroundings
 from zrelay_generator.jobs.request import Request
-from zrelay_generator.pictures.images import ImageFormat
 from zrelay_generator.runtime import retention
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.store import open_store
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.model.loading import LoadedModel, load_model
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.serving import ServeOptions, serve
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.engine.job import Sampling
-from zrelay_generator.engine.schedule import shifted_schedule
+from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message

@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 
-from zrelay_generator.config import GeneratorConfig, serving_threads
 from zrelay_generator.engine.events import Accepted, Done
 from zrelay_generator.engine.job import Priority, Timings
-from zrelay_generator.jobs.feeding import MOST_NEAR, NEAR_DEVICE
+from zrelay_generator.jobs.prefetcher import MOST_NEAR, NEAR_DEVICE
 from zrelay_generator.jobs.request import Request
+from zrelay_generator.settings import GeneratorConfig, serving_threads
 from zrelay_shared.errors import (
     DeadlineExceeded,
     QueueFull,

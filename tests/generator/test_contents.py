@@ -9,7 +9,7 @@ import pytest
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
-from zrelay_generator.border.contents import named
+from zrelay_generator.api.contents import named
 from zrelay_shared.errors import (
     NotFound,
 )

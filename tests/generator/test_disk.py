@@ -10,9 +10,9 @@ import pytest
 from zrelay_generator import runtime as runtime_module
 from zrelay_generator.engine.events import Done, Image
 from zrelay_generator.engine.job import Timings
+from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs import saving
 from zrelay_generator.jobs.entry import State
-from zrelay_generator.pictures.images import ImageFormat
 from zrelay_generator.store.opening import DATABASE
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.engine.feature import Feature
 from zrelay_generator.engine.job import ImageState, Job
-from zrelay_generator.engine.spec import SkipLayers, StartImage
+from zrelay_generator.features.hooks import Feature
+from zrelay_generator.features.protocol import SkipLayers, StartImage
 from zrelay_generator.model.packing import Conditioning
 
 

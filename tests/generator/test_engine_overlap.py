@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import Failed, ImagePixels
-from zrelay_generator.engine.pulse import Pulse
-from zrelay_generator.engine.work import Speed
+from zrelay_generator.engine.watchdog import Watchdog
 
 from .benches import denoised_by, kinds
 
@@ -83,14 +83,14 @@ def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo, load, 
 
 
 def test_a_step_that_never_ends_is_seen_from_outside(monkeypatch):
-    pulse = Pulse()
-    assert pulse.stuck_s == 0.0
+    watchdog = Watchdog()
+    assert watchdog.stuck_s == 0.0
     clock = iter([100.0, 150.0, 170.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with pulse.beat(0.1):
-        assert pulse.stuck_s == 0.0
-        assert pulse.stuck_s == pytest.approx(10.0)
-    assert pulse.stuck_s == 0.0
+    with watchdog.beat(0.1):
+        assert watchdog.stuck_s == 0.0
+        assert watchdog.stuck_s == pytest.approx(10.0)
+    assert watchdog.stuck_s == 0.0
 
 
 def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, bench, spec, monkeypatch):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.engine.spec import JobSpec, SkipLayers, StartImage
-from zrelay_generator.engine.work import MemoryModel, Speed
-from zrelay_generator.features.omni_size import prompt_size
-from zrelay_generator.features.omni_spec import References
-from zrelay_generator.features.recipe import features_of, step_sizes
+from zrelay_generator.cost.model import MemoryModel, Speed
+from zrelay_generator.features.omni.size import prompt_size
+from zrelay_generator.features.omni.spec import References
+from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
+from zrelay_generator.features.registry import features_of, step_sizes
 
 
 def picture(width, height):

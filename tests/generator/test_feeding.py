@@ -9,8 +9,8 @@ import pytest
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.jobs import feeding
-from zrelay_generator.jobs.feeding import NEAR_DEVICE
+from zrelay_generator.jobs import prefetcher as feeding
+from zrelay_generator.jobs.prefetcher import NEAR_DEVICE
 from zrelay_generator.store.blobs import FolderBlobs
 from zrelay_shared.errors import PayloadCorrupt
 

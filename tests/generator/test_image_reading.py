@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zrelay_generator.pictures.image_reading import read_image
+from zrelay_generator.images.reading import read_image
 
 MANY = 1 << 24
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from zrelay_generator.engine.events import Failed, ImagePixels
 from zrelay_generator.engine.job import Job, JobSpec, Origin, Output
-from zrelay_generator.pictures.images import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
-from zrelay_generator.pictures.provenance import Painter, provenance_json
-from zrelay_generator.pictures.writer import Writer
+from zrelay_generator.images.provenance import Painter, provenance_json
+from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
+from zrelay_generator.jobs.image_writer import Writer
 from zrelay_shared.errors import InternalError
 
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

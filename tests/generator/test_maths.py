@@ -7,8 +7,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from diffusers.utils.torch_utils import randn_tensor
 
-from zrelay_generator.engine.schedule import explicit_schedule, linear_sigmas, shifted_schedule
-from zrelay_generator.features.guidance import guidance_at, guided
+from zrelay_generator.features.guidance.hooks import guidance_at, guided
+from zrelay_generator.features.schedule import explicit_schedule, linear_sigmas, shifted_schedule
 from zrelay_generator.model.attention import Run, ragged_attention, runs_of, spans_of
 from zrelay_generator.model.latents import denoised, euler_step, image_seed, is_finite, noise, patchify, unpatchify
 from zrelay_generator.model.rope import caption_positions, image_positions, padded

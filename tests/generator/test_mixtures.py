@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from zrelay_generator.engine.events import Progress, Stage
-from zrelay_generator.engine.schedule import explicit_schedule
-from zrelay_generator.engine.spec import JobSpec, SkipLayers, StartImage
-from zrelay_generator.features.image_to_image import first_step
+from zrelay_generator.features.image_to_image.hooks import first_step
+from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
+from zrelay_generator.features.schedule import explicit_schedule
 from zrelay_generator.model.phases import Variant, phases_of
 
 FLOAT32_BOUND = 1e-4

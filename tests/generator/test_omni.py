@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from zrelay_generator.engine.job import Job, JobSpec
-from zrelay_generator.engine.spec import SkipLayers
 from zrelay_generator.engine.stepping import begin
-from zrelay_generator.features.omni_images import read_reference
-from zrelay_generator.features.recipe import step_sizes
+from zrelay_generator.features.omni.images import read_reference
+from zrelay_generator.features.protocol import SkipLayers
+from zrelay_generator.features.registry import step_sizes
 
 from .omni import Oracle, Words, file_of, picture, references_of
 

@@ -15,8 +15,8 @@ from PIL import Image
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
 from zrelay_shared.listening import parse_listen

@@ -8,10 +8,10 @@ import torch
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import tensor_pb2
-from zrelay_generator.border.acceptance import acceptance
-from zrelay_generator.border.parsing import parse_request_id, parse_spec
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.api.parsing import parse_request_id, parse_spec
+from zrelay_generator.features.acceptance import acceptance
 from zrelay_generator.model.identity import identify
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
 from zrelay_shared.fingerprint import to_message
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from zrelay_generator.border.acceptance import acceptance
-from zrelay_generator.border.parsing import parse_spec
-from zrelay_generator.border.parsing_features import as_written
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.api.parsing import parse_spec
+from zrelay_generator.api.parsing_features import as_written
+from zrelay_generator.features.acceptance import acceptance
+from zrelay_generator.images.provenance import Painter, provenance_json
 from zrelay_generator.model.identity import identify
-from zrelay_generator.pictures.provenance import Painter, provenance_json
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import FeatureMissing, InvalidArgument
 
 

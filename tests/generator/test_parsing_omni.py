@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from zrelay.v1 import content_pb2, vision_pb2
-from zrelay_generator.border.acceptance import OmniLimits, acceptance
-from zrelay_generator.border.info import loading_info
-from zrelay_generator.border.parsing import parse_spec
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.api.info import loading_info
+from zrelay_generator.api.parsing import parse_spec
+from zrelay_generator.features.acceptance import OmniLimits, acceptance
 from zrelay_generator.model.identity import identify
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt, ZrelayError
 from zrelay_shared.torch_tensors import to_wire
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.job import Job
-from zrelay_generator.engine.policy import AGE_S, Decode, Steps, level, next_work, ranked
-from zrelay_generator.engine.spec import JobSpec, Priority
-from zrelay_generator.engine.work import Speed
+from zrelay_generator.features.protocol import JobSpec, Priority
+from zrelay_generator.scheduling.policy import AGE_S, Decode, Steps, level, next_work, ranked
 
 NOW = 1000.0
 ANY = 1 << 30

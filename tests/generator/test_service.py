@@ -9,7 +9,7 @@ import pytest
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.api.servicer import GeneratorService
 from zrelay_shared.errors import FeatureMissing, IdempotencyConflict, ZrelayError
 from zrelay_shared.fingerprint import from_message, to_message
 

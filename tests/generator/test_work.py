@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zrelay_generator.cost.fit import Fit
+from zrelay_generator.cost.model import MemoryModel, Speed, check_fits
 from zrelay_generator.engine.calibrate import calibrate, memory_model
-from zrelay_generator.engine.fit import Fit
 from zrelay_generator.engine.job import Job
-from zrelay_generator.engine.spec import JobSpec, SkipLayers, StartImage
 from zrelay_generator.engine.stepping import begin
-from zrelay_generator.engine.work import MemoryModel, Speed, check_fits
-from zrelay_generator.features.recipe import features_of, step_sizes
+from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
+from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.model.size import Size, segment_size
 from zrelay_shared.errors import OutOfMemory
 

@@ -17,8 +17,8 @@ from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
-from zrelay_generator.config import GeneratorConfig
-from zrelay_generator.service import GeneratorService
+from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub

@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 
+from zrelay_generator.cost.model import MemoryModel, Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, Failed
 from zrelay_generator.engine.job import Job
-from zrelay_generator.engine.schedule import shifted_schedule
-from zrelay_generator.engine.spec import JobSpec, Sampling
-from zrelay_generator.engine.work import MemoryModel, Speed
+from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.size import segment_size
 from zrelay_generator.model.transformer import Segment

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from zrelay_generator.engine.job import ImageState
-from zrelay_generator.engine.pulse import Pulse
 from zrelay_generator.engine.refusals import without_frames
+from zrelay_generator.engine.watchdog import Watchdog
 from zrelay_generator.model.vae import Vae
 from zrelay_shared.errors import Cancelled
 
@@ -51,7 +51,7 @@ class DecodeThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._done: queue.SimpleQueue[Decoded] = queue.SimpleQueue()
         self._under_way = 0
-        self.pulse = Pulse()
+        self.watchdog = Watchdog()
 
     @property
     def busy(self) -> bool:
@@ -89,7 +89,7 @@ class DecodeThread:
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)
                 latents.record_stream(self._stream)
-            with self.pulse.beat(expected_s):
+            with self.watchdog.beat(expected_s):
                 result = decode_now(self._vae, image, latents)
             self._done.put(result)
         self._changed()

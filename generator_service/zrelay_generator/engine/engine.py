@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.decoding import Decoded, DecodeThread, decode_now
 from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels, PreviewPixels, Progress, Stage
 from zrelay_generator.engine.job import ImageState, Job
-from zrelay_generator.engine.policy import Decode, Work, next_work
-from zrelay_generator.engine.pulse import Pulse
 from zrelay_generator.engine.refusals import explained, not_finite, unexpected, without_frames
-from zrelay_generator.engine.room import Room
 from zrelay_generator.engine.stepping import Settled, Taken, begin, preview, settle, take
-from zrelay_generator.engine.work import Speed
+from zrelay_generator.engine.token_budget import TokenBudget
+from zrelay_generator.engine.watchdog import Watchdog
 from zrelay_generator.model.latents import magnitude
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.size import Size
+from zrelay_generator.scheduling.policy import Decode, Work, next_work
 from zrelay_shared.errors import Cancelled, OutOfMemory, ZrelayError
 from zrelay_shared.torch_devices import is_device_lost, is_out_of_memory, release_cached_memory
 
@@ -46,13 +46,13 @@ class Engine:
         decode on a thread of its own; None does so where the device has streams."""
         self._model = model
         self._device = model.transformer.weights.device
-        self._room = Room(tick_tokens)
+        self._token_budget = TokenBudget(tick_tokens)
         self._speed = speed
         self._emit = emit
         self._jobs: list[Job] = []
         beside = self._device.type == "cuda" if decode_beside is None else decode_beside
         self._decoder = DecodeThread(model.vae, self._device, changed) if beside else None
-        self._pulse = Pulse()
+        self._watchdog = Watchdog()
         self._at_work: list[Job] = []
 
     @property
@@ -68,8 +68,8 @@ class Engine:
     @property
     def stuck_s(self) -> float:
         """Seconds by which the work under way is over any time it could take; 0 while all is well."""
-        beside = 0.0 if self._decoder is None else self._decoder.pulse.stuck_s
-        return max(self._pulse.stuck_s, beside)
+        beside = 0.0 if self._decoder is None else self._decoder.watchdog.stuck_s
+        return max(self._watchdog.stuck_s, beside)
 
     @property
     def suspects(self) -> list[str]:
@@ -108,7 +108,7 @@ class Engine:
             self._decoder.close()
 
     def _next(self) -> Work | None:
-        return next_work(self._jobs, self._room.tokens, self._speed, time.monotonic())
+        return next_work(self._jobs, self._token_budget.tokens, self._speed, time.monotonic())
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._jobs if job.cancelled]:
@@ -124,14 +124,14 @@ class Engine:
         size = sum((self._speed.step_size(one.image) for one in taken), Size())
         started = time.perf_counter()
         try:
-            with self._pulse.beat(self._speed.forward_s(size)):
+            with self._watchdog.beat(self._speed.forward_s(size)):
                 settled, greatest = self._forward(taken)
         except Exception as error:  # whatever it is, it ends the jobs it concerns and not the device thread
             failure = without_frames(error)
         else:
             seconds = time.perf_counter() - started
             self._speed.saw_forward(size.tokens, seconds, size.squares)
-            self._room.went_well()
+            self._token_budget.went_well()
             self._stepped(taken, settled, greatest, seconds)
             return
         self._step_failed(taken, failure, size)
@@ -153,7 +153,7 @@ class Engine:
     def _begin(self, job: Job) -> None:
         started = time.perf_counter()
         job.timings.queue_s = time.monotonic() - job.accepted_at
-        with self._pulse.beat(self._speed.encode_s(job.features)):
+        with self._watchdog.beat(self._speed.encode_s(job.features)):
             begin(job, self._model)
         job.timings.prepare_s = seconds = time.perf_counter() - started
         self._emit(job, Progress(Stage.PREPARE, 1, 1, seconds, self._speed.remaining_s(job)))
@@ -206,8 +206,8 @@ class Engine:
         if is_out_of_memory(error):
             release_cached_memory(self._device)
             if len(taken) > 1:
-                self._room.ran_out(size.tokens)
-                log.warning("out of memory at %d tokens: ticks get at most %d", size.tokens, self._room.tokens)
+                self._token_budget.ran_out(size.tokens)
+                log.warning("out of memory at %d tokens: ticks get at most %d", size.tokens, self._token_budget.tokens)
             elif self._decoder is not None and self._decoder.busy:
                 self._decoded(self._decoder.take())  # what decodes beside it holds memory: once more without it
                 return
@@ -224,7 +224,7 @@ class Engine:
             raise ValueError("latents: expected those of the last step, got none")
         self._at_work = [image.job]
         sampling = image.job.spec.sampling
-        with self._pulse.beat(self._speed.decode_s(sampling.width * sampling.height)):
+        with self._watchdog.beat(self._speed.decode_s(sampling.width * sampling.height)):
             result = decode_now(self._model.vae, image, image.latents)
         self._decoded(result)
 

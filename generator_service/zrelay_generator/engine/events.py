@@ -6,7 +6,7 @@ from enum import StrEnum
 from torch import Tensor
 
 from zrelay_generator.engine.job import Timings
-from zrelay_generator.pictures.images import ImageFormat
+from zrelay_generator.images.writing import ImageFormat
 from zrelay_shared.errors import ZrelayError
 
 

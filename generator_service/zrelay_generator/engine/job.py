@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from zrelay_generator.engine.feature import Feature, Step
-from zrelay_generator.engine.spec import JobSpec, Origin, Output, Priority, Sampling
-from zrelay_generator.features.recipe import features_of, steps_of
+from zrelay_generator.features.hooks import Feature, Step
+from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, Sampling
+from zrelay_generator.features.registry import features_of, steps_of
 from zrelay_generator.model.latents import image_seed
 from zrelay_generator.model.packing import Conditioning
 

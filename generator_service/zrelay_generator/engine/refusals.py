@@ -7,7 +7,7 @@ import uuid
 import torch
 
 from zrelay_generator.engine.job import ImageState, Job
-from zrelay_generator.engine.spec import JobSpec
+from zrelay_generator.features.protocol import JobSpec
 from zrelay_generator.model.weights import TransformerWeights
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory, ZrelayError
 from zrelay_shared.torch_devices import dtype_name, is_out_of_memory, report

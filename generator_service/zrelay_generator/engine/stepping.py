@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zrelay_generator.engine.feature import PROMPT, Step
 from zrelay_generator.engine.job import ImageState, Job
+from zrelay_generator.features.hooks import PROMPT, Step
 from zrelay_generator.model.latents import denoised, euler_step, noise_from
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning

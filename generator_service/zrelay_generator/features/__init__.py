@@ -1,1 +1,1 @@
-"""What a job may do beside plain denoising, a module each behind the engine's hooks."""
+"""Capabilities of a job, one folder each, and what a job asks for."""

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.events import Accepted
 from zrelay_generator.engine.job import JobSpec
-from zrelay_generator.engine.work import Speed
-from zrelay_generator.jobs.admission import Load, admit
 from zrelay_generator.jobs.archive import row_of
 from zrelay_generator.jobs.entry import Entry, State
-from zrelay_generator.jobs.line import Line, order_key
 from zrelay_generator.jobs.registry import Registry
 from zrelay_generator.jobs.request import Request
-from zrelay_generator.jobs.workload import Workload
+from zrelay_generator.scheduling.admission import Load, admit
+from zrelay_generator.scheduling.line import Line, order_key
+from zrelay_generator.scheduling.workload import Workload
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.blobs import ContentMissing
 from zrelay_generator.store.store import JobStore
 from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable, ZrelayError

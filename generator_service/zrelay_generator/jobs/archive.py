@@ -5,8 +5,8 @@ from dataclasses import replace
 from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image
 from zrelay_generator.engine.job import Priority
 from zrelay_generator.jobs.entry import Entry, State
-from zrelay_generator.jobs.line import order_key
 from zrelay_generator.jobs.records import damaged, error_of, event_of
+from zrelay_generator.scheduling.line import order_key
 from zrelay_generator.store.rows import UNFINISHED, EventRow, JobRow
 from zrelay_shared.errors import Draining
 

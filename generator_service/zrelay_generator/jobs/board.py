@@ -7,21 +7,21 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, replace
 
-from zrelay_generator.config import GeneratorConfig
+from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image, Progress
 from zrelay_generator.engine.job import Job, JobSpec, Priority
-from zrelay_generator.engine.work import Speed
 from zrelay_generator.jobs.accepting import Acceptor, OneAtATime, device_lost, draining
 from zrelay_generator.jobs.archive import entry_of, stub_of
 from zrelay_generator.jobs.entry import Entry, State
-from zrelay_generator.jobs.feeding import Feeder, Load
 from zrelay_generator.jobs.leases import Leases
-from zrelay_generator.jobs.line import Line
+from zrelay_generator.jobs.prefetcher import Feeder, Load
 from zrelay_generator.jobs.records import damaged, error_text
 from zrelay_generator.jobs.registry import Registry
 from zrelay_generator.jobs.request import Request
 from zrelay_generator.jobs.saving import Saver
-from zrelay_generator.jobs.workload import Workload
+from zrelay_generator.scheduling.line import Line
+from zrelay_generator.scheduling.workload import Workload
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.rows import JobRow
 from zrelay_generator.store.store import JobStore

@@ -7,7 +7,7 @@ from typing import Any
 
 from zrelay_generator.engine.events import Done, Image
 from zrelay_generator.engine.job import Timings
-from zrelay_generator.pictures.images import ImageFormat
+from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.store.rows import EventRow
 from zrelay_shared.errors import PayloadCorrupt, ZrelayError
 from zrelay_shared.status import BY_CODE, BY_REASON

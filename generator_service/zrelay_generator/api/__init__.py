@@ -1,0 +1,1 @@
+"""Requests in and replies out: the servicer, request parsing, replies, uploads."""

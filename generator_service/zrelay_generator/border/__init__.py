@@ -1,1 +1,0 @@
-"""Between messages and our own values: requests parsed and refused, replies made."""

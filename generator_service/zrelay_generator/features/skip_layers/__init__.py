@@ -1,0 +1,1 @@
+"""Skip-layer guidance."""

@@ -1,1 +1,0 @@
-"""Pictures as files: read, written, with their provenance inside."""

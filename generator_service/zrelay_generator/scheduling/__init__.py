@@ -1,0 +1,1 @@
+"""One order for waiting and running jobs: the queue, tick selection, admission."""

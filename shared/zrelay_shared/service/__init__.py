@@ -1,0 +1,1 @@
+"""The service kit: what every service process shares, from its settings to its lifecycle."""
