@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zrelay_generator.cost.model import Speed
-from zrelay_generator.engine.engine import Engine, run_to_end
-from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels
-from zrelay_generator.engine.job import Job, JobSpec, Sampling
+from zrelay_generator.engine.engine import StepEngine, run_to_end
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobFailed
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.protocol import JobSpec, Sampling
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.images.writing import ImageFormat, write_image
 from zrelay_generator.model.model import LoadedModel, ModelLimits
@@ -38,15 +39,15 @@ def paint(model: LoadedModel, prompt_embeds: Tensor, side: int, steps: int) -> b
     """The file of one picture. Raises what ends the job."""
     files: list[bytes] = []
 
-    def emit(job: Job, event: EngineEvent) -> None:
-        if isinstance(event, Failed):
+    def emit(job: DeviceJob, event: EngineEvent) -> None:
+        if isinstance(event, JobFailed):
             raise event.error
         if isinstance(event, ImagePixels):
             files.append(write_image(event.pixels, ImageFormat.PNG, 95, "").data)
 
     sampling = Sampling(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
-    engine = Engine(model, _TICK_TOKENS, Speed(), emit)
-    engine.add(Job("picture", JobSpec(prompt_embeds, None, sampling), 0))
+    engine = StepEngine(model, _TICK_TOKENS, JobEstimator(), emit)
+    engine.add(DeviceJob("picture", JobSpec(prompt_embeds, None, sampling), 0))
     run_to_end(engine)
     engine.close()
     return files[0]

@@ -1,4 +1,4 @@
-"""A loaded generator: device thread, writer and board, wired together."""
+"""A loaded generator: store, device thread, image writer, scheduler and job manager, wired together."""
 
 import asyncio
 import contextlib
@@ -12,36 +12,40 @@ import torch
 from zrelay_generator.api.messages import accepted_bytes
 from zrelay_generator.api.requests import Requests
 from zrelay_generator.api.uploads import Uploads
-from zrelay_generator.cost.model import Speed, check_fits
+from zrelay_generator.cost.model import CostModel
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
 from zrelay_generator.engine.device import DeviceThread
-from zrelay_generator.engine.engine import Engine
-from zrelay_generator.engine.events import EngineEvent, Event, ImagePixels, PreviewPixels
-from zrelay_generator.engine.job import Job
+from zrelay_generator.engine.engine import StepEngine
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import EngineEvent, ImagePixels, PreviewPixels
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.features.acceptance import Acceptance, acceptance
 from zrelay_generator.images.provenance import Painter
-from zrelay_generator.jobs.board import HEARTBEAT_S, JobBoard, Surroundings
-from zrelay_generator.jobs.image_writer import Writer
+from zrelay_generator.jobs.events import JobEvent
+from zrelay_generator.jobs.image_writer import ImageWriter
+from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Intervals, JobManager
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
+from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.settings import GeneratorConfig, serving_threads
+from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
-from zrelay_generator.store.store import JobStore, open_store
+from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
 from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
 
 log = logging.getLogger(__name__)
 LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
-"""Makes the model of a pipeline folder. Raises CheckpointError."""
+"""Loads the model of a pipeline folder. Raises CheckpointError."""
 _RETAIN_EVERY = 5
-"""Heart-beats between two looks at what is to be let go."""
+"""Heartbeats between two applications of the retention limits."""
 _IN_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(eq=False)
-class Runtime:
-    """What serves jobs. Built by `start`; `close` ends its threads and lets the state folder go."""
+class GeneratorRuntime:
+    """What serves jobs. Made by `start`; `close` ends its threads and lets the state folder go."""
 
     accepts: Acceptance
     painter: Painter
@@ -49,37 +53,53 @@ class Runtime:
     store: JobStore
     requests: Requests
     uploads: Uploads
-    board: JobBoard
+    jobs: JobManager
     device: DeviceThread
-    speed: Speed
-    writer: Writer
-    heart: asyncio.Task[None] = field(init=False)
+    cost: CostModel
+    writer: ImageWriter
+    heartbeats: asyncio.Task[None] = field(init=False)
+
+    @property
+    def problem(self) -> str:
+        """Why jobs cannot be served now; "" while all is well."""
+        return self.device.problem or self.store.problem
 
     async def close(self) -> None:
-        self.heart.cancel()
-        await self.board.close()
+        """Ends everything."""
+        self.heartbeats.cancel()
+        await self.jobs.close()
         self.device.stop()
         await asyncio.to_thread(self.device.join, 60.0)
         await asyncio.to_thread(self.writer.close)
         await asyncio.to_thread(self.store.close)
 
 
-async def start(config: GeneratorConfig, load: LoadModel = load_model) -> Runtime:
-    """Opens the state folder, loads the model on the device thread and, beside it, hashes its files; goes on with the
-    jobs that were left. Raises CheckpointError; FailedPrecondition for a device that is not here, and for a state
-    folder that cannot be used."""
+async def start(
+    config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
+) -> GeneratorRuntime:
+    """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
+
+    Args:
+        config: The settings.
+        load: Loads the model.
+        intervals: Intervals of heartbeats, retries and leases.
+
+    Raises:
+        CheckpointError: The model folder cannot be used.
+        FailedPrecondition: The device is missing, or the state folder cannot be used.
+    """
     store = await asyncio.to_thread(open_store, config.state, retention(config))
     if not store.durable:
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
-        return await _start(config, store, load)
+        return await _start(config, store, load, intervals)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
 
 
 def retention(config: GeneratorConfig) -> Retention:
-    """What the store keeps; in memory at most a share of it."""
+    """Returns what the store keeps; in memory at most a share of it."""
     most = _IN_MEMORY_BYTES if config.state is None else max(config.keep_results_bytes, config.keep_contents_bytes)
     return Retention(
         results_s=config.keep_results_s,
@@ -89,21 +109,35 @@ def retention(config: GeneratorConfig) -> Retention:
     )
 
 
-async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel) -> Runtime:
+async def _start(
+    config: GeneratorConfig, store: JobStore, load_from: LoadModel, intervals: Intervals
+) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
     stored = stored_dtype(open_pipeline(config.model).component("transformer").weights)
-    dtype, why = pick_dtype(config.dtype, device, stored)
-    log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, why)
-    speed = Speed()
+    dtype, reason = pick_dtype(config.dtype, device, stored)
+    log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, reason)
+    estimator = JobEstimator()
+    scheduler = Scheduler(estimator)
     loaded: list[LoadedModel] = []
-    router = _Router(loop)
-    thread = DeviceThread(serving_threads(config.threads) if device.type == "cpu" else config.threads, router.lost)
+    router = _EventRouter(loop)
+    threads = serving_threads(config.threads) if device.type == "cpu" else config.threads
+    thread = DeviceThread(threads, router.device_ended)
 
-    def load() -> Engine:
+    def load() -> StepEngine:
         loaded.append(load_from(config.model, device, dtype))
-        calibrate(loaded[0], speed, warm_up_side(device.type, config.min_side, loaded[0].defaults.width))
-        return Engine(loaded[0], config.tick_tokens, speed, router.emit, changed=thread.wake)
+        side = warm_up_side(device.type, config.min_side, loaded[0].defaults.width)
+        calibrate(loaded[0], estimator.cost, side)
+        selector = scheduler.selector
+        return StepEngine(
+            loaded[0],
+            config.tick_tokens,
+            estimator,
+            selector.select,
+            router.emit,
+            completed=selector.completed,
+            changed=thread.wake,
+        )
 
     ready = asyncio.wrap_future(thread.start(load))
     hashing = asyncio.to_thread(identify, config.model, model_id(config.model), cache_dir())
@@ -117,54 +151,59 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
         identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
-    # A host may be given away meanwhile, and kills who takes more than it has; a device says no.
+    # The memory of a host may be taken by other processes, and the kernel kills who takes more than it has; a device
+    # refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
-    requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
-    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.paints)
-    board = JobBoard(config, around)
-    router.publish, router.give_up = board.publish, board.lost
-    router.writer = writer = Writer(painter, router.from_thread)
-    runtime = Runtime(accepts, painter, found, store, requests, Uploads(store), board, thread, speed, writer)
-    restored = await board.restore()
+    requests = Requests(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
+    dependencies = Dependencies(
+        store, estimator, scheduler, thread.add, requests.load, accepted_bytes, identity.paints, intervals
+    )
+    jobs = JobManager(config, dependencies)
+    router.publish, router.device_lost = jobs.publish, jobs.device_lost
+    router.writer = writer = ImageWriter(painter, router.from_thread)
+    runtime = GeneratorRuntime(
+        accepts, painter, found, store, requests, Uploads(store), jobs, thread, estimator.cost, writer
+    )
+    restored = await jobs.restore()
     if restored:
-        log.info("going on with %d jobs that were left", restored)
-    runtime.heart = asyncio.create_task(_beat(runtime, device))
+        log.info("continuing %d unfinished jobs", restored)
+    runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, device, intervals.heartbeat_s))
     return runtime
 
 
-class _Router:
-    """Brings events from the device's and the writer's threads to the event loop, pixels by way of the writer."""
+class _EventRouter:
+    """Brings events from the device's and the writer's threads to the event loop; pixels pass through the writer."""
 
-    writer: Writer
-    publish: Callable[[Job, Event], None]
-    give_up: Callable[[list[str]], None]
+    writer: ImageWriter
+    publish: Callable[[DeviceJob, JobEvent], None]
+    device_lost: Callable[[list[str]], None]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    def emit(self, job: Job, event: EngineEvent) -> None:
+    def emit(self, job: DeviceJob, event: EngineEvent) -> None:
         if isinstance(event, PreviewPixels | ImagePixels):
             self.writer.put(job, event)
         else:
             self.from_thread(job, event)
 
-    def lost(self, suspects: list[str]) -> None:
+    def device_ended(self, suspects: list[str]) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended, and the process with it
-            self._loop.call_soon_threadsafe(self.give_up, suspects)
+            self._loop.call_soon_threadsafe(self.device_lost, suspects)
 
-    def from_thread(self, job: Job, event: Event) -> None:
+    def from_thread(self, job: DeviceJob, event: JobEvent) -> None:
         self._loop.call_soon_threadsafe(self.publish, job, event)
 
 
-async def _beat(runtime: Runtime, device: torch.device) -> None:
-    """Tells the jobs that wait where they stand, and keeps the report of free memory fresh off the event loop."""
+async def _heartbeats(runtime: GeneratorRuntime, device: torch.device, interval_s: float) -> None:
+    """Sends heartbeats to watchers, applies the limits of the store, and refreshes the report of free memory."""
     beats = 0
     while True:
-        await asyncio.sleep(HEARTBEAT_S)
+        await asyncio.sleep(interval_s)
         try:
-            await runtime.board.heartbeat()
+            await runtime.jobs.heartbeat()
             if (beats := beats + 1) % _RETAIN_EVERY == 0:
-                await runtime.board.recover()
+                await runtime.jobs.recover()
             runtime.device_report = await asyncio.to_thread(report, device)
-        except Exception:  # a device that cannot even be asked must not end what keeps callers and the disk informed
-            log.exception("a heart-beat failed")
+        except Exception:  # a device that cannot be queried must not end what watchers and the disk depend on
+            log.exception("a heartbeat failed")

@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from zrelay_generator.cost.model import Speed
-from zrelay_generator.engine.engine import Engine, run_to_end
-from zrelay_generator.engine.events import EngineEvent, ImagePixels, Progress, Stage
-from zrelay_generator.engine.job import Job, JobSpec, Output, Priority
+from zrelay_generator.cost.model import CostModel
+from zrelay_generator.cost.size import Size
+from zrelay_generator.engine.engine import StepEngine, run_to_end
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobStage, StageProgress
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.protocol import JobSpec, Output
 from zrelay_generator.model.loading import LoadedModel
 from zrelay_generator.model.vae import Vae
+from zrelay_generator.priority import Priority
+from zrelay_generator.scheduling.shares import ServiceLedger
+from zrelay_generator.scheduling.ticks import TickSelector
 
 
 class LatentsKept:
@@ -30,30 +36,39 @@ class LatentsKept:
         return torch.zeros(8, 8, 3, dtype=torch.uint8)
 
 
-class PacksAll(Speed):
+class UnmeasuredCost(CostModel):
     """A cost model that learns nothing, so that everything is packed with everything."""
 
-    def saw_forward(self, tokens: float, seconds: float, squares: float = 0.0) -> None:
+    def observe_forward(self, size: Size, seconds: float) -> None:
         pass
 
 
 class Bench:
-    """An engine on a model, with the events it emits and the latents it finished. `packs`: whatever is there shares
-    its ticks, whether it pays or not."""
+    """An engine on a model, with the events it emits and the latents it finished.
+
+    `packs`: all images share their ticks, whether that pays or not.
+    """
 
     def __init__(self, model: LoadedModel, tick_tokens: int = 1 << 20, packs: bool = False, **engine: Any) -> None:
         self.vae = LatentsKept(model.vae)
         self.events: list[tuple[str, EngineEvent]] = []
-        self.speed = PacksAll() if packs else Speed()
+        self.estimator = JobEstimator(UnmeasuredCost() if packs else CostModel())
         kept = replace(model, vae=self.vae)  # type: ignore[arg-type]
-        self.engine = Engine(
-            kept, tick_tokens, self.speed, lambda job, event: self.events.append((job.id, event)), **engine
+        selector = TickSelector(self.estimator, ServiceLedger())
+        self.engine = StepEngine(
+            kept,
+            tick_tokens,
+            self.estimator,
+            selector.select,
+            lambda job, event: self.events.append((job.id, event)),
+            completed=selector.completed,
+            **engine,
         )
         self._arrivals = 0
 
-    def add(self, spec: JobSpec, name: str = "job") -> Job:
+    def add(self, spec: JobSpec, name: str = "job") -> DeviceJob:
         self._arrivals += 1
-        job = Job(name, spec, self._arrivals)
+        job = DeviceJob(name, spec, self._arrivals)
         self.engine.add(job)
         return job
 
@@ -105,5 +120,5 @@ def kinds(bench, name):
 
 def denoised_by(on, name):
     """How often a job was told of a step."""
-    steps = [event for job, event in on.events if job == name and isinstance(event, Progress)]
-    return sum(event.stage is Stage.DENOISE for event in steps)
+    steps = [event for job, event in on.events if job == name and isinstance(event, StageProgress)]
+    return sum(event.stage is JobStage.DENOISE for event in steps)

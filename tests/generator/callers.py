@@ -14,6 +14,7 @@ from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.listening import parse_listen
@@ -141,10 +142,13 @@ async def stopped(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def started(stack: AsyncExitStack, model: Path, kind: type[GeneratorService], **changed) -> Caller:
+async def started(
+    stack: AsyncExitStack, model: Path, kind: type[GeneratorService], intervals: Intervals | None = None, **changed
+) -> Caller:
     """A client of a generator that runs as long as the stack is open; it may still be loading."""
     config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **changed)
-    server = await stack.enter_async_context(running(kind(config), ServeOptions(parse_listen("127.0.0.1:0"))))
+    service = kind(config) if intervals is None else kind(config, intervals=intervals)
+    server = await stack.enter_async_context(running(service, ServeOptions(parse_listen("127.0.0.1:0"))))
     caller = Caller(str(server.address), server)
     stack.push_async_callback(caller.channel.close)
     return caller

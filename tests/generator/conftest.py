@@ -14,8 +14,7 @@ from torch import Tensor
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
-from zrelay_generator.engine.job import Sampling
-from zrelay_generator.features.schedule import shifted_schedule
+from zrelay_generator.features.protocol import Sampling
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
@@ -23,12 +22,14 @@ from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
 from .benches import bench, spec
-from .boards import board
 from .callers import caller, serve, serve_kept, shared
+from .helpers import make_embeds as embeds_of
+from .helpers import make_sampling
+from .managers import manager
 from .omni import write_demo_omni, write_tiny_omni
 from .stores import opened
 
-__all__ = ["bench", "board", "caller", "opened", "serve", "serve_kept", "shared", "spec"]
+__all__ = ["bench", "caller", "manager", "opened", "serve", "serve_kept", "shared", "spec"]
 """Fixtures that are defined elsewhere."""
 DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"
 
@@ -142,23 +143,6 @@ def oracle() -> Callable[..., Tensor]:
     return latents
 
 
-def make_sampling(**changed: Any) -> Sampling:
-    """128 x 128, 4 forwards, shift 3, guidance 0, seed 7, one image, or as `changed`."""
-    steps, shift = changed.pop("steps", 4), changed.pop("shift", 3.0)
-    plain = Sampling(
-        width=128,
-        height=128,
-        guidance_scale=0.0,
-        cfg_normalization=0.0,
-        cfg_truncation=1.0,
-        shift=shift,
-        schedule=shifted_schedule(steps, shift),
-        seed=7,
-        num_images=1,
-    )
-    return replace(plain, **changed)
-
-
 @pytest.fixture(scope="session")
 def sampling() -> Callable[..., Sampling]:
     return make_sampling
@@ -177,11 +161,6 @@ def provenance_in() -> Callable[[bytes], str]:
         return comment.removeprefix(b"ASCII\0\0\0").decode("ascii")
 
     return read
-
-
-def embeds_of(tokens: int, width: int, seed: int = 0) -> Tensor:
-    """Random embeddings [tokens, width] float32, of the size that encoders give."""
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) * 5.0
 
 
 @pytest.fixture(scope="session")

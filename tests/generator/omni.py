@@ -17,9 +17,9 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import vision_pb2
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
-from zrelay_generator.engine.job import Sampling
 from zrelay_generator.features.omni.images import read_reference
 from zrelay_generator.features.omni.spec import References
+from zrelay_generator.features.protocol import Sampling
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel

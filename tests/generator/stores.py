@@ -1,12 +1,16 @@
 """The store of one folder, opened again and again, and rows to put into it."""
 
 import hashlib
+import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from zrelay_generator.priority import Priority
+from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_generator.store.retention import Retention
-from zrelay_generator.store.rows import UNFINISHED, JobRow
-from zrelay_generator.store.store import open_store
+from zrelay_generator.store.sqlite import open_store
 
 KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_bytes=1 << 20)
 
@@ -19,23 +23,27 @@ KEPT = ({named(b"kept"): b"kept"}, {named(b"kept"): 4})
 """Inputs of a job, and their sizes."""
 
 
-def row(arrival: int, **changed) -> JobRow:
-    plain = {
-        "arrival": arrival,
-        "job_id": f"job-{arrival}",
-        "request_id": f"request-{arrival}",
-        "identity": "0" * 64,
-        "state": UNFINISHED,
-        "detached": False,
-        "priority": 1,
-        "caller": "ipv4:127.0.0.1",
-        "model": "1" * 64,
-        "work_s": 1.5,
-        "input_bytes": 0,
-        "accepted_at": 1e9,
-        "accepted": b"accepted",
-    }
-    return JobRow(**{**plain, **changed})
+def row(arrival: int, **changed: Any) -> JobRecord:
+    """A job that was just accepted."""
+    plain = JobRecord(
+        arrival=arrival,
+        job_id=f"job-{arrival}",
+        request_id=f"request-{arrival}",
+        identity="0" * 64,
+        priority=Priority.NORMAL,
+        caller="ipv4:127.0.0.1",
+        model="1" * 64,
+        work_s=1.5,
+        input_bytes=0,
+        accepted_at=1e9,
+        accepted=b"accepted",
+    )
+    return replace(plain, **changed)
+
+
+def ended(arrival: int, state: JobState = JobState.SUCCEEDED, **changed: Any) -> JobRecord:
+    """The same job once it is over."""
+    return row(arrival, state=state, **{"ended_at": time.time(), "sequence": 3, **changed})
 
 
 @pytest.fixture

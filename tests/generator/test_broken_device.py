@@ -9,8 +9,8 @@ import torch
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.engine import engine as engine_module
-from zrelay_generator.engine.engine import Engine
+from zrelay_generator.engine.engine import StepEngine
+from zrelay_generator.scheduling.ticks import TickSelector
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import Draining, InternalError, Unavailable
@@ -86,14 +86,14 @@ async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken, r
 
 
 async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(serve_broken, request_of, monkeypatch):
-    real = engine_module.next_work
+    real = TickSelector.select
 
-    def wrong(jobs, *arguments):
+    def wrong(selector, jobs, tick_tokens):
         if any(job.spec.sampling.width == FATAL_WIDTH for job in jobs):
-            raise KeyError("a bug of the policy")
-        return real(jobs, *arguments)
+            raise KeyError("a bug of the scheduler")
+        return real(selector, jobs, tick_tokens)
 
-    monkeypatch.setattr(engine_module, "next_work", wrong)
+    monkeypatch.setattr(TickSelector, "select", wrong)
     caller = await serve_broken(loader(when=lambda segments: False))
     for _ in range(4):  # as often as one likes, where other work goes well in between
         with pytest.raises(InternalError) as refused:
@@ -104,14 +104,14 @@ async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(serve_bro
 
 
 async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(serve_broken, request_of, monkeypatch):
-    real = Engine.waits
+    real = StepEngine.waits
 
     def wrong(engine):
         if any(job.spec.sampling.width == FATAL_WIDTH for job in engine._jobs):
-            raise KeyError("a bug of the policy")
+            raise KeyError("a bug of the scheduler")
         return real.fget(engine)
 
-    monkeypatch.setattr(Engine, "waits", property(wrong))
+    monkeypatch.setattr(StepEngine, "waits", property(wrong))
     caller = await serve_broken(loader(when=lambda segments: False))
     with pytest.raises(InternalError):
         await caller.generate(request_of(**FATAL), timeout=SOON_S)
@@ -120,8 +120,8 @@ async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(serv
 
 async def test_an_engine_that_fails_at_everything_ends(serve_broken, request_of, monkeypatch):
     with monkeypatch.context() as patch:
+        patch.setattr(TickSelector, "select", lambda selector, jobs, tokens: 1 // 0 if jobs else None)
         caller = await serve_broken(loader(when=lambda segments: False))
-        patch.setattr(engine_module, "next_work", lambda *_: 1 / 0)
         for _ in range(2):
             with pytest.raises(InternalError):
                 await caller.generate(request_of(width=64, **SMALL), timeout=SOON_S)

@@ -8,17 +8,17 @@ import grpc
 import pytest
 
 from zrelay_generator import runtime as runtime_module
-from zrelay_generator.engine.events import Done, Image
-from zrelay_generator.engine.job import Timings
+from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.images.writing import ImageFormat
-from zrelay_generator.jobs import saving
-from zrelay_generator.jobs.entry import State
+from zrelay_generator.jobs import saver as saving
+from zrelay_generator.jobs.events import ImageFinished, JobSucceeded
 from zrelay_generator.store.opening import DATABASE
+from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
-from .boards import collected
 from .breaking import ready
 from .callers import SOON_S, digest, serialized
+from .managers import collected
 
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
@@ -82,7 +82,7 @@ async def test_a_database_that_cannot_be_read_is_no_bug(serve_kept, request_of, 
     await caller.watch(job.job_id)
     path = tmp_path / "state" / "jobs.db"
     store = caller.server._service._runtime.store
-    await caller.server._service._runtime.board._saver.flush()
+    await caller.server._service._runtime.jobs.flush()
     other = sqlite3.connect(path)
     other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     other.close()
@@ -105,7 +105,7 @@ async def test_a_database_that_cannot_be_read_is_no_bug(serve_kept, request_of, 
         await caller.upload(b"content")
     assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
     await ready(caller.channel, False)
-    assert "start this generator again" in caller.server._service.trouble
+    assert "restart this generator" in caller.server._service.trouble
     path.write_bytes(sound)
     caller = await serve_kept()
     await ready(caller.channel)
@@ -133,136 +133,143 @@ async def test_a_folder_of_contents_that_is_gone_is_no_bug(serve_kept, request_o
 
 
 def picture(size):
-    return Image(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, digest(b"x" * size), "")
+    return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, digest(b"x" * size), "")
 
 
 async def refusing(made, path, entries, sizes):
     """The jobs are done while the folder of contents is not there."""
     path.rename(path.with_name("gone"))
     for number, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-        made.publish(picture(size), Done(1, Timings()), job=number)
+        made.publish(picture(size), JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entry)
     path.with_name("gone").rename(path)
 
 
-async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(board, tmp_path):
-    made = board(state=tmp_path)
+async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager, tmp_path):
+    made = manager(state=tmp_path)
     entries = [await made.submit(f"{number}", detached=True) for number in range(3)]
     await refusing(made, tmp_path / "blobs", entries, (10, 11, 12))
-    assert made.store.disk.trouble and len(list(made.board.jobs)) == 3
-    await made.board.recover()
+    assert made.store.problem and len(list(made.manager.directory)) == 3
+    await made.manager.recover()
     for entry in entries:
         await made.ended(entry)
-    assert not made.store.disk.trouble and not list(made.board.jobs), "they live in the store alone"
+    assert not made.store.problem and not list(made.manager.directory), "they live in the store alone"
     assert (await made.store.unfinished())[0] == []
-    kept = await made.board.jobs.by_id(entries[1].id)
-    (_, image), _ = [told async for told in made.board.watch(kept, 1)]
+    kept = await made.manager.directory.by_id(entries[1].record.job_id)
+    (_, image), _ = [told async for told in made.manager.watch(kept, 1)]
     assert image.data == b"x" * 11
 
 
-@pytest.mark.parametrize("bound", ["UNKEPT_BYTES", "UNKEPT_JOBS"])
-async def test_what_the_disk_refuses_does_not_fill_the_memory(board, tmp_path, monkeypatch, bound):
-    monkeypatch.setattr(saving, bound, {"UNKEPT_BYTES": 250, "UNKEPT_JOBS": 2}[bound])
-    made = board(state=tmp_path)
+@pytest.mark.parametrize("bound", ["MAX_HELD_BYTES", "MAX_HELD_JOBS"])
+async def test_what_the_disk_refuses_does_not_fill_the_memory(manager, tmp_path, monkeypatch, bound):
+    monkeypatch.setattr(saving, bound, {"MAX_HELD_BYTES": 250, "MAX_HELD_JOBS": 2}[bound])
+    made = manager(state=tmp_path)
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     await refusing(made, tmp_path / "blobs", entries, (100, 101, 102, 103, 104, 105))
-    assert {entry.request_id for entry in made.board.jobs if list(entry.images)} == {"4", "5"}, "the latest"
+    assert {entry.record.request_id for entry in made.manager.directory if list(entry.log.images)} == {"4", "5"}, (
+        "the latest"
+    )
     stub = await made.submit("0", detached=True)
-    assert stub.id == entries[0].id and stub.parked, "the same request makes no second job"
+    assert stub.record.job_id == entries[0].record.job_id and stub.suspended, "the same request makes no second job"
     with pytest.raises(IdempotencyConflict):
         await made.submit("1", identity="another", detached=True)
-    _, last = await collected(made.board, stub)
+    _, last = await collected(made.manager, stub)
     assert isinstance(last.error, Draining) and last.error.metadata["parked"] == "true"
-    made.board.cancel(await made.board.jobs.by_id(entries[3].id))
-    await made.board.recover()
+    made.manager.cancel(await made.manager.directory.by_id(entries[3].record.job_id))
+    await made.manager.recover()
     for entry in entries[4:]:
         await made.ended(entry)
     rows, _ = await made.store.unfinished()
     assert [row.request_id for row in rows] == ["0", "1", "2"], "they run again after the next start"
-    assert (await made.board.jobs.by_id(entries[3].id)).state is State.CANCELLED
+    assert (await made.manager.directory.by_id(entries[3].record.job_id)).record.state is JobState.CANCELLED
 
 
-async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(board, tmp_path):
-    made = board(state=tmp_path)
+async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(manager, tmp_path):
+    made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
     (tmp_path / "blobs").rename(tmp_path / "gone")
     made.publish(picture(10))
     await made.ended(entry)
-    await made.board.drain(0.0)
+    await made.manager.drain(0.0)
     (tmp_path / "gone").rename(tmp_path / "blobs")
-    await made.board.recover()
+    await made.manager.recover()
     await made.ended(entry)
     ((row,), _) = await made.store.unfinished()
-    assert (row.job_id, await made.store.spec(row.arrival)) == (entry.id, b"spec")
-    assert len(await made.store.events(row.arrival)) == 1, "the image that was done is kept"
-    made.board.cancel(entry)
+    assert (row.job_id, await made.store.spec(row.arrival)) == (entry.record.job_id, b"spec")
+    assert len(await made.store.results(row.arrival)) == 1, "the image that was done is kept"
+    made.manager.cancel(entry)
     await made.ended(entry)
-    kept = await made.board.jobs.by_id(entry.id)
-    assert (kept.state, kept.error.code) == (State.CANCELLED, "CANCELLED")
+    kept = await made.manager.directory.by_id(entry.record.job_id)
+    assert (kept.record.state, kept.record.error.code) == (JobState.CANCELLED, "CANCELLED")
 
 
-async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(board, tmp_path, monkeypatch):
-    made = board(state=tmp_path)
+async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manager, tmp_path, monkeypatch):
+    made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
     with monkeypatch.context() as patch:
         patch.setattr(made.store.blobs, "put", lambda *_: None)  # as if the file went away each time
-        made.publish(picture(10), Done(1, Timings()))
+        made.publish(picture(10), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
-    assert entry.unkept and not made.store.disk.trouble
-    await made.board.recover()
+    assert not made.store.problem and len((await made.store.unfinished())[0]) == 1, "it is not in the store yet"
+    await made.manager.recover()
     await made.ended(entry)
-    assert (await made.board.jobs.by_id(entry.id)).state is State.SUCCEEDED and not list(made.board.jobs)
+    assert (await made.manager.directory.by_id(entry.record.job_id)).record.state is JobState.SUCCEEDED and not list(
+        made.manager.directory
+    )
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "no file"])
-async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(board, tmp_path, damage):
-    made = board(state=tmp_path)
+async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(manager, tmp_path, damage):
+    made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     path = tmp_path / "blobs" / digest(b"x" * 11)
     path.unlink()
     if damage == "other bytes":
         path.write_bytes(b"y" * 11)
     with pytest.raises(PayloadCorrupt) as refused:
-        await collected(made.board, await made.submit("a", detached=True))
+        await collected(made.manager, await made.submit("a", detached=True))
     assert refused.value.reason == "STORE_DAMAGED"
-    spoilt = await made.board.jobs.by_id(entry.id)
-    _, sound, last = await collected(made.board, spoilt)
+    spoilt = await made.manager.directory.by_id(entry.record.job_id)
+    _, sound, last = await collected(made.manager, spoilt)
     assert sound.data == b"x" * 10 and last.error.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
-    assert again.id != entry.id
-    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    assert again.record.job_id != entry.record.job_id
+    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(again)
     kept = await made.submit("a", detached=True)
-    assert (kept.id, isinstance((await collected(made.board, kept))[-1], Done)) == (again.id, True)
+    assert (kept.record.job_id, isinstance((await collected(made.manager, kept))[-1], JobSucceeded)) == (
+        again.record.job_id,
+        True,
+    )
 
 
 @pytest.mark.parametrize("lost", ["image", "done"])
-async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(board, tmp_path, lost):
+async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(manager, tmp_path, lost):
     """As after a database that was damaged: what can be read of it goes on."""
-    made = board(state=tmp_path)
+    made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), Done(2, Timings()))
+    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     with sqlite3.connect(tmp_path / DATABASE) as db:
         assert db.execute(f"DELETE FROM events WHERE body LIKE '%\"{lost}\"%' AND sequence > 2").rowcount == 1
     db.close()
     with pytest.raises(PayloadCorrupt) as refused:
-        await made.board.jobs.by_id(entry.id)
+        await made.manager.directory.by_id(entry.record.job_id)
     assert refused.value.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
-    assert again.id != entry.id
+    assert again.record.job_id != entry.record.job_id
 
 
-async def test_a_result_whose_folder_is_away_is_not_damaged(board, tmp_path):
-    made = board(state=tmp_path)
+async def test_a_result_whose_folder_is_away_is_not_damaged(manager, tmp_path):
+    made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
-    made.publish(picture(10), Done(1, Timings()))
+    made.publish(picture(10), JobSucceeded(1, StageTimings()))
     await made.ended(entry)
     (tmp_path / "blobs").rename(tmp_path / "gone")
-    kept = await made.board.jobs.by_id(entry.id)
+    kept = await made.manager.directory.by_id(entry.record.job_id)
     with pytest.raises(Unavailable):
-        await collected(made.board, kept)
+        await collected(made.manager, kept)
     (tmp_path / "gone").rename(tmp_path / "blobs")
-    assert isinstance((await collected(made.board, kept))[-1], Done)
+    assert isinstance((await collected(made.manager, kept))[-1], JobSucceeded)

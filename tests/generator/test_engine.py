@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
-from zrelay_generator.engine.events import Failed, ImagePixels, PreviewPixels, Progress, Stage
-from zrelay_generator.engine.job import Output, Priority
+from zrelay_generator.engine.events import ImagePixels, JobFailed, JobStage, PreviewPixels, StageProgress
+from zrelay_generator.features.protocol import Output
+from zrelay_generator.priority import Priority
 from zrelay_shared.errors import Cancelled
 
 from .benches import denoised_by
@@ -16,15 +17,15 @@ from .benches import denoised_by
 def test_stages_come_in_order(demo, load, bench, spec):
     on = bench(load(demo))
     on.paint(spec(steps=2))
-    stages = [(event.stage, event.completed, event.total) for _, event in on.events if isinstance(event, Progress)]
+    stages = [(event.stage, event.completed, event.total) for _, event in on.events if isinstance(event, StageProgress)]
     assert stages == [
-        (Stage.PREPARE, 1, 1),
-        (Stage.DENOISE, 1, 2),
-        (Stage.DENOISE, 2, 2),
-        (Stage.DECODE, 1, 1),
+        (JobStage.PREPARE, 1, 1),
+        (JobStage.DENOISE, 1, 2),
+        (JobStage.DENOISE, 2, 2),
+        (JobStage.DECODE, 1, 1),
     ]
     assert on.events[-1][1].last and on.engine.idle
-    assert on.speed.measured and on.speed.snapshot().decode_s_per_pixel > 0
+    assert on.estimator.cost.measured and on.estimator.cost.snapshot().decode_s_per_pixel > 0
 
 
 def test_a_cancelled_job_takes_no_further_step(demo, load, bench, spec):
@@ -37,7 +38,7 @@ def test_a_cancelled_job_takes_no_further_step(demo, load, bench, spec):
     on.tick()
     assert image.done == 2 and on.engine.idle
     (_, event) = on.events[-1]
-    assert isinstance(event, Failed) and isinstance(event.error, Cancelled)
+    assert isinstance(event, JobFailed) and isinstance(event.error, Cancelled)
     assert image.latents is None
 
 
@@ -87,7 +88,7 @@ def test_what_is_painted_to_warm_up(device, default, side):
 
 def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(demo, load, bench, spec):
     on = bench(load(demo))
-    calibrate(load(demo), on.speed, 64)
+    calibrate(load(demo), on.estimator.cost, 64)
     on.add(replace(spec(), sampling=replace(spec(steps=20).sampling, width=512, height=512)), "poster")
     on.tick()
     on.add(spec(steps=3), "preview")
@@ -105,7 +106,7 @@ def test_cancelling_one_leaves_its_company_as_it_is(demo, load, bench, spec):
     jobs[0].cancelled = True
     on.tick()
     assert [image.done for image in images] == [1, 2, 2]
-    assert isinstance(on.events[-3][1], Failed) and isinstance(on.events[-3][1].error, Cancelled)
+    assert isinstance(on.events[-3][1], JobFailed) and isinstance(on.events[-3][1].error, Cancelled)
     while not on.engine.idle:
         on.tick()
     torch.testing.assert_close(on.vae.latents[0], expected, rtol=1e-4, atol=1e-4)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.engine.events import Failed, ImagePixels
-from zrelay_generator.engine.job import JobSpec
+from zrelay_generator.engine.events import ImagePixels, JobFailed
+from zrelay_generator.features.protocol import JobSpec
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
 
 from .benches import kinds
@@ -16,7 +16,7 @@ def test_latents_that_are_not_finite_fail_the_job_alone(demo, load, bench, spec)
     on = bench(load(demo))
     bad = replace(spec(steps=3), prompt_embeds=torch.full((4, 128), torch.nan))
     on.paint(bad, spec(steps=1))
-    (event,) = [event for job, event in on.events if job == "job-0" and isinstance(event, Failed)]
+    (event,) = [event for job, event in on.events if job == "job-0" and isinstance(event, JobFailed)]
     assert isinstance(event.error, FailedPrecondition)
     assert event.error.reason == "LATENTS_NOT_FINITE" and "after step 1 of 3" in event.error.message
     assert kinds(on, "job-1")[-1] is ImagePixels
@@ -39,7 +39,7 @@ def test_a_failing_device_ends_the_job_and_not_the_engine(error, expected, demo,
     decode, on.vae.decode = on.vae.decode, lambda latents: (_ for _ in ()).throw(error)
     on.paint(spec(steps=1))
     (_, event) = on.events[-1]
-    assert isinstance(event, Failed) and type(event.error) is expected
+    assert isinstance(event, JobFailed) and type(event.error) is expected
     assert "Traceback" not in event.error.message and "invalid" not in event.error.message
     on.vae.decode = decode
     on.paint(spec(steps=1))
@@ -82,8 +82,8 @@ def test_company_that_fails_is_taken_apart_and_only_the_guilty_fails(error, demo
     on = bench(replace(model, transformer=failing), packs=True)
     on.paint(spec(steps=2), guilty, spec(steps=2, seed=9))
     assert kinds(on, "job-0")[-1] is kinds(on, "job-2")[-1] is ImagePixels
-    (failed,) = [event for job, event in on.events if isinstance(event, Failed)]
-    assert kinds(on, "job-1")[-1] is Failed
+    (failed,) = [event for job, event in on.events if isinstance(event, JobFailed)]
+    assert kinds(on, "job-1")[-1] is JobFailed
     assert isinstance(failed.error, OutOfMemory if "memory" in str(error) else InternalError)
     assert failing.calls[:4] == [3, 1, 1, 1]
 
@@ -93,11 +93,11 @@ def test_a_tick_that_was_too_large_is_not_tried_again(demo, load, bench, spec):
     failing = Failing(model.transformer, lambda segments: len(segments) > 2, error)
     on = bench(replace(model, transformer=failing), packs=True)
     on.paint(*(spec(steps=3, seed=seed) for seed in range(4)))
-    assert not [event for _, event in on.events if isinstance(event, Failed)]
+    assert not [event for _, event in on.events if isinstance(event, JobFailed)]
     assert max(failing.calls[2:]) <= 3 and failing.calls.count(4) == 1
 
 
 def test_a_job_that_cannot_begin_fails_alone(demo, load, bench, spec):
     on = bench(load(demo), packs=True)
     on.paint(replace(spec(steps=2), prompt_embeds=torch.zeros(4, 99)), spec(steps=2))
-    assert kinds(on, "job-0") == [Failed] and kinds(on, "job-1")[-1] is ImagePixels
+    assert kinds(on, "job-0") == [JobFailed] and kinds(on, "job-1")[-1] is ImagePixels

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.engine.job import ImageState, Job
+from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.features.hooks import Feature
 from zrelay_generator.features.protocol import SkipLayers, StartImage
 from zrelay_generator.model.packing import Conditioning
@@ -15,7 +15,7 @@ from zrelay_generator.model.packing import Conditioning
 
 def kept() -> int:
     """How many jobs, images, features and sequences there are in this process."""
-    return sum(issubclass(type(one), Job | ImageState | Feature | Conditioning) for one in gc.get_objects())
+    return sum(issubclass(type(one), DeviceJob | ImageState | Feature | Conditioning) for one in gc.get_objects())
 
 
 @pytest.fixture
@@ -69,4 +69,4 @@ def test_a_job_that_has_left_takes_no_more_time(demo, load, bench, spec):
     job = on.add(spec(steps=2))
     while not on.engine.idle:
         on.tick()
-    assert on.speed.measured and on.speed.remaining_s(job) == 0.0
+    assert on.estimator.cost.measured and on.estimator.remaining_s(job) == 0.0

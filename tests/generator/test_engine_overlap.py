@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.device import DeviceThread
-from zrelay_generator.engine.engine import Engine, run_to_end
-from zrelay_generator.engine.events import Failed, ImagePixels
+from zrelay_generator.engine.engine import StepEngine, run_to_end
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.engine.watchdog import Watchdog
 
 from .benches import denoised_by, kinds
@@ -49,7 +49,7 @@ def test_pictures_that_wait_for_the_decoder_can_be_cancelled(demo, load, bench, 
     gate.set()
     run_to_end(on.engine)
     assert len(on.vae.latents) == 2, "the one that was under way, and the next job's"
-    assert kinds(on, "next")[-1] is ImagePixels and kinds(on, "cancelled")[-1] is Failed
+    assert kinds(on, "next")[-1] is ImagePixels and kinds(on, "cancelled")[-1] is JobFailed
     on.engine.close()
 
 
@@ -63,7 +63,7 @@ def test_a_picture_that_is_being_decoded_can_be_cancelled(demo, load, bench, spe
     job.cancelled = True
     gate.set()
     on.tick()
-    assert on.engine.idle and kinds(on, "job")[-1] is Failed
+    assert on.engine.idle and kinds(on, "job")[-1] is JobFailed
 
 
 def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo, load, bench, spec):
@@ -82,39 +82,41 @@ def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo, load, 
     assert threads[0].startswith("decode") and not threads[1].startswith("decode")
 
 
-def test_a_step_that_never_ends_is_seen_from_outside(monkeypatch):
-    watchdog = Watchdog()
-    assert watchdog.stuck_s == 0.0
+def test_a_step_that_never_ends_is_seen_from_outside():
     clock = iter([100.0, 150.0, 170.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with watchdog.beat(0.1):
-        assert watchdog.stuck_s == 0.0
-        assert watchdog.stuck_s == pytest.approx(10.0)
-    assert watchdog.stuck_s == 0.0
+    watchdog = Watchdog(lambda: next(clock))
+    assert watchdog.overdue_s == 0.0
+    with watchdog.unit(0.1):
+        assert watchdog.overdue_s == 0.0
+        assert watchdog.overdue_s == pytest.approx(10.0)
+    assert watchdog.overdue_s == 0.0
 
 
-def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, bench, spec, monkeypatch):
-    on = bench(load(demo), decode_beside=True)
+def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, bench, spec):
+    now = [0.0]
+    on = bench(load(demo), decode_beside=True, clock=lambda: now[0])
     gate, began, decode = threading.Event(), threading.Event(), on.vae.decode
     on.vae.decode = lambda latents: began.set() or (gate.wait(20) and decode(latents))
     on.add(spec(steps=1))
     on.tick()
-    assert began.wait(20) and on.engine.stuck_s == 0.0
-    now = time.monotonic()
-    with monkeypatch.context() as later:
-        later.setattr(time, "monotonic", lambda: now + 3600.0)
-        assert on.engine.stuck_s > 3000.0
+    assert began.wait(20) and on.engine.overdue_s == 0.0
+    now[0] = 3600.0
+    assert on.engine.overdue_s > 3000.0
     gate.set()
     run_to_end(on.engine)
-    assert on.engine.stuck_s == 0.0
+    assert on.engine.overdue_s == 0.0
     on.engine.close()
 
 
 def test_the_device_thread_says_when_it_is_not_well(demo, load):
     thread = DeviceThread(1)
-    assert thread.stuck == ""
-    thread.start(lambda: Engine(load(demo), 1 << 20, Speed(), lambda job, event: None)).result(20)
-    assert thread.alive and thread.stuck == ""
+    assert thread.problem == ""
+
+    def engine():
+        return StepEngine(load(demo), 1 << 20, JobEstimator(), lambda jobs, tokens: None, lambda job, event: None)
+
+    thread.start(engine).result(20)
+    assert thread.alive and thread.problem == ""
     thread.stop()
     thread.join(20)
-    assert not thread.alive and thread.stuck == "", "it was asked to end"
+    assert not thread.alive and thread.problem == "", "it was asked to end"

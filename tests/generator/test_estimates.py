@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zrelay_generator.cost.model import MemoryModel, Speed
+from zrelay_generator.cost.model import CostModel, MemoryModel
+from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.features.omni.size import prompt_size
 from zrelay_generator.features.omni.spec import References
 from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
@@ -27,14 +28,14 @@ def references(*pictures):
 
 
 def test_memory_covers_the_largest_picture_that_is_encoded(spec):
-    speed = Speed(memory=MemoryModel(layers=3, bytes_per_token=1, bytes_per_pixel=100))
-    plain = speed.estimate(spec).memory_bytes
+    estimator = JobEstimator(CostModel(MemoryModel(layers=3, bytes_per_token=1, bytes_per_pixel=100)))
+    plain = estimator.estimate(spec).memory_bytes
     assert plain == 128 * 128 * 100
     start = replace(spec, start_image=StartImage(picture(128, 128), "", 0.5))
-    assert speed.estimate(start).memory_bytes == plain, "encoded before the result is decoded, not beside it"
+    assert estimator.estimate(start).memory_bytes == plain, "encoded before the result is decoded, not beside it"
     omni = replace(spec, omni=references(picture(256, 64), picture(512, 256)))
-    assert speed.estimate(omni).memory_bytes == 512 * 256 * 100
-    assert not speed.fits(omni, 512 * 256 * 100 - 1) and speed.fits(omni, 512 * 256 * 100)
+    assert estimator.estimate(omni).memory_bytes == 512 * 256 * 100
+    assert not estimator.fits(omni, 512 * 256 * 100 - 1) and estimator.fits(omni, 512 * 256 * 100)
 
 
 def test_skip_layer_guidance_counts_references_as_well(spec):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.jobs import prefetcher as feeding
-from zrelay_generator.jobs.prefetcher import NEAR_DEVICE
+from zrelay_generator.jobs.manager import Intervals
+from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS
 from zrelay_generator.store.blobs import FolderBlobs
 from zrelay_shared.errors import PayloadCorrupt
 
@@ -25,7 +24,7 @@ async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept
     caller = await serve_kept(max_wait_s=1e6)
     posters = [
         await caller.submit(request_of(request_id=f"poster-{number}", **LONG), detached=True)
-        for number in range(NEAR_DEVICE + 4)
+        for number in range(LOADED_PER_CLASS + 4)
     ]
     events = await caller.generate(request_of(request_id="short", **SMALL))
     assert events[0].accepted.queue_position <= 1 and events[-1].WhichOneof("event") == "done"
@@ -35,22 +34,19 @@ async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept
 
 
 @pytest.fixture
-def bad_file(serve_kept, request_of, tmp_path, monkeypatch):
+def bad_file(serve_kept, request_of, tmp_path):
     """Serves a job at the head of the line whose input cannot be read, and one behind it; tries again after a while."""
 
     async def start(again_s):
-        monkeypatch.setattr(feeding, "_DISK_AGAIN_S", again_s)
-        caller = await serve_kept(max_wait_s=1e6)
+        caller = await serve_kept(max_wait_s=1e6, intervals=Intervals(retry_s=again_s))
         before = [
             await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
-            for number in range(NEAR_DEVICE)
+            for number in range(LOADED_PER_CLASS)
         ]
         requests = [
-            request_of(embeds_of(20, 128, seed=steps), request_id=f"{steps}", **{**LONG, "num_inference_steps": steps})
-            for steps in (50, 100)
+            request_of(embeds_of(20, 128, seed=images), request_id=f"{images}", num_images=images, **LONG)
+            for images in (2, 3)  # more work than those before, so they wait behind them
         ]
-        for request in requests:  # behind those before, whatever is thought of their work meanwhile
-            request.message.spec.priority = gpb.JOB_PRIORITY_BATCH
         bad, behind = [await caller.submit(request, detached=True) for request in requests]
         path = tmp_path / "state" / "blobs" / digest(serialized(requests[0]))
         path.unlink()

@@ -35,7 +35,7 @@ async def test_the_heart_beats_on_when_the_device_cannot_be_asked(serve_kept, re
     jobs = [await caller.submit(request_of(request_id=f"{n}", **LONG), detached=True) for n in range(20)]
     monkeypatch.setattr(runtime_module, "report", report)
     assert min(await heartbeats(caller, jobs[-1].job_id, 3)) > 0
-    assert "a heart-beat failed" in caplog.text
+    assert "a heartbeat failed" in caplog.text
     for job in jobs:
         await caller.cancel(job.job_id)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from zrelay_generator.engine.events import Failed, ImagePixels
-from zrelay_generator.engine.job import Job, JobSpec, Origin, Output
+from zrelay_generator.engine.events import ImagePixels, JobFailed
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.protocol import JobSpec, Origin, Output
 from zrelay_generator.images.provenance import Painter, provenance_json
 from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
-from zrelay_generator.jobs.image_writer import Writer
+from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_shared.errors import InternalError
 
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -70,13 +71,13 @@ def test_previews_show_the_colours_of_the_picture(demo, load):
 
 def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds):
     output, origin = Output(ImageFormat.JPEG), Origin(prompt="x" * 60_001)
-    job = Job("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
+    job = DeviceJob("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
     told = []
     publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
-    writer = Writer(Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
+    writer = ImageWriter(Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer._thread.shutdown(wait=True)
     ((event, cancelled),) = told
-    assert isinstance(event, Failed) and isinstance(event.error, InternalError)
+    assert isinstance(event, JobFailed) and isinstance(event.error, InternalError)
     assert job.cancelled and not cancelled, "it fails; the device hears afterwards that it need not go on"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.engine.events import Progress, Stage
+from zrelay_generator.engine.events import JobStage, StageProgress
 from zrelay_generator.features.image_to_image.hooks import first_step
 from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
 from zrelay_generator.features.schedule import explicit_schedule
@@ -277,5 +277,5 @@ def test_a_deterministic_job_is_the_same_bit_for_bit_in_any_company(demo, load, 
 def test_company_shares_forwards(demo, load, bench, spec_of):
     on = bench(load(demo), packs=True)
     on.paint(*(spec_of(128, width=64 + 16 * i, height=64, steps=2 + i, seed=i) for i in range(3)))
-    steps = [job for job, event in on.events if isinstance(event, Progress) and event.stage is Stage.DENOISE]
+    steps = [job for job, event in on.events if isinstance(event, StageProgress) and event.stage is JobStage.DENOISE]
     assert steps[:6] == ["job-0", "job-1", "job-2"] * 2

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.engine.job import Job, JobSpec
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
 from zrelay_generator.features.omni.images import read_reference
-from zrelay_generator.features.protocol import SkipLayers
+from zrelay_generator.features.protocol import JobSpec, SkipLayers
 from zrelay_generator.features.registry import step_sizes
 
 from .omni import Oracle, Words, file_of, picture, references_of
@@ -145,7 +145,7 @@ def test_the_cost_model_counts_every_token(images, demo_omni, load, oracle, samp
     model = load(demo_omni)
     asked = sampling(width=144, height=112, steps=4, guidance_scale=2.0, cfg_truncation=0.4)
     words, negative = Words.of(images, 37, 128), Words.of(images, 5, 128)
-    job = Job("job", spec_of(oracle(demo_omni), PICTURES[:images], words, asked, negative), 1)
+    job = DeviceJob("job", spec_of(oracle(demo_omni), PICTURES[:images], words, asked, negative), 1)
     with torch.inference_mode():
         begin(job, model)
         conditioning = [found.conditioning(model, job.spec.negative_prompt_embeds) for found in job.features]

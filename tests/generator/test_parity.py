@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zrelay_generator.engine.job import JobSpec
+from zrelay_generator.features.protocol import JobSpec
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""

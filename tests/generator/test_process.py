@@ -10,7 +10,7 @@ import pytest
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.store.retention import Retention
-from zrelay_generator.store.store import open_store
+from zrelay_generator.store.sqlite import open_store
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub

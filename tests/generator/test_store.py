@@ -13,13 +13,13 @@ from zrelay_generator.__main__ import cli
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
+from zrelay_generator.store.records import JobState, ResultRecord
 from zrelay_generator.store.retention import LEAST_BYTES, Retention
-from zrelay_generator.store.rows import EventRow, RowDamaged
 from zrelay_generator.store.schema import MIGRATIONS
-from zrelay_generator.store.store import open_store
-from zrelay_shared.errors import FailedPrecondition
+from zrelay_generator.store.sqlite import open_store
+from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, PayloadCorrupt
 
-from .stores import KEEP, KEPT, named, row
+from .stores import KEEP, KEPT, ended, named, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 
@@ -38,17 +38,17 @@ async def test_jobs_and_results_outlive_the_store(opened, tmp_path):
     sizes = {named(data): len(data)}
     await store.accept(row(1), b"spec", {named(data): data}, sizes)
     await store.accept(row(2), b"spec", {named(data): None}, sizes)
-    await store.add_image(2, EventRow(7, "{}", named(image), len(image)), image)
-    await store.finish(2, "succeeded", "", time.time(), 8, EventRow(8, "{}"))
+    await store.add_image(2, ResultRecord(7, "{}", named(image), len(image)), image)
+    await store.finish(ended(2, sequence=8), ResultRecord(8, "{}"))
     first = store.first_sequence
     store = opened()
     assert store.durable and store.last_arrival == 2 and store.first_sequence > first + 1000
     unfinished, damaged = await store.unfinished()
     assert (unfinished, damaged) == ([row(1)], []) and await store.spec(1) == b"spec"
     assert (await store.by_request("request-2")).sequence == 8
-    assert [event.sequence for event in await store.events(2)] == [7, 8]
+    assert [event.sequence for event in await store.results(2)] == [7, 8]
     assert await store.read(named(image)) == image
-    with pytest.raises(RowDamaged):
+    with pytest.raises(PayloadCorrupt):
         await store.spec(2)
     assert {path.name for path in (tmp_path / "state" / "blobs").iterdir()} == {named(data), named(image)}
 
@@ -138,7 +138,7 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened):
         await store.keep_incoming(incoming, named(data), 10)
     assert store.blobs.names() == {named(contents[n]) for n in (0, 1, 3)}
     assert await store.known_size(named(contents[2])) is None
-    await store.finish(1, "failed", "{}", time.time(), 2)
+    await store.finish(ended(1, JobState.FAILED, error=InternalError("a bug")))
     await store.retain()
     assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
 
@@ -147,8 +147,8 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     store = opened(Retention(results_s=3600.0, results=1, result_bytes=1 << 20, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
-        await store.add_image(arrival, EventRow(2, "{}", named(b"image"), 5), b"image")
-        await store.finish(arrival, "succeeded", "", time.time() + arrival, 3, EventRow(3, "{}"))
+        await store.add_image(arrival, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+        await store.finish(ended(arrival, ended_at=time.time() + arrival), ResultRecord(3, "{}"))
     assert await store.retain() == 1
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 
@@ -157,8 +157,8 @@ async def test_an_image_outlives_the_older_job_that_made_the_same(opened, tmp_pa
     store = opened(Retention(results_s=3600.0, results=0, result_bytes=0, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
-    await store.add_image(1, EventRow(2, "{}", named(b"image"), 5), b"image")
-    await store.finish(1, "succeeded", "", time.time(), 3, EventRow(3, "{}"))
+    await store.add_image(1, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+    await store.finish(ended(1), ResultRecord(3, "{}"))
     written = store.blobs.put
 
     def put(sha256: str, data: bytes) -> None:
@@ -168,7 +168,7 @@ async def test_an_image_outlives_the_older_job_that_made_the_same(opened, tmp_pa
         assert asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10) == 1
 
     loop, store.blobs.put = asyncio.get_running_loop(), put
-    await store.add_image(2, EventRow(2, "{}", named(b"image"), 5), b"image")
+    await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
     assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
 
 
@@ -176,7 +176,7 @@ async def test_contents_that_unfinished_jobs_need(opened):
     store = opened()
     await store.accept(row(1), b"spec", *KEPT)
     assert await store.needed([named(b"kept"), named(b"other")]) == {named(b"kept")}
-    await store.finish(1, "cancelled", "{}", time.time(), 2)
+    await store.finish(ended(1, JobState.CANCELLED, error=Cancelled("on request")))
     assert await store.needed([named(b"kept")]) == set()
 
 

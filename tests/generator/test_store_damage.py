@@ -1,16 +1,14 @@
 """What the store makes of a database that is damaged, emptied or gone, and of rows that are."""
 
 import os
-import time
 
 import pytest
 
-from zrelay_generator.store.opening import DATABASE, connect
-from zrelay_generator.store.opening import _salvaged as salvaged
+from zrelay_generator.store.opening import DATABASE, connect, salvaged
+from zrelay_generator.store.records import JobState, ResultRecord
 from zrelay_generator.store.retention import Retention
-from zrelay_generator.store.rows import EventRow
 
-from .stores import KEPT, named, row
+from .stores import KEPT, ended, named, row
 
 
 async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):
@@ -67,22 +65,23 @@ async def test_a_damaged_row_does_not_cut_a_list_short(opened, tmp_path):
     store = opened()
     for arrival in range(1, 11):
         await store.accept(row(arrival), b"spec", {}, {})
+        await store.finish(ended(arrival))
     store.close()
     db = connect(tmp_path / "state" / DATABASE)
     db.execute("UPDATE jobs SET sequence = 'x' WHERE arrival IN (8, 9)")
     db.close()
     store = opened()
-    assert [one.arrival for one in await store.before(1 << 62, ["unfinished"], 4)] == [10, 7, 6, 5]
-    assert [one.arrival for one in await store.before(5, ["unfinished"], 9)] == [4, 3, 2, 1]
+    assert [one.arrival for one in await store.before(1 << 62, [JobState.SUCCEEDED], 4)] == [10, 7, 6, 5]
+    assert [one.arrival for one in await store.before(5, [JobState.SUCCEEDED], 9)] == [4, 3, 2, 1]
 
 
 async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):
     store = opened()
-    image, result = b"a picture", EventRow(2, "{}", named(b"a picture"), 9)
+    image, result = b"a picture", ResultRecord(2, "{}", named(b"a picture"), 9)
     for arrival in (1, 2, 3):
         await store.accept(row(arrival), b"spec", *KEPT)
     await store.add_image(2, result, image)
-    await store.finish(3, "succeeded", "", time.time(), 2, EventRow(2, "{}"))
+    await store.finish(ended(3, sequence=2), ResultRecord(2, "{}"))
     store.close()
     path = tmp_path / "state" / DATABASE
     db = connect(path)
@@ -92,6 +91,6 @@ async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):
     db.close()
     store = opened(Retention(results_s=3600.0, results=100, result_bytes=0, content_bytes=0))
     lost = await store.by_id("job-3")
-    assert lost is not None and lost.state == "failed", "it is said to be done without its end"
+    assert lost is not None and lost.state is JobState.FAILED, "it is said to be done without its end"
     await store.retain()
     assert store.blobs.names() == set()

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zrelay_generator.cost.fit import Fit
-from zrelay_generator.cost.model import MemoryModel, Speed, check_fits
+from zrelay_generator.cost.fit import DurationFit
+from zrelay_generator.cost.model import CostModel, MemoryModel
 from zrelay_generator.engine.calibrate import calibrate, memory_model
-from zrelay_generator.engine.job import Job
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
 from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
 from zrelay_generator.features.registry import features_of, step_sizes
@@ -20,9 +21,9 @@ from zrelay_shared.errors import OutOfMemory
 
 @given(st.floats(0, 0.1), st.floats(1e-7, 1e-3), st.floats(0, 1e-8))
 def test_a_law_is_found_again(base, token, square):
-    fit = Fit(main=1, features=3)
+    fit = DurationFit(main=1, terms=3)
     for tokens in (64, 96, 512, 1056, 4160, 16_448):
-        fit.saw((1.0, tokens, tokens**2), base + token * tokens + square * tokens**2)
+        fit.observe((1.0, tokens, tokens**2), base + token * tokens + square * tokens**2)
     for tokens in (64, 300, 2000, 16_000, 32_000):
         expected = base + token * tokens + square * tokens**2
         assert fit.seconds((1.0, tokens, tokens**2)) == pytest.approx(expected, rel=0.15)
@@ -30,21 +31,21 @@ def test_a_law_is_found_again(base, token, square):
 
 
 def test_one_measurement_is_taken_as_linear():
-    fit = Fit(main=1, features=3)
+    fit = DurationFit(main=1, terms=3)
     assert fit.seconds((1.0, 10.0, 100.0)) == 0.0
-    fit.saw((1.0, 100.0, 10_000.0), 1.0)
+    fit.observe((1.0, 100.0, 10_000.0), 1.0)
     assert fit.seconds((1.0, 50.0, 2_500.0)) == pytest.approx(0.5)
 
 
 def test_other_sizes_are_not_forgotten_and_what_changes_is_followed():
-    fit = Fit(main=1, features=2)
-    fit.saw((1.0, 100.0), 1.0)
-    fit.saw((1.0, 10_000.0), 100.0)
+    fit = DurationFit(main=1, terms=2)
+    fit.observe((1.0, 100.0), 1.0)
+    fit.observe((1.0, 10_000.0), 100.0)
     for _ in range(1000):
-        fit.saw((1.0, 100.0), 1.0)
+        fit.observe((1.0, 100.0), 1.0)
     assert fit.seconds((1.0, 10_000.0)) == pytest.approx(100.0, rel=0.02)
     for _ in range(30):
-        fit.saw((1.0, 100.0), 2.0)
+        fit.observe((1.0, 100.0), 2.0)
     assert fit.seconds((1.0, 100.0)) == pytest.approx(2.0, rel=0.4)
 
 
@@ -68,61 +69,63 @@ def test_sizes_of_steps(sampling, embeds):
 
 
 def test_what_remains_of_a_job(sampling, embeds):
-    speed = Speed()
-    job = Job("a", JobSpec(embeds(4, 8), None, sampling(steps=9, num_images=2)), 1)
-    assert speed.remaining_s(job) == 0.0 and not speed.measured
-    speed.saw_forward(96, 1.0)
-    speed.saw_decode(128 * 128, 0.5)
-    assert speed.remaining_s(job) == pytest.approx(19.0)
-    assert speed.estimate(job.spec).seconds == pytest.approx(19.0)
+    estimator = JobEstimator()
+    job = DeviceJob("a", JobSpec(embeds(4, 8), None, sampling(steps=9, num_images=2)), 1)
+    assert estimator.remaining_s(job) == 0.0 and not estimator.cost.measured
+    estimator.cost.observe_forward(Size(96, 0), 1.0)
+    estimator.cost.observe_decode(128 * 128, 0.5)
+    assert estimator.remaining_s(job) == pytest.approx(19.0)
+    assert estimator.estimate(job.spec).seconds == pytest.approx(19.0)
     job.images[0].done = 9
-    assert speed.remaining_s(job) == pytest.approx(10.0)
+    assert estimator.remaining_s(job) == pytest.approx(10.0)
     job.images[0].decoded = True
-    assert speed.remaining_s(job) == pytest.approx(9.5)
-    speed.forget()
-    assert not speed.measured
+    assert estimator.remaining_s(job) == pytest.approx(9.5)
+    estimator.cost.reset()
+    assert not estimator.cost.measured
 
 
 def test_memory(sampling, embeds, demo, load):
     model = load(demo)
-    speed = Speed(memory_model(model))
-    assert speed.memory.layers == 6 and speed.memory.bytes_per_token > 128 * 4
+    estimator = JobEstimator(CostModel(memory_model(model)))
+    assert estimator.cost.memory.layers == 6 and estimator.cost.memory.bytes_per_token > 128 * 4
     small, large = (JobSpec(embeds(4, 8), None, sampling(width=side, height=side)) for side in (64, 2048))
-    assert speed.estimate(large).memory_bytes > 500 * speed.estimate(small).memory_bytes
-    assert speed.fits(large, speed.estimate(large).memory_bytes) and not speed.fits(large, 1 << 20)
-    assert speed.fits(large, 0), "a platform that does not tell"
-    check_fits(small, speed, torch.device("cpu"))
+    assert estimator.estimate(large).memory_bytes > 500 * estimator.estimate(small).memory_bytes
+    needed = estimator.estimate(large).memory_bytes
+    assert estimator.fits(large, needed) and not estimator.fits(large, 1 << 20)
+    assert estimator.fits(large, 0), "a platform that does not report its memory"
+    estimator.check_fits(small, torch.device("cpu"))
+    hungry = JobEstimator(CostModel(MemoryModel(6, 1, 1 << 40)))
     with pytest.raises(OutOfMemory, match="ask for at most about 1440 x 1440") as refused:
-        check_fits(large, Speed(MemoryModel(6, 1, 1 << 40)), torch.device("cpu"))
+        hungry.check_fits(large, torch.device("cpu"))
     assert refused.value.metadata["fits_width"] == "1440" and refused.value.retry_after_s is None
-    check_fits(large, Speed(MemoryModel(6, 1, 1 << 40)), torch.device("cpu"), idle_bytes=1 << 63)
+    hungry.check_fits(large, torch.device("cpu"), idle_bytes=1 << 63)
 
 
 def test_a_vae_has_an_attention_of_its_own():
-    speed = Speed()
+    cost = CostModel()
     for side in (64, 128, 256, 512):
-        speed.saw_decode(side**2, 0.005 + 1e-6 * side**2 + 2e-12 * side**4)
-    assert speed.decode_s(1024**2) == pytest.approx(0.005 + 1.05 + 2.2, rel=0.15)
-    assert speed.snapshot().decode_s_per_pixel == pytest.approx(1e-6, rel=0.3)
+        cost.observe_decode(side**2, 0.005 + 1e-6 * side**2 + 2e-12 * side**4)
+    assert cost.decode_s(1024**2) == pytest.approx(0.005 + 1.05 + 2.2, rel=0.15)
+    assert cost.snapshot().decode_s_per_pixel == pytest.approx(1e-6, rel=0.3)
 
 
 def test_a_device_is_measured_when_it_is_loaded(demo, load):
-    speed = Speed()
-    calibrate(load(demo), speed, 64)
-    told = speed.snapshot()
-    assert speed.measured and told.forward_s_per_token > 0.0 and told.decode_s_per_pixel > 0.0
-    assert told.bytes_per_pixel > 0
+    cost = CostModel()
+    calibrate(load(demo), cost, 64)
+    snapshot = cost.snapshot()
+    assert cost.measured and snapshot.forward_s_per_token > 0.0 and snapshot.decode_s_per_pixel > 0.0
+    assert snapshot.bytes_per_pixel > 0
 
 
 def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo, load, bench, spec):
     on = bench(load(demo))
-    on.speed.saw_forward(96, 1.0)
-    on.speed.saw_decode(64 * 64, 1.0)
+    on.estimator.cost.observe_forward(Size(96, 0), 1.0)
+    on.estimator.cost.observe_decode(64 * 64, 1.0)
     plain = spec(steps=2, first_step=0)
     start = replace(plain, start_image=StartImage(torch.zeros(3, 64, 64, dtype=torch.uint8), 1.0, "0" * 64))
-    assert on.speed.estimate(start).seconds == pytest.approx(on.speed.estimate(plain).seconds + 1.0)
-    job = Job("a", start, 1)
-    assert on.speed.remaining_s(job) == pytest.approx(on.speed.estimate(start).seconds)
+    assert on.estimator.estimate(start).seconds == pytest.approx(on.estimator.estimate(plain).seconds + 1.0)
+    job = DeviceJob("a", start, 1)
+    assert on.estimator.remaining_s(job) == pytest.approx(on.estimator.estimate(start).seconds)
     with torch.inference_mode():
         begin(job, load(demo))
-    assert on.speed.remaining_s(job) == pytest.approx(on.speed.estimate(plain).seconds)
+    assert on.estimator.remaining_s(job) == pytest.approx(on.estimator.estimate(plain).seconds)

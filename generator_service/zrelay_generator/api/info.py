@@ -6,11 +6,11 @@ from pathlib import Path
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import info_pb2
-from zrelay_generator.cost.model import CostModel
+from zrelay_generator.cost.model import CostSnapshot
 from zrelay_generator.features.acceptance import Acceptance, OmniLimits
 from zrelay_generator.features.offered import AVAILABLE, MISSING, OMNI
 from zrelay_generator.images.provenance import Painter
-from zrelay_generator.jobs.board import JobBoard
+from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared import __version__
 from zrelay_shared.fingerprint import to_message
@@ -66,8 +66,8 @@ def ready_info(
     accepts: Acceptance,
     painter: Painter,
     device: DeviceReport,
-    board: JobBoard,
-    cost: CostModel,
+    scheduler: Scheduler,
+    cost: CostSnapshot,
 ) -> pb.GeneratorServiceGetInfoResponse:
     """What is known once the model is loaded."""
     info = loading_info(painter.model_id, config.state, accepts.omni)
@@ -87,17 +87,17 @@ def ready_info(
     )
     info.queue.CopyFrom(
         info_pb2.QueueInfo(
-            waiting=board.workload.waiting,
-            running=board.workload.running,
+            waiting=scheduler.waiting,
+            running=scheduler.running,
             max_waiting=config.max_waiting,
-            estimated_wait_s=board.workload.total_s,
+            estimated_wait_s=scheduler.total_s,
         )
     )
     info.cost.CopyFrom(_cost(cost))
     return info
 
 
-def _cost(cost: CostModel) -> pb.CostModel:
+def _cost(cost: CostSnapshot) -> pb.CostModel:
     return pb.CostModel(
         forward_s=cost.forward_base_s,
         forward_s_per_token=cost.forward_s_per_token,

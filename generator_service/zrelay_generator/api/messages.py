@@ -6,25 +6,28 @@ import grpc
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import jobs_pb2 as pb
-from zrelay_generator.engine.events import Accepted, Done, Event, Failed, Image, Preview, Progress, Stage, Waiting
-from zrelay_generator.engine.job import JobSpec, Sampling
+from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
+from zrelay_generator.features.protocol import JobSpec, Sampling
 from zrelay_generator.images.writing import ImageFormat
-from zrelay_generator.jobs.entry import Entry, State
+from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobEvent, JobSucceeded, PreviewReady
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.scheduling.scheduler import QueueStanding
+from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS
 
 _STAGES = {
-    Stage.PREPARE: pb.STAGE_KIND_PREPARE,
-    Stage.DENOISE: pb.STAGE_KIND_DENOISE,
-    Stage.DECODE: pb.STAGE_KIND_DECODE,
-    Stage.ENCODE_IMAGE: pb.STAGE_KIND_ENCODE_IMAGE,
+    JobStage.PREPARE: pb.STAGE_KIND_PREPARE,
+    JobStage.DENOISE: pb.STAGE_KIND_DENOISE,
+    JobStage.DECODE: pb.STAGE_KIND_DECODE,
+    JobStage.ENCODE_IMAGE: pb.STAGE_KIND_ENCODE_IMAGE,
 }
 _STATES = {
-    State.QUEUED: pb.JOB_STATE_QUEUED,
-    State.RUNNING: pb.JOB_STATE_RUNNING,
-    State.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
-    State.FAILED: pb.JOB_STATE_FAILED,
-    State.CANCELLED: pb.JOB_STATE_CANCELLED,
+    JobState.QUEUED: pb.JOB_STATE_QUEUED,
+    JobState.RUNNING: pb.JOB_STATE_RUNNING,
+    JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
+    JobState.FAILED: pb.JOB_STATE_FAILED,
+    JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
 }
 STATE_OF = {value: state for state, value in _STATES.items()}
 _FORMATS = {
@@ -34,52 +37,52 @@ _FORMATS = {
 }
 
 
-def event_message(entry: Entry, sequence: int, event: Event) -> pb.JobEvent:
+def event_message(job: LiveJob, sequence: int, event: JobEvent) -> pb.JobEvent:
     """One event of a job. Raises the job's error where it failed: its stream ends with a status."""
     message = pb.JobEvent(sequence=sequence)
     match event:
-        case Accepted():
-            message.accepted.CopyFrom(pb.JobAccepted.FromString(entry.accepted))
-        case Waiting() | Progress():
+        case JobAccepted():
+            message.accepted.CopyFrom(pb.JobAccepted.FromString(job.record.accepted))
+        case QueueStanding() | StageProgress():
             message.progress.CopyFrom(_progress(event))
-        case Preview():
+        case PreviewReady():
             message.preview.CopyFrom(pb.JobPreview(image_index=event.image_index, step=event.step, jpeg=event.jpeg))
-        case Image():
+        case ImageFinished():
             message.image.CopyFrom(_image(event))
-        case Done():
+        case JobSucceeded():
             message.done.CopyFrom(_done(event))
-        case Failed():
+        case JobFailed():
             raise event.error
         case _:
             assert_never(event)
     return message
 
 
-def job_message(entry: Entry, standing: Waiting | None = None) -> pb.Job:
+def job_message(job: LiveJob, standing: QueueStanding | None = None) -> pb.Job:
     """A job at a glance; `standing` where it waits now, if that is known better than by its events."""
-    latest = standing or entry.latest
+    record, latest = job.record, standing or job.log.latest_progress
     return pb.Job(
-        job_id=entry.id,
-        request_id=entry.request_id,
-        state=_STATES[entry.state],
-        sequence=entry.sequence,
+        job_id=record.job_id,
+        request_id=record.request_id,
+        state=_STATES[record.state],
+        sequence=job.log.sequence,
         progress=_progress(latest) if latest is not None else None,
-        error=_error(entry.error) if entry.error is not None else None,
-        accepted_at=entry.accepted_at,
-        ended_at=entry.ended_at,
-        sampling=pb.JobAccepted.FromString(entry.accepted).sampling,
+        error=_error(record.error) if record.error is not None else None,
+        accepted_at=record.accepted_at,
+        ended_at=record.ended_at,
+        sampling=pb.JobAccepted.FromString(record.accepted).sampling,
     )
 
 
-def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: Accepted) -> bytes:
+def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: JobAccepted) -> bytes:
     """The serialized JobAccepted of a new job: all that is told and listed of it while it is kept."""
     sampling, origin = spec.sampling, spec.origin
     images = sampling.num_images
     plan = (
-        (Stage.PREPARE, 1),
-        (Stage.DENOISE, images * sampling.run_steps),
-        (Stage.DECODE, images),
-        (Stage.ENCODE_IMAGE, images),
+        (JobStage.PREPARE, 1),
+        (JobStage.DENOISE, images * sampling.run_steps),
+        (JobStage.DECODE, images),
+        (JobStage.ENCODE_IMAGE, images),
     )
     message = pb.JobAccepted(
         job_id=job_id,
@@ -116,8 +119,8 @@ def sampling_message(sampling: Sampling) -> gpb.SamplingOptions:
     return message
 
 
-def _progress(event: Progress | Waiting) -> pb.JobProgress:
-    if isinstance(event, Waiting):
+def _progress(event: StageProgress | QueueStanding) -> pb.JobProgress:
+    if isinstance(event, QueueStanding):
         return pb.JobProgress(state=pb.JOB_STATE_QUEUED, queue_position=event.queue_position, eta_s=event.eta_s)
     return pb.JobProgress(
         state=pb.JOB_STATE_RUNNING,
@@ -129,7 +132,7 @@ def _progress(event: Progress | Waiting) -> pb.JobProgress:
     )
 
 
-def _image(event: Image) -> pb.JobImage:
+def _image(event: ImageFinished) -> pb.JobImage:
     return pb.JobImage(
         image_index=event.image_index,
         seed=event.seed,
@@ -142,7 +145,7 @@ def _image(event: Image) -> pb.JobImage:
     )
 
 
-def _done(event: Done) -> pb.JobDone:
+def _done(event: JobSucceeded) -> pb.JobDone:
     t = event.timings
     timings = pb.JobTimings(
         queue_s=t.queue_s,

@@ -1,4 +1,4 @@
-"""A GenerationSpec off the wire to a Request, and a stored spec back to a JobSpec."""
+"""A GenerationSpec off the wire to a Submission, and a stored spec back to a JobSpec."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,15 +10,13 @@ from zrelay_generator.api.contents import named, whole
 from zrelay_generator.api.messages import sampling_message
 from zrelay_generator.api.parsing import parse_spec
 from zrelay_generator.api.parsing_sampling import parse_sampling
-from zrelay_generator.engine.job import JobSpec, Sampling
 from zrelay_generator.features.acceptance import Acceptance
-from zrelay_generator.jobs.accepting import content_unknown
-from zrelay_generator.jobs.entry import Entry
-from zrelay_generator.jobs.records import damaged
-from zrelay_generator.jobs.request import Request
+from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.jobs.intake import content_unknown
+from zrelay_generator.jobs.submission import Submission
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
-from zrelay_generator.store.rows import RowDamaged
-from zrelay_generator.store.store import JobStore
+from zrelay_generator.store.protocol import JobStore
+from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.wire import Parcel
 
@@ -39,7 +37,7 @@ class Requests:
         detached: bool = False,
         caller: str = "",
         budget_s: float | None = None,
-    ) -> Request:
+    ) -> Submission:
         """The request of a message. Raises as `parsing.parse_spec`; NotFound (CONTENT_UNKNOWN);
         Unavailable (STATE_UNWRITABLE)."""
         request = await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
@@ -49,14 +47,10 @@ class Requests:
         # The spec counts too: it stands in the job's row, with all that is no content (texts, labels).
         return replace(request, new_bytes=new_bytes + len(request.spec))
 
-    async def load(self, entry: Entry) -> JobSpec:
+    async def load(self, record: JobRecord) -> JobSpec:
         """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged;
         Unavailable (STATE_UNWRITABLE)."""
-        try:
-            raw = await self._store.spec(entry.arrival)
-        except RowDamaged as error:
-            raise damaged("this job") from error
-        return await asyncio.to_thread(self._load, raw)
+        return await asyncio.to_thread(self._load, await self._store.spec(record.arrival))
 
     def _read(
         self,
@@ -66,7 +60,7 @@ class Requests:
         detached: bool,
         caller: str,
         budget_s: float | None,
-    ) -> Request:
+    ) -> Submission:
         parts = named(parcel, spec)
         fetched: dict[str, bytes] = {}
 
@@ -87,7 +81,7 @@ class Requests:
         identity = parts.identity
         sizes = {sha256: len(data) for sha256, data in (parts.inputs | fetched).items()}
         self._fill(parts.parcel.message, job.sampling)
-        return Request(
+        return Submission(
             request_id=request_id,
             identity=identity,
             job=job,
@@ -113,16 +107,14 @@ class Requests:
 
     def _stored(self, sha256: str, field: str) -> bytes:
         try:
-            with self._store.disk.reading():
-                return self._store.blobs.read(sha256)
+            return self._store.read_now(sha256)
         except (ContentMissing, ContentDamaged) as error:
             raise content_unknown(sha256, field) from error
 
     def _load(self, raw: bytes) -> JobSpec:
         def read(sha256: str, size: int, field: str) -> bytes:
             try:
-                with self._store.disk.reading():
-                    return self._store.blobs.read(sha256)
+                return self._store.read_now(sha256)
             except (ContentMissing, ContentDamaged) as error:
                 raise damaged("an input of this job") from error
 

@@ -14,11 +14,12 @@ from zrelay_generator.api.messages import STATE_OF, event_message, job_message
 from zrelay_generator.api.parsing import parse_request_id
 from zrelay_generator.api.parsing_sampling import parse_sampling
 from zrelay_generator.features.offered import missing
-from zrelay_generator.jobs.board import JobBoard
-from zrelay_generator.jobs.entry import Entry, State
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals, JobManager
 from zrelay_generator.model.loading import load_model
-from zrelay_generator.runtime import LoadModel, Runtime, start
+from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
 from zrelay_generator.settings import GeneratorConfig
+from zrelay_generator.store.records import JobState
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading
 from zrelay_shared.rpc import Context
@@ -31,12 +32,14 @@ _NEWEST = 1 << 62
 class GeneratorService:
     """The servicer and its life (`zrelay_shared.serving.Service`)."""
 
-    def __init__(self, config: GeneratorConfig, load: LoadModel = load_model) -> None:
+    def __init__(
+        self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
+    ) -> None:
         """`load` makes the model of the folder: another one where what is served is to be measured without a device."""
         self._config = config
-        self._load_model = load
+        self._load_model, self._intervals = load, intervals
         self._model_id = model_id(config.model)
-        self._runtime: Runtime | None = None
+        self._runtime: GeneratorRuntime | None = None
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -45,7 +48,7 @@ class GeneratorService:
     @property
     def trouble(self) -> str:
         """Why it cannot serve now (the device is stuck or lost, the disk refuses), "" where it can."""
-        return "" if self._runtime is None else self._runtime.device.stuck or self._runtime.store.disk.trouble
+        return "" if self._runtime is None else self._runtime.problem
 
     @property
     def lost(self) -> str:
@@ -53,7 +56,7 @@ class GeneratorService:
         return "" if self._runtime is None else self._runtime.device.broken
 
     async def load(self) -> None:
-        runtime = await start(self._config, self._load_model)
+        runtime = await start(self._config, self._load_model, self._intervals)
         try:  # what a request that says nothing would ask for must be something that is served
             parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
         except InvalidArgument as error:
@@ -67,7 +70,7 @@ class GeneratorService:
 
     async def drain(self, grace_s: float) -> None:
         if self._runtime is not None:
-            await self._runtime.board.drain(grace_s)
+            await self._runtime.jobs.drain(grace_s)
 
     async def close(self) -> None:
         if self._runtime is not None:
@@ -79,8 +82,8 @@ class GeneratorService:
         runtime = self._runtime
         if runtime is None:
             return loading_info(self._model_id, self._config.state)
-        device, cost = runtime.device_report, runtime.speed.snapshot()
-        return ready_info(self._config, runtime.accepts, runtime.painter, device, runtime.board, cost)
+        device, cost = runtime.device_report, runtime.cost.snapshot()
+        return ready_info(self._config, runtime.accepts, runtime.painter, device, runtime.jobs.scheduler, cost)
 
     async def Generate(
         self, parcel: Parcel[pb.GenerateRequest], context: Context
@@ -93,7 +96,7 @@ class GeneratorService:
             caller=_caller(context),
             budget_s=context.time_remaining(),
         )
-        events = _events(runtime.board, await runtime.board.submit(request))
+        events = _events(runtime.jobs, await runtime.jobs.submit(request))
         async with aclosing(events):
             async for event in events:
                 yield pb.GenerateResponse(event=event)
@@ -107,37 +110,37 @@ class GeneratorService:
             detached=message.detached,
             caller=_caller(context),
         )
-        return pb.SubmitJobResponse(job=_at_a_glance(runtime.board, await runtime.board.submit(request)))
+        return pb.SubmitJobResponse(job=_at_a_glance(runtime.jobs, await runtime.jobs.submit(request)))
 
     async def WatchJob(
         self, parcel: Parcel[pb.WatchJobRequest], context: Context
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
-        board = self._ready().board
-        entry = await board.jobs.by_id(_required("job_id", parcel.message.job_id))
+        board = self._ready().jobs
+        entry = await board.directory.by_id(_required("job_id", parcel.message.job_id))
         events = _events(board, entry, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
                 yield pb.WatchJobResponse(event=event)
 
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: Context) -> pb.GetJobResponse:
-        board = self._ready().board
-        entry = await board.jobs.by_id(_required("job_id", parcel.message.job_id))
+        board = self._ready().jobs
+        entry = await board.directory.by_id(_required("job_id", parcel.message.job_id))
         return pb.GetJobResponse(job=_at_a_glance(board, entry))
 
     async def ListJobs(self, parcel: Parcel[pb.ListJobsRequest], context: Context) -> pb.ListJobsResponse:
-        request, jobs = parcel.message, self._ready().board.jobs
-        states = frozenset(_state(number) for number in request.states) or frozenset(State)
+        request, jobs = parcel.message, self._ready().jobs.directory
+        states = frozenset(_state(number) for number in request.states) or frozenset(JobState)
         size = min(request.page_size or _PAGE, _MAX_PAGE)
-        page = await jobs.listed(_page_token(request.page_token), states, size + 1)
-        token = str(page[size - 1].arrival) if len(page) > size else ""
+        page = await jobs.page(_page_token(request.page_token), states, size + 1)
+        token = str(page[size - 1].record.arrival) if len(page) > size else ""
         return pb.ListJobsResponse(jobs=[job_message(entry) for entry in page[:size]], next_page_token=token)
 
     async def CancelJob(self, parcel: Parcel[pb.CancelJobRequest], context: Context) -> pb.CancelJobResponse:
-        request, board = parcel.message, self._ready().board
+        request, board = parcel.message, self._ready().jobs
         if request.WhichOneof("target") == "request_id":
-            entry = await board.jobs.of_request(_required("request_id", request.request_id))
+            entry = await board.directory.by_request(_required("request_id", request.request_id))
         else:
-            entry = await board.jobs.by_id(_required("job_id", request.job_id))
+            entry = await board.directory.by_id(_required("job_id", request.job_id))
         board.cancel(entry)
         await board.settled(entry)
         return pb.CancelJobResponse(job=job_message(entry))
@@ -156,13 +159,13 @@ class GeneratorService:
     async def RemoveLora(self, parcel: Parcel[pb.RemoveLoraRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
 
-    def _ready(self) -> Runtime:
+    def _ready(self) -> GeneratorRuntime:
         if self._runtime is None:
             raise ModelLoading("the model is still being loaded; try again in a few seconds")
         return self._runtime
 
 
-async def _events(board: JobBoard, entry: Entry, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+async def _events(board: JobManager, entry: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
     """What happens to a job, as messages. Raises the job's error where it failed."""
     events = board.watch(entry, after)
     async with aclosing(events):
@@ -170,9 +173,8 @@ async def _events(board: JobBoard, entry: Entry, after: int = 0) -> AsyncGenerat
             yield event_message(entry, sequence, event)
 
 
-def _at_a_glance(board: JobBoard, entry: Entry) -> Job:
-    waits = entry.state is State.QUEUED and not entry.parked
-    return job_message(entry, board.workload.standing(entry) if waits else None)
+def _at_a_glance(board: JobManager, entry: LiveJob) -> Job:
+    return job_message(entry, board.standing(entry))
 
 
 def _caller(context: Context) -> str:
@@ -187,8 +189,8 @@ def _required(name: str, value: str) -> str:
     return value
 
 
-def _state(number: int) -> State:
-    state: State | None = STATE_OF.get(number)  # type: ignore[call-overload]
+def _state(number: int) -> JobState:
+    state: JobState | None = STATE_OF.get(number)  # type: ignore[call-overload]
     if state is None:
         raise InvalidArgument(f"states: expected states of a job, got {number}", field="states", reason="ENUM_UNKNOWN")
     return state

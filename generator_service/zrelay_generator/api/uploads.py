@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.api.contents import MAX_CONTENT_BYTES, parse_digest
-from zrelay_generator.store.blobs import Incoming
-from zrelay_generator.store.store import JobStore
+from zrelay_generator.store.blobs import IncomingContent
+from zrelay_generator.store.protocol import JobStore
 from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded
 from zrelay_shared.wire import Parcel
 
@@ -48,17 +48,17 @@ class Uploads:
         known = await self._store.known_size(sha256)
         if known is not None:
             return _response(sha256, known, existed=True)
-        incoming = await self._store.file(self._store.blobs.incoming)
+        incoming = await self._store.incoming()
         try:
             size = await self._pieces(incoming, first, parcels)
             await self._store.keep_incoming(incoming, sha256, size)
         finally:
-            await self._store.file(incoming.drop)
+            await self._store.drop_incoming(incoming)
         return _response(sha256, size, existed=False)
 
     async def _pieces(
         self,
-        incoming: Incoming,
+        incoming: IncomingContent,
         first: pb.UploadBlobRequest,
         parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]],
     ) -> int:
@@ -71,7 +71,7 @@ class Uploads:
             if size > (stated or MAX_CONTENT_BYTES):
                 raise _size_refusal(f"{stated} bytes" if stated else f"at most {MAX_CONTENT_BYTES} bytes", "more")
             digest.update(piece.data)
-            await self._store.file(incoming.write, piece.data)
+            await self._store.write_incoming(incoming, piece.data)
             piece = await self._next(parcels)
         if stated and size != stated:
             raise _size_refusal(f"{stated} bytes", f"{size}")

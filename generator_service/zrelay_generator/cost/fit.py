@@ -1,109 +1,107 @@
-"""Seconds as a sum of non-negative terms, fitted to measurements: the arithmetic of the cost model."""
+"""Fits durations to measured sizes: non-negative least squares with few terms."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-_WEIGHT_OF_NEW = 0.3
-"""Share of the latest measurement in the value that is kept of its size."""
-_MOST_TIMES = 2.0
-"""A measurement counts at most as so many times what is known: a pause of the machine is no property of the device."""
-_KEPT = 32
-"""Sizes that are remembered. The longest unused goes first."""
+import numpy as np
+from numpy.typing import NDArray
+
+_NEW_SHARE = 0.3
+"""Share of the newest measurement in the average that is kept per size."""
+_MAX_GROWTH = 2.0
+"""A measurement counts as at most this multiple of the known average: a pause of the machine is not the device's."""
+_MAX_SIZES = 32
+"""Number of distinct sizes kept. The least recently measured one is dropped first."""
 _REFIT_EVERY = 8
 _TERM_PENALTY = 1.05
-"""A further term must make the squared error smaller by this much."""
+"""A further term must reduce the squared error by at least this factor."""
+_RANK_TOLERANCE = 1e-5
+"""Singular values below this share of the largest count as zero."""
 
 
 @dataclass(slots=True)
-class Fit:
-    """seconds = sum of coefficient * feature, each coefficient 0 or more.
+class DurationFit:
+    """A model `seconds = sum(coefficient * term)` with coefficients of 0 or more.
 
-    The `main` feature always has a term, the others where measurements of several sizes ask for it. One thread calls
-    `saw`; any may read `coefficients`, None until something was measured.
+    The `main` term is always used; the others only where measurements of several sizes support them. One thread calls
+    `observe`; any thread may read `coefficients`.
+
+    Attributes:
+        main: Index of the term that is always used.
+        terms: Number of terms.
+        coefficients: One per term, in seconds; None until something was measured.
     """
 
     main: int
-    features: int
+    terms: int
     coefficients: tuple[float, ...] | None = None
-    _seen: dict[tuple[int, ...], tuple[tuple[float, ...], float]] = field(default_factory=dict)
+    _averages: dict[tuple[int, ...], tuple[tuple[float, ...], float]] = field(default_factory=dict)
     _count: int = 0
 
-    def saw(self, features: Sequence[float], seconds: float) -> None:
-        """Takes a measurement in. Of each size (to a factor of 1.4) an average is kept, so that what is painted all day
-        does not wash out what was learnt of other sizes."""
+    def observe(self, terms: Sequence[float], seconds: float) -> None:
+        """Adds a measurement.
+
+        One average is kept per size (sizes within a factor of 1.4 share it), so that frequent sizes do not displace
+        what was measured at others.
+        """
         seconds = max(seconds, 1e-9)
-        key = tuple(round(2.0 * math.log2(value)) if value > 0.0 else -1 for value in features)
-        known = self._seen.pop(key, None)
+        key = tuple(round(2.0 * math.log2(value)) if value > 0.0 else -1 for value in terms)
+        known = self._averages.pop(key, None)
         if known is None:
-            kept = (tuple(features), seconds)
+            average = (tuple(terms), seconds)
         else:
-            old, before = known
-            seconds = min(seconds, _MOST_TIMES * before)
-            mixed = tuple((1.0 - _WEIGHT_OF_NEW) * a + _WEIGHT_OF_NEW * b for a, b in zip(old, features, strict=True))
-            kept = (mixed, (1.0 - _WEIGHT_OF_NEW) * before + _WEIGHT_OF_NEW * seconds)
-        self._seen[key] = kept
-        if len(self._seen) > _KEPT:
-            del self._seen[next(iter(self._seen))]
+            before, before_s = known
+            seconds = min(seconds, _MAX_GROWTH * before_s)
+            mixed = tuple((1.0 - _NEW_SHARE) * a + _NEW_SHARE * b for a, b in zip(before, terms, strict=True))
+            average = (mixed, (1.0 - _NEW_SHARE) * before_s + _NEW_SHARE * seconds)
+        self._averages[key] = average
+        if len(self._averages) > _MAX_SIZES:
+            del self._averages[next(iter(self._averages))]
         self._count += 1
         if known is None or self._count % _REFIT_EVERY == 0 or self._count < _REFIT_EVERY:
             self.coefficients = self._fitted()
 
-    def seconds(self, features: Sequence[float]) -> float:
-        """The estimate; 0 until something was measured."""
+    def seconds(self, terms: Sequence[float]) -> float:
+        """Returns the estimated seconds, 0 until something was measured."""
         coefficients = self.coefficients
-        return 0.0 if coefficients is None else sum(map(float.__mul__, coefficients, map(float, features)))
+        return 0.0 if coefficients is None else sum(map(float.__mul__, coefficients, map(float, terms)))
 
-    def forget(self) -> None:
-        """Back to nothing measured."""
+    def reset(self) -> None:
+        """Forgets every measurement."""
         self.coefficients, self._count = None, 0
-        self._seen.clear()
+        self._averages.clear()
 
     def _fitted(self) -> tuple[float, ...]:
-        # Relative errors count, so rows are divided by their seconds: a step of 10 ms matters as one of 10 s.
-        rows = [[value / seconds for value in features] for features, seconds in self._seen.values()]
-        best, least = None, math.inf
-        for terms in self._subsets(len(rows)):
-            solved = _least_squares([[row[term] for term in terms] for row in rows])
-            if solved is None or min(solved) < 0.0:
+        # Relative errors count, so each row is divided by its seconds: a step of 10 ms matters as much as one of 10 s.
+        rows = np.array([[value / seconds for value in terms] for terms, seconds in self._averages.values()])
+        best: tuple[float, ...] | None = None
+        least = math.inf
+        for chosen in self._subsets(len(rows)):
+            solution = _least_squares(rows[:, chosen])
+            if solution is None or min(solution) < 0.0:
                 continue
-            found = [0.0] * self.features
-            for term, value in zip(terms, solved, strict=True):
-                found[term] = value
-            error = sum((sum(map(float.__mul__, found, row)) - 1.0) ** 2 for row in rows)
-            error = (error + 1e-6) * _TERM_PENALTY ** len(terms)
+            coefficients = np.zeros(self.terms)
+            coefficients[chosen] = solution
+            error = float(np.sum((rows @ coefficients - 1.0) ** 2))
+            error = (error + 1e-6) * _TERM_PENALTY ** len(chosen)
             if error < least:
-                best, least = tuple(found), error
+                best, least = tuple(coefficients.tolist()), error
         if best is None:
-            raise ValueError(f"features: expected some above 0, got {rows}")
+            raise ValueError(f"terms: expected some above 0, got {rows.tolist()}")
         return best
 
     def _subsets(self, rows: int) -> Iterator[list[int]]:
-        others = [term for term in range(self.features) if term != self.main]
-        for chosen in range(1 << len(others)):
-            terms = [self.main, *(term for bit, term in enumerate(others) if chosen >> bit & 1)]
-            if len(terms) <= rows:
-                yield terms
+        others = [term for term in range(self.terms) if term != self.main]
+        for bits in range(1 << len(others)):
+            chosen = [self.main, *(term for bit, term in enumerate(others) if bits >> bit & 1)]
+            if len(chosen) <= rows:
+                yield chosen
 
 
-def _least_squares(rows: list[list[float]]) -> list[float] | None:
-    """The solution of rows * x = 1 in the least squares, None where it is not determined."""
-    size = len(rows[0])
-    scale = [max(row[i] for row in rows) or 1.0 for i in range(size)]
-    scaled = [[value / s for value, s in zip(row, scale, strict=True)] for row in rows]
-    matrix = [[sum(row[i] * row[j] for row in scaled) for j in range(size)] for i in range(size)]
-    right = [sum(row[i] for row in scaled) for i in range(size)]
-    for i in range(size):
-        pivot = max(range(i, size), key=lambda j: abs(matrix[j][i]))
-        if abs(matrix[pivot][i]) < 1e-9:
-            return None
-        matrix[i], matrix[pivot], right[i], right[pivot] = matrix[pivot], matrix[i], right[pivot], right[i]
-        for j in range(i + 1, size):
-            factor = matrix[j][i] / matrix[i][i]
-            right[j] -= factor * right[i]
-            matrix[j] = [a - factor * b for a, b in zip(matrix[j], matrix[i], strict=True)]
-    solved = [0.0] * size
-    for i in reversed(range(size)):
-        rest = sum(matrix[i][j] * solved[j] for j in range(i + 1, size))
-        solved[i] = (right[i] - rest) / matrix[i][i]
-    return [value / s for value, s in zip(solved, scale, strict=True)]
+def _least_squares(rows: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Solves rows @ x = 1 in the least squares sense; None where the solution is not unique."""
+    scale = rows.max(axis=0)
+    scale[scale == 0.0] = 1.0
+    solution, _, rank, _ = np.linalg.lstsq(rows / scale, np.ones(len(rows)), rcond=_RANK_TOLERANCE)
+    return None if rank < rows.shape[1] else solution / scale

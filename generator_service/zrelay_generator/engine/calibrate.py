@@ -1,4 +1,4 @@
-"""At start: paint something small, then measure how long forwards and decodes of a few sizes take."""
+"""Measures the device at start: generates a small image, then times forwards and decodes of a few sizes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,10 +6,12 @@ from functools import partial
 
 import torch
 
-from zrelay_generator.cost.model import MemoryModel, Speed
-from zrelay_generator.engine.engine import Engine, run_to_end
-from zrelay_generator.engine.events import EngineEvent, Failed
-from zrelay_generator.engine.job import Job
+from zrelay_generator.cost.model import CostModel, MemoryModel
+from zrelay_generator.engine.engine import StepEngine, run_to_end
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import EngineEvent, JobFailed
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.engine.ticks import DecodeTick, DenoiseTick, Tick
 from zrelay_generator.features.protocol import JobSpec, Sampling
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.model import LoadedModel
@@ -18,48 +20,57 @@ from zrelay_generator.model.transformer import Segment
 from zrelay_generator.model.weights import TransformerWeights
 
 _BUDGET_S = 10.0
-"""Measuring ends after this; what is served refines it."""
+"""Measuring ends after this; the work that is served refines the estimates."""
 _ROUNDS = 3
 _SIDE = 512
-_COMPANY = (1, 4)
-"""Segments of the smallest size in one forward: what packing saves."""
+_BATCHES = (1, 4)
+"""Segments of the smallest size in one forward: measures what packing saves."""
 _GROWTH = (2, 4)
-"""Sides of single images, as multiples of the smallest: what tokens and attention cost."""
+"""Sides of single images as multiples of the smallest: measures what tokens and attention cost."""
 
 
 def warm_up_side(device: str, min_side: int, default_width: int) -> int:
-    """Pixels of the smallest measured picture's side. On a CPU the least: time is in its pixels. On a GPU
-    small pictures take the time of their launches alone, and tell little; so up to 512, as the checkpoint paints."""
+    """Returns the side in pixels of the smallest image that is measured.
+
+    On a CPU this is the smallest image, since its time grows with its pixels. On a GPU a small image takes only the
+    time of its kernel launches, so up to 512 pixels of the checkpoint's default width.
+    """
     return min_side if device == "cpu" else max(min_side, min(_SIDE, default_width))
 
 
-def calibrate(model: LoadedModel, speed: Speed, side: int) -> None:
-    """For pictures of `side` pixels and multiples of it.
+def calibrate(model: LoadedModel, cost: CostModel, side: int) -> None:
+    """Fills a cost model with measurements.
 
-    Raises what ends the first small picture: a model that cannot paint it is not served.
+    Args:
+        model: The loaded model.
+        cost: The cost model; earlier measurements are dropped.
+        side: Side of the smallest image in pixels; multiples of it are measured too.
+
+    Raises:
+        ZrelayError: The model cannot generate a small image; it must not be served.
     """
     multiple = model.limits.size_multiple
     side = -(-side // multiple) * multiple
-    speed.memory = memory_model(model)
-    _paint(model, side)
-    speed.forget()
+    cost.memory = memory_model(model)
+    _generate(model, side)
+    cost.reset()
     device, deadline = model.transformer.weights.device, time.monotonic() + _BUDGET_S
-    shapes = [(side, count) for count in _COMPANY]
+    shapes = [(side, count) for count in _BATCHES]
     shapes += [(side * times, 1) for times in _GROWTH if side * times <= min(model.limits.max_side, 2048)]
     with torch.inference_mode():
         for pixels, count in shapes:
             size = segment_size(pixels, pixels, 1) * count
             seconds = _least(partial(model.transformer.forward, _segments(model, pixels, count)), device, deadline)
-            speed.saw_forward(size.tokens, seconds, size.squares)
+            cost.observe_forward(size, seconds)
             if count == 1:
                 latents = torch.zeros(_shape(model, pixels), device=device)
-                speed.saw_decode(pixels * pixels, _least(partial(model.vae.decode, latents), device, deadline))
+                cost.observe_decode(pixels * pixels, _least(partial(model.vae.decode, latents), device, deadline))
             if time.monotonic() > deadline:
                 return
 
 
 def memory_model(model: LoadedModel) -> MemoryModel:
-    """From the shapes of the weights: the tensors of one block that live at the same time."""
+    """Returns the memory model of a loaded model: the tensors of one block that exist at the same time."""
     return MemoryModel(model.transformer.layers, _bytes_per_token(model.transformer.weights), model.vae.bytes_per_pixel)
 
 
@@ -71,15 +82,20 @@ def _bytes_per_token(weights: TransformerWeights) -> int:
     return int(max(attention, (6 * dim + 3 * hidden) * itemsize))
 
 
-def _paint(model: LoadedModel, side: int) -> None:
-    def emit(job: Job, event: EngineEvent) -> None:
-        if isinstance(event, Failed):
+def _generate(model: LoadedModel, side: int) -> None:
+    def emit(job: DeviceJob, event: EngineEvent) -> None:
+        if isinstance(event, JobFailed):
             raise event.error
 
     sampling = Sampling(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
-    engine = Engine(model, 1, Speed(), emit, decode_beside=False)
-    engine.add(Job("warm-up", JobSpec(torch.zeros(1, model.limits.embeds_width), None, sampling), 0))
+    engine = StepEngine(model, 1, JobEstimator(), _only_image, emit, decode_beside=False)
+    engine.add(DeviceJob("warm-up", JobSpec(torch.zeros(1, model.limits.embeds_width), None, sampling), 0))
     run_to_end(engine)
+
+
+def _only_image(jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
+    image = jobs[0].images[0]
+    return DecodeTick(image) if image.denoised else DenoiseTick((image,))
 
 
 def _segments(model: LoadedModel, side: int, count: int) -> list[Segment]:
@@ -96,10 +112,10 @@ def _shape(model: LoadedModel, side: int) -> tuple[int, int, int]:
 
 
 def _least(work: Callable[[], Sequence[object] | torch.Tensor], device: torch.device, deadline: float) -> float:
-    """The least seconds of a few rounds, the first of which may be slow.
+    """Returns the least seconds of a few rounds; the first round may be slow.
 
-    On a CPU that others keep busy a round counts the time that it was given, not the time that passed: else what is
-    refused for lack of time would never be measured again.
+    On a CPU that other processes use, a round counts the processor time that it got, not the time that passed:
+    otherwise work would be refused for lack of time and never be measured again.
     """
     least = float("inf")
     for _ in range(_ROUNDS):

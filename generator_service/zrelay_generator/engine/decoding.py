@@ -1,7 +1,7 @@
-"""Finished latents to pixels: on the device thread, or beside the next step where the device has room for both.
+"""Decodes finished latents to pixels: on the device thread, or on a thread of its own beside the next step.
 
-On a CPU the device thread's own threads already fill every core that serving leaves, and a second one would take the
-event loop's: decoding beside steps was measured to gain nothing there (docs/engine.md). A GPU has streams.
+On a CPU the device thread already uses every core that serving leaves, and a second one would take the event loop's:
+decoding beside steps was measured to gain nothing there (docs/engine.md). A GPU has streams.
 """
 
 import queue
@@ -21,8 +21,15 @@ from zrelay_shared.errors import Cancelled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
-    """What became of an image: `pixels` [H, W, 3] uint8 on the CPU, or the exception; seconds it took."""
+class DecodeResult:
+    """The outcome of one decode.
+
+    Attributes:
+        image: The image.
+        pixels: [H, W, 3] uint8 on the CPU; None where it failed.
+        error: Why it failed, else None.
+        seconds: How long it took.
+    """
 
     image: ImageState
     pixels: Tensor | None
@@ -30,66 +37,86 @@ class Decoded:
     seconds: float
 
 
-def decode_now(vae: Vae, image: ImageState, latents: Tensor) -> Decoded:
-    """Decodes on the calling thread; an exception is in the result."""
+def decode_now(vae: Vae, image: ImageState, latents: Tensor) -> DecodeResult:
+    """Decodes on the calling thread. An exception becomes part of the result."""
     started = time.perf_counter()
     try:
         pixels = vae.decode(latents)
-    except Exception as error:  # whatever it is, it ends this image's job and nothing else
-        return Decoded(image, None, without_frames(error), time.perf_counter() - started)
-    return Decoded(image, pixels, None, time.perf_counter() - started)
+    except Exception as error:  # of any kind: it ends this image's job and nothing else
+        return DecodeResult(image, None, without_frames(error), time.perf_counter() - started)
+    return DecodeResult(image, pixels, None, time.perf_counter() - started)
 
 
 class DecodeThread:
-    """Decodes one image after another on a thread and, on CUDA, a stream of its own. The device thread owns it."""
+    """Decodes one image after another on a thread and, on CUDA, on a stream of its own. Owned by the device thread."""
 
-    def __init__(self, vae: Vae, device: torch.device, changed: Callable[[], None]) -> None:
-        """`changed` is called, from the decoding thread, whenever a result is there."""
+    def __init__(
+        self,
+        vae: Vae,
+        device: torch.device,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            vae: The decoder.
+            device: The device of the latents.
+            changed: Called from the decode thread whenever a result is ready.
+            clock: Seconds that only grow, for the watchdog.
+        """
         self._vae = vae
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._changed = changed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        self._done: queue.SimpleQueue[Decoded] = queue.SimpleQueue()
-        self._under_way = 0
-        self.watchdog = Watchdog()
+        self._results: queue.SimpleQueue[DecodeResult] = queue.SimpleQueue()
+        self._pending = 0
+        self.watchdog = Watchdog(clock)
 
     @property
     def busy(self) -> bool:
         """Whether a result is still to be taken."""
-        return self._under_way > 0
+        return self._pending > 0
 
     @property
     def ready(self) -> bool:
         """Whether a result can be taken without waiting."""
-        return not self._done.empty()
+        return not self._results.empty()
 
     def put(self, image: ImageState, latents: Tensor, expected_s: float = 0.0) -> None:
-        """Hands an image over that should take so long (0: not known); returns at once."""
-        self._under_way += 1
+        """Queues an image and returns at once.
+
+        Args:
+            image: The image.
+            latents: Its latents after the last step.
+            expected_s: Seconds that the decode should take; 0 where that is not known.
+        """
+        self._pending += 1
         event = None
         if self._stream is not None:
             event = torch.cuda.current_stream(latents.device).record_event()
         self._thread.submit(self._run, image, latents, event, expected_s)
 
-    def take(self) -> Decoded:
-        """The next result; waits for it."""
-        result = self._done.get()
-        self._under_way -= 1
+    def take(self) -> DecodeResult:
+        """Waits for the next result."""
+        result = self._results.get()
+        self._pending -= 1
         return result
 
     def close(self) -> None:
+        """Ends the thread after the decode under way."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, image: ImageState, latents: Tensor, after: torch.cuda.Event | None, expected_s: float) -> None:
-        if image.job.cancelled:  # since it was handed over: the device is free for the others
-            self._done.put(Decoded(image, None, Cancelled("the job was cancelled"), 0.0))
+        if image.job.cancelled:  # meanwhile: the device is free for the others
+            self._results.put(DecodeResult(image, None, Cancelled("the job was cancelled"), 0.0))
             self._changed()
             return
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             if self._stream is not None and after is not None:
                 self._stream.wait_event(after)
                 latents.record_stream(self._stream)
-            with self.watchdog.beat(expected_s):
+            with self.watchdog.unit(expected_s):
                 result = decode_now(self._vae, image, latents)
-            self._done.put(result)
+            self._results.put(result)
         self._changed()

@@ -1,4 +1,4 @@
-"""The one thread that runs torch: it waits for jobs, ticks, and never for a caller."""
+"""The one thread that runs torch: it waits for jobs and ticks, and never waits for a caller."""
 
 import logging
 import threading
@@ -7,60 +7,69 @@ from concurrent.futures import Future
 
 import torch
 
-from zrelay_generator.engine.engine import Engine
-from zrelay_generator.engine.job import Job
+from zrelay_generator.engine.engine import StepEngine
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_shared.torch_devices import is_device_lost
 
 log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
-"""Ticks that may fail in a row where no job of theirs did."""
-LOST = "the GPU has failed for good in this process (CUDA's error is in the log): it must be started again"
-BROKEN = "the engine failed again and again (the log says how): it must be started again"
-Ended = Callable[[list[str]], None]
-"""Hears, on the device thread, that it has ended, and of the ids of the jobs that were at work."""
+"""Ticks in a row that may raise without any one job's fault before the thread gives up."""
+LOST = "the GPU failed for good in this process (the log has CUDA's error): restart the process"
+BROKEN = "the engine failed repeatedly (the log has the errors): restart the process"
+ThreadEnded = Callable[[list[str]], None]
+"""Called on the device thread when it has ended unasked, with the ids of the jobs that were at work."""
 
 
 class DeviceThread:
     """Owns the engine. `add` and `stop` may be called from any thread and return at once.
 
-    Attributes: `broken` why it has ended without having been asked to, "" where it has not.
+    Attributes:
+        broken: Why the thread ended without being asked to, "" where it has not.
     """
 
-    def __init__(self, threads: int | None, ended: Ended = lambda suspects: None) -> None:
-        """`threads` of torch on a CPU; None leaves torch's own number. `ended` is called where it ends unasked."""
+    def __init__(self, threads: int | None, ended: ThreadEnded = lambda suspects: None) -> None:
+        """Creates the thread without starting it.
+
+        Args:
+            threads: Torch threads on a CPU; None keeps torch's own number.
+            ended: Called where the thread ends unasked.
+        """
         self._threads, self._ended = threads, ended
         self.broken = ""
         self._changed = threading.Condition()
-        self._arrived: list[Job] = []
+        self._arrived: list[DeviceJob] = []
         self._stopping = False
-        self._engine: Engine | None = None
+        self._engine: StepEngine | None = None
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._loaded: Future[None] = Future()
-        self._load: Callable[[], Engine] | None = None
+        self._load: Callable[[], StepEngine] | None = None
 
-    def start(self, load: Callable[[], Engine]) -> Future[None]:
-        """Begins with `load` on the thread; the future is done when the engine is there, or has its exception.
+    def start(self, load: Callable[[], StepEngine]) -> Future[None]:
+        """Starts the thread with `load`.
 
-        It cannot be cancelled: a load under way is not interrupted, `stop` ends the thread after it.
+        Returns:
+            A future that is done when the engine is loaded, or has the exception of `load`. It cannot be cancelled: a
+            load under way is not interrupted, and `stop` ends the thread after it.
         """
         self._load = load
         self._loaded.set_running_or_notify_cancel()
         self._thread.start()
         return self._loaded
 
-    def add(self, job: Job) -> None:
+    def add(self, job: DeviceJob) -> None:
         """Hands a job over."""
         with self._changed:
             self._arrived.append(job)
             self._changed.notify()
 
     def stop(self) -> None:
-        """Ends the thread after the tick it is in."""
+        """Ends the thread after the tick under way."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     def join(self, timeout_s: float) -> None:
+        """Waits at most `timeout_s` seconds for the thread to end."""
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
@@ -70,21 +79,21 @@ class DeviceThread:
         return self._thread.is_alive()
 
     @property
-    def stuck(self) -> str:
-        """ "" while all is well, else what is wrong with the device, for people."""
+    def problem(self) -> str:
+        """What is wrong with the device, for people; "" while all is well."""
         if self.broken:
             return self.broken
-        over = self.stuck_s
-        return f"the device is {over:.0f} s over any time that its work could take" if over else ""
+        overdue = self.overdue_s
+        return f"the device is {overdue:.0f} s over any time that its work could take" if overdue else ""
 
     @property
-    def stuck_s(self) -> float:
-        """Seconds by which the device is over any time that the unit it works on could take; 0 while all is well."""
+    def overdue_s(self) -> float:
+        """Seconds by which the device exceeds any time that its unit of work could take; 0 while all is well."""
         engine = self._engine
-        return 0.0 if engine is None else engine.stuck_s
+        return 0.0 if engine is None else engine.overdue_s
 
     def wake(self) -> None:
-        """Looks again whether the engine has something to do."""
+        """Checks again whether the engine has work."""
         with self._changed:
             self._changed.notify()
 
@@ -95,32 +104,35 @@ class DeviceThread:
             if self._load is None:
                 raise RuntimeError("load: expected a function, got none")
             self._engine = engine = self._load()
-        except BaseException as error:  # whoever waits for the engine must hear of it, whatever it is
+        except BaseException as error:  # of any kind: the caller of `start` must receive it
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(None)
         try:
             with torch.inference_mode():
                 self.broken = self._tick_on(engine)
-        except BaseException:  # whatever it is: nobody may wait for a thread that is no more
+        except BaseException:  # of any kind: nobody may wait for a thread that has ended
             log.exception("the device thread failed")
             self.broken = BROKEN
         if self.broken:
             self._ended(engine.suspects)
         engine.close()
 
-    def _tick_on(self, engine: Engine) -> str:
-        """Until the thread is to end, which gives "", or until the device or the engine is beyond help: why.
+    def _tick_on(self, engine: StepEngine) -> str:
+        """Ticks until the thread is to end.
 
-        A tick that raised is a bug, most likely of what these jobs ask for together. To end for it would take all the
-        other jobs along, so the engine is emptied, which leaves nothing of it to be wrong, and goes on. Where that does
-        not help, a new process might: those that wait are on disk, and better off there than failed one by one.
+        A tick that raised is a bug, most likely in what these jobs request together. Ending the thread would end all
+        other jobs too, so the engine is emptied and continues. Where that does not help, a new process might: waiting
+        jobs are on disk, which is better for them than failing one by one.
+
+        Returns:
+            Why the device or the engine cannot continue, "" where the thread was asked to stop.
         """
         failures = 0
         while True:
             try:
-                # In here, since to wait the engine looks for work as well: what raises there raises in every process
-                # until the jobs that make it raise are ended, and it is not the fault of those at work.
+                # Inside the try block: the engine also looks for work to decide whether to wait. What raises there
+                # raises in every process until the jobs that cause it are ended.
                 if not self._take_arrivals(engine):
                     return ""
                 engine.tick()
@@ -135,8 +147,8 @@ class DeviceThread:
                     return BROKEN
                 engine.abandon(error)
 
-    def _take_arrivals(self, engine: Engine) -> bool:
-        """Waits until there is something to do; False when the thread is to end."""
+    def _take_arrivals(self, engine: StepEngine) -> bool:
+        """Waits until there is work; False when the thread is to end."""
         with self._changed:
             while (engine.idle or engine.waits) and not self._arrived and not self._stopping:
                 self._changed.wait()

@@ -1,16 +1,14 @@
-"""What happens to a job, as frozen values: the engine speaks them, the border turns them into messages."""
+"""What the engine reports about a job, as frozen values."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor
 
-from zrelay_generator.engine.job import Timings
-from zrelay_generator.images.writing import ImageFormat
 from zrelay_shared.errors import ZrelayError
 
 
-class Stage(StrEnum):
+class JobStage(StrEnum):
     """Stages of a job, in the order in which they run."""
 
     PREPARE = "prepare"
@@ -20,27 +18,18 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """Always the first event: requests ahead, and the estimated seconds (0 while nothing was measured)."""
+class StageProgress:
+    """A unit of work of a job was completed.
 
-    queue_position: int
-    wait_s: float
-    run_s: float
+    Attributes:
+        stage: The stage that the unit belongs to.
+        completed: Units of the stage that are done.
+        total: Units of the stage.
+        unit_s: Seconds that the latest unit took on the device.
+        eta_s: Estimated seconds until the job is done.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """The job still waits: a heart-beat."""
-
-    queue_position: int
-    eta_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`completed` of `total` units of a stage are done; the last took `unit_s` on the device; `eta_s` until the end."""
-
-    stage: Stage
+    stage: JobStage
     completed: int
     total: int
     unit_s: float
@@ -48,46 +37,25 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
-    """A small JPEG of an image after a step."""
+class JobFailed:
+    """The last event of a job that did not succeed.
 
-    image_index: int
-    step: int
-    jpeg: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A finished image: the file, and the SHA-256 (hex) of the file and of its RGB pixels."""
-
-    image_index: int
-    seed: int
-    width: int
-    height: int
-    format: ImageFormat
-    data: bytes
-    file_sha256: str
-    pixels_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The last event of a job that succeeded."""
-
-    images: int
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The last event of a job that did not: the refusal its caller gets (Cancelled where it was cancelled)."""
+    Attributes:
+        error: What the caller receives; `Cancelled` for a cancelled job.
+    """
 
     error: ZrelayError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviewPixels:
-    """[h, w, 3] uint8 on their way to a Preview."""
+    """Pixels of a preview, before they are encoded.
+
+    Attributes:
+        image_index: Index of the image in the job.
+        step: Steps of the image that are done.
+        pixels: [h, w, 3] uint8 on the CPU.
+    """
 
     image_index: int
     step: int
@@ -96,7 +64,15 @@ class PreviewPixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePixels:
-    """[H, W, 3] uint8 of a decoded image on their way to an Image; `last` of its job, `eta_s` until its end."""
+    """Pixels of a decoded image, before they are encoded.
+
+    Attributes:
+        image_index: Index of the image in the job.
+        seed: Seed of the image.
+        pixels: [H, W, 3] uint8 on the CPU.
+        last: Whether it is the job's last image.
+        eta_s: Estimated seconds until the job is done.
+    """
 
     image_index: int
     seed: int
@@ -105,7 +81,5 @@ class ImagePixels:
     eta_s: float = 0.0
 
 
-Event = Accepted | Waiting | Progress | Preview | Image | Done | Failed
-"""What callers see."""
-EngineEvent = Progress | PreviewPixels | ImagePixels | Failed
-"""What the engine says; the writer turns pixels into files."""
+EngineEvent = StageProgress | PreviewPixels | ImagePixels | JobFailed
+"""What the engine emits; the image writer turns pixels into files."""

@@ -1,22 +1,21 @@
-"""A job on its way: where each of its images stands. Owned by the device thread; what was asked is in spec.py."""
+"""A job on the device: the state of each of its images. Owned by the device thread."""
 
 import time
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from zrelay_generator.cost.size import Size
 from zrelay_generator.features.hooks import Feature, Step
-from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, Sampling
+from zrelay_generator.features.protocol import JobSpec
 from zrelay_generator.features.registry import features_of, steps_of
 from zrelay_generator.model.latents import image_seed
 from zrelay_generator.model.packing import Conditioning
 
-__all__ = ["ImageState", "Job", "JobSpec", "Origin", "Output", "Priority", "Sampling", "Timings"]
-
 
 @dataclass(slots=True)
-class Timings:
-    """Seconds by stage; each is written by the thread that does the work."""
+class StageTimings:
+    """Seconds per stage. Each field is written by the thread that does the work."""
 
     queue_s: float = 0.0
     prepare_s: float = 0.0
@@ -25,20 +24,23 @@ class Timings:
     encode_image_s: float = 0.0
     total_s: float = 0.0
 
-    @property
-    def served_s(self) -> float:
-        """On the device so far."""
-        return self.prepare_s + self.denoise_s + self.decode_s
-
 
 @dataclass(slots=True, eq=False)
 class ImageState:
-    """One image of a job: `latents` [channels, h, w] float32 once it has begun; `done` forwards.
+    """One image of a job.
 
-    `alone` is set while it must have no company, after a tick that failed; `decoding` while it is with the decoder.
+    Attributes:
+        job: The job it belongs to.
+        index: Its index in the job.
+        seed: Its own seed.
+        latents: [channels, h, w] float32 on the device, from its first step to its decode.
+        done: Steps that were run.
+        alone: It must run without company, because a tick with it failed.
+        decoding: It is with the decode thread.
+        decoded: Its pixels were emitted.
     """
 
-    job: "Job"
+    job: "DeviceJob"
     index: int
     seed: int
     latents: Tensor | None = None
@@ -49,23 +51,38 @@ class ImageState:
 
     @property
     def denoised(self) -> bool:
+        """Whether all its steps were run."""
         return self.done >= self.job.spec.sampling.run_steps
 
     @property
     def step(self) -> Step:
-        """The step that comes next."""
+        """The next step."""
         found = self.job.steps[self.done]
-        return (
-            found if self.index == 0 else Step(self.index, found.index, found.sigma, found.sigma_next, found.progress)
-        )
+        if self.index == 0:
+            return found
+        return Step(self.index, found.index, found.sigma, found.sigma_next, found.progress)
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A job on its way. Only the device thread changes it, but for `cancelled`, which anyone may set to true.
+class DeviceJob:
+    """A job that is on the device or next to it.
 
-    Attributes: `caller` who is treated fairly beside others; `features` what it does beside plain steps;
-    `conditioning` of its prompt once it has begun.
+    Only the device thread changes it, except `cancelled` (any thread may set it) and `written` (the image writer).
+
+    Attributes:
+        id: The job's id.
+        spec: What was requested.
+        arrival: Number that orders jobs by their acceptance.
+        accepted_at: Seconds on the monotonic clock at which the job was accepted, also across restarts.
+        cancelled: The job is to end at the next tick.
+        caller: Identity of the caller, for fairness.
+        conditioning: The conditioning of its prompt, once the job has begun.
+        features: The features it uses.
+        steps: The steps of each image.
+        images: Its images.
+        timings: Seconds per stage.
+        remaining: Forwards and their size from each step of an image to its end; filled by `JobEstimator`.
+        written: Images that were written as files.
     """
 
     id: str
@@ -78,11 +95,9 @@ class Job:
     features: tuple[Feature, ...] = field(init=False)
     steps: tuple[Step, ...] = field(init=False)
     images: list[ImageState] = field(init=False)
-    timings: Timings = field(default_factory=Timings)
-    remaining: tuple[tuple[int, float, float], ...] | None = None
-    """Forwards, tokens and squares from each step of an image to its end; filled by `Speed`."""
+    timings: StageTimings = field(default_factory=StageTimings)
+    remaining: tuple[tuple[int, Size], ...] | None = None
     written: int = 0
-    """Images that are files by now; the writer counts."""
 
     def __post_init__(self) -> None:
         sampling = self.spec.sampling
@@ -91,18 +106,24 @@ class Job:
         self.images = [ImageState(self, i, image_seed(sampling.seed, i)) for i in range(sampling.num_images)]
 
     def release(self) -> None:
-        """Lets go what only the device needs, once the job is over: images and job point at each other, and with them
-        their tensors would stay, on a GPU in its memory, until Python's collector comes by."""
+        """Drops what only the device needs, once the job is over.
+
+        Images and job refer to each other; without this their tensors (on a GPU, its memory) would stay until Python's
+        cycle collector runs.
+        """
         self.images, self.features, self.conditioning = [], (), None
 
     @property
     def steps_done(self) -> int:
+        """Steps that were run, over all images."""
         return sum(image.done for image in self.images)
 
     @property
     def steps_total(self) -> int:
+        """Steps of the job, over all images."""
         return len(self.images) * self.spec.sampling.run_steps
 
     @property
     def decoded(self) -> int:
+        """Images that were decoded."""
         return sum(image.decoded for image in self.images)

@@ -1,4 +1,4 @@
-"""What a caller is told when the device could not do a job: what happened, and what to do about it."""
+"""The errors that callers receive when the device could not do a job: what happened, and what to do about it."""
 
 import logging
 import math
@@ -6,7 +6,7 @@ import uuid
 
 import torch
 
-from zrelay_generator.engine.job import ImageState, Job
+from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.features.protocol import JobSpec
 from zrelay_generator.model.weights import TransformerWeights
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory, ZrelayError
@@ -18,14 +18,14 @@ _SIZE_MULTIPLE = 16
 
 
 def without_frames(error: Exception) -> Exception:
-    """The error as it may be kept: the frames of one that ran out of memory hold the tensors that did not fit."""
+    """Returns the error without its frames where it ran out of memory: they hold the tensors that did not fit."""
     if is_out_of_memory(error):
         error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 
 
-def explained(error: Exception, job: Job, weights: TransformerWeights) -> ZrelayError:
-    """What the caller is told of a failure; the log keeps the rest under the same incident id."""
+def explained(error: Exception, job: DeviceJob, weights: TransformerWeights) -> ZrelayError:
+    """Returns what the caller receives for a failure; the log has the rest under the same incident id."""
     if is_out_of_memory(error):
         return out_of_memory(job.spec, weights.device)
     if isinstance(error, FloatingPointError):
@@ -36,14 +36,22 @@ def explained(error: Exception, job: Job, weights: TransformerWeights) -> Zrelay
 
 
 def unexpected(error: Exception) -> ZrelayError:
-    """What the callers are told of a tick that failed where no one job did; the log keeps the rest."""
+    """Returns what callers receive for a tick that failed without any one job's fault; the log has the rest."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s: a tick of the engine failed; the jobs on the device end", incident, exc_info=error)
     return device_failure(incident)
 
 
 def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) -> OutOfMemory:
-    """Half the pixels would do: memory is about linear in them, and an image that failed had no company."""
+    """Returns the refusal of an image that does not fit, with a size of half its pixels.
+
+    Memory is about linear in the pixels.
+
+    Args:
+        spec: The job.
+        device: The device that ran out of memory.
+        needed_bytes: Estimated bytes beside the weights, 0 where there is no estimate.
+    """
     sampling, found = spec.sampling, report(device)
     width, height = (_fitting(side * math.sqrt(0.5)) for side in (sampling.width, sampling.height))
     needs = f", about {needed_bytes / _GIB:.1f} GiB beside the weights" if needed_bytes else ""
@@ -61,7 +69,7 @@ def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) ->
 
 
 def not_finite(image: ImageState, sigma: float, dtype: torch.dtype) -> FailedPrecondition:
-    """The latents of an image hold NaN or infinity after a step."""
+    """Returns the refusal of an image whose latents hold NaN or infinity after a step."""
     steps = image.job.spec.sampling.run_steps
     return FailedPrecondition(
         f"the latents of image {image.index} are not finite after step {image.done} of {steps} (sigma {sigma:.4g}, "
@@ -72,7 +80,7 @@ def not_finite(image: ImageState, sigma: float, dtype: torch.dtype) -> FailedPre
 
 
 def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
-    """The VAE made NaN or infinity of finite latents."""
+    """Returns the refusal of an image that the VAE decoded to NaN or infinity."""
     return FailedPrecondition(
         f"the pixels of an image are not finite (decoded in {dtype_name(dtype)}); {_overflow_remedy(dtype)}",
         reason="PIXELS_NOT_FINITE",
@@ -81,7 +89,7 @@ def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
 
 
 def device_failure(incident: str) -> InternalError:
-    """A bug: the caller gets a number to ask the operator about, and nothing else."""
+    """Returns the error of a bug: the caller receives an incident number for the operator, and nothing else."""
     return InternalError(
         f"the generator failed at this job (incident {incident}); the server's log says why",
         metadata={"incident": incident},

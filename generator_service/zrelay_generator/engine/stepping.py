@@ -1,6 +1,7 @@
-"""One image's own part of a tick: what goes into the forward, and what is made of the predictions.
+"""One image's part of a tick: its segments before the forward, its latents after it.
 
-Free functions; the one place that calls a feature's hooks. The engine packs, runs, counts time, keeps failures apart.
+Free functions, and the only module that calls the hooks of features during a step. The engine packs, runs, measures and
+isolates failures.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zrelay_generator.engine.job import ImageState, Job
+from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.features.hooks import PROMPT, Step
 from zrelay_generator.model.latents import denoised, euler_step, noise_from
 from zrelay_generator.model.model import LoadedModel
@@ -18,29 +19,29 @@ from zrelay_generator.model.transformer import Prediction, Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """An image in a tick: the step it takes, and its segments by name."""
+class PlannedStep:
+    """A step that an image takes in this tick, with its segments by name."""
 
     image: ImageState
     step: Step
     segments: dict[str, Segment]
 
     @property
-    def before(self) -> Tensor:
-        """The latents before the step."""
+    def latents(self) -> Tensor:
+        """The latents before the step, [channels, h, w] float32."""
         return self.segments[PROMPT].latents
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Settled:
-    """The latents after a step, and the prediction that led there, both [channels, h, w] float32."""
+class CompletedStep:
+    """The latents after a step and the prediction that led to them, both [channels, h, w] float32."""
 
     latents: Tensor
     prediction: Tensor
 
 
-def begin(job: Job, model: LoadedModel) -> None:
-    """What is computed once per job: the refined caption, what features need, the schedule's modulation."""
+def begin(job: DeviceJob, model: LoadedModel) -> None:
+    """Computes what no step changes: the refined caption, what features need, the modulation of each step."""
 
     def condition(prompt_embeds: Tensor) -> Conditioning:
         for feature in job.features:
@@ -54,50 +55,54 @@ def begin(job: Job, model: LoadedModel) -> None:
         feature.begin(model, condition)
     for step in job.steps:
         model.transformer.modulation(step.timestep)
-    job.conditioning = conditioning  # last: a job that failed on the way has not begun
+    job.conditioning = conditioning  # last: a job that failed before this line has not begun
 
 
-def take(image: ImageState, model: LoadedModel) -> Taken:
-    """The next step of an image whose job has begun."""
+def plan_step(image: ImageState, model: LoadedModel) -> PlannedStep:
+    """Prepares the next step of an image whose job has begun; draws its noise at the first step.
+
+    Raises:
+        ValueError: The job has not begun.
+    """
     job, step = image.job, image.step
     if job.conditioning is None:
         raise ValueError("conditioning: expected a job that has begun, got one that has not")
     if image.latents is None:
-        image.latents = _start(image, model)
+        image.latents = _initial_latents(image, model)
     segments = {PROMPT: Segment(image.latents, job.conditioning, model.transformer.modulation(step.timestep))}
     for feature in job.features:
         segments = feature.segments(model, step, segments)
-    return Taken(image, step, segments)
+    return PlannedStep(image, step, segments)
 
 
-def settle(taken: Taken, predictions: Mapping[str, Prediction]) -> Settled:
-    """The prediction as the features bend it, and one Euler step along it."""
-    prediction, features = predictions[PROMPT].full, taken.image.job.features
+def complete_step(planned: PlannedStep, predictions: Mapping[str, Prediction]) -> CompletedStep:
+    """Applies the features to the predictions and takes one Euler step."""
+    prediction, features = predictions[PROMPT].full, planned.image.job.features
     for feature in features:
-        prediction = feature.bend(taken.step, prediction, predictions)
-    latents = euler_step(taken.before, prediction, taken.step.sigma, taken.step.sigma_next)
+        prediction = feature.bend(planned.step, prediction, predictions)
+    latents = euler_step(planned.latents, prediction, planned.step.sigma, planned.step.sigma_next)
     for feature in features:
-        latents = feature.settle(taken.step, latents)
-    return Settled(latents, prediction)
+        latents = feature.settle(planned.step, latents)
+    return CompletedStep(latents, prediction)
 
 
-def preview(taken: Taken, settled: Settled, model: LoadedModel) -> Tensor | None:
-    """[h, w, 3] uint8 of where the step points to, None where none is due."""
-    image, output = taken.image, taken.image.job.spec.output
+def preview(planned: PlannedStep, completed: CompletedStep, model: LoadedModel) -> Tensor | None:
+    """Returns [h, w, 3] uint8 pixels of the clean image that the step predicts, None where no preview is due."""
+    image, output = planned.image, planned.image.job.spec.output
     if not output.preview_every or image.done % output.preview_every or image.denoised:
         return None
-    clean = denoised(taken.before, settled.prediction, taken.step.sigma)
+    clean = denoised(planned.latents, completed.prediction, planned.step.sigma)
     return model.latent_to_rgb.pixels(clean, output.preview_max_side)
 
 
-def latents_shape(job: Job, model: LoadedModel) -> tuple[int, int, int]:
-    """[channels, h, w] of the job's images."""
+def latents_shape(job: DeviceJob, model: LoadedModel) -> tuple[int, int, int]:
+    """Returns (channels, h, w) of the latents of a job's images."""
     sampling, factor = job.spec.sampling, model.vae.factor
     return model.transformer.weights.channels, sampling.height // factor, sampling.width // factor
 
 
-def _start(image: ImageState, model: LoadedModel) -> Tensor:
-    """The latents that an image begins with: what a feature makes, else noise."""
+def _initial_latents(image: ImageState, model: LoadedModel) -> Tensor:
+    """The latents an image starts from: those of the first feature that has some, else noise."""
     generator = torch.Generator("cpu").manual_seed(image.seed)
     shape, sigma = latents_shape(image.job, model), image.step.sigma
     for feature in image.job.features:

@@ -1,50 +1,54 @@
-"""How many tokens a tick may have: fewer after one that did not fit, more again while all goes well."""
+"""How many tokens one forward may have: fewer after a forward ran out of memory, more again after a while."""
 
 from dataclasses import dataclass, field
 
-_AFTER_OUT_OF_MEMORY = 0.75
-"""Share of the tokens of a tick that did not fit which later ticks may have."""
-_STEP = 1.125
-"""Factor by which they may have more again."""
-_GOOD_TICKS = 64
-"""Ticks that went well, at first, before they may have more."""
-_MOST_GOOD_TICKS = 8192
+_SHARE_AFTER_FAILURE = 0.75
+"""Later ticks get this share of the tokens of a tick that ran out of memory."""
+_GROWTH = 1.125
+"""Factor by which the budget grows at a time."""
+_TICKS_TO_GROW = 64
+"""Successful ticks before the budget grows, at first."""
+_MOST_TICKS_TO_GROW = 8192
 
 
 @dataclass(slots=True)
 class TokenBudget:
-    """Tokens of a tick, at most `most`.
+    """Tokens of a tick, at most `limit`.
 
-    What was in the way may be gone (another process, a large decode, fragments), or may be there for good. So it is
-    tried again; each trial that fails doubles the wait for the next one, up to 8192 ticks, until `most` itself goes
-    well as long.
+    What used the memory may be gone later (another process, a large decode, fragmentation) or may stay. So the budget
+    grows again; each attempt that fails doubles the number of ticks before the next one, up to 8192, until ticks at the
+    full `limit` have succeeded that often.
+
+    Attributes:
+        limit: The configured number of tokens.
+        tokens: The number of tokens that a tick may have now.
     """
 
-    most: int
+    limit: int
     tokens: int = field(init=False)
-    _wait: int = field(default=_GOOD_TICKS, init=False)
-    _good: int = field(default=0, init=False)
-    _raised: bool = field(default=False, init=False)
+    _wait: int = field(default=_TICKS_TO_GROW, init=False)
+    _successes: int = field(default=0, init=False)
+    _grown: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.tokens = self.most
+        self.tokens = self.limit
 
-    def ran_out(self, tokens: float) -> None:
-        """A tick of so many tokens did not fit."""
-        if self._raised:
-            self._wait = min(2 * self._wait, _MOST_GOOD_TICKS)
-        self.tokens = max(1, min(self.tokens, int(tokens * _AFTER_OUT_OF_MEMORY)))
-        self._good, self._raised = 0, False
+    def exhausted(self, tokens: float) -> None:
+        """Records that a tick of `tokens` tokens ran out of memory."""
+        if self._grown:
+            self._wait = min(2 * self._wait, _MOST_TICKS_TO_GROW)
+        self.tokens = max(1, min(self.tokens, int(tokens * _SHARE_AFTER_FAILURE)))
+        self._successes, self._grown = 0, False
 
-    def went_well(self) -> None:
-        """A tick went well."""
-        if self.tokens == self.most and not self._raised:
+    def succeeded(self) -> None:
+        """Records that a tick succeeded."""
+        if self.tokens == self.limit and not self._grown:
             return
-        self._good += 1
-        if self._good < self._wait:
+        self._successes += 1
+        if self._successes < self._wait:
             return
-        self._good = 0
-        if self.tokens < self.most:
-            self.tokens, self._raised = min(self.most, max(self.tokens + 1, int(self.tokens * _STEP))), True
+        self._successes = 0
+        if self.tokens < self.limit:
+            self.tokens, self._grown = min(self.limit, max(self.tokens + 1, int(self.tokens * _GROWTH))), True
         else:
-            self._wait, self._raised = _GOOD_TICKS, False
+            self._wait, self._grown = _TICKS_TO_GROW, False

@@ -1,32 +1,42 @@
-"""Whether the device still beats: what it works on since when, for a watchdog on another thread."""
+"""Watches the unit of work on the device, from another thread."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LEAST_S = 60.0
-"""A unit of work is never called stuck before: a first forward may compile kernels and read weights from a disk."""
-_TIMES = 20.0
-"""Times the expected seconds after which a unit is called stuck."""
+"""A unit is never overdue before this: a first forward may compile kernels and read weights from a disk."""
+_TIMES_EXPECTED = 20.0
+"""A unit is overdue after this multiple of its expected seconds."""
 
 
 class Watchdog:
-    """The unit of work under way. One thread works, any may look."""
+    """The unit of work under way. One thread works; any thread may read."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Creates a watchdog without a unit under way.
+
+        Args:
+            clock: Seconds that only grow.
+        """
+        self._clock = clock
         self._due: float | None = None
 
     @contextmanager
-    def beat(self, expected_s: float) -> Iterator[None]:
-        """Around a unit of work that should take so long (0: not known)."""
-        self._due = time.monotonic() + max(_LEAST_S, _TIMES * expected_s)
+    def unit(self, expected_s: float) -> Iterator[None]:
+        """Encloses one unit of work.
+
+        Args:
+            expected_s: Seconds that it should take; 0 where that is not known.
+        """
+        self._due = self._clock() + max(_LEAST_S, _TIMES_EXPECTED * expected_s)
         try:
             yield
         finally:
             self._due = None
 
     @property
-    def stuck_s(self) -> float:
-        """Seconds by which the unit under way is over any time it could take; 0 while all is well."""
+    def overdue_s(self) -> float:
+        """Seconds by which the unit under way exceeds any time that it could take; 0 while all is well."""
         due = self._due
-        return 0.0 if due is None else max(0.0, time.monotonic() - due)
+        return 0.0 if due is None else max(0.0, self._clock() - due)

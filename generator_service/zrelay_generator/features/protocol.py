@@ -1,21 +1,13 @@
 """What a job is asked to paint: frozen, self-contained, checked before it comes here."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 from torch import Tensor
 
 from zrelay_generator.features.omni.spec import References
 from zrelay_generator.features.schedule import Schedule
 from zrelay_generator.images.writing import ImageFormat
-
-
-class Priority(IntEnum):
-    """Which jobs are taken first; lower is earlier."""
-
-    INTERACTIVE = 0
-    NORMAL = 1
-    BATCH = 2
+from zrelay_generator.priority import Priority as Priority
 
 
 @dataclass(frozen=True, slots=True)

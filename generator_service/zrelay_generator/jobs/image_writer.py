@@ -6,59 +6,54 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from zrelay_generator.engine.events import (
-    Done,
-    Event,
-    Failed,
-    Image,
-    ImagePixels,
-    Preview,
-    PreviewPixels,
-    Progress,
-    Stage,
-)
-from zrelay_generator.engine.job import Job
+from zrelay_generator.engine.events import ImagePixels, JobFailed, JobStage, PreviewPixels, StageProgress
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.refusals import device_failure
 from zrelay_generator.images.provenance import Painter, provenance_json
 from zrelay_generator.images.writing import pixels_sha256, write_image, write_preview
+from zrelay_generator.jobs.events import ImageFinished, JobEvent, JobSucceeded, PreviewReady
 
 log = logging.getLogger(__name__)
-Publish = Callable[[Job, Event], None]
+Publish = Callable[[DeviceJob, JobEvent], None]
 
 
-class Writer:
-    """Writes previews and images in the order in which they come, and publishes what it wrote.
-
-    `publish` is called from the writer's thread.
-    """
+class ImageWriter:
+    """Writes previews and images in the order in which they arrive, and publishes them from its thread."""
 
     def __init__(self, painter: Painter, publish: Publish) -> None:
+        """Starts the thread.
+
+        Args:
+            painter: What generates the images, for their provenance.
+            publish: Receives the events; called from the writer's thread.
+        """
         self._painter = painter
         self._publish = publish
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="image-writer")
 
-    def put(self, job: Job, event: PreviewPixels | ImagePixels) -> None:
-        """Takes pixels over; never waits."""
+    def put(self, job: DeviceJob, event: PreviewPixels | ImagePixels) -> None:
+        """Queues pixels; never waits."""
         self._thread.submit(self._write, job, event)
 
     def close(self) -> None:
+        """Ends the thread after the file under way."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _write(self, job: Job, event: PreviewPixels | ImagePixels) -> None:
+    def _write(self, job: DeviceJob, event: PreviewPixels | ImagePixels) -> None:
         if job.cancelled:
             return
         try:
             if isinstance(event, PreviewPixels):
-                self._publish(job, Preview(event.image_index, event.step, write_preview(event.pixels)))
+                self._publish(job, PreviewReady(event.image_index, event.step, write_preview(event.pixels)))
             else:
                 self._finish(job, event)
         except Exception:  # the thread must live on for the other jobs, and this job must end
             incident = uuid.uuid4().hex[:12]
             log.exception("incident %s: an image could not be written", incident)
-            self._publish(job, Failed(device_failure(incident)))
-            job.cancelled = True  # the device need not paint the rest of it; told first, for it is no cancelling
+            self._publish(job, JobFailed(device_failure(incident)))
+            job.cancelled = True  # the device need not generate the rest; set last, because this is no cancellation
 
-    def _finish(self, job: Job, event: ImagePixels) -> None:
+    def _finish(self, job: DeviceJob, event: ImagePixels) -> None:
         started = time.perf_counter()
         spec, output = job.spec, job.spec.output
         digest = pixels_sha256(event.pixels)
@@ -70,11 +65,12 @@ class Writer:
         job.timings.encode_image_s += seconds
         height, width, _ = event.pixels.shape
         job.written += 1
-        self._publish(job, Progress(Stage.ENCODE_IMAGE, job.written, spec.sampling.num_images, seconds, event.eta_s))
+        images = spec.sampling.num_images
+        self._publish(job, StageProgress(JobStage.ENCODE_IMAGE, job.written, images, seconds, event.eta_s))
         self._publish(
             job,
-            Image(event.image_index, event.seed, width, height, output.format, file.data, file.sha256, digest),
+            ImageFinished(event.image_index, event.seed, width, height, output.format, file.data, file.sha256, digest),
         )
         if event.last:
             job.timings.total_s = time.monotonic() - job.accepted_at
-            self._publish(job, Done(spec.sampling.num_images, job.timings))
+            self._publish(job, JobSucceeded(images, job.timings))

@@ -1,4 +1,4 @@
-"""Brings jobs from the line to the device, a few ahead of need: the rest costs no memory but its entry."""
+"""Loads the next jobs and hands them to the device, a few ahead of need: a queued job costs little memory."""
 
 import asyncio
 import logging
@@ -6,159 +6,154 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Protocol
 
-from zrelay_generator.cost.model import Speed
-from zrelay_generator.engine.job import Job, JobSpec, Priority
+from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.refusals import device_failure
-from zrelay_generator.jobs.entry import Entry
-from zrelay_generator.jobs.records import damaged
-from zrelay_generator.scheduling.line import Line, key_now, left_s
+from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS, Scheduler
+from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import Unavailable, ZrelayError
 
 log = logging.getLogger(__name__)
-NEAR_DEVICE = 16
-"""The first so many jobs of one priority, with those of more urgent ones, are on the device or next to it: enough to
-fill any tick."""
-MOST_NEAR = 2 * NEAR_DEVICE
-"""Those that were among the first, and were passed by shorter ones since, stay near: the device may have begun them."""
-_DISK_AGAIN_S = 2.0
-Load = Callable[[Entry], Awaitable[JobSpec]]
+LoadSpec = Callable[[JobRecord], Awaitable[JobSpec]]
+"""Reads the spec of a waiting job. Raises PayloadCorrupt where it is damaged, Unavailable where the disk refuses."""
 
 
-class Feeder:
-    """Owns which jobs are near the device. `load` reads a job's spec, `start` hands it over, `fail` ends an entry,
-    `well` tries whether the disk takes writes."""
+class PrefetchOwner(Protocol):
+    """What the prefetcher needs to know of jobs."""
+
+    def living(self, job_id: str) -> LiveJob | None:
+        """Returns a job of this process."""
+
+    def fail(self, job: LiveJob, error: ZrelayError) -> None:
+        """Ends a job that cannot continue."""
+
+    def saving_backlog(self) -> int:
+        """Returns the number of jobs whose results are being saved."""
+
+    async def storage_works(self) -> bool:
+        """Tries whether the storage takes writes."""
+
+
+class Prefetcher:
+    """Keeps the first jobs of the order loaded.
+
+    Attributes:
+        closed: Whether no more jobs go to the device.
+    """
 
     def __init__(
         self,
-        line: Line,
-        speed: Speed,
-        load: Load,
-        start: Callable[[Job], None],
-        fail: Callable[[Entry, ZrelayError], None],
-        well: Callable[[], Awaitable[bool]],
+        scheduler: Scheduler,
+        owner: PrefetchOwner,
+        load: LoadSpec,
+        start: Callable[[DeviceJob], None],
+        retry_s: float,
     ) -> None:
-        self._line, self._speed, self._well = line, speed, well
-        self._load, self._start, self._fail = load, start, fail
-        self._near: dict[str, Entry] = {}
-        self._doubted: set[asyncio.Task[None]] = set()
-        self._unsaved = 0
+        """Creates a prefetcher; it starts with the first job.
+
+        Args:
+            scheduler: Decides which job is next.
+            owner: The jobs.
+            load: Reads the spec of a job.
+            start: Hands a job to the device.
+            retry_s: Seconds until a job that could not be read is tried again.
+        """
+        self._scheduler, self._owner, self._load, self._start = scheduler, owner, load, start
+        self._retry_s = retry_s
+        self._retries: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.closed = False
-        """Whether no more jobs go to the device."""
 
-    @property
-    def near(self) -> list[Entry]:
-        """Those on the device or next to it."""
-        return list(self._near.values())
-
-    def offer(self, entry: Entry, spec: JobSpec) -> None:
-        """A job that was just accepted: at once to the device where it would be the next, else into the line."""
-        if not self.closed and self._allowed(entry) and self._line.first(self._allowed) is None:
-            self._near[entry.id] = entry
-            self._begin(entry, spec)
+    def offer(self, job: LiveJob, spec: JobSpec) -> None:
+        """Starts a job that was just accepted at once where it is the next one; else it stays in the queue."""
+        if not self.closed and self._next() is job.record:
+            self._scheduler.load(job.record)
+            self._begin(job, spec)
         else:
-            self.wait(entry)
+            self.wake()
 
-    def wait(self, entry: Entry) -> None:
-        """Into the line."""
-        self._line.add(entry)
+    def wake(self) -> None:
+        """Checks again which jobs are to be loaded."""
         self._wake.set()
-        if self._task is None:
+        if self._task is None and not self.closed:
             self._task = asyncio.create_task(self._run())
 
-    def left(self, entry: Entry) -> None:
-        """The job is over, wherever it was."""
-        if self._near.pop(entry.id, None) is None:
-            self._line.remove(entry)
-        entry.job = None
-        self._wake.set()
-
-    def unsaved(self, jobs: int) -> None:
-        """How many jobs' results are on their way to the disk: while it falls behind, the device gets no more."""
-        self._unsaved = jobs
-        self._wake.set()
-
-    def full(self, priority: Priority) -> bool:
-        """Whether even the first of the line has to wait until one of those near the device is done."""
-        return len(self._of(priority)) >= MOST_NEAR
-
     def close(self) -> None:
+        """Ends loading."""
         self.closed = True
-        for task in (self._task, *self._doubted):
+        for task in (self._task, *self._retries):
             if task is not None:
                 task.cancel()
+
+    def _next(self) -> JobRecord | None:
+        if self._owner.saving_backlog() >= LOADED_PER_CLASS:
+            return None  # the disk falls behind
+        return self._scheduler.next_to_load()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while not self.closed and (entry := self._line.first(self._allowed)) is not None:
-                self._line.remove(entry)
-                self._near[entry.id] = entry
-                await self._fetch(entry)
+            while not self.closed and (record := self._next()) is not None:
+                self._scheduler.load(record)
+                await self._fetch(record)
 
-    async def _fetch(self, entry: Entry, doubted: bool = False) -> None:
-        """`doubted`: the disk has refused what this job needs before, and nothing else."""
-        try:
-            spec = await self._load(entry)
-        except Unavailable:
-            await self._refused(entry, doubted)
-        except ZrelayError as error:
-            self._fail(entry, error)
-        except Exception as error:  # one job's trouble must not end the feeding of the others
-            incident = secrets.token_hex(6)
-            log.error("incident %s: job %s could not be read", incident, entry.id, exc_info=error)
-            self._fail(entry, device_failure(incident))
-        else:
-            if entry.over or self.closed:  # cancelled meanwhile
-                self._near.pop(entry.id, None)
-            else:
-                self._begin(entry, spec)
-
-    async def _refused(self, entry: Entry, doubted: bool) -> None:
-        """The disk did not give what a job needs. Where it refuses others as well, that is no fault of the job, and all
-        wait until it is well; else the job has a second try, beside the others, and then fails alone."""
-        well = await self._well()
-        if entry.id not in self._near or self.closed:  # ended meanwhile
+    async def _fetch(self, record: JobRecord, second_attempt: bool = False) -> None:
+        job = self._owner.living(record.job_id)
+        if job is None or job.over:
+            self._scheduler.leave(record)
             return
-        if not well:
-            del self._near[entry.id]
-            self._line.add(entry)
-            await asyncio.sleep(_DISK_AGAIN_S)
-            self._wake.set()
-        elif doubted:
-            log.error("job %s: the disk is well, but does not give what this job needs: it fails", entry.id)
-            self._fail(entry, damaged("an input of this job"))
+        try:
+            spec = await self._load(record)
+        except Unavailable:
+            await self._refused(job, second_attempt)
+        except ZrelayError as error:
+            self._owner.fail(job, error)
+        except Exception as error:  # a problem of one job must not end the loading of the others
+            incident = secrets.token_hex(6)
+            log.error("incident %s: job %s could not be loaded", incident, record.job_id, exc_info=error)
+            self._owner.fail(job, device_failure(incident))
         else:
-            task = asyncio.create_task(self._again(entry))
-            self._doubted.add(task)
-            task.add_done_callback(self._doubted.discard)
+            if not job.over and not self.closed:  # not cancelled meanwhile
+                self._begin(job, spec)
 
-    async def _again(self, entry: Entry) -> None:
-        await asyncio.sleep(_DISK_AGAIN_S)
-        if entry.id in self._near:
-            await self._fetch(entry, doubted=True)
+    async def _refused(self, job: LiveJob, second_attempt: bool) -> None:
+        """Handles a job whose data the disk did not give.
 
-    def _begin(self, entry: Entry, spec: JobSpec) -> None:
-        waited_s = max(0.0, time.time() - entry.accepted_at)
-        accepted_at = time.monotonic() - waited_s
-        if entry.alone:
+        Where the disk refuses everything, all jobs wait. Else this job gets a second attempt beside the others, and
+        then fails alone.
+        """
+        works = await self._owner.storage_works()
+        record = job.record
+        if not self._scheduler.is_loaded(record.job_id) or self.closed:  # ended meanwhile
+            return
+        if not works:
+            self._scheduler.unload(record)
+            await asyncio.sleep(self._retry_s)
+            self._wake.set()
+        elif second_attempt:
+            log.error("job %s: the disk works, but does not give what this job needs: it fails", record.job_id)
+            self._owner.fail(job, damaged("an input of this job"))
+        else:
+            task = asyncio.create_task(self._try_again(record))
+            self._retries.add(task)
+            task.add_done_callback(self._retries.discard)
+
+    async def _try_again(self, record: JobRecord) -> None:
+        await asyncio.sleep(self._retry_s)
+        if self._scheduler.is_loaded(record.job_id):
+            await self._fetch(record, second_attempt=True)
+
+    def _begin(self, job: LiveJob, spec: JobSpec) -> None:
+        record = job.record
+        waited_s = max(0.0, time.time() - record.accepted_at)
+        if job.alone:
             spec = replace(spec, deterministic=True)
-        entry.job = Job(entry.id, spec, entry.arrival, accepted_at=accepted_at, caller=entry.caller)
-        self._start(entry.job)
-
-    def _allowed(self, entry: Entry) -> bool:
-        """Whether a job is among the first of its priority. A short one is, however many long ones are near: so it is
-        the device's policy that it waits for, a step, and not for one of them to end."""
-        near = self._of(entry.priority)
-        if self._unsaved >= NEAR_DEVICE or len(near) >= MOST_NEAR:
-            return False
-        if len(near) < NEAR_DEVICE:
-            return True
-        place = entry.key, entry.arrival
-        return sum((key_now(one, left_s(one, self._speed)), one.arrival) < place for one in near) < NEAR_DEVICE
-
-    def _of(self, priority: Priority) -> list[Entry]:
-        return [entry for entry in self._near.values() if entry.priority <= priority]
+        accepted_at = time.monotonic() - waited_s
+        job.device_job = DeviceJob(record.job_id, spec, record.arrival, accepted_at=accepted_at, caller=record.caller)
+        self._scheduler.on_device(job.device_job)
+        self._start(job.device_job)

@@ -1,21 +1,28 @@
-"""Whether one more job is taken: by estimated work and by what it would keep on disk, told with numbers."""
+"""Whether one more job is accepted: by estimated work and by what it would keep on disk, refused with numbers."""
 
 from dataclasses import dataclass
 
-from zrelay_generator.jobs.request import Request
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import DeadlineExceeded, QueueFull, QuotaExceeded
 
 _MIB = 1 << 20
-_SURELY_LATE = 1.5
-"""Estimates may be this many times too high: only what is over the budget by more cannot be done in time."""
+_ESTIMATE_ERROR = 1.5
+"""Estimates may be too high by this factor: only a job that exceeds its budget by more is certain to be late."""
 _RETRY_S = (1.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is before a job: `waiting` jobs in all, `ahead` of it, `wait_s` their work, `next_s` until the first of
-    them is done; `input_bytes` on disk for those that wait, `caller_waiting` of the same caller."""
+    """What a new job finds.
+
+    Attributes:
+        waiting: Jobs that wait.
+        ahead: Jobs that go before it.
+        wait_s: Estimated seconds of their work.
+        next_s: Seconds until the first job on the device is done.
+        input_bytes: Bytes on disk that queued jobs need.
+        caller_waiting: Jobs of the same caller that wait.
+    """
 
     waiting: int
     ahead: int
@@ -25,14 +32,35 @@ class Load:
     caller_waiting: int
 
 
-def admit(request: Request, run_s: float, load: Load, config: GeneratorConfig) -> None:
-    """Raises QueueFull and QuotaExceeded with a retry hint, DeadlineExceeded where the job cannot be done in time."""
-    _refuse_quota(request, load, config)
-    _refuse_overload(request, load, config)
-    _refuse_late(request, run_s, load)
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a new job asks for.
+
+    Attributes:
+        run_s: Estimated seconds on the device.
+        new_bytes: Bytes that it adds on disk.
+        budget_s: Seconds that the caller waits for the result, None without a limit.
+    """
+
+    run_s: float
+    new_bytes: int
+    budget_s: float | None
 
 
-def _refuse_quota(request: Request, load: Load, config: GeneratorConfig) -> None:
+def admit(demand: Demand, load: Load, config: GeneratorConfig) -> None:
+    """Refuses a job that is too much now.
+
+    Raises:
+        QuotaExceeded: The caller has too many jobs that wait; with a retry hint.
+        QueueFull: Too many jobs, seconds or bytes wait; with a retry hint.
+        DeadlineExceeded: The job cannot be done within its budget.
+    """
+    _refuse_quota(load, config)
+    _refuse_overload(demand, load, config)
+    _refuse_late(demand, load)
+
+
+def _refuse_quota(load: Load, config: GeneratorConfig) -> None:
     most = config.max_caller_waiting
     if most is None or load.caller_waiting < most:
         return
@@ -44,9 +72,9 @@ def _refuse_quota(request: Request, load: Load, config: GeneratorConfig) -> None
     )
 
 
-def _refuse_overload(request: Request, load: Load, config: GeneratorConfig) -> None:
-    # A job is always taken when nothing is before it: it may be longer than any limit by itself.
-    fits = load.waiting < config.max_waiting and load.input_bytes + request.new_bytes <= config.max_waiting_bytes
+def _refuse_overload(demand: Demand, load: Load, config: GeneratorConfig) -> None:
+    # A job is always accepted when nothing is before it: it may exceed the limit by itself.
+    fits = load.waiting < config.max_waiting and load.input_bytes + demand.new_bytes <= config.max_waiting_bytes
     if fits and (not load.ahead or load.wait_s <= config.max_wait_s):
         return
     retry = _retry(max(load.wait_s - config.max_wait_s, load.next_s))
@@ -64,14 +92,14 @@ def _refuse_overload(request: Request, load: Load, config: GeneratorConfig) -> N
     )
 
 
-def _refuse_late(request: Request, run_s: float, load: Load) -> None:
-    budget = request.budget_s
-    if budget is None or load.wait_s + run_s <= _SURELY_LATE * budget:
+def _refuse_late(demand: Demand, load: Load) -> None:
+    budget, run_s = demand.budget_s, demand.run_s
+    if budget is None or load.wait_s + run_s <= _ESTIMATE_ERROR * budget:
         return
-    stage = "queue" if load.wait_s > _SURELY_LATE * budget else "generate"
+    stage = "queue" if load.wait_s > _ESTIMATE_ERROR * budget else "generate"
     raise DeadlineExceeded(
-        f"about {load.wait_s:.1f} s of waiting and {run_s:.1f} s of work, but the call ends in {budget:.1f} s: "
-        "allow it more, ask for less, or use SubmitJob",
+        f"about {load.wait_s:.1f} s of waiting and {run_s:.1f} s of work, but the call ends in {budget:.1f} s; "
+        "allow more time, request less, or use SubmitJob",
         metadata={"stage": stage, "wait_s": f"{load.wait_s:.1f}", "run_s": f"{run_s:.1f}", "budget_s": f"{budget:.1f}"},
     )
 

@@ -13,48 +13,55 @@ from typing import BinaryIO, Protocol
 from zrelay_shared import atomic
 
 Buffer = bytes | bytearray | memoryview
-_OURS = re.compile(r"[0-9a-f]{64}|\..+\.part")
+_OUR_NAMES = re.compile(r"[0-9a-f]{64}|\..+\.part")
 
 
 class ContentMissing(Exception):
-    """The content is not here, or not any more; `args[0]` is its digest."""
+    """The content is not stored, or no longer; `args[0]` is its digest."""
 
 
 class ContentDamaged(Exception):
     """The content's bytes are not those of its digest, `args[0]`."""
 
 
-class Incoming(Protocol):
-    """Content on its way; nothing of it stays unless it was kept."""
+class IncomingContent(Protocol):
+    """Content that is being received; nothing of it stays unless it is kept."""
 
     def write(self, data: Buffer) -> None:
-        """The next bytes."""
+        """Appends bytes."""
 
     def keep(self, sha256: str) -> None:
-        """Takes the name `sha256`, on disk when this returns."""
+        """Gives it the name `sha256`; durable when this returns."""
 
     def drop(self) -> None:
-        """Leaves nothing behind; does nothing where it was kept."""
+        """Removes it; does nothing where it was kept."""
 
 
 class Blobs(Protocol):
     """Where contents are. Methods raise OSError as the disk does."""
 
-    def has(self, sha256: str) -> bool: ...
-    def put(self, sha256: str, data: Buffer) -> None:
-        """Stored and on disk when this returns. `sha256` must be that of `data`."""
+    def has(self, sha256: str) -> bool:
+        """Whether a content is stored."""
 
-    def incoming(self) -> Incoming:
-        """Content whose digest is known at its end."""
+    def put(self, sha256: str, data: Buffer) -> None:
+        """Stores a content, durable when this returns. `sha256` must be that of `data`."""
+
+    def incoming(self) -> IncomingContent:
+        """Begins a content whose digest is known at its end."""
 
     def read(self, sha256: str) -> bytes:
-        """The content, compared with its name. Raises ContentMissing; ContentDamaged, and then it is deleted."""
+        """Returns a content after comparing it with its name.
+
+        Raises:
+            ContentMissing: It is not stored.
+            ContentDamaged: Its bytes are others; it was deleted.
+        """
 
     def delete(self, sha256: str) -> None:
-        """Gone when this returns, if it was there."""
+        """Removes a content, if it is there."""
 
     def names(self) -> set[str]:
-        """Everything that is here."""
+        """Returns the name of every stored content."""
 
 
 class FolderBlobs:
@@ -77,7 +84,7 @@ class FolderBlobs:
         self._sync_names()
         self._unreadable.discard(sha256)
 
-    def incoming(self) -> Incoming:
+    def incoming(self) -> IncomingContent:
         return _IncomingFile(self._folder, self._sync_names)
 
     def read(self, sha256: str) -> bytes:
@@ -85,10 +92,10 @@ class FolderBlobs:
             data = (self._folder / sha256).read_bytes()
         except FileNotFoundError as error:
             if not self._folder.is_dir():
-                raise  # the disk's trouble: the content may come back
+                raise  # a problem of the disk: the content may come back
             raise ContentMissing(sha256) from error
         except OSError:
-            self._unreadable.add(sha256)  # who sends it again has it written anew
+            self._unreadable.add(sha256)  # when it is sent again it is written again
             raise
         if hashlib.sha256(data).hexdigest() != sha256:
             self.delete(sha256)
@@ -102,16 +109,21 @@ class FolderBlobs:
         return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
 
     def sweep(self, known: Collection[str]) -> int:
-        """Removes what a killed process left: half files, and contents that no row names. How many. Files that are
-        not named as these are somebody else's."""
-        files = [path for path in self._folder.iterdir() if _OURS.fullmatch(path.name) and path.is_file()]
-        strangers = [path for path in files if path.name not in known]
-        for path in strangers:
+        """Removes what a killed process left: partial files, and contents that no row names.
+
+        Files with other names are left alone.
+
+        Returns:
+            The number of files removed.
+        """
+        files = [path for path in self._folder.iterdir() if _OUR_NAMES.fullmatch(path.name) and path.is_file()]
+        unnamed = [path for path in files if path.name not in known]
+        for path in unnamed:
             path.unlink(missing_ok=True)
-        return len(strangers)
+        return len(unnamed)
 
     def _sync_names(self) -> None:
-        """A new name is on disk only once its folder is."""
+        """Makes new names durable: a name is on disk only once its folder is."""
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -141,7 +153,7 @@ class _IncomingFile:
 
 
 class MemoryBlobs:
-    """Contents that end with the process."""
+    """Contents in memory, which end with the process."""
 
     def __init__(self) -> None:
         self._known: dict[str, bytes] = {}
@@ -155,7 +167,7 @@ class MemoryBlobs:
             if sha256 not in self._known:
                 self._known[sha256] = bytes(data)
 
-    def incoming(self) -> Incoming:
+    def incoming(self) -> IncomingContent:
         return _IncomingBytes(self)
 
     def read(self, sha256: str) -> bytes:

@@ -1,4 +1,4 @@
-"""SQLite on a thread of its own: calls that wait together are committed together."""
+"""SQLite on a thread of its own: calls that wait at the same time are committed in one transaction."""
 
 import contextlib
 import queue
@@ -9,15 +9,19 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_MOST_AT_ONCE = 256
+_MAX_CALLS = 256
 _Call = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 
 
 class Database:
-    """Takes calls from any thread, answers by futures. A future is done when its call is committed."""
+    """Takes calls from any thread and returns futures. A future is done when its call is committed."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        """`db` in autocommit mode, made with check_same_thread=False; nobody else uses it from now on."""
+        """Takes over a connection and starts the thread.
+
+        Args:
+            db: A connection in autocommit mode, made with check_same_thread=False; nobody else uses it from now on.
+        """
         self._db = db
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
@@ -25,7 +29,7 @@ class Database:
         self._thread.start()
 
     def run(self, call: Callable[[sqlite3.Connection], T]) -> "Future[T]":
-        """`call` on the thread, in a transaction: all of it is committed or, where it raises, nothing."""
+        """Runs `call` on the thread in a transaction: all of it is committed or, where it raises, nothing."""
         future: Future[T] = Future()
         if self._closed:
             future.set_exception(sqlite3.ProgrammingError("the store is closed"))
@@ -34,7 +38,7 @@ class Database:
         return future
 
     def close(self) -> None:
-        """Commits what waits, and ends the thread."""
+        """Commits what waits and ends the thread."""
         self._closed = True
         self._calls.put(None)
         self._thread.join()
@@ -42,7 +46,7 @@ class Database:
     def _run(self) -> None:
         while (first := self._calls.get()) is not None:
             calls, last = [first], False
-            while not last and len(calls) < _MOST_AT_ONCE and not self._calls.empty():
+            while not last and len(calls) < _MAX_CALLS and not self._calls.empty():
                 following = self._calls.get()
                 last = following is None
                 if following is not None:
@@ -62,15 +66,15 @@ class Database:
                 self._db.execute("SAVEPOINT call")
                 try:
                     outcomes.append((future, call(self._db), None))
-                except Exception as error:  # its caller hears of it; the others' calls stand
+                except Exception as error:  # its caller receives it; the other calls are not affected
                     if not self._db.in_transaction:
                         raise  # the disk is full or broken: SQLite has rolled back everything
                     self._db.execute("ROLLBACK TO call")
                     outcomes.append((future, None, error))
                 self._db.execute("RELEASE call")
             self._db.execute("COMMIT")
-        except Exception as error:  # nothing was committed: every caller must hear that
-            with contextlib.suppress(sqlite3.Error):  # the next BEGIN is tried as well
+        except Exception as error:  # nothing was committed: every caller receives that
+            with contextlib.suppress(sqlite3.Error):  # the next BEGIN tries again
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
             outcomes = [(future, None, error) for _, future in calls]

@@ -1,33 +1,40 @@
-"""One process for one state folder."""
+"""Lets one process at a time use a state folder."""
 
-import fcntl
 import os
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from zrelay_shared.errors import FailedPrecondition
 
-_NAME = "jobs.lock"
+_LOCK, _OWNER = "jobs.lock", "jobs.owner"
 
 
 class FolderLock:
-    """Held from creation to `release`, at the latest to the end of the process, however it ends."""
+    """Held from creation to `release`, at the latest until the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FailedPrecondition (STATE_LOCKED) where another process holds it; OSError."""
-        self._file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Takes the lock.
+
+        Raises:
+            FailedPrecondition: Another process holds it (STATE_LOCKED).
+            OSError: The folder cannot be written.
+        """
+        owner = folder / _OWNER
+        # Acquired and released on different threads of the process.
+        self._lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._file)
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            process = owner.read_text("ascii", "replace").strip()[:20] if owner.exists() else "unknown"
             raise FailedPrecondition(
-                f"another generator (process {holder}) keeps its jobs in {folder}: end it, or give this one a folder "
+                f"another generator (process {process}) keeps its jobs in {folder}: stop it, or give this one a folder "
                 "of its own with --state DIR (--state none keeps jobs in memory only)",
                 reason="STATE_LOCKED",
-                metadata={"process": holder},
+                metadata={"process": process},
             ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        owner.write_text(str(os.getpid()), "ascii")
 
     def release(self) -> None:
-        os.close(self._file)
+        """Lets the folder go."""
+        self._lock.release()

@@ -1,4 +1,4 @@
-"""Opening a state folder: locked, readable, swept; a damaged database is put aside and what can be read is kept."""
+"""Opens the database of a state folder. A damaged one is set aside, and every row that can be read is kept."""
 
 import logging
 import sqlite3
@@ -16,40 +16,51 @@ _ORPHANS = (
     "DELETE FROM inputs WHERE arrival NOT IN (SELECT arrival FROM jobs)",
     "DELETE FROM events WHERE arrival NOT IN (SELECT arrival FROM jobs)",
     "DELETE FROM contents WHERE NOT sent AND sha256 NOT IN (SELECT sha256 FROM events WHERE sha256 IS NOT NULL)",
-    # Where its last event is lost, nobody who watches it would hear of its end.
+    # A job whose last event is lost would never end for those who watch it.
     "UPDATE jobs SET state = 'failed' WHERE state = 'succeeded' "
     "AND NOT EXISTS (SELECT 1 FROM events WHERE arrival = jobs.arrival AND sha256 IS NULL)",
 )
-"""What belonged to a job whose row is lost: nothing would ever let it go. And jobs that lost a part."""
+"""Removes what belonged to jobs whose rows are lost, and fails jobs that lost a part."""
 
 
 def connect(path: Path | str) -> sqlite3.Connection:
-    """A connection in autocommit mode, to be handed to one thread."""
+    """Returns a connection in autocommit mode, to be used by one thread."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA busy_timeout = 5000")
     return db
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A folder's database, the number of its starts, and whether it is the one that was there, whole: only then is a
-    content that it does not name nobody's."""
+class OpenedDatabase:
+    """An opened database.
+
+    Attributes:
+        db: The connection.
+        starts: Number of starts on this database, this one included.
+        whole: Whether it was there and undamaged; only then is a content that it does not name unused.
+    """
 
     db: sqlite3.Connection
     starts: int
     whole: bool
 
 
-def open_database(folder: Path) -> Opened:
-    """What is no database any more never keeps a server from starting: it is put aside, and every row that can still
-    be read goes into a new one."""
+def open_database(folder: Path) -> OpenedDatabase:
+    """Opens or creates the database of a folder.
+
+    A damaged database never prevents a start: it is set aside, and every row that can be read goes into a new one.
+
+    Raises:
+        FailedPrecondition: A newer zrelay wrote it (STATE_NEWER).
+        OSError: It cannot be opened.
+    """
     path = folder / DATABASE
     there = path.exists() and path.stat().st_size > 0
     db = connect(path)
     try:
         sound = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         if sound:
-            return Opened(db, prepare(db), there)
+            return OpenedDatabase(db, prepare(db), there)
     except FailedPrecondition:
         db.close()
         raise
@@ -58,14 +69,15 @@ def open_database(folder: Path) -> Opened:
             db.close()
             raise OSError(0, str(error), str(path)) from error
     db.close()
-    return Opened(*_salvaged(path), whole=False)
+    return OpenedDatabase(*salvaged(path), whole=False)
 
 
 def _damaged(error: sqlite3.OperationalError) -> bool:
     return any(word in str(error) for word in ("malformed", "not a database", "no such table"))
 
 
-def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
+def salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
+    """Sets a damaged database aside and copies what can be read; returns the new one and its number of starts."""
     aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
     path.replace(aside)
     for suffix in ("-wal", "-shm"):
@@ -74,7 +86,10 @@ def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
             beside.replace(aside.with_name(aside.name + suffix))
     db = connect(path)
     prepare(db)
-    saved, starts = 0, int(time.time()) // 60  # sequences must rise: more than any count of starts, if that is lost
+    saved, starts = (
+        0,
+        int(time.time()) // 60,
+    )  # sequence numbers must grow: more than any count of starts, if that is lost
     try:
         old = connect(aside)
         saved = sum(_copied(old, db, table) for table in _TABLES)
@@ -86,8 +101,8 @@ def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
         db.execute(statement)
     db.execute("UPDATE meta SET value = ? WHERE name = 'starts'", (starts,))
     log.error(
-        "the database of jobs was damaged: put aside as %s, %d rows of it were saved; jobs whose rows are lost must be "
-        "sent again; the contents that it named stay until the start after this one",
+        "the database of jobs was damaged: it was set aside as %s, and %d of its rows were saved; jobs whose rows are "
+        "lost must be sent again; the contents that it named stay until the start after this one",
         aside.name,
         saved,
     )
@@ -95,7 +110,7 @@ def _salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def _copied(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
-    """Rows of a table that could be read, front to back and back to front around what is damaged."""
+    """Copies the rows of a table that can be read, from both ends towards what is damaged; returns their number."""
     names = [row[1] for row in new.execute(f"PRAGMA table_info({table})")]
     columns, marks = ", ".join(names), ", ".join("?" * len(names))
     copied = 0
@@ -105,7 +120,7 @@ def _copied(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int
                 try:
                     new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
                     copied += new.execute("SELECT changes()").fetchone()[0]
-                except sqlite3.Error:  # what broke its own rules was not written so
+                except sqlite3.Error:  # a row that breaks the table's rules was not written like this
                     continue
             break
         except sqlite3.DatabaseError:

@@ -1,22 +1,30 @@
-"""What is let go, and when: results by age, number and bytes; contents that no job needs by bytes, oldest use first."""
+"""What is removed, and when: results by age, number and bytes; unused contents by bytes, least recently used first."""
 
 import sqlite3
 from dataclasses import dataclass
 
 from zrelay_generator.store.blobs import Blobs
-from zrelay_generator.store.rows import UNFINISHED, pardon_job
+from zrelay_generator.store.queries import UNFINISHED, clear_device_losses
+from zrelay_generator.store.records import error_json
+from zrelay_shared.errors import ZrelayError
 
 LEAST_BYTES = 4096
-"""What a content counts for at least: a file takes a block of the disk however small it is."""
+"""Bytes that a content counts as at least: a file takes a block of the disk however small it is."""
 
 _PAGES_AT_ONCE = 2048
-"""Of the database given back to the disk at a look: 8 MiB."""
+"""Pages of the database that are returned to the disk at a time: 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Bounds of what is kept beside unfinished jobs: ended jobs by seconds, number and bytes of their images (the
-    latest is always kept), and bytes of contents that were sent by name or by value."""
+    """Limits of what is kept beside unfinished jobs.
+
+    Attributes:
+        results_s: Seconds that jobs are kept after their end.
+        results: Number of ended jobs.
+        result_bytes: Bytes of their images; the latest job is always kept.
+        content_bytes: Bytes of contents that were sent and that no job needs.
+    """
 
     results_s: float
     results: int
@@ -25,7 +33,7 @@ class Retention:
 
 
 def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) -> int:
-    """Forgets what is over the limits; the number of jobs forgotten. Never touches what an unfinished job needs."""
+    """Removes what exceeds the limits, never what an unfinished job needs; returns the number of jobs removed."""
     forgotten = _over(db, limits, now)
     for arrival in forgotten:
         forget(db, blobs, arrival)
@@ -44,8 +52,8 @@ def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) 
 
 
 def forget(db: sqlite3.Connection, blobs: Blobs, arrival: int) -> None:
-    """A job that has ended, its events, and its images where no other job made the same."""
-    pardon_job(db, arrival)
+    """Removes a job, its results, and its images where no other job produced the same."""
+    clear_device_losses(db, arrival)
     files = db.execute("SELECT sha256 FROM events WHERE arrival = ? AND sha256 IS NOT NULL", (arrival,)).fetchall()
     for table in ("events", "inputs", "jobs"):
         db.execute(f"DELETE FROM {table} WHERE arrival = ?", (arrival,))
@@ -53,26 +61,29 @@ def forget(db: sqlite3.Connection, blobs: Blobs, arrival: int) -> None:
         _delete_unneeded(db, blobs, sha256)
 
 
-def spoil(db: sqlite3.Connection, blobs: Blobs, arrival: int, error: str, sha256: str) -> None:
-    """A job that had succeeded has failed after all: this one of its images is damaged. The others stay."""
+def spoil(db: sqlite3.Connection, blobs: Blobs, arrival: int, error: ZrelayError, sha256: str) -> None:
+    """Turns a job that succeeded into a failed one, because its image `sha256` is damaged. The other images stay."""
     changed = db.execute(
-        "UPDATE jobs SET state = 'failed', error = ? WHERE arrival = ? AND state = 'succeeded'", (error, arrival)
+        "UPDATE jobs SET state = 'failed', error = ? WHERE arrival = ? AND state = 'succeeded'",
+        (error_json(error), arrival),
     ).rowcount
     if changed:
-        # With the image goes its end, the event without a file.
+        # The summary at its end, which has no file, goes with the image.
         db.execute("DELETE FROM events WHERE arrival = ? AND (sha256 IS NULL OR sha256 = ?)", (arrival, sha256))
         _delete_unneeded(db, blobs, sha256)
 
 
 def delete_content(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
-    """The row and the file. A crash in between leaves a file that the next start sweeps, or a row without a file,
-    which counts as not there."""
+    """Removes the row and the file.
+
+    A crash in between leaves a file that the next start removes, or a row without a file, which counts as missing.
+    """
     db.execute("DELETE FROM contents WHERE sha256 = ?", (sha256,))
     blobs.delete(sha256)
 
 
 def _delete_unneeded(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
-    """A result's content, where no other job made the same and nobody sent it."""
+    """Removes a result's content where no other job produced the same and nobody sent it."""
     needed = db.execute(
         "SELECT EXISTS (SELECT 1 FROM events WHERE sha256 = ?1) OR EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?1) "
         "OR EXISTS (SELECT 1 FROM contents WHERE sha256 = ?1 AND sent)",
@@ -83,7 +94,7 @@ def _delete_unneeded(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
 
 
 def _over(db: sqlite3.Connection, limits: Retention, now: float) -> list[int]:
-    """Arrivals of ended jobs that are over a limit."""
+    """Returns the arrivals of ended jobs that exceed a limit."""
     ended = db.execute(
         "SELECT arrival, ended_at, (SELECT coalesce(sum(bytes), 0) FROM events WHERE arrival = j.arrival) "
         "FROM jobs j WHERE state <> ? ORDER BY ended_at DESC, arrival DESC",

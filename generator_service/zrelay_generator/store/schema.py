@@ -1,4 +1,4 @@
-"""The tables, and how older ones become these."""
+"""The tables of the database and the migrations of older ones."""
 
 import sqlite3
 
@@ -50,17 +50,22 @@ MIGRATIONS = (
 )
 """MIGRATIONS[n] takes a database of version n (`PRAGMA user_version`) to n + 1.
 
-jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` a serialized JobAccepted; `spec` the serialized
-GenerationSpec with contents by name, NULL once the job has ended; `error` JSON. inputs: what an unfinished job needs.
-events: results; `body` JSON, `sha256` and `bytes` of the file that belongs to it. contents: `sent` is 1 where a caller
-sent it (kept while there is room), 0 for a result (kept as long as its job).
+jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` is a serialized JobAccepted; `spec` is the
+serialized GenerationSpec with contents by name, NULL once the job is over; `error` is JSON. inputs: contents that an
+unfinished job needs. events: results; `body` is JSON, `sha256` and `bytes` are those of the file that belongs to it.
+contents: `sent` is 1 where a caller sent it (kept while there is room), 0 for a result (kept as long as its job).
 """
 
 
 def prepare(db: sqlite3.Connection) -> int:
-    """Brings the tables up to date and counts this start; the number of starts so far, this one included.
+    """Migrates the tables and counts this start.
 
-    Raises FailedPrecondition (STATE_NEWER) for tables of a newer zrelay, sqlite3.DatabaseError for what is no database.
+    Returns:
+        The number of starts, this one included.
+
+    Raises:
+        FailedPrecondition: A newer zrelay wrote the tables (STATE_NEWER).
+        sqlite3.DatabaseError: The file is not a database.
     """
     for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=16777216"):
         db.execute(f"PRAGMA {pragma}")

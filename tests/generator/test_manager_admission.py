@@ -6,10 +6,12 @@ import tracemalloc
 
 import pytest
 
-from zrelay_generator.engine.events import Accepted, Done
-from zrelay_generator.engine.job import Priority, Timings
-from zrelay_generator.jobs.prefetcher import MOST_NEAR, NEAR_DEVICE
-from zrelay_generator.jobs.request import Request
+from zrelay_generator.cost.size import Size
+from zrelay_generator.engine.job import StageTimings
+from zrelay_generator.jobs.events import JobAccepted, JobSucceeded
+from zrelay_generator.jobs.submission import Submission
+from zrelay_generator.priority import Priority
+from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS, MOST_LOADED_PER_CLASS
 from zrelay_generator.settings import GeneratorConfig, serving_threads
 from zrelay_shared.errors import (
     DeadlineExceeded,
@@ -18,29 +20,29 @@ from zrelay_shared.errors import (
 )
 
 
-async def test_overload_is_refused_by_count_by_work_and_by_disk(board):
-    made = board(max_waiting=2)
+async def test_overload_is_refused_by_count_by_work_and_by_disk(manager):
+    made = manager(max_waiting=2)
     await made.submit("a"), await made.submit("b")
     with pytest.raises(QueueFull):
         await made.submit("c")
-    made = board(max_wait_s=5.0)
+    made = manager(max_wait_s=5.0)
     made.measured()
     first = await made.submit("a", steps=9)
-    assert first.events[0][1].wait_s == 0.0 and first.events[0][1].run_s > 5.0
+    assert next(iter(first.log))[1].wait_s == 0.0 and next(iter(first.log))[1].run_s > 5.0
     with pytest.raises(QueueFull) as refused:
         await made.submit("b", steps=9)
     assert refused.value.retry_after_s >= 5.0 and refused.value.metadata["max_wait_s"] == "5"
-    made.board.cancel(first)
+    made.manager.cancel(first)
     await made.submit("b", steps=50), "a job longer than the limit is taken when nothing is before it"
-    made = board(max_waiting_bytes=100)
-    for number in range(NEAR_DEVICE + 1):
+    made = manager(max_waiting_bytes=100)
+    for number in range(LOADED_PER_CLASS + 1):
         await made.submit(f"{number}", new_bytes=60)
     with pytest.raises(QueueFull):
         await made.submit("too much", new_bytes=60)
 
 
-async def test_one_caller_may_not_fill_the_queue(board):
-    made = board(max_caller_waiting=2)
+async def test_one_caller_may_not_fill_the_queue(manager):
+    made = manager(max_caller_waiting=2)
     for name in "ab":
         await made.submit(name, caller="somebody")
     with pytest.raises(QuotaExceeded) as refused:
@@ -49,17 +51,17 @@ async def test_one_caller_may_not_fill_the_queue(board):
     await made.submit("c", caller="another")
 
 
-async def test_one_caller_may_not_fill_the_queue_at_once_either(board, tmp_path):
-    made = board(max_caller_waiting=2, state=tmp_path)
+async def test_one_caller_may_not_fill_the_queue_at_once_either(manager, tmp_path):
+    made = manager(max_caller_waiting=2, state=tmp_path)
     calls = [made.submit(f"{number}", caller="somebody") for number in range(20)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, QuotaExceeded)]
-    assert len(refused) == 18 and made.board.workload.waiting == 2
+    assert len(refused) == 18 and made.manager.scheduler.waiting == 2
     assert {error.metadata["waiting"] for error in refused} == {"2"}
 
 
-async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(board):
-    made = board()
+async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(manager):
+    made = manager()
     made.measured()
     for budget_s, stage in ((5.0, "generate"), (0.5, "generate")):
         with pytest.raises(DeadlineExceeded) as refused:
@@ -72,95 +74,103 @@ async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(b
     assert len(made.jobs) == 1
 
 
-async def test_jobs_come_near_the_device_in_their_order(board):
-    made = board()
-    for number in range(NEAR_DEVICE):
+async def test_jobs_come_near_the_device_in_their_order(manager):
+    made = manager()
+    for number in range(LOADED_PER_CLASS):
         await made.submit(f"filler {number}")
     made.measured()
     names = {"long": {"steps": 90}, "short": {"steps": 2}, "batch": {"steps": 2, "priority": Priority.BATCH}}
     waiting = {name: await made.submit(name, **options) for name, options in names.items()}
     urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
-    assert made.jobs[-1].id == urgent.id, "each class has places of its own"
+    assert [job.id for job in made.jobs[-2:]] == [waiting["batch"].record.job_id, urgent.record.job_id], (
+        "each class has places of its own"
+    )
     for number in range(3):
-        made.publish(Done(1, Timings()), job=number)
+        made.publish(JobSucceeded(1, StageTimings()), job=number)
     await asyncio.sleep(0.1)
-    order = made.jobs[NEAR_DEVICE + 1 :]
-    assert [job.id for job in order] == [waiting[name].id for name in ("short", "long")], "batch waits its turn"
+    order = [
+        job.id
+        for job in made.jobs[LOADED_PER_CLASS:]
+        if job.id in {waiting["short"].record.job_id, waiting["long"].record.job_id}
+    ]
+    assert order == [waiting[name].record.job_id for name in ("short", "long")]
 
 
-async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(board):
-    made = board(max_wait_s=1e9)
+async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(manager):
+    made = manager(max_wait_s=1e9)
     made.measured()
-    posters = [await made.submit(f"poster {number}", steps=90) for number in range(NEAR_DEVICE + 4)]
-    assert len(made.jobs) == NEAR_DEVICE
+    posters = [await made.submit(f"poster {number}", steps=90) for number in range(LOADED_PER_CLASS + 4)]
+    assert len(made.jobs) == LOADED_PER_CLASS
     short = await made.submit("short", caller="another", steps=2, budget_s=5.0)
-    assert made.jobs[-1].id == short.id and told(made, short) == (0, 3.0)
-    assert told(made, posters[-1]) == (NEAR_DEVICE + 4, pytest.approx(3.0 + 91.0 * (NEAR_DEVICE + 4)))
+    assert made.jobs[-1].id == short.record.job_id and told(made, short) == (0, 3.0)
+    assert told(made, posters[-1]) == (LOADED_PER_CLASS + 4, pytest.approx(3.0 + 91.0 * (LOADED_PER_CLASS + 4)))
     same = await made.submit("as long as they are", caller="another", steps=90)
-    assert made.jobs[-1].id == short.id and told(made, same)[0] > NEAR_DEVICE
+    assert told(made, same)[0] == 2, "callers share the device: it follows its caller's short job and one poster"
+    last = await made.submit("one poster more", steps=90)
+    assert not made.scheduler.is_loaded(last.record.job_id) and told(made, last)[0] > LOADED_PER_CLASS
     own = await made.submit("short beside one's own", steps=2)
-    assert made.jobs[-1].id == own.id and told(made, own)[0] == 1
+    assert made.jobs[-1].id == own.record.job_id and told(made, own)[0] == 1
 
 
-async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(board):
-    made = board(max_wait_s=1e9)
+async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager):
+    made = manager(max_wait_s=1e9)
     made.measured()
-    for number in range(NEAR_DEVICE):
+    for number in range(LOADED_PER_CLASS):
         await made.submit(f"poster {number}", steps=90)
-    for number in range(NEAR_DEVICE):
+    for number in range(LOADED_PER_CLASS):
         await made.submit(f"middle {number}", caller=f"{number}", steps=40)
-    assert len(made.jobs) == MOST_NEAR
+    assert len(made.jobs) == MOST_LOADED_PER_CLASS
     short = await made.submit("short", caller="another", steps=2)
-    assert len(made.jobs) == MOST_NEAR and told(made, short) == (1, 41.0 + 3.0)
-    (accepted,) = [event for _, event in short.events if isinstance(event, Accepted)]
+    assert len(made.jobs) == MOST_LOADED_PER_CLASS and told(made, short) == (1, 41.0 + 3.0)
+    (accepted,) = [event for _, event in short.log if isinstance(event, JobAccepted)]
     assert (accepted.queue_position, accepted.wait_s) == (1, 41.0)
     with pytest.raises(DeadlineExceeded):
         await made.submit("late", caller="others", steps=2, budget_s=5.0)
     urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
-    assert made.jobs[-1].id == urgent.id, "each class has places of its own"
+    assert made.jobs[-1].id == urgent.record.job_id, "each class has places of its own"
     for number in range(2):
-        made.publish(Done(1, Timings()), job=number)
+        made.publish(JobSucceeded(1, StageTimings()), job=number)
     await asyncio.sleep(0.1)
-    assert made.jobs[-1].id == short.id
+    assert made.jobs[-1].id == short.record.job_id
 
 
 def told(made, entry):
     """Jobs before one that waits, and seconds to its end, as all who ask are told."""
-    standing = made.board.workload.standing(entry)
-    (beat,) = [other for one, other in made.board.workload.standings() if one is entry]
+    standing = made.manager.scheduler.standing(entry.record)
+    (beat,) = [other for one, other in made.manager.scheduler.standings() if one is entry.record]
     assert (beat.queue_position, beat.eta_s) == (standing.queue_position, pytest.approx(standing.eta_s))
     return standing.queue_position, standing.eta_s
 
 
-async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(board):
-    made = board()
+async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(manager):
+    made = manager()
     made.measured()
     await made.submit("a", steps=30)
     for _ in range(20):
-        made.speed.saw_forward(96, 0.01)
-    (accepted,) = [event for _, event in (await made.submit("b", steps=30)).events if isinstance(event, Accepted)]
+        made.estimator.cost.observe_forward(Size(96, 0), 0.01)
+    (accepted,) = [event for _, event in (await made.submit("b", steps=30)).log if isinstance(event, JobAccepted)]
     assert accepted.queue_position == 1 and accepted.wait_s > 0.0
 
 
-async def test_many_jobs_wait_at_a_small_price(board):
-    made = board(max_wait_s=1e9, max_waiting=20_000)
+async def test_many_jobs_wait_at_a_small_price(manager):
+    made = manager(max_wait_s=1e9, max_waiting=20_000)
     made.measured()
     await made.submit("first", detached=True)
     spec = made.specs["first"]
     tracemalloc.start()
 
     async def submit(number):
-        await made.board.submit(Request(f"request-{number}", "0" * 64, spec, b"spec", {}, {}, detached=True))
+        await made.manager.submit(Submission(f"request-{number}", "0" * 64, spec, b"spec", {}, {}, detached=True))
 
     sizes = []
     for part in range(2):
         await asyncio.gather(*(submit(part * 750 + number) for number in range(750)))
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert made.board.workload.waiting == 1_501
+    assert made.manager.scheduler.waiting == 1_501
     assert (sizes[1] - sizes[0]) / 750 < 4096, "bytes for each"
     began = time.perf_counter()
-    await made.board.heartbeat()
+    await made.manager.heartbeat()
     assert time.perf_counter() - began < 1.0
 
 

@@ -1,0 +1,187 @@
+"""Accepts jobs: a repeat finds the first job, overload is refused, a new job is durable before it is acknowledged."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.jobs.directory import JobDirectory
+from zrelay_generator.jobs.events import EventLog, JobAccepted
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.jobs.submission import Submission
+from zrelay_generator.jobs.transitions import Detached, transition
+from zrelay_generator.scheduling.admission import Demand, admit
+from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.settings import GeneratorConfig
+from zrelay_generator.store.blobs import ContentMissing
+from zrelay_generator.store.protocol import JobStore
+from zrelay_generator.store.records import JobRecord, JobState
+from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable, ZrelayError
+
+_RESTART_S = 30.0
+"""Seconds within which a supervisor usually restarts a process."""
+DescribeJob = Callable[[str, str, JobSpec, JobAccepted], bytes]
+"""Makes the serialized JobAccepted message of (job id, request id, spec, event)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResult:
+    """The job of a submission, and whether it is new."""
+
+    job: LiveJob
+    new: bool
+
+
+class JobIntake:
+    """Accepts submissions: one at a time per request id, any number at once.
+
+    Attributes:
+        refusal: Makes the error that new work is refused with; None while work is accepted.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        store: JobStore,
+        directory: JobDirectory,
+        scheduler: Scheduler,
+        estimator: JobEstimator,
+        describe: DescribeJob,
+        model: str,
+    ) -> None:
+        """Creates an intake that accepts work.
+
+        Args:
+            config: The limits.
+            store: Where jobs are written.
+            directory: Where earlier jobs are found.
+            scheduler: Says how much work is ahead.
+            estimator: Estimates the work of a job.
+            describe: Makes the JobAccepted message.
+            model: Digest of what generates the images.
+        """
+        self._config, self._store, self._directory = config, store, directory
+        self._scheduler, self._estimator = scheduler, estimator
+        self._describe, self._model = describe, model
+        self._arrivals = count(store.last_arrival + 1)
+        self.refusal: Callable[[], ZrelayError] | None = None
+
+    async def accept(self, submission: Submission) -> IntakeResult:
+        """Returns the job of an earlier identical submission, or a new one that is durable when this returns.
+
+        A submission whose earlier job failed or was cancelled, or cannot be read, makes a new job.
+
+        Raises:
+            IdempotencyConflict: The request id was used for another request.
+            QueueFull: Too much waits.
+            QuotaExceeded: Too many jobs of this caller wait.
+            DeadlineExceeded: It cannot be done within its budget.
+            NotFound: A content was removed meanwhile (CONTENT_UNKNOWN).
+            Unavailable: New work is refused, or the disk refuses (STATE_UNWRITABLE).
+        """
+        try:
+            known = await self._directory.find_request(submission.request_id)
+        except PayloadCorrupt:
+            known = None
+        if known is not None and known.record.identity != submission.identity:
+            raise IdempotencyConflict(
+                f"request_id {submission.request_id!r} was used for another request; use a new one for each request",
+                field="request_id",
+                metadata={"request_id": submission.request_id, "job_id": known.record.job_id},
+            )
+        if known is not None and known.record.state not in (JobState.FAILED, JobState.CANCELLED):
+            await self._detach(known, submission)
+            return IntakeResult(known, new=False)
+        if self.refusal is not None:
+            raise self.refusal()
+        job = self._admitted(submission)
+        with self._scheduler.reserved(job.record):
+            await self._write(job.record, submission)
+        return IntakeResult(job, new=True)
+
+    async def _detach(self, job: LiveJob, submission: Submission) -> None:
+        record = job.record
+        if submission.detached and not (record.detached or record.state.ended):
+            await self._store.detach(record.arrival)
+            job.record = transition(job.record, Detached(), sequence=job.log.sequence, at=time.time())
+
+    def _admitted(self, submission: Submission) -> LiveJob:
+        """A new job with its first event. Raises as `admit`."""
+        run_s = self._estimator.estimate(submission.job).seconds
+        record = JobRecord(
+            arrival=next(self._arrivals),
+            job_id=secrets.token_hex(8),
+            request_id=submission.request_id,
+            identity=submission.identity,
+            priority=submission.job.priority,
+            caller=submission.caller,
+            model=self._model,
+            work_s=run_s,
+            input_bytes=submission.new_bytes,
+            accepted_at=time.time(),
+            accepted=b"",
+            detached=submission.detached,
+        )
+        load = self._scheduler.load_before(record)
+        admit(Demand(run_s, submission.new_bytes, submission.budget_s), load, self._config)
+        accepted = JobAccepted(load.ahead, load.wait_s, run_s)
+        described = self._describe(record.job_id, record.request_id, submission.job, accepted)
+        job = LiveJob(replace(record, accepted=described), EventLog())
+        job.log.append(accepted)
+        return job
+
+    async def _write(self, record: JobRecord, submission: Submission) -> None:
+        try:
+            await self._store.accept(record, submission.spec, submission.inputs, submission.sizes)
+        except ContentMissing as error:
+            raise content_unknown(str(error.args[0])) from error
+
+
+class SerialTasks:
+    """Runs tasks of the same name one after another, and completes them when their caller goes away."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[LiveJob]] = {}
+
+    async def run(self, name: str, work: Callable[[], Coroutine[Any, Any, LiveJob]]) -> LiveJob:
+        """Runs `work` once no other task of this name runs; it goes on where the caller is cancelled."""
+        while (other := self._running.get(name)) is not None:
+            await asyncio.wait({other})
+        task = self._running[name] = asyncio.create_task(work())
+        task.add_done_callback(lambda task: self._ended(name, task))
+        return await asyncio.shield(task)
+
+    def _ended(self, name: str, task: "asyncio.Task[LiveJob]") -> None:
+        del self._running[name]
+        if not task.cancelled():
+            task.exception()  # retrieved here: the caller may be gone
+
+
+def draining() -> Draining:
+    """Returns the error of a generator that is shutting down."""
+    return Draining("this generator is shutting down and accepts no new work: use another, or try again shortly")
+
+
+def device_lost() -> Unavailable:
+    """Returns the error of a generator whose device works again only after a restart of the process."""
+    return Unavailable(
+        "this generator has lost its device and accepts no new work: use another, or try again after its restart",
+        reason="DEVICE_LOST",
+        retry_after_s=_RESTART_S,
+    )
+
+
+def content_unknown(sha256: str, field: str = "") -> NotFound:
+    """Returns the error of a content that was named and is not stored: the caller sends it again."""
+    return NotFound(
+        f"{field or 'spec'}: the content {sha256} is not stored here: upload it (UploadBlob) or include it in the "
+        "request, and send the request again",
+        reason="CONTENT_UNKNOWN",
+        field=field,
+        metadata={"sha256": sha256},
+    )

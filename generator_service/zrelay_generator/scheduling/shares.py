@@ -1,0 +1,117 @@
+"""Shares of device time: between priority classes by turns, between the callers of a class by seconds."""
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from zrelay_generator.priority import Priority
+
+UNITS_PER_LOWER_UNIT = {Priority.INTERACTIVE: 19, Priority.NORMAL: 9}
+"""Units (steps, decodes) that a class gets before a waiting lower class gets one: 19 of 20 and 9 of 10."""
+
+
+@dataclass(slots=True)
+class ClassTurns:
+    """Decides which priority class leads the next unit of work.
+
+    The most urgent class that has work leads, except that after 19 interactive units one unit goes to the lower classes
+    that wait, and after 9 normal units one goes to a waiting batch job. Used by the device thread alone.
+    """
+
+    _led: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(UNITS_PER_LOWER_UNIT, 0))
+
+    def next_class(self, waiting: Collection[Priority]) -> Priority:
+        """Returns the class that leads the next unit.
+
+        Args:
+            waiting: The classes that have work; at least one.
+        """
+        order = sorted(waiting)
+        for priority in order[:-1]:
+            if self._led.get(priority, 0) < UNITS_PER_LOWER_UNIT[priority]:
+                return priority
+        return order[-1]
+
+    def completed(self, priority: Priority, waiting: Collection[Priority]) -> None:
+        """Records a unit.
+
+        Args:
+            priority: The class that led it.
+            waiting: The classes that had work when it was chosen.
+        """
+        for urgent in UNITS_PER_LOWER_UNIT:
+            if urgent < priority:
+                self._led[urgent] = 0  # a lower class had its unit
+        if priority in self._led and any(other > priority for other in waiting):
+            self._led[priority] += 1
+
+
+class ServiceLedger:
+    """Device seconds that callers have received, per priority class.
+
+    A caller that has no job starts again at the level of the least served caller that has one, so that nobody saves up
+    device time by waiting, and nobody is charged for times when nobody else waited. Any thread may call it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._classes = {priority: _ClassLedger() for priority in Priority}
+
+    def enter(self, priority: Priority, caller: str) -> None:
+        """Counts a job of the caller that waits or runs."""
+        with self._lock:
+            self._classes[priority].enter(caller)
+
+    def leave(self, priority: Priority, caller: str) -> None:
+        """Counts a job of the caller that is over."""
+        with self._lock:
+            self._classes[priority].leave(caller)
+
+    def charge(self, priority: Priority, caller: str, seconds: float) -> None:
+        """Adds device seconds that the caller received."""
+        with self._lock:
+            self._classes[priority].charge(caller, seconds)
+
+    def received_s(self, priority: Priority, caller: str) -> float:
+        """Returns the device seconds that the caller has received, on a scale that all callers of the class share."""
+        with self._lock:
+            return self._classes[priority].received_s(caller)
+
+
+@dataclass(slots=True)
+class _ClassLedger:
+    jobs: dict[str, int] = field(default_factory=dict)
+    received: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def least(self) -> float:
+        return min((self.received.get(caller, 0.0) for caller in self.jobs), default=0.0)
+
+    def enter(self, caller: str) -> None:
+        if caller not in self.jobs:
+            self.received[caller] = max(self.received.get(caller, 0.0), self.least)
+            self.jobs[caller] = 0
+        self.jobs[caller] += 1
+
+    def leave(self, caller: str) -> None:
+        if caller not in self.jobs:
+            return
+        self.jobs[caller] -= 1
+        if self.jobs[caller]:
+            return
+        del self.jobs[caller]
+        if not self.jobs:
+            self.received.clear()  # nobody waits: what was received is forgotten
+            return
+        least = self.least
+        for idle in [one for one, seconds in self.received.items() if one not in self.jobs and seconds <= least]:
+            del self.received[idle]
+
+    def charge(self, caller: str, seconds: float) -> None:
+        if caller in self.jobs:
+            self.received[caller] = self.received.get(caller, 0.0) + seconds
+
+    def received_s(self, caller: str) -> float:
+        return (
+            self.received.get(caller, 0.0) if caller in self.jobs else max(self.received.get(caller, 0.0), self.least)
+        )

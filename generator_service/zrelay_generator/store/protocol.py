@@ -1,0 +1,124 @@
+"""What a job store offers. `sqlite.SqliteJobStore` implements it for one machine."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from zrelay_generator.store.blobs import Buffer, IncomingContent
+from zrelay_generator.store.records import JobRecord, JobState, ResultRecord
+from zrelay_shared.errors import ZrelayError
+
+
+class JobStore(Protocol):
+    """Job records, results, and contents named by their SHA-256. For use from the event loop, except `read_now`.
+
+    All methods raise Unavailable (STATE_UNWRITABLE) where the storage refuses.
+    """
+
+    @property
+    def durable(self) -> bool:
+        """Whether jobs outlive the process."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the storage and what to do, for the operator; "" while all is well."""
+
+    @property
+    def first_sequence(self) -> int:
+        """Sequence number after which the events of this start are numbered."""
+
+    @property
+    def last_arrival(self) -> int:
+        """The highest arrival of a stored job at start, 0 without jobs."""
+
+    # Jobs.
+
+    async def accept(
+        self, record: JobRecord, spec: bytes, inputs: Mapping[str, Buffer | None], sizes: Mapping[str, int]
+    ) -> None:
+        """Writes a new job; it is durable when this returns.
+
+        Args:
+            record: The job.
+            spec: Serialized GenerationSpec, with contents by name.
+            inputs: The contents that it needs, by SHA-256; None for contents that are stored already.
+            sizes: Bytes of each content.
+
+        Raises:
+            ContentMissing: A content that should be stored is gone.
+        """
+
+    async def add_image(self, arrival: int, result: ResultRecord, data: Buffer) -> None:
+        """Writes an image of a job."""
+
+    async def finish(self, record: JobRecord, last: ResultRecord | None = None) -> None:
+        """Writes the end of a job, with its last result where it succeeded."""
+
+    async def spoil(self, arrival: int, error: ZrelayError, sha256: str) -> None:
+        """Turns a job that succeeded into a failed one: its image `sha256` cannot be read."""
+
+    async def detach(self, arrival: int) -> None:
+        """Marks a job as detached."""
+
+    async def unfinished(self) -> tuple[list[JobRecord], list[int]]:
+        """Returns the jobs to continue, by arrival, and the arrivals of records that cannot be read."""
+
+    async def by_id(self, job_id: str) -> JobRecord | None:
+        """Returns a job."""
+
+    async def by_request(self, request_id: str) -> JobRecord | None:
+        """Returns the latest job of a request id."""
+
+    async def before(self, arrival: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
+        """Returns at most `limit` jobs in these (ended) states that arrived before another, newest first."""
+
+    async def spec(self, arrival: int) -> bytes:
+        """Returns the spec of an unfinished job. Raises PayloadCorrupt (STORE_DAMAGED)."""
+
+    async def results(self, arrival: int) -> list[ResultRecord]:
+        """Returns the results of a job, in order."""
+
+    async def forget(self, arrivals: Collection[int]) -> None:
+        """Removes jobs with all that belongs to them."""
+
+    async def record_device_loss(self, job_ids: Collection[str]) -> None:
+        """Counts that the device was lost while it worked at these unfinished jobs."""
+
+    async def device_losses(self) -> dict[str, int]:
+        """Returns how often the device was lost at each unfinished job, by job id."""
+
+    # Contents.
+
+    async def read(self, sha256: str) -> bytes:
+        """Returns a content. Raises ContentMissing, ContentDamaged."""
+
+    def read_now(self, sha256: str) -> bytes:
+        """Returns a content, on the calling thread. Raises ContentMissing, ContentDamaged."""
+
+    async def known_size(self, sha256: str) -> int | None:
+        """Returns the bytes of a stored content, None where it is not stored; it counts as used now."""
+
+    async def needed(self, contents: Collection[str]) -> set[str]:
+        """Returns those of some contents that unfinished jobs need."""
+
+    async def incoming(self) -> "IncomingContent":
+        """Begins a content whose digest is known at its end."""
+
+    async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
+        """Appends to a content."""
+
+    async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int) -> None:
+        """Keeps a complete content under its name."""
+
+    async def drop_incoming(self, incoming: IncomingContent) -> None:
+        """Drops a content; does nothing where it was kept."""
+
+    # Upkeep.
+
+    async def retain(self) -> int:
+        """Removes what exceeds the limits; the number of jobs removed."""
+
+    async def recover(self) -> bool:
+        """Tries whether storage that refused works again; whether it does."""
+
+    def close(self) -> None:
+        """Commits what waits and closes the storage. Blocks; does nothing the second time."""

@@ -1,0 +1,214 @@
+"""Records as rows of SQLite: values in, values out, each function within a transaction of its caller."""
+
+import sqlite3
+import time
+from collections.abc import Collection, Sequence
+
+from zrelay_generator.priority import Priority
+from zrelay_generator.store.records import JobRecord, JobState, ResultRecord, error_from_json, error_json
+
+UNFINISHED = "unfinished"
+"""`jobs.state` of every job that is not over."""
+_COLUMNS = {
+    "arrival": int,
+    "job_id": str,
+    "request_id": str,
+    "identity": str,
+    "state": str,
+    "detached": int,
+    "priority": int,
+    "caller": str,
+    "model": str,
+    "work_s": float,
+    "input_bytes": int,
+    "accepted_at": float,
+    "accepted": bytes,
+    "ended_at": float,
+    "sequence": int,
+    "error": str,
+}
+"""Columns of a record and the type that SQLite returns for each; another type means a damaged row."""
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"
+_LOSSES = "lost at "
+"""Prefix in `meta` of the number of times that the device was lost while it worked at an unfinished job."""
+
+
+def insert_job(db: sqlite3.Connection, record: JobRecord, spec: bytes, inputs: Collection[str]) -> None:
+    """Writes a job and what it needs. Its contents must have been added with `add_content`."""
+    values = _values(record)
+    marks = ", ".join("?" * (len(values) + 1))
+    db.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}, spec) VALUES ({marks})", [*values, spec])
+    db.executemany("INSERT INTO inputs VALUES (?, ?)", [(record.arrival, sha256) for sha256 in inputs])
+
+
+def add_content(db: sqlite3.Connection, sha256: str, size: int, *, sent: bool) -> None:
+    """Names a content that is on disk; a known one counts as used again."""
+    db.execute(
+        "INSERT INTO contents VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (sha256) DO UPDATE SET used_at = ?4, sent = max(sent, ?3)",
+        (sha256, size, sent, time.time()),
+    )
+
+
+def content_size(db: sqlite3.Connection, sha256: str) -> int | None:
+    """Returns the bytes of a content that has a row."""
+    found = db.execute("SELECT bytes FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
+    return None if found is None else int(found[0])
+
+
+def named_contents(db: sqlite3.Connection) -> set[str]:
+    """Returns every content that some row names."""
+    return {
+        sha256
+        for table in ("contents", "inputs", "events")
+        for (sha256,) in db.execute(f"SELECT sha256 FROM {table} WHERE sha256 IS NOT NULL")
+    }
+
+
+def needed_inputs(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
+    """Returns those of some contents that unfinished jobs need."""
+    query = "SELECT EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?)"
+    return {sha256 for sha256 in contents if db.execute(query, (sha256,)).fetchone()[0]}
+
+
+def insert_result(db: sqlite3.Connection, arrival: int, result: ResultRecord) -> None:
+    """Writes a result of a job; it replaces one of the same sequence number."""
+    values = (arrival, result.sequence, result.body, result.sha256, result.bytes)
+    db.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?)", values)
+    db.execute("UPDATE jobs SET sequence = max(sequence, ?) WHERE arrival = ?", (result.sequence, arrival))
+
+
+def finish_job(db: sqlite3.Connection, record: JobRecord) -> None:
+    """Writes the end of a job, which needs its spec and inputs no longer."""
+    error = "" if record.error is None else error_json(record.error)
+    db.execute(
+        "UPDATE jobs SET state = ?, error = ?, ended_at = ?, sequence = ?, spec = NULL WHERE arrival = ?",
+        (record.state.value, error, record.ended_at, record.sequence, record.arrival),
+    )
+    db.execute("DELETE FROM inputs WHERE arrival = ?", (record.arrival,))
+    clear_device_losses(db, record.arrival)
+
+
+def add_device_loss(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
+    """Counts a loss of the device for these jobs; those that are over are left out."""
+    db.executemany(
+        "INSERT INTO meta SELECT ?1 || job_id, 1 FROM jobs WHERE job_id = ?2 AND state = ?3 "
+        "ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        [(_LOSSES, job_id, UNFINISHED) for job_id in job_ids],
+    )
+
+
+def clear_device_losses(db: sqlite3.Connection, arrival: int) -> None:
+    """Removes the count of losses of a job."""
+    db.execute("DELETE FROM meta WHERE name = ? || (SELECT job_id FROM jobs WHERE arrival = ?)", (_LOSSES, arrival))
+
+
+def device_losses(db: sqlite3.Connection) -> dict[str, int]:
+    """Returns how often the device was lost at each unfinished job, by job id."""
+    found = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", (f"{_LOSSES}%",))
+    return {name.removeprefix(_LOSSES): int(times) for name, times in found.fetchall()}
+
+
+def try_write(db: sqlite3.Connection) -> None:
+    """Writes about as much as a job needs and removes it: a full disk still takes a few bytes."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('tried', zeroblob(65536))")
+    db.execute("DELETE FROM meta WHERE name = 'tried'")
+
+
+def detach_job(db: sqlite3.Connection, arrival: int) -> None:
+    """Marks a job as detached."""
+    db.execute("UPDATE jobs SET detached = 1 WHERE arrival = ?", (arrival,))
+
+
+def job_by_id(db: sqlite3.Connection, job_id: str) -> JobRecord | None:
+    """Returns a job; None where there is none or its row is damaged."""
+    return _first(db, "WHERE job_id = ?", job_id)
+
+
+def job_by_request(db: sqlite3.Connection, request_id: str) -> JobRecord | None:
+    """Returns the latest job of a request id."""
+    return _first(db, "WHERE request_id = ? ORDER BY arrival DESC LIMIT 1", request_id)
+
+
+def jobs_before(db: sqlite3.Connection, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
+    """Returns jobs in these states that arrived before another, newest first.
+
+    Damaged rows are left out. There are fewer than `limit` only where there are no more.
+    """
+    query = f"{_SELECT} WHERE arrival < ? AND state IN ({', '.join('?' * len(states))}) ORDER BY arrival DESC LIMIT ?"
+    records: list[JobRecord] = []
+    more = True
+    while more and len(records) < limit:
+        wanted = limit - len(records)
+        found = db.execute(query, (before, *(state.value for state in states), wanted)).fetchall()
+        records += [record for record in map(_record, found) if record is not None]
+        more = len(found) == wanted
+        before = found[-1][0] if found else before
+    return records
+
+
+def unfinished_jobs(db: sqlite3.Connection) -> tuple[list[JobRecord], list[int]]:
+    """Returns the jobs to continue, by arrival, and the arrivals of damaged rows."""
+    good, bad = [], []
+    for values in db.execute(f"{_SELECT} WHERE state = ? ORDER BY arrival", (UNFINISHED,)).fetchall():
+        record = _record(values)
+        if record is not None:
+            good.append(record)
+        else:
+            bad.append(int(values[0]))
+    return good, bad
+
+
+def spec_of(db: sqlite3.Connection, arrival: int) -> bytes | None:
+    """Returns the stored spec of an unfinished job, None where it is not there."""
+    found = db.execute("SELECT spec FROM jobs WHERE arrival = ?", (arrival,)).fetchone()
+    return found[0] if found is not None and isinstance(found[0], bytes) else None
+
+
+def results_of(db: sqlite3.Connection, arrival: int) -> list[ResultRecord]:
+    """Returns the results of a job, in order."""
+    found = db.execute(
+        "SELECT sequence, body, sha256, bytes FROM events WHERE arrival = ? ORDER BY sequence", (arrival,)
+    )
+    return [ResultRecord(*values) for values in found.fetchall()]
+
+
+def last_arrival(db: sqlite3.Connection) -> int:
+    """Returns the highest arrival, 0 without jobs."""
+    return int(db.execute("SELECT coalesce(max(arrival), 0) FROM jobs").fetchone()[0])
+
+
+def _first(db: sqlite3.Connection, where: str, value: str) -> JobRecord | None:
+    found = db.execute(f"{_SELECT} {where}", (value,)).fetchone()
+    return None if found is None else _record(found)
+
+
+def _values(record: JobRecord) -> list[object]:
+    state = record.state.value if record.state.ended else UNFINISHED
+    error = "" if record.error is None else error_json(record.error)
+    replaced = {"state": state, "error": error, "priority": int(record.priority), "detached": int(record.detached)}
+    return [replaced[name] if name in replaced else getattr(record, name) for name in _COLUMNS]
+
+
+def _record(values: Sequence[object]) -> JobRecord | None:
+    """The record of a row; None where a value has the wrong type, or a state is unknown.
+
+    A priority that is unknown is read as normal: what the job asked for is still there.
+    """
+    for (_, kind), value in zip(_COLUMNS.items(), values, strict=True):
+        if not isinstance(value, kind):
+            return None
+    fields: dict[str, object] = dict(zip(_COLUMNS, values, strict=True))
+    try:
+        state = JobState.QUEUED if fields["state"] == UNFINISHED else JobState(str(fields["state"]))
+    except ValueError:
+        return None
+    known = fields["priority"] in tuple(Priority)
+    failed = state in (JobState.FAILED, JobState.CANCELLED)
+    fields |= {
+        "state": state,
+        "priority": Priority(int(str(fields["priority"]))) if known else Priority.NORMAL,
+        "detached": bool(fields["detached"]),
+        "error": error_from_json(str(fields["error"])) if failed else None,
+    }
+    return JobRecord(**fields)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""A job manager on a real store, with a list in the device's place."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zrelay_generator.cost.size import Size
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.images.writing import ImageFormat
+from zrelay_generator.jobs.events import ImageFinished, JobEvent
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.jobs.manager import Dependencies, Intervals, JobManager
+from zrelay_generator.jobs.submission import Submission
+from zrelay_generator.priority import Priority
+from zrelay_generator.runtime import retention
+from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.settings import GeneratorConfig
+from zrelay_generator.store.records import JobRecord
+from zrelay_generator.store.sqlite import open_store
+
+from .helpers import make_embeds, make_sampling
+
+
+class ManagedJobs:
+    """A job manager whose jobs go to a list. `retry_s` and `first_watch_s` are the manager's intervals."""
+
+    def __init__(self, model: Path, retry_s: float = 2.0, first_watch_s: float = 5.0, **changed: Any) -> None:
+        self.jobs: list[DeviceJob] = []
+        self.estimator = JobEstimator()
+        self.config = GeneratorConfig(model=model, **changed)
+        self.store = open_store(self.config.state, retention(self.config))
+        self.scheduler = Scheduler(self.estimator)
+        self.specs: dict[str, JobSpec] = {}
+        self.manager = JobManager(
+            self.config,
+            Dependencies(
+                self.store,
+                self.estimator,
+                self.scheduler,
+                self.jobs.append,
+                self.load,
+                lambda *_: b"",
+                intervals=Intervals(retry_s=retry_s, first_watch_s=first_watch_s),
+            ),
+        )
+
+    async def load(self, record: JobRecord) -> JobSpec:
+        return self.specs[record.request_id]
+
+    def measured(self) -> None:
+        """A step of the smallest image takes a second, a decode another."""
+        self.estimator.cost.observe_forward(Size(96, 0), 1.0)
+        self.estimator.cost.observe_decode(128 * 128, 1.0)
+
+    async def submit(
+        self, name: str, identity: str = "", priority: Priority = Priority.NORMAL, **changed: Any
+    ) -> LiveJob:
+        options = {key: changed.pop(key) for key in ("detached", "caller", "budget_s", "new_bytes") if key in changed}
+        spec = JobSpec(make_embeds(4, 8), None, make_sampling(**changed), priority=priority)
+        self.specs[name] = spec
+        return await self.manager.submit(Submission(name, identity, spec, b"spec", {}, {}, **options))
+
+    def publish(self, *events: JobEvent, job: int = -1) -> None:
+        for event in events:
+            self.manager.publish(self.jobs[job], event)
+
+    async def ended(self, job: LiveJob) -> None:
+        await self.manager.settled(job)
+
+
+@pytest.fixture
+async def manager(demo: Path) -> AsyncIterator[Any]:
+    """Makes job managers; they are closed after the test."""
+    made: list[ManagedJobs] = []
+
+    def make(**changed: Any) -> ManagedJobs:
+        made.append(ManagedJobs(demo, **changed))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.manager.close()
+        one.store.close()
+
+
+def picture(size: int = 10) -> ImageFinished:
+    """A finished image of `size` bytes, different each time."""
+    sha256 = f"{time.perf_counter_ns():064x}"
+    return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, sha256, "")
+
+
+async def collected(manager: JobManager, job: LiveJob, after: int = 0) -> list[JobEvent]:
+    """All events of a job until its last."""
+    return [event async for _, event in manager.watch(job, after)]

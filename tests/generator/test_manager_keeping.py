@@ -1,0 +1,106 @@
+"""How long jobs and their results live: leases, retention, and a disk that refuses a part."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from zrelay_generator.engine.job import StageTimings
+from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded
+from zrelay_generator.store.records import JobState
+from zrelay_shared.errors import (
+    Cancelled,
+    NotFound,
+)
+
+from .managers import collected, picture
+
+
+async def test_a_job_that_nobody_watches_has_a_lease(manager):
+    made = manager(lease_s=0.1, first_watch_s=0.0)
+    watched, detached, forgotten = [await made.submit(n, detached=n == "detached") for n in ("a", "detached", "c")]
+    first, second = made.manager.watch(watched), made.manager.watch(watched)
+    await anext(first)
+    await anext(second)
+    await first.aclose()
+    await asyncio.sleep(0.2)
+    assert [entry.record.state for entry in (watched, detached, forgotten)] == [
+        JobState.QUEUED,
+        JobState.QUEUED,
+        JobState.CANCELLED,
+    ]
+    assert made.jobs[2].cancelled and isinstance(forgotten.record.error, Cancelled)
+    assert forgotten.record.error.reason == "LEASE_EXPIRED", "unlike one that somebody asked for"
+    await second.aclose()
+    third = made.manager.watch(watched)
+    await anext(third)
+    await asyncio.sleep(0.2)
+    assert watched.record.state is JobState.QUEUED, "a watcher renews the lease"
+    await third.aclose()
+    await asyncio.sleep(0.2)
+    assert watched.record.state is JobState.CANCELLED
+
+
+async def test_a_job_can_be_detached_later(manager):
+    made = manager(lease_s=0.1, first_watch_s=0.0)
+    entry = await made.submit("a")
+    assert await made.submit("a", detached=True) is entry
+    await asyncio.sleep(0.2)
+    assert entry.record.state is JobState.QUEUED and entry.record.detached
+
+
+async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(manager, monkeypatch):
+    made = manager()
+    entry = await made.submit("a", num_images=2)
+    lost, kept = picture(), picture()
+    written = made.store.blobs.put
+
+    def put(sha256, data):
+        if sha256 == lost.file_sha256:
+            raise OSError(28, "No space left on device")
+        written(sha256, data)
+
+    monkeypatch.setattr(made.store.blobs, "put", put)
+    made.publish(lost)
+    await made.ended(entry)
+    made.publish(replace(kept, image_index=1), JobSucceeded(2, StageTimings()))
+    await made.ended(entry)
+    assert [type(event) for event in await collected(made.manager, entry)] == [
+        JobAccepted,
+        ImageFinished,
+        ImageFinished,
+        JobSucceeded,
+    ]
+    rows, _ = await made.store.unfinished()
+    assert [row.job_id for row in rows] == [entry.record.job_id], "it runs again, whole, after the next start"
+
+
+async def test_only_a_job_that_is_not_over_can_be_blamed(manager, tmp_path):
+    made = manager(state=tmp_path)
+    over, under_way = await made.submit("a"), await made.submit("b", detached=True)
+    made.publish(picture(), JobSucceeded(1, StageTimings()), job=0)
+    await made.ended(over)
+    await made.store.record_device_loss([over.record.job_id, under_way.record.job_id, "unknown"])
+    await made.store.record_device_loss([under_way.record.job_id])
+    assert await made.store.device_losses() == {under_way.record.job_id: 2}
+    await made.store.forget([under_way.record.arrival])
+    assert await made.store.device_losses() == {}
+
+
+@pytest.mark.parametrize(
+    ("bound", "left"),
+    [({"keep_results_bytes": 25}, "cb"), ({"keep_results": 1}, "c"), ({"keep_results_s": 0.0}, "")],
+)
+async def test_results_are_kept_within_bounds(manager, bound, left):
+    made = manager(**bound)
+    for name in "abc":
+        entry = await made.submit(name)
+        made.publish(picture(), JobSucceeded(1, StageTimings()))
+        await made.ended(entry)
+    await asyncio.sleep(0.01)
+    await made.store.retain()
+    with pytest.raises(NotFound):
+        await made.manager.directory.by_request("a")
+    listed = await made.manager.directory.page(1 << 62, frozenset(JobState), 10)
+    assert "".join(entry.record.request_id for entry in listed) == left
+    assert len(made.store.blobs.names()) == len(left), "their files are gone too"

@@ -1,0 +1,150 @@
+"""The guarantees of docs/explanation/scheduling.md, over random arrivals in simulated time."""
+
+from collections import defaultdict
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zrelay_generator.engine.ticks import DecodeTick
+from zrelay_generator.priority import Priority
+from zrelay_generator.scheduling.shares import UNITS_PER_LOWER_UNIT
+
+from .simulation import SimulatedArrival, Simulation
+
+SIDES = (64, 128, 256, 512)
+
+
+def arrivals(
+    priorities: tuple[Priority, ...] = tuple(Priority), callers: str = "abc", most: int = 40, last: float = 20.0
+) -> st.SearchStrategy[list[SimulatedArrival]]:
+    return st.lists(
+        st.builds(
+            SimulatedArrival,
+            at=st.floats(0.0, last),
+            priority=st.sampled_from(priorities),
+            caller=st.sampled_from(list(callers)),
+            side=st.sampled_from(SIDES),
+            steps=st.integers(1, 20),
+            deterministic=st.booleans(),
+        ),
+        min_size=1,
+        max_size=most,
+    )
+
+
+def ran(drawn: list[SimulatedArrival]) -> Simulation:
+    simulation = Simulation()
+    simulation.run(drawn)
+    return simulation
+
+
+@given(arrivals())
+def test_1_lower_classes_get_one_unit_in_20_while_an_interactive_job_waits(drawn: list[SimulatedArrival]) -> None:
+    since_lower = UNITS_PER_LOWER_UNIT[Priority.INTERACTIVE]
+    for unit in ran(drawn).units:
+        if Priority.INTERACTIVE not in unit.waiting:
+            since_lower = UNITS_PER_LOWER_UNIT[Priority.INTERACTIVE]  # the device was free for them
+        elif unit.lead.priority is Priority.INTERACTIVE:
+            since_lower += 1
+        else:
+            assert since_lower >= UNITS_PER_LOWER_UNIT[Priority.INTERACTIVE]
+            since_lower = 0
+
+
+@given(arrivals((Priority.NORMAL, Priority.BATCH)), st.floats(0.0, 20.0))
+def test_2_a_lone_interactive_job_waits_for_the_running_unit_and_one_more(
+    drawn: list[SimulatedArrival], at: float
+) -> None:
+    lone = SimulatedArrival(at, Priority.INTERACTIVE, "someone", 64, 4)
+    simulation = ran([*drawn, lone])
+    number = len(drawn)
+    before = [
+        unit for unit in simulation.units if at < unit.began + unit.seconds and unit.began < simulation.began[number]
+    ]
+    assert len(before) <= 2
+    if not drawn:
+        assert simulation.began[number] == at
+
+
+@given(arrivals())
+def test_3_nothing_starves(drawn: list[SimulatedArrival]) -> None:
+    """While a class waits, at most 199 units pass until it gets one: 20 times 10 units, for the lowest."""
+    simulation = ran(drawn)
+    assert simulation.ended.keys() == set(range(len(drawn)))
+    passed: dict[Priority, int] = defaultdict(int)
+    for unit in simulation.units:
+        for priority in unit.waiting:
+            passed[priority] = 0 if priority is unit.lead.priority else passed[priority] + 1
+            assert passed[priority] < 200
+
+
+@given(st.integers(1, 20), st.sampled_from(SIDES), st.sampled_from(list(Priority)))
+def test_4_waiting_raises_the_place_of_a_job_within_its_class(steps: int, side: int, priority: Priority) -> None:
+    """A long job is passed by shorter ones of its caller for at most twice its own work."""
+    simulation = Simulation()
+    long = SimulatedArrival(0.0, priority, "one", side, 20)
+    work_s = 20 * (simulation.base_s + 3e-4 * side * side / 256) + 1.0
+    short_s = work_s / 40
+    shorter = [SimulatedArrival(n * short_s, priority, "one", 64, 1) for n in range(1, int(4 * work_s / short_s))]
+    simulation.run([long, *shorter])
+    later = [n for n, arrival in enumerate([long, *shorter]) if arrival.at > 2.0 * simulation.records[0].work_s]
+    assert all(simulation.began[0] <= simulation.began[n] for n in later)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(SIDES), st.integers(1, 20)), min_size=2, max_size=40),
+    st.sampled_from(list(Priority)),
+    st.booleans(),
+)
+def test_5_device_seconds_of_equal_callers_differ_by_at_most_one_job(
+    jobs: list[tuple[str, int, int]], priority: Priority, deterministic: bool
+) -> None:
+    """Two callers that both have work all the time."""
+    drawn = [SimulatedArrival(0.0, priority, caller, side, steps, deterministic) for caller, side, steps in jobs]
+    simulation = ran(drawn)
+    largest = max(record.work_s for record in simulation.records.values())
+    last = {caller: max(simulation.ended[n] for n, job in enumerate(jobs) if job[0] == caller) for caller, *_ in jobs}
+    received = dict.fromkeys(last, 0.0)
+    unit_s = max(unit.seconds for unit in simulation.units)
+    for unit in simulation.units:
+        if len(last) < 2 or unit.began >= min(last.values()):
+            return  # from now on only one of them has work
+        images = [unit.tick.image] if isinstance(unit.tick, DecodeTick) else unit.tick.images
+        alone = [
+            simulation.estimator.decode_s(image.job)
+            if isinstance(unit.tick, DecodeTick)
+            else simulation.estimator.cost.forward_s(_step_size(simulation, image))
+            for image in images
+        ]
+        for image, seconds in zip(images, alone, strict=True):
+            received[image.job.caller] += unit.seconds * seconds / sum(alone)
+        assert max(received.values()) - min(received.values()) <= largest + unit_s
+
+
+def _step_size(simulation: Simulation, image):
+    sizes = image.job.remaining
+    assert sizes is not None
+    (_, now), (_, after) = sizes[0], sizes[1]
+    return type(now)(now.tokens - after.tokens, now.squares - after.squares)
+
+
+def test_6_a_fresh_interactive_job_is_first_however_long_others_have_waited() -> None:
+    """The fault of the order before: ten batch jobs that had waited 200 s went before it."""
+    simulation = Simulation(base_s=1.0)
+    batch = [SimulatedArrival(0.0, Priority.BATCH, "batch", 1024, 60) for _ in range(14)]
+    simulation.run([*batch, SimulatedArrival(230.0, Priority.INTERACTIVE, "someone", 64, 4)])
+    unit_s = max(unit.seconds for unit in simulation.units)
+    assert simulation.began[14] - 230.0 <= 2 * unit_s
+    assert sum(simulation.ended[n] < simulation.ended[14] for n in range(14)) < 14
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_7_a_short_job_passes_a_poster_and_the_poster_goes_on(deterministic: bool) -> None:
+    simulation = Simulation()
+    poster = SimulatedArrival(0.0, Priority.NORMAL, "one", 1024, 30, deterministic)
+    simulation.run([poster, SimulatedArrival(1.0, Priority.NORMAL, "one", 64, 4, deterministic)])
+    short = [unit for unit in simulation.units if unit.lead.arrival == 1]
+    assert all(b.began == pytest.approx(a.began + a.seconds) for a, b in pairwise(short)), "without a pause"
+    assert simulation.ended[1] < simulation.ended[0]
