@@ -6,12 +6,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated_time import SimulatedArrival, Simulation
 
 from zrelay_generator.engine.ticks import DecodeTick
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import UNITS_PER_LOWER_UNIT
-
-from .simulation import SimulatedArrival, Simulation
 
 SIDES = (64, 128, 256, 512)
 

@@ -1,7 +1,8 @@
-"""The scheduler in simulated time: real jobs, queue, prefetch and ticks; the device takes what the cost model says."""
+"""The scheduler in simulated time: real jobs, queue, prefetch and ticks; a unit takes what the cost model estimates."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -9,12 +10,11 @@ from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, Tick, leading_image
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.records import JobRecord
-
-from .helpers import make_sampling
 
 TICK_TOKENS = 1 << 20
 
@@ -33,7 +33,7 @@ class SimulatedArrival:
 
 @dataclass
 class SimulatedUnit:
-    """A tick that was run: its lead and its images' callers, when it began and what it took."""
+    """A tick that was run: when, for how long, the job that led it, and the classes that had jobs on the device."""
 
     began: float
     seconds: float
@@ -42,12 +42,53 @@ class SimulatedUnit:
     tick: Tick
 
 
+class TickChoice(Protocol):
+    """Chooses ticks, as `scheduling.ticks.TickSelector` does."""
+
+    def select(self, jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None: ...
+    def completed(self, jobs: Sequence[DeviceJob], tick: Tick, seconds: float) -> None: ...
+
+
+class JobOrder(Protocol):
+    """Orders jobs, as `scheduling.scheduler.Scheduler` does."""
+
+    @property
+    def selector(self) -> TickChoice: ...
+    @property
+    def waiting(self) -> int: ...
+    def enter(self, record: JobRecord) -> None: ...
+    def leave(self, record: JobRecord) -> None: ...
+    def next_to_load(self) -> JobRecord | None: ...
+    def load(self, record: JobRecord) -> None: ...
+    def on_device(self, device_job: DeviceJob) -> None: ...
+    def started(self, job_id: str) -> None: ...
+
+
+MakeOrder = Callable[[JobEstimator, Callable[[], float]], JobOrder]
+
+
+def make_scheduler(estimator: JobEstimator, clock: Callable[[], float]) -> JobOrder:
+    """Makes the scheduler of the generator, which needs no clock."""
+    return Scheduler(estimator)
+
+
 @dataclass
 class Simulation:
-    """A device that runs `arrivals`, and everything that happened."""
+    """A device that runs jobs, and everything that happened.
+
+    Attributes:
+        base_s: Seconds of a forward without tokens.
+        per_token_s: Further seconds per token.
+        make_order: Makes the order of jobs from the cost model and a clock.
+        now: Simulated seconds.
+        units: Every tick that was run.
+        began: Seconds at which each job began, by its number.
+        ended: Seconds at which each job ended.
+    """
 
     base_s: float = 0.01
     per_token_s: float = 1e-4
+    make_order: MakeOrder = make_scheduler
     now: float = 0.0
     units: list[SimulatedUnit] = field(default_factory=list)
     began: dict[int, float] = field(default_factory=dict)
@@ -59,7 +100,7 @@ class Simulation:
             size = Size(tokens, 0.0)
             self.estimator.cost.observe_forward(size, self.base_s + self.per_token_s * tokens)
             self.estimator.cost.observe_decode(tokens * 256, 0.001 + tokens * 1e-5)
-        self.scheduler = Scheduler(self.estimator)
+        self.scheduler = self.make_order(self.estimator, lambda: self.now)
         self.jobs: list[DeviceJob] = []
         self.records: dict[int, JobRecord] = {}
 
@@ -79,7 +120,8 @@ class Simulation:
                 self.now = left[0][1].at
 
     def _accept(self, number: int, arrival: SimulatedArrival) -> JobSpec:
-        sampling = make_sampling(width=arrival.side, height=arrival.side, steps=arrival.steps, seed=number)
+        schedule = shifted_schedule(arrival.steps, 3.0)
+        sampling = Sampling(arrival.side, arrival.side, 0.0, 0.0, 1.0, 3.0, schedule, number, 1)
         spec = JobSpec(
             torch.zeros(8, 8), None, sampling, priority=arrival.priority, deterministic=arrival.deterministic
         )
