@@ -9,6 +9,7 @@ from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, Failed, ImagePixels
 from zrelay_generator.engine.job import Job, JobSpec, Sampling
+from zrelay_generator.features.protocol import Prompt
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.images.writing import ImageFormat, write_image
 from zrelay_generator.model.model import LoadedModel, ModelLimits
@@ -46,7 +47,7 @@ def paint(model: LoadedModel, prompt_embeds: Tensor, side: int, steps: int) -> b
 
     sampling = Sampling(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
     engine = Engine(model, _TICK_TOKENS, Speed(), emit)
-    engine.add(Job("picture", JobSpec(prompt_embeds, None, sampling), 0))
+    engine.add(Job("picture", JobSpec(Prompt(prompt_embeds), sampling), 0))
     run_to_end(engine)
     engine.close()
     return files[0]

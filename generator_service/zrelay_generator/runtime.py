@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from zrelay_generator.api.messages import accepted_bytes
-from zrelay_generator.api.requests import Requests
-from zrelay_generator.api.uploads import Uploads
+from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.replies import accepted_bytes
+from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.cost.model import Speed, check_fits
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
 from zrelay_generator.engine.device import DeviceThread
@@ -19,7 +19,7 @@ from zrelay_generator.engine.engine import Engine
 from zrelay_generator.engine.events import EngineEvent, Event, ImagePixels, PreviewPixels
 from zrelay_generator.engine.job import Job
 from zrelay_generator.features.acceptance import Acceptance, acceptance
-from zrelay_generator.images.provenance import Painter
+from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.jobs.board import HEARTBEAT_S, JobBoard, Surroundings
 from zrelay_generator.jobs.image_writer import Writer
 from zrelay_generator.model.identity import identify
@@ -44,10 +44,10 @@ class Runtime:
     """What serves jobs. Built by `start`; `close` ends its threads and lets the state folder go."""
 
     accepts: Acceptance
-    painter: Painter
+    loaded: LoadedIdentity
     device_report: DeviceReport
     store: JobStore
-    requests: Requests
+    requests: RequestReader
     uploads: Uploads
     board: JobBoard
     device: DeviceThread
@@ -113,18 +113,18 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
         thread.stop()
         raise
     found = report(device)
-    painter = Painter(
+    loaded_identity = LoadedIdentity(
         identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     # A host may be given away meanwhile, and kills who takes more than it has; a device says no.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
-    requests = Requests(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
+    requests = RequestReader(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
     around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.paints)
     board = JobBoard(config, around)
     router.publish, router.give_up = board.publish, board.lost
-    router.writer = writer = Writer(painter, router.from_thread)
-    runtime = Runtime(accepts, painter, found, store, requests, Uploads(store), board, thread, speed, writer)
+    router.writer = writer = Writer(loaded_identity, router.from_thread)
+    runtime = Runtime(accepts, loaded_identity, found, store, requests, Uploads(store), board, thread, speed, writer)
     restored = await board.restore()
     if restored:
         log.info("going on with %d jobs that were left", restored)

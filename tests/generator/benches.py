@@ -11,6 +11,7 @@ from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, Progress, Stage
 from zrelay_generator.engine.job import Job, JobSpec, Output, Priority
+from zrelay_generator.features.protocol import Prompt
 from zrelay_generator.model.loading import LoadedModel
 from zrelay_generator.model.vae import Vae
 
@@ -94,7 +95,9 @@ def bench() -> type[Bench]:
 def spec(sampling, embeds):
     def made(output=None, priority=Priority.NORMAL, deterministic=False, **changed):
         asked = sampling(width=64, height=64, **changed)
-        return JobSpec(embeds(20, 128), None, asked, output or Output(), priority=priority, deterministic=deterministic)
+        return JobSpec(
+            Prompt(embeds(20, 128)), asked, output or Output(), priority=priority, deterministic=deterministic
+        )
 
     return made
 

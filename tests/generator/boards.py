@@ -7,6 +7,7 @@ import pytest
 from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.events import Image
 from zrelay_generator.engine.job import JobSpec, Priority
+from zrelay_generator.features.protocol import Prompt
 from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.board import JobBoard, Surroundings
 from zrelay_generator.jobs.request import Request
@@ -40,7 +41,7 @@ async def board(demo, sampling, embeds):
 
         async def submit(self, name, identity="", priority=Priority.NORMAL, **changed):
             asked = {key: changed.pop(key) for key in ("detached", "caller", "budget_s", "new_bytes") if key in changed}
-            spec = JobSpec(embeds(4, 8), None, sampling(**changed), priority=priority)
+            spec = JobSpec(Prompt(embeds(4, 8)), sampling(**changed), priority=priority)
             self.specs[name] = spec
             return await self.board.submit(Request(name, identity, spec, b"spec", {}, {}, **asked))
 

@@ -6,7 +6,7 @@ import hashlib
 import grpc.aio
 import pytest
 
-from zrelay.v1 import content_pb2
+from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.api.contents import named
@@ -105,4 +105,7 @@ def test_the_identity_is_of_the_whole_request(request_of, embeds):
     assert identity(grids_by_name) == found[-1]
     omni.attach(grid, b"\0\1")
     found.append(identity(omni))
+    other_dtype = request_of(seed=1)
+    other_dtype.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds.dtype = tensor_pb2.TENSOR_DTYPE_F16
+    found.append(identity(other_dtype))
     assert len({inline, *found}) == len(found) + 1

@@ -49,7 +49,7 @@ def test_a_failing_device_ends_the_job_and_not_the_engine(error, expected, demo,
 def test_out_of_memory_says_what_would_fit(demo, load, bench, spec):
     on = bench(load(demo))
     on.vae.decode = lambda latents: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
-    on.add(JobSpec(spec().prompt_embeds, None, replace(spec().sampling, width=512, height=256)))
+    on.add(JobSpec(spec().prompt, replace(spec().sampling, width=512, height=256)))
     for _ in range(20):
         on.tick()
     error = on.events[-1][1].error

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from zrelay_generator.engine.events import Failed, ImagePixels
-from zrelay_generator.engine.job import Job, JobSpec, Origin, Output
-from zrelay_generator.images.provenance import Painter, provenance_json
+from zrelay_generator.engine.job import Job
+from zrelay_generator.features.protocol import JobSpec, Origin, Output, Prompt
+from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
 from zrelay_generator.jobs.image_writer import Writer
 from zrelay_shared.errors import InternalError
@@ -46,10 +47,10 @@ def test_a_preview_of_noise_still_fits():
 
 def test_provenance_is_complete_and_the_same_again(sampling, embeds):
     origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
-    spec = JobSpec(embeds(3, 4), None, sampling(seed=1 << 63), origin=origin)
-    painter = Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
-    text = provenance_json(spec, painter, 2, 5, "cd" * 32)
-    assert text == provenance_json(spec, painter, 2, 5, "cd" * 32) and text.isascii()
+    spec = JobSpec(Prompt(embeds(3, 4)), sampling(seed=1 << 63), origin=origin)
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
+    text = provenance_json(spec, loaded, 2, 5, "cd" * 32)
+    assert text == provenance_json(spec, loaded, 2, 5, "cd" * 32) and text.isascii()
     said = json.loads(text)
     assert said["prompt"] == "Fuchs ä" and said["sampling"]["seed"] == 5 and said["image_index"] == 2
     assert said["encoder"] == {"family": "qwen3"} and said["sampling"]["sigmas"][-1] == 0.0
@@ -70,10 +71,10 @@ def test_previews_show_the_colours_of_the_picture(demo, load):
 
 def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds):
     output, origin = Output(ImageFormat.JPEG), Origin(prompt="x" * 60_001)
-    job = Job("a", JobSpec(embeds(3, 4), None, sampling(num_images=2), output, origin), 1)
+    job = Job("a", JobSpec(Prompt(embeds(3, 4)), sampling(num_images=2), output, origin), 1)
     told = []
     publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
-    writer = Writer(Painter("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
+    writer = Writer(LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer._thread.shutdown(wait=True)

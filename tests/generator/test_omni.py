@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.engine.job import Job, JobSpec
+from zrelay_generator.engine.job import Job
 from zrelay_generator.engine.stepping import begin
+from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.omni.images import read_reference
-from zrelay_generator.features.protocol import SkipLayers
+from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import step_sizes
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
-from .omni import Oracle, Words, file_of, picture, references_of
+from .omni import Oracle, Words, file_of, omni_job, picture
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
@@ -41,8 +43,7 @@ def spec_of(
     oracle: Oracle, pictures: Sequence[Image.Image], words: Words, asked, negative: Words | None = None
 ) -> JobSpec:
     grids = oracle.grids(pictures, asked.width * asked.height)
-    references = references_of(pictures, grids, words, asked, negative)
-    return JobSpec(words.joined, None if negative is None else negative.joined, asked, omni=references)
+    return omni_job(pictures, grids, words, asked, negative)
 
 
 @pytest.mark.parametrize("images", [0, 1, 2, 3])
@@ -103,12 +104,13 @@ def test_in_company_with_ordinary_jobs(name, request, load, oracle, sampling, be
     one, two = Words.of(1, 33, width), Words.of(2, 12, width, seed=2)
     negative = Words.of(2, 7, width, seed=3)
     plain, guided = sampling(steps=4, height=96), sampling(steps=3, guidance_scale=2.5, seed=9)
+    first = spec_of(their, PICTURES[:1], one, plain)
     specs = [
-        spec_of(their, PICTURES[:1], one, plain),
-        JobSpec(embeds(20, width), None, sampling(steps=4, width=96)),
+        first,
+        JobSpec(Prompt(embeds(20, width)), sampling(steps=4, width=96)),
         spec_of(their, PICTURES[1:], two, guided, negative),
-        JobSpec(embeds(50, width), embeds(3, width, 5), guided),
-        replace(spec_of(their, PICTURES[:1], one, plain), skip_layers=SkipLayers(2.0, frozenset({1}), 0.0, 1.0)),
+        JobSpec(Prompt(embeds(50, width)), guided, features=(GuidanceSpec(Prompt(embeds(3, width, 5))),)),
+        replace(first, features=(*first.features, SkipLayerSpec(2.0, frozenset({1}), 0.0, 1.0))),
     ]
     alone = [bench(model).paint(spec)[0] for spec in specs]
     on = bench(model)
@@ -148,7 +150,9 @@ def test_the_cost_model_counts_every_token(images, demo_omni, load, oracle, samp
     job = Job("job", spec_of(oracle(demo_omni), PICTURES[:images], words, asked, negative), 1)
     with torch.inference_mode():
         begin(job, model)
-        conditioning = [found.conditioning(model, job.spec.negative_prompt_embeds) for found in job.features]
+        conditioning = [
+            found.conditioning(model, job.spec.feature(GuidanceSpec).negative_prompt) for found in job.features
+        ]
     tokens, other = job.conditioning.tokens, next(found.tokens for found in conditioning if found is not None)
     sizes = step_sizes(job.spec, job.features, model.limits.layers)
     assert [size.tokens for size in sizes] == [tokens + other] * 3 + [tokens]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from zrelay_generator.engine.job import JobSpec
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
@@ -23,7 +24,7 @@ def test_latents_without_guidance(name, width, height, steps, tokens, request, l
     model = load(folder)
     asked = sampling(width=width, height=height, steps=steps)
     prompt = embeds(tokens, model.limits.embeds_width)
-    (ours,) = bench(model).paint(JobSpec(prompt, None, asked))
+    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
     assert relative(ours, oracle(folder, prompt, asked)[0]) < FLOAT32_BOUND
 
 
@@ -46,7 +47,7 @@ def test_latents_with_guidance(
         cfg_truncation=truncation,
     )
     prompt, negative = embeds(40, model.limits.embeds_width), embeds(9, model.limits.embeds_width, seed=1)
-    (ours,) = bench(model).paint(JobSpec(prompt, negative, asked))
+    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked, features=(GuidanceSpec(Prompt(negative)),)))
     theirs = oracle(folder, prompt, asked, negative=negative)[0]
     assert relative(ours, theirs) < FLOAT32_BOUND
 
@@ -54,13 +55,13 @@ def test_latents_with_guidance(
 @pytest.mark.parametrize("shift", [1.0, 2.5, 6.0])
 def test_latents_under_other_shifts(shift, demo, load, oracle, sampling, bench, embeds):
     asked, prompt = sampling(shift=shift, steps=5), embeds(12, 128)
-    (ours,) = bench(load(demo)).paint(JobSpec(prompt, None, asked))
+    (ours,) = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     assert relative(ours, oracle(demo, prompt, asked)[0]) < FLOAT32_BOUND
 
 
 def test_several_images_have_consecutive_seeds(demo, load, oracle, sampling, bench, embeds):
     asked, prompt = sampling(num_images=3), embeds(25, 128)
-    ours = bench(load(demo)).paint(JobSpec(prompt, None, asked))
+    ours = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     for mine, theirs in zip(ours, oracle(demo, prompt, asked), strict=True):
         assert relative(mine, theirs) < FLOAT32_BOUND
 
@@ -72,7 +73,7 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo, load, oracle, samp
         asked = sampling(seed=seed, steps=8)
         prompt = embeds(20, 128, seed=seed).bfloat16().float()
         exact = oracle(demo, prompt, asked)[0]
-        (ours,) = bench(load(demo, torch.bfloat16)).paint(JobSpec(prompt, None, asked))
+        (ours,) = bench(load(demo, torch.bfloat16)).paint(JobSpec(Prompt(prompt), asked))
         ours_off += relative(ours, exact)
         theirs_off += relative(oracle(demo, prompt, asked, dtype=torch.bfloat16)[0], exact)
     print(f"\nrelative error in bfloat16: ours {ours_off / 8:.4f}, diffusers {theirs_off / 8:.4f}")
@@ -82,7 +83,7 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo, load, oracle, samp
 def test_pixels(demo, load, oracle, sampling, bench, embeds):
     """At most one level of difference in at most 0.1 % of values."""
     model, asked, prompt = load(demo), sampling(steps=8), embeds(20, 128)
-    (latents,) = bench(model).paint(JobSpec(prompt, None, asked))
+    (latents,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
     ours = model.vae.decode(latents).int()
     theirs = torch.from_numpy(oracle(demo, prompt, asked, output_type="np")[0] * 255).round().int()
     apart = (ours - theirs).abs()

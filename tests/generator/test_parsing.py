@@ -8,8 +8,9 @@ import torch
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import tensor_pb2
-from zrelay_generator.api.parsing import parse_request_id, parse_spec
+from zrelay_generator.api.requests import parse_request_id, parse_spec
 from zrelay_generator.features.acceptance import acceptance
+from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.model.identity import identify
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
@@ -45,7 +46,7 @@ def test_defaults_are_the_checkpoints(parse, request_of):
     asked = spec.sampling
     assert (asked.width, asked.height, asked.num_inference_steps, asked.shift) == (128, 128, 8, 3.0)
     assert (asked.guidance_scale, asked.cfg_truncation, asked.num_images) == (0.0, 1.0, 1)
-    assert spec.prompt_embeds.shape == (20, 128) and spec.origin.relation == "exact"
+    assert spec.prompt.embeds.shape == (20, 128) and spec.origin.relation == "exact"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse, request_
 def test_guidance_needs_a_negative_prompt(parse, request_of, embeds):
     assert refused(parse, request_of(guidance_scale=2.0)).field == "spec.negative_prompt"
     spec = parse(request_of(guidance_scale=2.0, negative=embeds(3, 128)))
-    assert spec.guided and spec.negative_prompt_embeds.shape == (3, 128)
+    assert spec.feature(GuidanceSpec).negative_prompt.embeds.shape == (3, 128)
 
 
 def test_no_prompt(parse, request_of):
@@ -140,7 +141,7 @@ def test_embeddings_of_another_shape(parse, request_of, embeds):
 
 
 def test_a_prompt_over_the_limit(parse, request_of, embeds):
-    assert parse(request_of(embeds(992, 128))).prompt_embeds.shape[0] == 992
+    assert parse(request_of(embeds(992, 128))).prompt.embeds.shape[0] == 992
     error = refused(parse, request_of(embeds(993, 128)))
     assert error.reason == "PROMPT_TOO_LONG" and "992" in error.message and "993" in error.message
 
@@ -247,17 +248,6 @@ def test_long_words_in_a_jpeg(parse, request_of):
 
 def test_the_encoders_path_stays_at_home(parse, request_of):
     assert "/home/somebody" not in parse(request_of()).origin.encoder
-
-
-def test_identity_tells_requests_apart(parse, request_of, embeds):
-    same = {parse(request_of(seed=1)).identity for _ in range(2)}
-    others = {
-        parse(parcel).identity for parcel in (request_of(seed=2), request_of(), request_of(embeds(20, 128, 5), seed=1))
-    }
-    assert len(same) == 1 and len(others) == 3 and not same & others
-    other_dtype = request_of(seed=1)
-    tensor_of(other_dtype).dtype = tensor_pb2.TENSOR_DTYPE_F16
-    assert parse(other_dtype).identity not in same, "the same bytes read as another dtype are another request"
 
 
 @pytest.mark.parametrize("text", ["a b", "x" * 65, "ä", "../etc", "a\n"])

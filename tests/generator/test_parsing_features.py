@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from zrelay_generator.api.parsing import parse_spec
-from zrelay_generator.api.parsing_features import as_written
+from zrelay_generator.api.requests import parse_spec
 from zrelay_generator.features.acceptance import acceptance
-from zrelay_generator.images.provenance import Painter, provenance_json
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
+from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
+from zrelay_generator.features.request import decimal
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.identity import identify
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import FeatureMissing, InvalidArgument
@@ -51,16 +53,17 @@ def refused(parse, parcel, kind=InvalidArgument):
 
 def test_a_start_image(parse, from_picture):
     spec = parse(from_picture(width=64, height=96))
-    assert spec.start_image.pixels.shape == (3, 96, 64) and (spec.start_image.pixels == 128).all()
-    assert (spec.start_image.strength, spec.sampling.first_step, spec.sampling.run_steps) == (0.6, 3, 5)
-    assert spec.sampling.num_inference_steps == 8 and len(spec.start_image.file_sha256) == 64
+    start = spec.feature(ImageToImageSpec)
+    assert start.pixels.shape == (3, 96, 64) and (start.pixels == 128).all()
+    assert (start.strength, spec.sampling.first_step, spec.sampling.run_steps) == (0.6, 3, 5)
+    assert spec.sampling.num_inference_steps == 8 and len(start.file_sha256) == 64
 
 
-def test_a_strength_is_the_decimal_that_was_written(parse, from_picture):
+def test_a_strength_is_the_decimal_that_wdecimal(parse, from_picture):
     asked = parse(from_picture(strength=0.6, num_inference_steps=10)).sampling
     assert asked.first_step == 4, "as diffusers has it for 0.6, which float32 is not"
     for tenths in range(1, 100):
-        assert as_written(torch.tensor(tenths / 100).item()) == tenths / 100
+        assert decimal(torch.tensor(tenths / 100).item()) == tenths / 100
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, math.nan, math.inf])
@@ -97,9 +100,9 @@ def skipping(request_of, **given):
 
 
 def test_skip_layers(parse, request_of):
-    found = parse(skipping(request_of, layers=[2, 3, 3])).skip_layers
+    found = parse(skipping(request_of, layers=[2, 3, 3])).feature(SkipLayerSpec)
     assert (found.scale, found.layers, found.start, found.stop) == (2.5, {2, 3}, 0.05, 0.5)
-    assert parse(request_of()).skip_layers is None
+    assert parse(request_of()).feature(SkipLayerSpec) is None
 
 
 @pytest.mark.parametrize(
@@ -126,5 +129,5 @@ def test_the_published_default_is_refused_with_the_reason_where_blocks_are_fewer
 
 def test_provenance_says_where_a_picture_started(parse, from_picture):
     spec = parse(from_picture(strength=0.5))
-    text = provenance_json(spec, Painter("demo", "", "", "cpu", "float32"), 0, 1, "")
-    assert f'"file_sha256": "{spec.start_image.file_sha256}", "strength": 0.5' in text
+    text = provenance_json(spec, LoadedIdentity("demo", "", "", "cpu", "float32"), 0, 1, "")
+    assert f'"file_sha256": "{spec.feature(ImageToImageSpec).file_sha256}", "strength": 0.5' in text

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from zrelay.v1 import content_pb2, vision_pb2
-from zrelay_generator.api.info import loading_info
-from zrelay_generator.api.parsing import parse_spec
-from zrelay_generator.features.acceptance import OmniLimits, acceptance
+from zrelay_generator.api.replies import loading_info
+from zrelay_generator.api.requests import parse_spec
+from zrelay_generator.features.acceptance import acceptance
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.omni.spec import OmniLimits, OmniSpec, omni_limits
 from zrelay_generator.model.identity import identify
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt, ZrelayError
@@ -41,27 +43,29 @@ def request_for(fingerprint):
 
 
 def test_what_an_omni_checkpoint_takes(accepts):
-    assert accepts.omni == OmniLimits(siglip_width=96, max_side=1024)
+    assert omni_limits(accepts.model) == OmniLimits(siglip_width=96, max_side=1024)
 
 
 def test_references(accepts, request_for):
     words = Words.of(2, 20, 128)
     parcel = request_for(words, negative=Words.of(2, 3, 128), guidance_scale=2.0)
     spec = parse_spec(parcel, parcel.message.spec, accepts)
-    assert spec.prompt_embeds.shape == (28, 128) and torch.equal(spec.prompt_embeds, words.joined)
-    assert spec.omni.segments == (4, 2, 20, 2) and spec.omni.negative_segments == (4, 2, 3, 2)
-    assert [tuple(found.shape) for found in spec.omni.pictures] == [(3, 80, 96), (3, 64, 64)]
-    assert all(torch.equal(mine, sent) for mine, sent in zip(spec.omni.grids, GRIDS, strict=True))
-    assert spec.omni.files == tuple(hashlib.sha256(data).hexdigest() for data in FILES)
-    assert spec.omni.encoders == ("5" * 64,) * 2
+    omni = spec.feature(OmniSpec)
+    assert spec.prompt.embeds.shape == (28, 128) and torch.equal(spec.prompt.embeds, words.joined)
+    assert spec.prompt.lengths == (4, 2, 20, 2)
+    assert spec.feature(GuidanceSpec).negative_prompt.lengths == (4, 2, 3, 2)
+    assert [tuple(found.shape) for found in omni.pictures] == [(3, 80, 96), (3, 64, 64)]
+    assert all(torch.equal(mine, sent) for mine, sent in zip(omni.grids, GRIDS, strict=True))
+    assert omni.files == tuple(hashlib.sha256(data).hexdigest() for data in FILES)
+    assert omni.encoders == ("5" * 64,) * 2
 
 
 def test_no_references_is_omni_all_the_same(accepts, request_for):
     parcel = request_for(Words.of(0, 20, 128), [], [])
     spec = parse_spec(parcel, parcel.message.spec, accepts)
-    assert spec.omni.pictures == () and spec.omni.segments == (20,)
+    assert spec.feature(OmniSpec).pictures == () and spec.prompt.lengths == (20,)
     parcel.message.spec.ClearField("omni")
-    assert parse_spec(parcel, parcel.message.spec, accepts).omni is None
+    assert parse_spec(parcel, parcel.message.spec, accepts).feature(OmniSpec) is None
 
 
 def test_a_picture_lies_upright(accepts, request_for):
@@ -69,7 +73,7 @@ def test_a_picture_lies_upright(accepts, request_for):
     exif[0x0112] = 6
     picture(96, 64, 5).save(buffer, "JPEG", exif=exif)
     parcel = request_for(Words.of(1, 4, 128), [buffer.getvalue()], GRIDS[:1])
-    (found,) = parse_spec(parcel, parcel.message.spec, accepts).omni.pictures
+    (found,) = parse_spec(parcel, parcel.message.spec, accepts).feature(OmniSpec).pictures
     assert found.shape == (3, 96, 64)
 
 
@@ -156,7 +160,7 @@ def test_a_transformer_without_siglip_parts(with_omni, accepts, request_for):
     if not with_omni:
         parcel.message.spec.ClearField("omni")
     with pytest.raises(FeatureMissing) as caught:
-        parse_spec(parcel, parcel.message.spec, replace(accepts, omni=None))
+        parse_spec(parcel, parcel.message.spec, replace(accepts, model=replace(accepts.model, siglip_width=0)))
     assert caught.value.metadata == {"feature": "generate.omni"}
     assert "SigLIP parts" in caught.value.message and "Omni checkpoint" in caught.value.message
 
@@ -169,8 +173,8 @@ def test_segments_without_references_say_what_is_missing(accepts, request_for):
 
 
 def test_info_tells_truly(accepts):
-    def told(omni):
-        return next(f for f in loading_info("demo", None, omni).features if f.name == "generate.omni")
+    def feature(given):
+        return next(f for f in loading_info("demo", None, given).features if f.name == "generate.omni")
 
-    assert not told(None).available and "SigLIP" in told(None).note
-    assert told(accepts.omni).available and "at most 8 references" in told(accepts.omni).note
+    assert not feature(None).available and "SigLIP" in feature(None).note
+    assert feature(accepts).available and "at most 8 references" in feature(accepts).note

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zrelay_generator.cost.model import Speed
 from zrelay_generator.engine.job import Job
-from zrelay_generator.features.protocol import JobSpec, Priority
+from zrelay_generator.features.protocol import JobSpec, Priority, Prompt
 from zrelay_generator.scheduling.policy import AGE_S, Decode, Steps, level, next_work, ranked
 
 NOW = 1000.0
@@ -31,7 +31,7 @@ def jobs(sampling, embeds):
 
     def make(side=64, priority=Priority.NORMAL, caller="", accepted_at=NOW, deterministic=False, **asked):
         asked = sampling(width=side, height=side, **asked)
-        spec = JobSpec(embeds(8, 8), None, asked, priority=priority, deterministic=deterministic)
+        spec = JobSpec(Prompt(embeds(8, 8)), asked, priority=priority, deterministic=deterministic)
         made.append(Job(f"job-{len(made)}", spec, len(made), accepted_at, caller=caller))
         return made[-1]
 
@@ -153,7 +153,7 @@ def test_nobody_is_overtaken_for_ever(drawn, sampling, embeds):
     """A job that waited longer than the ages between it and the most urgent newcomer leads."""
     speed, every = measured(), []
     for number, (priority, steps, caller, ago) in enumerate(drawn):
-        spec = JobSpec(embeds(8, 8), None, sampling(width=64, height=64, steps=steps), priority=priority)
+        spec = JobSpec(Prompt(embeds(8, 8)), sampling(width=64, height=64, steps=steps), priority=priority)
         every.append(Job(str(number), spec, number, NOW - ago, caller=caller))
     order = ranked(every, speed, NOW)
     assert sorted(map(id, order)) == sorted(map(id, every))

@@ -1,4 +1,4 @@
-"""GeneratorService: parse, call, wrap."""
+"""The GeneratorService servicer: each handler parses its request, calls the job manager and wraps the result."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -8,12 +8,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
-from zrelay.v1.jobs_pb2 import Job, JobEvent
-from zrelay_generator.api.info import loading_info, ready_info
-from zrelay_generator.api.messages import STATE_OF, event_message, job_message
-from zrelay_generator.api.parsing import parse_request_id
-from zrelay_generator.api.parsing_sampling import parse_sampling
-from zrelay_generator.features.offered import missing
+from zrelay.v1.jobs_pb2 import Job, JobEvent, JobState
+from zrelay_generator.api.replies import STATE_OF, event_message, job_message, loading_info, ready_info
+from zrelay_generator.api.requests import parse_request_id, parse_sampling
+from zrelay_generator.features.request import missing
 from zrelay_generator.jobs.board import JobBoard
 from zrelay_generator.jobs.entry import Entry, State
 from zrelay_generator.model.loading import load_model
@@ -22,17 +20,24 @@ from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading
 from zrelay_shared.rpc import Context
+from zrelay_shared.service.parsing import enum_choice, invalid
 from zrelay_shared.wire import Parcel
 
-_PAGE, _MAX_PAGE = 50, 200
+_PAGE_SIZE, _MAX_PAGE_SIZE = 50, 200
 _NEWEST = 1 << 62
+"""Above the arrival number of every job."""
 
 
 class GeneratorService:
-    """The servicer and its life (`zrelay_shared.serving.Service`)."""
+    """The servicer and its lifecycle (`zrelay_shared.serving.Service`)."""
 
     def __init__(self, config: GeneratorConfig, load: LoadModel = load_model) -> None:
-        """`load` makes the model of the folder: another one where what is served is to be measured without a device."""
+        """Creates a servicer whose model is not loaded yet.
+
+        Args:
+            config: The configuration.
+            load: Makes the model from a pipeline folder. Benchmarks pass another one to run without a device.
+        """
         self._config = config
         self._load_model = load
         self._model_id = model_id(config.model)
@@ -44,22 +49,22 @@ class GeneratorService:
 
     @property
     def trouble(self) -> str:
-        """Why it cannot serve now (the device is stuck or lost, the disk refuses), "" where it can."""
+        """Why the generator cannot serve now (device stuck or lost, disk not writable), "" if it can."""
         return "" if self._runtime is None else self._runtime.device.stuck or self._runtime.store.disk.trouble
 
     @property
     def lost(self) -> str:
-        """Why the process must be started again (the device is lost), "" while it need not."""
+        """Why the process must be restarted (device lost), "" if it need not be."""
         return "" if self._runtime is None else self._runtime.device.broken
 
     async def load(self) -> None:
         runtime = await start(self._config, self._load_model)
-        try:  # what a request that says nothing would ask for must be something that is served
+        try:  # a request without any sampling options must be valid
             parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
         except InvalidArgument as error:
             await runtime.close()
             raise CheckpointError(
-                f"zrelay.json: its defaults are refused here: {error.message}; change it, or start with wider limits "
+                f"zrelay.json: its defaults are not valid here: {error.message}; change it, or start with wider limits "
                 "(`zrelay serve generator -- --help`)",
                 metadata={"file": "zrelay.json"},
             ) from error
@@ -80,7 +85,7 @@ class GeneratorService:
         if runtime is None:
             return loading_info(self._model_id, self._config.state)
         device, cost = runtime.device_report, runtime.speed.snapshot()
-        return ready_info(self._config, runtime.accepts, runtime.painter, device, runtime.board, cost)
+        return ready_info(self._config, runtime.accepts, runtime.loaded, device, runtime.board, cost)
 
     async def Generate(
         self, parcel: Parcel[pb.GenerateRequest], context: Context
@@ -107,7 +112,7 @@ class GeneratorService:
             detached=message.detached,
             caller=_caller(context),
         )
-        return pb.SubmitJobResponse(job=_at_a_glance(runtime.board, await runtime.board.submit(request)))
+        return pb.SubmitJobResponse(job=_summary(runtime.board, await runtime.board.submit(request)))
 
     async def WatchJob(
         self, parcel: Parcel[pb.WatchJobRequest], context: Context
@@ -122,12 +127,12 @@ class GeneratorService:
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: Context) -> pb.GetJobResponse:
         board = self._ready().board
         entry = await board.jobs.by_id(_required("job_id", parcel.message.job_id))
-        return pb.GetJobResponse(job=_at_a_glance(board, entry))
+        return pb.GetJobResponse(job=_summary(board, entry))
 
     async def ListJobs(self, parcel: Parcel[pb.ListJobsRequest], context: Context) -> pb.ListJobsResponse:
         request, jobs = parcel.message, self._ready().board.jobs
-        states = frozenset(_state(number) for number in request.states) or frozenset(State)
-        size = min(request.page_size or _PAGE, _MAX_PAGE)
+        states = frozenset(map(_state, request.states)) or frozenset(State)
+        size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         page = await jobs.listed(_page_token(request.page_token), states, size + 1)
         token = str(page[size - 1].arrival) if len(page) > size else ""
         return pb.ListJobsResponse(jobs=[job_message(entry) for entry in page[:size]], next_page_token=token)
@@ -158,50 +163,46 @@ class GeneratorService:
 
     def _ready(self) -> Runtime:
         if self._runtime is None:
-            raise ModelLoading("the model is still being loaded; try again in a few seconds")
+            raise ModelLoading("the model is still loading; try again in a few seconds")
         return self._runtime
 
 
 async def _events(board: JobBoard, entry: Entry, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-    """What happens to a job, as messages. Raises the job's error where it failed."""
+    """Yields the events of a job as messages. Raises the job's error if it failed."""
     events = board.watch(entry, after)
     async with aclosing(events):
         async for sequence, event in events:
             yield event_message(entry, sequence, event)
 
 
-def _at_a_glance(board: JobBoard, entry: Entry) -> Job:
+def _summary(board: JobBoard, entry: Entry) -> Job:
     waits = entry.state is State.QUEUED and not entry.parked
     return job_message(entry, board.workload.standing(entry) if waits else None)
 
 
 def _caller(context: Context) -> str:
-    """Who asks, as far as the connection tells: the address without its port."""
+    """Returns the caller of a request: its address without the port."""
     peer = str(context.peer())
     return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def _required(name: str, value: str) -> str:
     if not value:
-        raise InvalidArgument(f"{name}: expected one, got none", field=name, reason=f"{name.upper()}_MISSING")
+        raise invalid(name, "one", "none", reason=f"{name.upper()}_MISSING")
     return value
 
 
 def _state(number: int) -> State:
-    state: State | None = STATE_OF.get(number)  # type: ignore[call-overload]
+    state = enum_choice(number, JobState, STATE_OF, "states", reason="ENUM_UNKNOWN")
     if state is None:
-        raise InvalidArgument(f"states: expected states of a job, got {number}", field="states", reason="ENUM_UNKNOWN")
+        raise invalid("states", "states of a job", number, reason="ENUM_UNKNOWN")
     return state
 
 
 def _page_token(text: str) -> int:
-    """The arrival before which a page begins."""
+    """Returns the arrival number before which a page begins."""
     if not text:
         return _NEWEST
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidArgument(
-            f"page_token: expected next_page_token of the reply before, got {text[:40]!r}",
-            field="page_token",
-            reason="PAGE_TOKEN_INVALID",
-        )
+        raise invalid("page_token", "next_page_token of the previous reply", repr(text[:40]))
     return int(text)

@@ -9,8 +9,7 @@ import torch
 from zrelay_generator.cost.fit import Fit
 from zrelay_generator.engine.job import ImageState, Job
 from zrelay_generator.engine.refusals import out_of_memory
-from zrelay_generator.features.hooks import Feature
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobFeature, JobSpec
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.model.size import Size
 from zrelay_shared.torch_devices import report
@@ -85,7 +84,7 @@ class Speed:
         """Seconds of one decode; 0 while nothing was measured."""
         return self._decode.seconds((1.0, pixels, float(pixels) ** 2))
 
-    def encode_s(self, features: Iterable[Feature]) -> float:
+    def encode_s(self, features: Iterable[JobFeature]) -> float:
         """Seconds of the pictures that a job's features give to the VAE: each at most what its decode takes, since a
         VAE's encoder is narrower at full size than its decoder. 0 while nothing was measured."""
         return sum(self.decode_s(pixels) for feature in features for pixels in feature.encoded_pixels())

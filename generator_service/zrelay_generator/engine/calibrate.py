@@ -10,7 +10,7 @@ from zrelay_generator.cost.model import MemoryModel, Speed
 from zrelay_generator.engine.engine import Engine, run_to_end
 from zrelay_generator.engine.events import EngineEvent, Failed
 from zrelay_generator.engine.job import Job
-from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.size import segment_size
@@ -78,7 +78,7 @@ def _paint(model: LoadedModel, side: int) -> None:
 
     sampling = Sampling(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
     engine = Engine(model, 1, Speed(), emit, decode_beside=False)
-    engine.add(Job("warm-up", JobSpec(torch.zeros(1, model.limits.embeds_width), None, sampling), 0))
+    engine.add(Job("warm-up", JobSpec(Prompt(torch.zeros(1, model.limits.embeds_width)), sampling), 0))
     run_to_end(engine)
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from zrelay_generator.features.hooks import Feature, Step
-from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, Sampling
+from zrelay_generator.features.protocol import JobFeature, JobSpec, Origin, Output, Priority, Sampling, Step
 from zrelay_generator.features.registry import features_of, steps_of
 from zrelay_generator.model.latents import image_seed
 from zrelay_generator.model.packing import Conditioning
@@ -75,7 +74,7 @@ class Job:
     cancelled: bool = False
     caller: str = ""
     conditioning: Conditioning | None = None
-    features: tuple[Feature, ...] = field(init=False)
+    features: tuple[JobFeature, ...] = field(init=False)
     steps: tuple[Step, ...] = field(init=False)
     images: list[ImageState] = field(init=False)
     timings: Timings = field(default_factory=Timings)

@@ -19,7 +19,7 @@ from zrelay_generator.engine.events import (
 )
 from zrelay_generator.engine.job import Job
 from zrelay_generator.engine.refusals import device_failure
-from zrelay_generator.images.provenance import Painter, provenance_json
+from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.images.writing import pixels_sha256, write_image, write_preview
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ class Writer:
     `publish` is called from the writer's thread.
     """
 
-    def __init__(self, painter: Painter, publish: Publish) -> None:
-        self._painter = painter
+    def __init__(self, loaded: LoadedIdentity, publish: Publish) -> None:
+        self._loaded = loaded
         self._publish = publish
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="image-writer")
 
@@ -64,7 +64,7 @@ class Writer:
         digest = pixels_sha256(event.pixels)
         text = ""
         if not output.omit_provenance:
-            text = provenance_json(spec, self._painter, event.image_index, event.seed, digest)
+            text = provenance_json(spec, self._loaded, event.image_index, event.seed, digest)
         file = write_image(event.pixels, output.format, output.quality, text)
         seconds = time.perf_counter() - started
         job.timings.encode_image_s += seconds

@@ -12,7 +12,7 @@ from zrelay_generator.model.vae_reference import ReferenceEncoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moments:
+class LatentMoments:
     """What the encoder makes of pictures: a normal distribution of latents, `mean` and `deviation`
     [n, channels, h, w] float32 on the CPU."""
 
@@ -69,11 +69,11 @@ class Vae:
         mean: Tensor = self._encoded(pixels).mode()
         return (mean.float() - self._shift) * self._scaling
 
-    def moments(self, pixels: Tensor) -> Moments:
+    def moments(self, pixels: Tensor) -> LatentMoments:
         """[n, 3, H, W] in -1 to 1 -> the distribution of their latents, scaled as `encode` does."""
         found = self._encoded(pixels)
         mean = (found.mean.float() - self._shift) * self._scaling
-        return Moments(mean.cpu(), (found.std.float() * self._scaling).cpu())
+        return LatentMoments(mean.cpu(), (found.std.float() * self._scaling).cpu())
 
     def reference(self, pixels: Tensor) -> Tensor:
         """[3, H, W] uint8 -> clean latents [channels, H/8, W/8] float32, computed in bfloat16 as ZImageOmniPipeline's
