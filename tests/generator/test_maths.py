@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from zrelay_generator.features.guidance.hooks import guidance_at, guided
 from zrelay_generator.features.schedule import explicit_schedule, linear_sigmas, shifted_schedule
-from zrelay_generator.model.attention import Run, ragged_attention, runs_of, spans_of
+from zrelay_generator.model.attention import AttentionRun, ragged_attention, runs_of, spans_of
 from zrelay_generator.model.latents import denoised, euler_step, image_seed, is_finite, noise, patchify, unpatchify
 from zrelay_generator.model.rope import caption_positions, image_positions, padded
 
@@ -105,7 +105,7 @@ def test_guidance_ends_where_it_is_cut():
 
 def test_segments_attend_to_themselves_alone():
     lengths = [5, 5, 3, 5]
-    assert runs_of(lengths) == (Run(0, 2, 5), Run(10, 1, 3), Run(13, 1, 5))
+    assert runs_of(lengths) == (AttentionRun(0, 2, 5), AttentionRun(10, 1, 3), AttentionRun(13, 1, 5))
     q, k, v = torch.randn(3, sum(lengths), 2, 4)
     packed, start = ragged_attention(q, k, v, spans_of(lengths, q.device)), 0
     for length in lengths:
