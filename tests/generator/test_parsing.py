@@ -11,6 +11,7 @@ from zrelay.v1 import tensor_pb2
 from zrelay_generator.api.requests import parse_request_id, parse_spec
 from zrelay_generator.features.acceptance import acceptance
 from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.registry import UNBUILT
 from zrelay_generator.model.identity import identify
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
@@ -199,13 +200,7 @@ def test_a_forged_fingerprint(parse, request_of):
 @pytest.mark.parametrize(
     ("change", "feature"),
     [
-        (lambda spec: spec.inpaint.SetInParent(), "generate.inpaint"),
-        (lambda spec: spec.controls.add(), "generate.control"),
-        (lambda spec: spec.loras.add(name="x"), "generate.lora"),
-        (lambda spec: spec.dype.SetInParent(), "generate.dype"),
-        (lambda spec: spec.passes.add(), "generate.passes"),
         (lambda spec: spec.omni.SetInParent(), "generate.omni"),
-        (lambda spec: spec.tiled_vae.SetInParent(), "generate.tiled_vae"),
         (lambda spec: spec.prompt.prompt_embeds.segments.add(), "generate.omni"),
         (lambda spec: spec.prompt.content.SetInParent(), "content.upload"),
     ],
@@ -215,6 +210,16 @@ def test_what_is_not_built(change, feature, parse, request_of):
     change(parcel.message.spec)
     error = refused(parse, parcel, FeatureMissing)
     assert error.metadata["feature"] == feature and error.reason == "FEATURE_MISSING"
+
+
+@pytest.mark.parametrize(("field", "capability"), UNBUILT.items())
+def test_an_unbuilt_feature_is_refused_before_anything_else(field, capability, parse, request_of):
+    parcel = request_of(width=1)
+    value = getattr(parcel.message.spec, field)
+    value.add() if hasattr(value, "add") else value.SetInParent()
+    error = refused(parse, parcel, FeatureMissing)
+    assert (error.reason, error.field) == ("FEATURE_MISSING", f"spec.{field}")
+    assert error.metadata == {"feature": capability}
 
 
 @pytest.mark.parametrize(
