@@ -59,15 +59,18 @@ def loader(
 
 
 @pytest.fixture
-async def serve_broken(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+async def serve_broken(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Starts a generator whose model `load` makes; starting it again on the same state ends the one before."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(load) -> Caller:
+        async def start(load: Any) -> Caller:
             await stack.aclose()
             kind: Any = lambda config: GeneratorService(config, load)  # noqa: E731
             caller = await started(stack, demo, kind, state=tmp_path / "state")
+            assert caller.server is not None
             await caller.server.loaded
             return caller
 

@@ -1,6 +1,7 @@
 """Every registered feature is a whole slice, and nothing outside its folder knows it."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import zrelay_generator
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay_generator.api.replies import loading_info
-from zrelay_generator.features.protocol import FeatureSlice, FeatureSpec, JobFeature
+from zrelay_generator.features.protocol import FeatureSpec, JobFeature, JobSpec
 from zrelay_generator.features.registry import FEATURES, UNBUILT
 
 PACKAGE = Path(zrelay_generator.__file__).parent
@@ -39,7 +40,7 @@ def test_a_feature_is_a_whole_slice(folder: str) -> None:
     feature = FOLDER_OF[folder]
     home = f"zrelay_generator.features.{folder}."
     assert issubclass(feature.spec, FeatureSpec) and is_dataclass(feature.spec) and fields(feature.spec)
-    assert feature.spec.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert feature.spec.__dataclass_params__.frozen
     assert set(feature.fields) <= set(gpb.GenerationSpec.DESCRIPTOR.fields_by_name) - COMMON_FIELDS and feature.fields
     names = [capability.name for capability in feature.capabilities(None)]
     assert names and all(name.startswith("generate.") for name in names)
@@ -70,7 +71,6 @@ def test_nothing_outside_its_folder_imports_a_feature(folder: str) -> None:
     assert importing == {"features/registry.py"}
 
 
-def test_a_spec_is_found_by_its_kind(spec) -> None:  # type: ignore[no-untyped-def]
-    feature: FeatureSlice[FeatureSpec, object]
+def test_a_spec_is_found_by_its_kind(spec: Callable[[], JobSpec]) -> None:
     for feature in FEATURES:
         assert spec().feature(feature.spec) is None

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +17,13 @@ from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_s
 from zrelay_generator.jobs.image_writer import Writer
 from zrelay_shared.errors import InternalError
 
+from .kinds import Load, MakeEmbeds, MakeSampling
+
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("format", list(ImageFormat))
-def test_files_hold_pixels_and_provenance(format, provenance_in):
+def test_files_hold_pixels_and_provenance(format: ImageFormat, provenance_in: Callable[[bytes], str]) -> None:
     file = write_image(PIXELS, format, 100, '{"a": "\\u1f98a"}')
     image = Image.open(io.BytesIO(file.data))
     assert image.size == (32, 48) and image.mode == "RGB"
@@ -29,23 +33,23 @@ def test_files_hold_pixels_and_provenance(format, provenance_in):
     assert provenance_in(write_image(PIXELS, format, 80, "").data) == ""
 
 
-def test_golden_digest_of_pixels():
+def test_golden_digest_of_pixels() -> None:
     grey = torch.full((2, 3, 3), 128, dtype=torch.uint8)
     assert pixels_sha256(grey) == "ed0e4346cf6fdc62d263ab3e2baf0cde7cf3ee8986b07731e2fcad151daa3f5f"
 
 
-def test_provenance_too_long_for_a_jpeg():
+def test_provenance_too_long_for_a_jpeg() -> None:
     with pytest.raises(ValueError, match="provenance: expected at most 60000 bytes"):
         write_image(PIXELS, ImageFormat.JPEG, 95, "x" * 60_001)
 
 
-def test_a_preview_of_noise_still_fits():
+def test_a_preview_of_noise_still_fits() -> None:
     noise = torch.randint(0, 256, (1024, 1024, 3), dtype=torch.uint8)
     preview = write_preview(noise)
     assert len(preview) <= PREVIEW_BYTES and Image.open(io.BytesIO(preview)).size[0] >= 128
 
 
-def test_provenance_is_complete_and_the_same_again(sampling, embeds):
+def test_provenance_is_complete_and_the_same_again(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
     spec = JobSpec(Prompt(embeds(3, 4)), sampling(seed=1 << 63), origin=origin)
     loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
@@ -57,7 +61,7 @@ def test_provenance_is_complete_and_the_same_again(sampling, embeds):
     assert said["generator"]["transformer_digest"] == "ab" * 32
 
 
-def test_previews_show_the_colours_of_the_picture(demo, load):
+def test_previews_show_the_colours_of_the_picture(demo: Path, load: Load) -> None:
     model = load(demo)
     picture = torch.zeros(1, 3, 128, 128) - 1.0
     picture[:, 0, :, :64] = 1.0
@@ -69,7 +73,7 @@ def test_previews_show_the_colours_of_the_picture(demo, load):
     assert left[0] > 150 and right[2] > 150
 
 
-def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling, embeds):
+def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     output, origin = Output(ImageFormat.JPEG), Origin(prompt="x" * 60_001)
     job = Job("a", JobSpec(Prompt(embeds(3, 4)), sampling(num_images=2), output, origin), 1)
     told = []

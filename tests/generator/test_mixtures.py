@@ -4,7 +4,7 @@ diffusers is the oracle: its own pipelines where they can do a job, and its tran
 where they cannot (skip-layer guidance).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -27,6 +27,9 @@ from zrelay_generator.features.schedule import explicit_schedule
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.phases import Variant, phases_of
 
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSampling
+
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
 
@@ -36,8 +39,9 @@ class Oracle:
 
     def __init__(self, folder: Path) -> None:
         parts = {"text_encoder": None, "tokenizer": None, "dtype": torch.float32}
-        self._paint = ZImagePipeline.from_pretrained(folder, **parts)
-        self._repaint = ZImageImg2ImgPipeline(**self._paint.components)
+        self._paint: Any = ZImagePipeline.from_pretrained(folder, **parts)
+        self._repaint: Any = ZImageImg2ImgPipeline(**self._paint.components)
+        pipeline: Any
         for pipeline in (self._paint, self._repaint):
             pipeline.set_progress_bar_config(disable=True)
 
@@ -103,11 +107,13 @@ class Oracle:
         self._repaint.scheduler = schedule
         pixels = self._repaint.image_processor.preprocess(picture(start))
         size = (1, 16, asked.height, asked.width, torch.float32, "cpu", generator)
-        return self._repaint.prepare_latents(pixels, time, *size)[0]
+        latents: Tensor = self._repaint.prepare_latents(pixels, time, *size)[0]
+        return latents
 
     def _forward(self, latents: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
         result = self._paint.transformer([latents[:, None]], timestep[None], [embeds.float()], return_dict=False)
-        return result[0][0][:, 0].float()
+        prediction: Tensor = result[0][0][:, 0].float()
+        return prediction
 
     @contextmanager
     def _without(self, layers: frozenset[int]) -> Iterator[None]:
@@ -119,7 +125,7 @@ class Oracle:
             hook.remove()
 
 
-def scheduler(spec: JobSpec) -> FlowMatchEulerDiscreteScheduler:
+def scheduler(spec: JobSpec) -> Any:
     """A new one for each job: they keep state."""
     return FlowMatchEulerDiscreteScheduler(shift=1.0 if spec.sampling.shift is None else spec.sampling.shift)
 
@@ -129,7 +135,7 @@ def picture(start: ImageToImageSpec) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def diffusers_of():
+def diffusers_of() -> Callable[[Path], Oracle]:
     """The oracle of a checkpoint, loaded once."""
     return cache(Oracle)
 
@@ -146,10 +152,18 @@ def start_image(width: int, height: int, strength: float, seed: int = 0) -> Imag
 
 
 @pytest.fixture
-def spec_of(sampling, embeds):
+def spec_of(sampling: MakeSampling, embeds: MakeEmbeds) -> Callable[..., JobSpec]:
     """A JobSpec of plain values, for a checkpoint whose embeddings are so wide."""
 
-    def made(embeds_width, tokens=20, negative=None, strength=None, skip=None, deterministic=False, **asked):
+    def made(
+        embeds_width: int,
+        tokens: int = 20,
+        negative: int | None = None,
+        strength: float | None = None,
+        skip: SkipLayerSpec | None = None,
+        deterministic: bool = False,
+        **asked: Any,
+    ) -> JobSpec:
         sigmas = asked.pop("sigmas", None)
         plain = sampling(**asked)
         if sigmas is not None:
@@ -175,13 +189,23 @@ def spec_of(sampling, embeds):
 
 @pytest.mark.parametrize("strength", [0.1, 0.3, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_image_to_image(strength, guidance, demo, load, bench, spec_of, diffusers_of):
+def test_image_to_image(
+    strength: float,
+    guidance: float,
+    demo: Path,
+    load: Load,
+    bench: type[Bench],
+    spec_of: Callable[..., JobSpec],
+    diffusers_of: Callable[[Path], Oracle],
+) -> None:
     spec = spec_of(128, width=96, height=128, steps=10, strength=strength, guidance_scale=guidance, negative=12)
     (ours,) = bench(load(demo)).paint(spec)
     assert relative(ours, diffusers_of(demo).piped(spec)) < FLOAT32_BOUND
 
 
-def test_images_of_one_picture_draw_their_own_noise(tiny, load, bench, spec_of, diffusers_of):
+def test_images_of_one_picture_draw_their_own_noise(
+    tiny: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec], diffusers_of: Callable[[Path], Oracle]
+) -> None:
     spec = spec_of(48, width=64, height=64, strength=0.5, num_images=3)
     for index, ours in enumerate(bench(load(tiny)).paint(spec)):
         assert relative(ours, diffusers_of(tiny).piped(spec, index)) < FLOAT32_BOUND
@@ -189,14 +213,18 @@ def test_images_of_one_picture_draw_their_own_noise(tiny, load, bench, spec_of, 
 
 @pytest.mark.parametrize("strength", [0.0, 0.05, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0])
 @pytest.mark.parametrize("steps", [1, 4, 8, 9, 10, 50])
-def test_where_a_run_of_some_strength_begins(steps, strength, demo, diffusers_of):
+def test_where_a_run_of_some_strength_begins(
+    steps: int, strength: float, demo: Path, diffusers_of: Callable[[Path], Oracle]
+) -> None:
     pipeline = diffusers_of(demo)._repaint
     pipeline.scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
     _, left = pipeline.get_timesteps(steps, strength, "cpu")
     assert steps - first_step(steps, strength) == left
 
 
-def test_the_loop_of_this_file_is_the_pipelines(tiny, spec_of, diffusers_of):
+def test_the_loop_of_this_file_is_the_pipelines(
+    tiny: Path, spec_of: Callable[..., JobSpec], diffusers_of: Callable[[Path], Oracle]
+) -> None:
     oracle = diffusers_of(tiny)
     for asked in ({}, {"strength": 0.6}, {"guidance_scale": 4.0, "cfg_normalization": 0.8, "negative": 7}):
         spec = spec_of(48, width=64, height=80, steps=5, **asked)
@@ -205,14 +233,22 @@ def test_the_loop_of_this_file_is_the_pipelines(tiny, spec_of, diffusers_of):
 
 @pytest.mark.parametrize("layers", [{0}, {1}, {5}, {2, 3}, {0, 2, 5}, {0, 1, 2, 3, 4, 5}])
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_skip_layer_guidance(layers, guidance, demo, load, bench, spec_of, diffusers_of):
+def test_skip_layer_guidance(
+    layers: set[int],
+    guidance: float,
+    demo: Path,
+    load: Load,
+    bench: type[Bench],
+    spec_of: Callable[..., JobSpec],
+    diffusers_of: Callable[[Path], Oracle],
+) -> None:
     skip = SkipLayerSpec(2.0, frozenset(layers), 0.2, 0.8)
     spec = spec_of(128, width=64, height=96, steps=5, skip=skip, guidance_scale=guidance, negative=40)
     (ours,) = bench(load(demo)).paint(spec)
     assert relative(ours, diffusers_of(demo).looped(spec)) < FLOAT32_BOUND
 
 
-def test_blocks_before_the_first_skipped_one_are_computed_once():
+def test_blocks_before_the_first_skipped_one_are_computed_once() -> None:
     skipped = frozenset({3})
     before, without, behind = phases_of([[], [skipped]], 6)
     assert (before.first, before.stop, before.variants) == (0, 3, ())
@@ -251,7 +287,14 @@ JOBS = st.fixed_dictionaries(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mix=st.lists(JOBS, min_size=1, max_size=4))
-def test_any_mixture(mix, tiny, load, bench, spec_of, diffusers_of):
+def test_any_mixture(
+    mix: list[dict[str, Any]],
+    tiny: Path,
+    load: Load,
+    bench: type[Bench],
+    spec_of: Callable[..., JobSpec],
+    diffusers_of: Callable[[Path], Oracle],
+) -> None:
     specs, after = [], []
     for drawn in mix:
         asked = dict(drawn)
@@ -267,7 +310,9 @@ def test_any_mixture(mix, tiny, load, bench, spec_of, diffusers_of):
             assert relative(painted[number, image], theirs) < FLOAT32_BOUND
 
 
-def test_a_deterministic_job_is_the_same_bit_for_bit_in_any_company(demo, load, bench, spec_of):
+def test_a_deterministic_job_is_the_same_bit_for_bit_in_any_company(
+    demo: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec]
+) -> None:
     model, skip = load(demo, torch.bfloat16), SkipLayerSpec(2.0, frozenset({3}), 0.0, 1.0)
     asked = {"width": 64, "height": 80, "steps": 4, "skip": skip, "strength": 0.8, "guidance_scale": 2.0, "negative": 9}
     spec = spec_of(128, deterministic=True, **asked)
@@ -277,7 +322,7 @@ def test_a_deterministic_job_is_the_same_bit_for_bit_in_any_company(demo, load, 
     assert torch.equal(among[3, 0], alone)
 
 
-def test_company_shares_forwards(demo, load, bench, spec_of):
+def test_company_shares_forwards(demo: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec]) -> None:
     on = bench(load(demo), packs=True)
     on.paint(*(spec_of(128, width=64 + 16 * i, height=64, steps=2 + i, seed=i) for i in range(3)))
     steps = [job for job, event in on.events if isinstance(event, Progress) and event.stage is Stage.DENOISE]

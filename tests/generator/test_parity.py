@@ -1,10 +1,17 @@
 """The engine paints what diffusers' ZImagePipeline paints, on the same weights, seed and forwards."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.protocol import JobSpec, Prompt
+
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSampling
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
@@ -19,7 +26,19 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     [(128, 128, 8, 20), (64, 64, 1, 31), (192, 96, 4, 32), (80, 208, 9, 33), (256, 256, 2, 70)],
 )
 @pytest.mark.parametrize("name", ["demo", "tiny"])
-def test_latents_without_guidance(name, width, height, steps, tokens, request, load, oracle, sampling, bench, embeds):
+def test_latents_without_guidance(
+    name: str,
+    width: int,
+    height: int,
+    steps: int,
+    tokens: int,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     folder = request.getfixturevalue(name)
     model = load(folder)
     asked = sampling(width=width, height=height, steps=steps)
@@ -34,8 +53,17 @@ def test_latents_without_guidance(name, width, height, steps, tokens, request, l
 )
 @pytest.mark.parametrize("name", ["demo", "tiny"])
 def test_latents_with_guidance(
-    name, guidance, normalization, truncation, request, load, oracle, sampling, bench, embeds
-):
+    name: str,
+    guidance: float,
+    normalization: float,
+    truncation: float,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     folder = request.getfixturevalue(name)
     model = load(folder)
     asked = sampling(
@@ -53,20 +81,42 @@ def test_latents_with_guidance(
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.5, 6.0])
-def test_latents_under_other_shifts(shift, demo, load, oracle, sampling, bench, embeds):
+def test_latents_under_other_shifts(
+    shift: float,
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     asked, prompt = sampling(shift=shift, steps=5), embeds(12, 128)
     (ours,) = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     assert relative(ours, oracle(demo, prompt, asked)[0]) < FLOAT32_BOUND
 
 
-def test_several_images_have_consecutive_seeds(demo, load, oracle, sampling, bench, embeds):
+def test_several_images_have_consecutive_seeds(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     asked, prompt = sampling(num_images=3), embeds(25, 128)
     ours = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     for mine, theirs in zip(ours, oracle(demo, prompt, asked), strict=True):
         assert relative(mine, theirs) < FLOAT32_BOUND
 
 
-def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo, load, oracle, sampling, bench, embeds):
+def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     """The stated bound in bfloat16: no farther from the float32 result than diffusers, plus a tenth."""
     ours_off, theirs_off = 0.0, 0.0
     for seed in range(8):
@@ -80,7 +130,14 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo, load, oracle, samp
     assert ours_off < 1.1 * theirs_off
 
 
-def test_pixels(demo, load, oracle, sampling, bench, embeds):
+def test_pixels(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     """At most one level of difference in at most 0.1 % of values."""
     model, asked, prompt = load(demo), sampling(steps=8), embeds(20, 128)
     (latents,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
