@@ -120,7 +120,7 @@ async def _start(config: GeneratorConfig, store: JobStore, load_from: LoadModel)
     # A host may be given away meanwhile, and kills who takes more than it has; a device says no.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     requests = RequestReader(accepts, store, lambda spec: check_fits(spec, speed, device, idle_bytes))
-    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.paints)
+    around = Surroundings(store, speed, thread.add, requests.load, accepted_bytes, identity.image_digest)
     board = JobBoard(config, around)
     router.publish, router.give_up = board.publish, board.lost
     router.writer = writer = Writer(loaded_identity, router.from_thread)

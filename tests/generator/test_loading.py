@@ -162,7 +162,7 @@ def test_help_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "scaling"])
-def test_what_paints_is_transformer_and_vae(copy: Path, tmp_path: Path, part: str) -> None:
+def test_the_image_depends_on_transformer_and_vae(copy: Path, tmp_path: Path, part: str) -> None:
     before = identify(copy, "tiny", tmp_path / "cache")
     if part == "scaling":
         edit(copy, "vae/config.json", scaling_factor=0.5)
@@ -172,6 +172,6 @@ def test_what_paints_is_transformer_and_vae(copy: Path, tmp_path: Path, part: st
         name = sorted(weights)[0]
         save_file(weights | {name: weights[name] * 0.5}, file)
     after = identify(copy, "tiny", tmp_path / "cache")
-    assert after.paints != before.paints
+    assert after.image_digest != before.paints
     assert (after.transformer_digest != before.transformer_digest) == (part == "transformer")
     assert (after.vae_digest != before.vae_digest) == (part != "transformer")

@@ -6,7 +6,7 @@ module outside the folder knows the feature by name. docs/how-to/add-a-feature.m
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -167,7 +167,7 @@ class JobSpec:
     origin: Origin = Origin()
     priority: Priority = Priority.NORMAL
     deterministic: bool = False
-    features: tuple[FeatureSpec, ...] = field(default=())
+    features: tuple[FeatureSpec, ...] = ()
 
     def feature(self, kind: type[SpecT]) -> SpecT | None:
         """Returns the job's spec of one feature, None if the job does not use it."""

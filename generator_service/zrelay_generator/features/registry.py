@@ -30,8 +30,8 @@ UNBUILT = {
 
 def features_of(spec: JobSpec) -> tuple[JobFeature, ...]:
     """Makes the hooks of a job's features. Needs no device."""
-    asked = ((each, spec.feature(each.spec)) for each in FEATURES)
-    made = (each.hooks(part, spec) for each, part in asked if part is not None)
+    parts = ((each, spec.feature(each.spec)) for each in FEATURES)
+    made = (each.hooks(part, spec) for each, part in parts if part is not None)
     return tuple(feature for feature in made if feature is not None)
 
 

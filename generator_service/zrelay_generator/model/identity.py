@@ -31,7 +31,7 @@ class Identity:
     encoder: EncoderFingerprint
 
     @property
-    def paints(self) -> str:
+    def image_digest(self) -> str:
         """Digest of everything that must be equal to generate the same image."""
         return f"{self.transformer_digest}+{self.vae_digest}"
 
