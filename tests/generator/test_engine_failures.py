@@ -7,6 +7,7 @@ import torch
 
 from zrelay_generator.engine.events import Failed, ImagePixels
 from zrelay_generator.engine.job import JobSpec
+from zrelay_generator.features.protocol import Prompt
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
 
 from .benches import kinds
@@ -14,7 +15,7 @@ from .benches import kinds
 
 def test_latents_that_are_not_finite_fail_the_job_alone(demo, load, bench, spec):
     on = bench(load(demo))
-    bad = replace(spec(steps=3), prompt_embeds=torch.full((4, 128), torch.nan))
+    bad = replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan)))
     on.paint(bad, spec(steps=1))
     (event,) = [event for job, event in on.events if job == "job-0" and isinstance(event, Failed)]
     assert isinstance(event.error, FailedPrecondition)
@@ -99,5 +100,5 @@ def test_a_tick_that_was_too_large_is_not_tried_again(demo, load, bench, spec):
 
 def test_a_job_that_cannot_begin_fails_alone(demo, load, bench, spec):
     on = bench(load(demo), packs=True)
-    on.paint(replace(spec(steps=2), prompt_embeds=torch.zeros(4, 99)), spec(steps=2))
+    on.paint(replace(spec(steps=2), prompt=Prompt(torch.zeros(4, 99))), spec(steps=2))
     assert kinds(on, "job-0") == [Failed] and kinds(on, "job-1")[-1] is ImagePixels

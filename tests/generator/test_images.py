@@ -11,8 +11,13 @@ from PIL import Image
 
 from zrelay_generator.engine.events import Failed, ImagePixels
 from zrelay_generator.engine.job import Job
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
+from zrelay_generator.features.omni.spec import OmniSpec
 from zrelay_generator.features.protocol import JobSpec, Origin, Output, Prompt
 from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
+from zrelay_generator.features.registry import FEATURES
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
 from zrelay_generator.jobs.image_writer import Writer
 from zrelay_shared.errors import InternalError
@@ -59,6 +64,25 @@ def test_provenance_is_complete_and_the_same_again(sampling: MakeSampling, embed
     assert said["prompt"] == "Fuchs ä" and said["sampling"]["seed"] == 5 and said["image_index"] == 2
     assert said["encoder"] == {"family": "qwen3"} and said["sampling"]["sigmas"][-1] == 0.0
     assert said["generator"]["transformer_digest"] == "ab" * 32
+
+
+def test_golden_provenance_of_every_feature(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
+    """The text that older versions wrote and that a replay reads: keys and values stay."""
+    features = (
+        GuidanceSpec(Prompt(embeds(3, 8))),
+        SkipLayerSpec(2.5, frozenset({3, 1}), 0.05, 0.5),
+        OmniSpec((), (), ("34" * 32,), ("56" * 32,)),
+        ImageToImageSpec(torch.zeros(3, 128, 128), "12" * 32, 0.5),
+    )
+    assert {type(feature) for feature in features} == {feature.spec for feature in FEATURES}
+    spec = JobSpec(Prompt(embeds(4, 8)), sampling(guidance_scale=2.0, steps=2), features=features)
+    text = json.loads(provenance_json(spec, LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "float32"), 1, 8, ""))
+    assert text["image_to_image"] == {"file_sha256": "12" * 32, "strength": 0.5}
+    assert text["omni"] == {"file_sha256": ["34" * 32], "siglip_encoders": ["56" * 32]}
+    assert text["skip_layer_guidance"] == {"scale": 2.5, "layers": [1, 3], "start": 0.05, "stop": 0.5}
+    common = "version zrelay generator sampling image_index encoder encoder_relation encoder_differences prompt"
+    common += " negative_prompt labels pixels_sha256 image_to_image omni skip_layer_guidance"
+    assert list(text) == sorted(common.split()) and text["version"] == 1
 
 
 def test_previews_show_the_colours_of_the_picture(demo: Path, load: Load) -> None:
