@@ -106,8 +106,8 @@ def _serve(pipe: Connection, setting: Setting) -> None:
 async def _run(pipe: Connection, setting: Setting) -> None:
     import simulated
 
-    from zrelay_generator.api.servicer import GeneratorService
     from zrelay_generator.model.loading import load_model
+    from zrelay_generator.service import GeneratorServicer
     from zrelay_generator.settings import GeneratorConfig
     from zrelay_shared import collector, serving
     from zrelay_shared.listening import ListenAddress
@@ -128,7 +128,7 @@ async def _run(pipe: Connection, setting: Setting) -> None:
 
     options = serving.ServeOptions(ListenAddress("127.0.0.1", 0), grace_s=2.0)
     # As a generator's own process does.
-    async with serving.running(GeneratorService(config, load), options, collector.keep_what_is_here) as server:
+    async with serving.running(GeneratorServicer(config, load), options, collector.keep_what_is_here) as server:
         await server.loaded
         asyncio.get_running_loop().add_reader(pipe.fileno(), asked)
         pipe.send(str(server.address))

@@ -9,13 +9,15 @@ from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobFailed
 from zrelay_generator.engine.job import DeviceJob
-from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.images.writing import ImageFormat, write_image
 from zrelay_generator.model.model import LoadedModel, ModelLimits
 from zrelay_generator.model.preview import fit_latent_to_rgb
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.vae import Vae
+from zrelay_generator.scheduling.shares import ServiceLedger
+from zrelay_generator.scheduling.ticks import TickSelector
 from zrelay_shared.checkpoints import GenerationDefaults
 
 _TICK_TOKENS = 16384
@@ -46,8 +48,10 @@ def paint(model: LoadedModel, prompt_embeds: Tensor, side: int, steps: int) -> b
             files.append(write_image(event.pixels, ImageFormat.PNG, 95, "").data)
 
     sampling = Sampling(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
-    engine = StepEngine(model, _TICK_TOKENS, JobEstimator(), emit)
-    engine.add(DeviceJob("picture", JobSpec(prompt_embeds, None, sampling), 0))
+    estimator = JobEstimator()
+    selector = TickSelector(estimator, ServiceLedger())
+    engine = StepEngine(model, _TICK_TOKENS, estimator, selector.select, emit, completed=selector.completed)
+    engine.add(DeviceJob("picture", JobSpec(Prompt(prompt_embeds), sampling), 0))
     run_to_end(engine)
     engine.close()
     return files[0]

@@ -133,9 +133,9 @@ def cli(
         pipeline = checkpoints.open_pipeline(model)  # a folder that lacks something is told before torch is loaded
         for name in ("transformer", "vae", "scheduler"):
             pipeline.component(name)
-        from zrelay_generator.api.servicer import GeneratorService  # loads torch and diffusers
+        from zrelay_generator.service import GeneratorServicer  # loads torch and diffusers
 
-        return GeneratorService(config)
+        return GeneratorServicer(config)
 
     sys.exit(
         command.start(

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import torch
 
-from zrelay_generator.api.messages import accepted_bytes
-from zrelay_generator.api.requests import Requests
-from zrelay_generator.api.uploads import Uploads
-from zrelay_generator.cost.model import CostModel
+from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.replies import accepted_bytes
+from zrelay_generator.api.requests import RequestReader
+from zrelay_generator.api.servicer import ServedModel
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, PreviewPixels
 from zrelay_generator.engine.job import DeviceJob
-from zrelay_generator.features.acceptance import Acceptance, acceptance
-from zrelay_generator.images.provenance import Painter
+from zrelay_generator.features.acceptance import acceptance
+from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.jobs.events import JobEvent
 from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Intervals, JobManager
@@ -33,7 +33,7 @@ from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
-from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
+from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, report, stored_dtype
 
 log = logging.getLogger(__name__)
 LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
@@ -44,18 +44,18 @@ _IN_MEMORY_BYTES = 256 << 20
 
 
 @dataclass(eq=False)
-class GeneratorRuntime:
-    """What serves jobs. Made by `start`; `close` ends its threads and lets the state folder go."""
+class GeneratorRuntime(ServedModel):
+    """What serves jobs. Made by `start`; `close` ends its threads and lets the state folder go.
 
-    accepts: Acceptance
-    painter: Painter
-    device_report: DeviceReport
+    Attributes:
+        store: Where jobs are kept.
+        device: The device thread.
+        writer: Writes image files.
+        heartbeats: The task that sends heartbeats.
+    """
+
     store: JobStore
-    requests: Requests
-    uploads: Uploads
-    jobs: JobManager
     device: DeviceThread
-    cost: CostModel
     writer: ImageWriter
     heartbeats: asyncio.Task[None] = field(init=False)
 
@@ -147,22 +147,31 @@ async def _start(
         thread.stop()
         raise
     found = report(device)
-    painter = Painter(
+    loaded_identity = LoadedIdentity(
         identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     # The memory of a host may be taken by other processes, and the kernel kills who takes more than it has; a device
     # refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
-    requests = Requests(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
+    requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
     dependencies = Dependencies(
-        store, estimator, scheduler, thread.add, requests.load, accepted_bytes, identity.paints, intervals
+        store, estimator, scheduler, thread.add, requests.load, accepted_bytes, identity.image_digest, intervals
     )
     jobs = JobManager(config, dependencies)
     router.publish, router.device_lost = jobs.publish, jobs.device_lost
-    router.writer = writer = ImageWriter(painter, router.from_thread)
+    router.writer = writer = ImageWriter(loaded_identity, router.from_thread)
     runtime = GeneratorRuntime(
-        accepts, painter, found, store, requests, Uploads(store), jobs, thread, estimator.cost, writer
+        accepts=accepts,
+        loaded=loaded_identity,
+        requests=requests,
+        uploads=Uploads(store),
+        jobs=jobs,
+        cost=estimator.cost,
+        device_report=found,
+        store=store,
+        device=thread,
+        writer=writer,
     )
     restored = await jobs.restore()
     if restored:

@@ -27,7 +27,7 @@ from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared import serving
 from zrelay_shared.listening import ListenAddress
@@ -95,7 +95,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("services")))
         encoder = EncoderService(EncoderConfig(demo, device="cpu", threads=1))
-        generator = GeneratorService(GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1))
+        generator = GeneratorServicer(GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1))
         services.endpoints = {"encoder": services.start(encoder), "generator": services.start(generator)}
     yield services
     services.stop()
@@ -127,7 +127,7 @@ def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
     write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(root / "state"))
-        return services.start(GeneratorService(GeneratorConfig(root / "omni", device="cpu", threads=1)))
+        return services.start(GeneratorServicer(GeneratorConfig(root / "omni", device="cpu", threads=1)))
 
 
 @dataclass(frozen=True)

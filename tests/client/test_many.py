@@ -18,7 +18,7 @@ from zrelay_client import (
     Unavailable,
 )
 from zrelay_client._stack.bundle import demo_checkpoint
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 
 PROMPT = "a small red circle on a blue background"
@@ -120,7 +120,7 @@ async def test_content_that_the_generator_lost_is_sent_again(services: Any) -> N
 
 async def test_content_that_is_not_kept_travels_whole(services: Any, embeds: Embeds) -> None:
     config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=None, keep_contents_bytes=0)
-    async with AsyncClient(generator=services.start(GeneratorService(config))) as client:
+    async with AsyncClient(generator=services.start(GeneratorServicer(config))) as client:
         outcomes = await all_of(client, embeds, seeds=range(3), **QUICK)
         job = await client.submit(embeds, seed=3, **QUICK)
         assert len(await client.jobs.fetch(job.job_id)) == 1

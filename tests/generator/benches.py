@@ -13,7 +13,7 @@ from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobStage, StageProgress
 from zrelay_generator.engine.job import DeviceJob
-from zrelay_generator.features.protocol import JobSpec, Output
+from zrelay_generator.features.protocol import JobSpec, Output, Prompt
 from zrelay_generator.model.loading import LoadedModel
 from zrelay_generator.model.vae import Vae
 from zrelay_generator.priority import Priority
@@ -109,7 +109,9 @@ def bench() -> type[Bench]:
 def spec(sampling, embeds):
     def made(output=None, priority=Priority.NORMAL, deterministic=False, **changed):
         asked = sampling(width=64, height=64, **changed)
-        return JobSpec(embeds(20, 128), None, asked, output or Output(), priority=priority, deterministic=deterministic)
+        return JobSpec(
+            Prompt(embeds(20, 128)), asked, output or Output(), priority=priority, deterministic=deterministic
+        )
 
     return made
 

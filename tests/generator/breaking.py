@@ -12,8 +12,8 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.model.loading import LoadedModel, load_model
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.serving import ServeOptions, serve
@@ -59,15 +59,18 @@ def loader(
 
 
 @pytest.fixture
-async def serve_broken(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+async def serve_broken(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Starts a generator whose model `load` makes; starting it again on the same state ends the one before."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(load) -> Caller:
+        async def start(load: Any) -> Caller:
             await stack.aclose()
-            kind: Any = lambda config: GeneratorService(config, load)  # noqa: E731
+            kind: Any = lambda config: GeneratorServicer(config, load)  # noqa: E731
             caller = await started(stack, demo, kind, state=tmp_path / "state")
+            assert caller.server is not None
             await caller.server.loaded
             return caller
 
@@ -89,7 +92,7 @@ async def ready(channel: Any, is_so: bool = True) -> None:
 def main(model: str, state: str, address: str) -> int:
     """Serves as the command does."""
     config = GeneratorConfig(model=Path(model), state=Path(state), device="cpu", dtype="float32", threads=1)
-    service = GeneratorService(config, loader())
+    service = GeneratorServicer(config, loader())
     return serve(service, ServeOptions(parse_listen("127.0.0.1:0"), address_file=Path(address)))
 
 

@@ -13,8 +13,8 @@ import pytest_asyncio
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.jobs.manager import Intervals
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.listening import parse_listen
@@ -143,7 +143,7 @@ async def stopped(task: asyncio.Task[None]) -> None:
 
 
 async def started(
-    stack: AsyncExitStack, model: Path, kind: type[GeneratorService], intervals: Intervals | None = None, **changed
+    stack: AsyncExitStack, model: Path, kind: type[GeneratorServicer], intervals: Intervals | None = None, **changed
 ) -> Caller:
     """A client of a generator that runs as long as the stack is open; it may still be loading."""
     config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **changed)
@@ -160,7 +160,7 @@ async def serve(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awai
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(kind=GeneratorService, loaded=True, **changed) -> Caller:
+        async def start(kind=GeneratorServicer, loaded=True, **changed) -> Caller:
             caller = await started(stack, demo, kind, **{"lease_s": 0.0, **changed})
             if loaded:
                 await caller.server.loaded
@@ -174,7 +174,7 @@ async def shared(demo, tmp_path_factory) -> AsyncIterator[Caller]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("state")))
         async with AsyncExitStack() as stack:
-            made = await started(stack, demo, GeneratorService, lease_s=0.0)
+            made = await started(stack, demo, GeneratorServicer, lease_s=0.0)
             await made.server.loaded
             yield made
 
@@ -194,7 +194,7 @@ async def serve_kept(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[...,
 
         async def start(**changed) -> Caller:
             await stack.aclose()
-            caller = await started(stack, demo, GeneratorService, **{"state": tmp_path / "state", **changed})
+            caller = await started(stack, demo, GeneratorServicer, **{"state": tmp_path / "state", **changed})
             await caller.server.loaded
             return caller
 

@@ -10,7 +10,7 @@ import pytest
 from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.events import ImageFinished, JobEvent
 from zrelay_generator.jobs.live import LiveJob
@@ -61,7 +61,7 @@ class ManagedJobs:
         self, name: str, identity: str = "", priority: Priority = Priority.NORMAL, **changed: Any
     ) -> LiveJob:
         options = {key: changed.pop(key) for key in ("detached", "caller", "budget_s", "new_bytes") if key in changed}
-        spec = JobSpec(make_embeds(4, 8), None, make_sampling(**changed), priority=priority)
+        spec = JobSpec(Prompt(make_embeds(4, 8)), make_sampling(**changed), priority=priority)
         self.specs[name] = spec
         return await self.manager.submit(Submission(name, identity, spec, b"spec", {}, {}, **options))
 

@@ -17,9 +17,10 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import vision_pb2
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
+from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.omni.images import read_reference
-from zrelay_generator.features.omni.spec import References
-from zrelay_generator.features.protocol import Sampling
+from zrelay_generator.features.omni.spec import OmniSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
@@ -78,8 +79,8 @@ class Words:
         return torch.cat(self.segments)
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        return tuple(map(len, self.segments))
+    def prompt(self) -> Prompt:
+        return Prompt(self.joined, tuple(map(len, self.segments)))
 
 
 class Oracle:
@@ -120,13 +121,14 @@ class Oracle:
         return found[0]
 
 
-def references_of(
+def omni_job(
     pictures: Sequence[Image.Image], grids: Sequence[Tensor], words: Words, sampling: Sampling, negative: Words | None
-) -> References:
-    """As a parsed request holds them."""
+) -> JobSpec:
+    """A job with references, as a parsed request holds it."""
     area = sampling.width * sampling.height
     read = [read_reference(file_of(one), area, 16, 1024, 1 << 24) for one in pictures]
-    return References(tuple(read), tuple(grids), words.lengths, () if negative is None else negative.lengths)
+    guidance = () if negative is None else (GuidanceSpec(negative.prompt),)
+    return JobSpec(words.prompt, sampling, features=(OmniSpec(tuple(read), tuple(grids)), *guidance))
 
 
 def request_with(

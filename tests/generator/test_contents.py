@@ -2,23 +2,39 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
-from zrelay.v1 import content_pb2
+from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.api.contents import named
+from zrelay_generator.api.requests import RequestReader
+from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.store.sqlite import SqliteJobStore
 from zrelay_shared.errors import (
     NotFound,
 )
 from zrelay_shared.wire import Parcel
 
-from .callers import SERVICE, by_name, digest, images, pixels, serialized
+from .callers import SERVICE, SOON_S, by_name, digest, images, pixels, serialized
+from .kinds import Load, MakeEmbeds, RequestOf, Serve
+from .omni import file_of, picture
+from .parsing import accepts_of
 
 
-async def test_embeddings_by_their_digest(serve_kept, request_of, embeds, tmp_path):
+@pytest.fixture(scope="session")
+def accepts(demo: Path, load: Load, tmp_path_factory: pytest.TempPathFactory) -> Acceptance:
+    return accepts_of(demo, load(demo), tmp_path_factory.mktemp("cache"))
+
+
+async def test_embeddings_by_their_digest(
+    serve_kept: Serve, request_of: RequestOf, embeds: MakeEmbeds, tmp_path: Path
+) -> None:
     caller = await serve_kept()
     inline = request_of(request_id="inline", seed=5, num_inference_steps=2)
     data = serialized(inline)
@@ -42,7 +58,7 @@ async def test_embeddings_by_their_digest(serve_kept, request_of, embeds, tmp_pa
     assert pixels(await caller.generate(by_name(other, serialized(other)))) != pixels(painted)
 
 
-async def test_uploads_are_kept_whole_or_not_at_all(serve_kept, tmp_path):
+async def test_uploads_are_kept_whole_or_not_at_all(serve_kept: Serve, tmp_path: Path) -> None:
     caller = await serve_kept()
     data = bytes(range(256)) * 4096
     for changed, code in (
@@ -56,24 +72,26 @@ async def test_uploads_are_kept_whole_or_not_at_all(serve_kept, tmp_path):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await caller.upload(data, **changed)
         assert refused.value.code() is code, changed
-    call = caller.channel.stream_unary(f"/{SERVICE.full_name}/UploadBlob")
+    call: Any = caller.channel.stream_unary(f"/{SERVICE.full_name}/UploadBlob")
     content = content_pb2.ContentRef(sha256=digest(data))
 
-    async def broken_off():
+    async def broken_off() -> AsyncIterator[bytes]:
         yield pb.UploadBlobRequest(content=content, data=data[:1000]).SerializeToString()
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
 
-    interrupted = call(broken_off())
-    await asyncio.sleep(0.2)
-    interrupted.cancel()
-    await asyncio.sleep(0.3)
-    assert list((tmp_path / "state" / "blobs").iterdir()) == []
+    interrupted, blobs = call(broken_off()), tmp_path / "state" / "blobs"
+    async with asyncio.timeout(SOON_S):
+        while not list(blobs.iterdir()):  # a part of the content is there
+            await asyncio.sleep(0.01)
+        interrupted.cancel()
+        while list(blobs.iterdir()):
+            await asyncio.sleep(0.01)
     reply = await caller.upload(data, size=0)
     assert reply.content.size_bytes == len(data) and not reply.existed
     assert [path.name for path in (tmp_path / "state" / "blobs").iterdir()] == [digest(data)]
 
 
-async def test_an_image_by_its_digest(serve_kept, request_of):
+async def test_an_image_by_its_digest(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     (first,) = images(await caller.generate(request_of(seed=1, num_inference_steps=2)))
     inline, named_request = request_of(seed=2, request_id="i"), request_of(seed=2, request_id="i")
@@ -83,8 +101,8 @@ async def test_an_image_by_its_digest(serve_kept, request_of):
     assert pixels(by_value) == pixels(by_digest), "a result can be named at once"
 
 
-def test_the_identity_is_of_the_whole_request(request_of, embeds):
-    def identity(request):
+def test_the_identity_is_of_the_whole_request(request_of: RequestOf, embeds: MakeEmbeds) -> None:
+    def identity(request: Parcel[pb.GenerateRequest]) -> str:
         return named(request, request.message.spec).identity
 
     plain = request_of(seed=1)
@@ -105,4 +123,22 @@ def test_the_identity_is_of_the_whole_request(request_of, embeds):
     assert identity(grids_by_name) == found[-1]
     omni.attach(grid, b"\0\1")
     found.append(identity(omni))
+    other_dtype = request_of(seed=1)
+    other_dtype.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds.dtype = tensor_pb2.TENSOR_DTYPE_F16
+    found.append(identity(other_dtype))
     assert len({inline, *found}) == len(found) + 1
+
+
+async def test_a_stored_spec_holds_the_sampling_that_was_used(
+    accepts: Acceptance, opened: Callable[[], SqliteJobStore], request_of: RequestOf
+) -> None:
+    """Other defaults at the next start do not change a job that waits."""
+    reader = RequestReader(accepts, opened(), lambda job: None)
+    plain, started = request_of(), request_of()
+    started.message.spec.image_to_image.image.data = file_of(picture(64, 64, 1))
+    started.message.spec.image_to_image.strength = 0.5
+    for parcel in (plain, started):
+        request = await reader.read(parcel, parcel.message.spec, "request")
+        stored = Parcel.parse(gpb.GenerationSpec, request.spec).message.sampling
+        assert (stored.width, stored.height, stored.num_inference_steps, stored.shift) == (128, 128, 8, 3.0)
+        assert stored.seed == request.job.sampling.seed

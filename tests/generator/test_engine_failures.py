@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zrelay_generator.engine.events import ImagePixels, JobFailed
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
 
 from .benches import kinds
@@ -14,7 +14,7 @@ from .benches import kinds
 
 def test_latents_that_are_not_finite_fail_the_job_alone(demo, load, bench, spec):
     on = bench(load(demo))
-    bad = replace(spec(steps=3), prompt_embeds=torch.full((4, 128), torch.nan))
+    bad = replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan)))
     on.paint(bad, spec(steps=1))
     (event,) = [event for job, event in on.events if job == "job-0" and isinstance(event, JobFailed)]
     assert isinstance(event.error, FailedPrecondition)
@@ -49,7 +49,7 @@ def test_a_failing_device_ends_the_job_and_not_the_engine(error, expected, demo,
 def test_out_of_memory_says_what_would_fit(demo, load, bench, spec):
     on = bench(load(demo))
     on.vae.decode = lambda latents: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
-    on.add(JobSpec(spec().prompt_embeds, None, replace(spec().sampling, width=512, height=256)))
+    on.add(JobSpec(spec().prompt, replace(spec().sampling, width=512, height=256)))
     for _ in range(20):
         on.tick()
     error = on.events[-1][1].error
@@ -99,5 +99,5 @@ def test_a_tick_that_was_too_large_is_not_tried_again(demo, load, bench, spec):
 
 def test_a_job_that_cannot_begin_fails_alone(demo, load, bench, spec):
     on = bench(load(demo), packs=True)
-    on.paint(replace(spec(steps=2), prompt_embeds=torch.zeros(4, 99)), spec(steps=2))
+    on.paint(replace(spec(steps=2), prompt=Prompt(torch.zeros(4, 99))), spec(steps=2))
     assert kinds(on, "job-0") == [JobFailed] and kinds(on, "job-1")[-1] is ImagePixels

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from zrelay_generator.engine.job import DeviceJob, ImageState
-from zrelay_generator.features.hooks import Feature
-from zrelay_generator.features.protocol import SkipLayers, StartImage
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
+from zrelay_generator.features.protocol import JobFeature, Prompt
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.packing import Conditioning
 
 
 def kept() -> int:
     """How many jobs, images, features and sequences there are in this process."""
-    return sum(issubclass(type(one), DeviceJob | ImageState | Feature | Conditioning) for one in gc.get_objects())
+    return sum(issubclass(type(one), DeviceJob | ImageState | JobFeature | Conditioning) for one in gc.get_objects())
 
 
 @pytest.fixture
@@ -32,9 +34,11 @@ def everything(spec, embeds):
     """A job with every feature that a plain checkpoint has."""
     return replace(
         spec(steps=3, num_images=2, guidance_scale=2.0, first_step=1),
-        negative_prompt_embeds=embeds(3, 128, 5),
-        start_image=StartImage(torch.zeros(3, 64, 64, dtype=torch.uint8), 0.7, "0" * 64),
-        skip_layers=SkipLayers(2.0, frozenset({1}), 0.0, 1.0),
+        features=(
+            GuidanceSpec(Prompt(embeds(3, 128, 5))),
+            ImageToImageSpec(torch.zeros(3, 64, 64, dtype=torch.uint8), "0" * 64, 0.7),
+            SkipLayerSpec(2.0, frozenset({1}), 0.0, 1.0),
+        ),
     )
 
 
@@ -60,7 +64,7 @@ def test_a_cancelled_job_leaves_nothing(demo, load, bench, spec, everything, unc
 
 def test_a_job_whose_latents_are_not_finite_leaves_nothing(demo, load, bench, spec, uncollected):
     on = bench(load(demo))
-    on.paint(replace(spec(steps=3), prompt_embeds=torch.full((4, 128), torch.nan)), spec(steps=2))
+    on.paint(replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan))), spec(steps=2))
     assert kept() == uncollected
 
 

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +14,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zrelay_generator.images.reading import read_image
+from zrelay_generator.images.writing import ImageFormat
 
 MANY = 1 << 24
 
 
-def picture(width=60, height=40, mode="RGB"):
+def picture(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
     values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values, "RGB").convert(mode)
 
 
-def saved(image, format="PNG", **options):
+def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (64, 48), (32, 96)])
-def test_pixels_are_those_that_diffusers_resizes_to(width, height):
+def test_pixels_are_those_that_diffusers_resizes_to(width: int, height: int) -> None:
     theirs = VaeImageProcessor(vae_scale_factor=1).preprocess(picture(), height=height, width=width)[0]
     ours = read_image(saved(picture()), width, height, MANY)
     torch.testing.assert_close(ours.float() / 127.5 - 1.0, theirs, rtol=0, atol=1e-6)
@@ -43,12 +45,12 @@ MODES = {
 
 
 @pytest.mark.parametrize(("format", "mode"), [(format, mode) for format, modes in MODES.items() for mode in modes])
-def test_formats_and_modes(format, mode):
+def test_formats_and_modes(format: ImageFormat, mode: str) -> None:
     image = Image.fromarray(np.zeros((40, 60), np.uint16)) if mode == "I;16" else picture().convert(mode)
     assert read_image(saved(image, format), 60, 40, MANY).shape == (3, 40, 60)
 
 
-def test_a_turned_photograph_stands_upright():
+def test_a_turned_photograph_stands_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = read_image(saved(picture(), exif=exif), 40, 60, MANY)
@@ -56,17 +58,17 @@ def test_a_turned_photograph_stands_upright():
     assert torch.equal(upright, turned.permute(2, 0, 1))
 
 
-def png_of(width, height):
+def png_of(width: int, height: int) -> bytes:
     """A PNG's header alone, which may lie."""
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
 
 
-def webp_of(width, height):
+def webp_of(width: int, height: int) -> bytes:
     data = bytearray(saved(picture(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0"))
     assert data[12:16] == b"VP8X"
     data[24:27], data[27:30] = (width - 1).to_bytes(3, "little"), (height - 1).to_bytes(3, "little")
@@ -87,7 +89,7 @@ def webp_of(width, height):
         (saved(picture(), "WEBP")[:60], "expected a"),
     ],
 )
-def test_files_that_are_none(data, said):
+def test_files_that_are_none(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_image(data, 64, 64, MANY)
 
@@ -103,7 +105,7 @@ def test_files_that_are_none(data, said):
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=8),
     st.integers(0, 1 << 16),
 )
-def test_damage_is_refused_or_read_and_nothing_else(data, changes, cut):
+def test_damage_is_refused_or_read_and_nothing_else(data: bytes, changes: list[tuple[int, int]], cut: int) -> None:
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(damaged)] = value
@@ -115,7 +117,7 @@ def test_damage_is_refused_or_read_and_nothing_else(data, changes, cut):
         assert pixels.shape == (3, 64, 64)
 
 
-def test_what_is_transparent_is_laid_on_white():
+def test_what_is_transparent_is_laid_on_white() -> None:
     pixels = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
     pixels.paste((200, 0, 0, 255), (0, 0, 4, 4))
     pixels.putpixel((7, 3), (0, 0, 0, 128))
@@ -125,6 +127,6 @@ def test_what_is_transparent_is_laid_on_white():
         assert 120 <= int(seen[0, 3, 7]) <= 135
 
 
-def test_16_bits_of_grey_are_scaled_and_not_clipped():
+def test_16_bits_of_grey_are_scaled_and_not_clipped() -> None:
     grey = Image.fromarray(np.full((4, 8), 0x8000, np.uint16))
     assert set(read_image(saved(grey), 8, 4, MANY).flatten().tolist()) <= {127, 128}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,22 +12,28 @@ from torch import Tensor
 
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
+from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.omni.images import read_reference
-from zrelay_generator.features.protocol import JobSpec, SkipLayers
+from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
 from zrelay_generator.features.registry import step_sizes
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
-from .omni import Oracle, Words, file_of, picture, references_of
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSampling
+from .omni import Oracle, Words, file_of, omni_job, picture
+from .parsing import part_of
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
+Oracles = Callable[..., Oracle]
 PICTURES = [picture(128, 128, 1), picture(200, 90, 2), picture(77, 161, 3)]
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Callable[..., Oracle]:
+def oracle() -> Oracles:
     known: dict[tuple[object, ...], Oracle] = {}
 
-    def find(*asked) -> Oracle:
+    def find(*asked: Any) -> Oracle:
         if asked not in known:
             known[asked] = Oracle(*asked)
         return known[asked]
@@ -38,16 +46,23 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def spec_of(
-    oracle: Oracle, pictures: Sequence[Image.Image], words: Words, asked, negative: Words | None = None
+    oracle: Oracle, pictures: Sequence[Image.Image], words: Words, asked: Sampling, negative: Words | None = None
 ) -> JobSpec:
     grids = oracle.grids(pictures, asked.width * asked.height)
-    references = references_of(pictures, grids, words, asked, negative)
-    return JobSpec(words.joined, None if negative is None else negative.joined, asked, omni=references)
+    return omni_job(pictures, grids, words, asked, negative)
 
 
 @pytest.mark.parametrize("images", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", ["demo_omni", "tiny_omni"])
-def test_latents(name, images, request, load, oracle, sampling, bench):
+def test_latents(
+    name: str,
+    images: int,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Oracles,
+    sampling: MakeSampling,
+    bench: type[Bench],
+) -> None:
     folder = request.getfixturevalue(name)
     model, their, asked = load(folder), oracle(folder), sampling(width=144, height=112, steps=3)
     words = Words.of(images, 37, model.limits.embeds_width)
@@ -61,8 +76,17 @@ def test_latents(name, images, request, load, oracle, sampling, bench):
 )
 @pytest.mark.parametrize("name", ["demo_omni", "tiny_omni"])
 def test_latents_with_guidance(
-    name, images, guidance, normalization, truncation, request, load, oracle, sampling, bench
-):
+    name: str,
+    images: int,
+    guidance: float,
+    normalization: float,
+    truncation: float,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Oracles,
+    sampling: MakeSampling,
+    bench: type[Bench],
+) -> None:
     folder = request.getfixturevalue(name)
     model, their = load(folder), oracle(folder)
     asked = sampling(
@@ -73,7 +97,9 @@ def test_latents_with_guidance(
     assert relative(ours, their.latents(PICTURES[:images], words, asked, negative)) < FLOAT32_BOUND
 
 
-def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(demo_omni, load, oracle, sampling, bench):
+def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+) -> None:
     model, their, asked = load(demo_omni), oracle(demo_omni), sampling(width=160, height=128, steps=2)
     words, large = Words.of(1, 20, 128), [picture(1201, 905, 4)]
     (ours,) = bench(model).paint(spec_of(their, large, words, asked))
@@ -81,12 +107,20 @@ def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(demo_omni, l
     assert read_reference(file_of(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
 
 
-def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(demo_omni, load, oracle, sampling, bench):
+def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+) -> None:
     model, their, asked = load(demo_omni), oracle(demo_omni), sampling(steps=2, num_images=2, guidance_scale=2.0)
     words, negative = Words.of(2, 20, 128), Words.of(2, 5, 128, seed=1)
-    on, read = bench(model), []
-    reference = on.vae.reference
-    on.vae.reference = lambda pixels: read.append(pixels) or reference(pixels)
+    on: Any = bench(model)
+    read, reference = [], on.vae.reference
+
+    def counted(pixels: Tensor) -> Tensor:
+        read.append(pixels)
+        latents: Tensor = reference(pixels)
+        return latents
+
+    on.vae.reference = counted
     ours = on.paint(spec_of(their, PICTURES[:2], words, asked, negative))
     assert len(read) == 2
     for number, mine in enumerate(ours):
@@ -95,7 +129,15 @@ def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(demo_omn
 
 
 @pytest.mark.parametrize("name", ["demo_omni", "tiny_omni"])
-def test_in_company_with_ordinary_jobs(name, request, load, oracle, sampling, bench, embeds):
+def test_in_company_with_ordinary_jobs(
+    name: str,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Oracles,
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     """References, guidance and skipped layers in one tick with plain jobs: everyone as alone."""
     folder = request.getfixturevalue(name)
     model, their = load(folder), oracle(folder)
@@ -103,12 +145,13 @@ def test_in_company_with_ordinary_jobs(name, request, load, oracle, sampling, be
     one, two = Words.of(1, 33, width), Words.of(2, 12, width, seed=2)
     negative = Words.of(2, 7, width, seed=3)
     plain, guided = sampling(steps=4, height=96), sampling(steps=3, guidance_scale=2.5, seed=9)
+    first = spec_of(their, PICTURES[:1], one, plain)
     specs = [
-        spec_of(their, PICTURES[:1], one, plain),
-        JobSpec(embeds(20, width), None, sampling(steps=4, width=96)),
+        first,
+        JobSpec(Prompt(embeds(20, width)), sampling(steps=4, width=96)),
         spec_of(their, PICTURES[1:], two, guided, negative),
-        JobSpec(embeds(50, width), embeds(3, width, 5), guided),
-        replace(spec_of(their, PICTURES[:1], one, plain), skip_layers=SkipLayers(2.0, frozenset({1}), 0.0, 1.0)),
+        JobSpec(Prompt(embeds(50, width)), guided, features=(GuidanceSpec(Prompt(embeds(3, width, 5))),)),
+        replace(first, features=(*first.features, SkipLayerSpec(2.0, frozenset({1}), 0.0, 1.0))),
     ]
     alone = [bench(model).paint(spec)[0] for spec in specs]
     on = bench(model)
@@ -123,7 +166,9 @@ def test_in_company_with_ordinary_jobs(name, request, load, oracle, sampling, be
     assert relative(alone[2], their.latents(PICTURES[1:], two, guided, negative)) < FLOAT32_BOUND
 
 
-def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo_omni, load, oracle, sampling, bench):
+def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+) -> None:
     """The stated bound in bfloat16: no farther from the float32 result than diffusers, plus a tenth."""
     ours_off, theirs_off = 0.0, 0.0
     exact, rough = oracle(demo_omni), oracle(demo_omni, torch.bfloat16)
@@ -140,7 +185,9 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo_omni, load, oracle,
 
 
 @pytest.mark.parametrize("images", [0, 1, 3])
-def test_the_cost_model_counts_every_token(images, demo_omni, load, oracle, sampling):
+def test_the_cost_model_counts_every_token(
+    images: int, demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling
+) -> None:
     """Guided steps are two sequences, those after the truncation one."""
     model = load(demo_omni)
     asked = sampling(width=144, height=112, steps=4, guidance_scale=2.0, cfg_truncation=0.4)
@@ -148,7 +195,10 @@ def test_the_cost_model_counts_every_token(images, demo_omni, load, oracle, samp
     job = DeviceJob("job", spec_of(oracle(demo_omni), PICTURES[:images], words, asked, negative), 1)
     with torch.inference_mode():
         begin(job, model)
-        conditioning = [found.conditioning(model, job.spec.negative_prompt_embeds) for found in job.features]
+        conditioning = [
+            found.conditioning(model, part_of(job.spec, GuidanceSpec).negative_prompt) for found in job.features
+        ]
+    assert job.conditioning is not None
     tokens, other = job.conditioning.tokens, next(found.tokens for found in conditioning if found is not None)
     sizes = step_sizes(job.spec, job.features, model.limits.layers)
     assert [size.tokens for size in sizes] == [tokens + other] * 3 + [tokens]
@@ -159,6 +209,6 @@ def test_the_cost_model_counts_every_token(images, demo_omni, load, oracle, samp
     ("width", "height", "said"),
     [(63, 300, "at least 64"), (80, 648, "8 times"), (1040, 200, "at most 1024"), (3000, 400, "not resized")],
 )
-def test_references_that_are_refused(width, height, said):
+def test_references_that_are_refused(width: int, height: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_reference(file_of(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)

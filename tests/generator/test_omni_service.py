@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +16,17 @@ from PIL import Image
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
+from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
 from zrelay_shared.serving import ServeOptions, running
 from zrelay_shared.wire import Parcel
 
+from .kinds import Load, MakeSampling
 from .omni import Oracle, Words, file_of, picture, request_with
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
@@ -39,7 +42,7 @@ async def serve() -> AsyncIterator[SERVED]:
         async def started(folder: Path) -> Stub:
             config = GeneratorConfig(model=folder, device="cpu", dtype="float32", threads=1)
             options = ServeOptions(parse_listen("127.0.0.1:0"))
-            server = await stack.enter_async_context(running(GeneratorService(config), options))
+            server = await stack.enter_async_context(running(GeneratorServicer(config), options))
             await server.loaded
             return Stub(await stack.enter_async_context(dial(str(server.address))), SERVICE)
 
@@ -62,12 +65,19 @@ def pixels(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3).int()
 
 
-async def test_pictures_by_value_and_by_name(serve, demo_omni, load, fingerprint, sampling, provenance_in):
+async def test_pictures_by_value_and_by_name(
+    serve: SERVED,
+    demo_omni: Path,
+    load: Load,
+    fingerprint: EncoderFingerprint,
+    sampling: MakeSampling,
+    provenance_in: Callable[[bytes], str],
+) -> None:
     stub, oracle = await serve(demo_omni), Oracle(demo_omni)
     assert (await features(stub))["generate.omni"]
     words, negative = Words.of(2, 20, 128), Words.of(2, 3, 128, seed=1)
     files, grids = [file_of(one) for one in PICTURES], oracle.grids(PICTURES, 128 * 128)
-    asked = {"num_inference_steps": 4, "seed": 7, "guidance_scale": 2.0}
+    asked: dict[str, Any] = {"num_inference_steps": 4, "seed": 7, "guidance_scale": 2.0}
     request = request_with(fingerprint, words, files, grids, negative, **asked)
     ordinary = request_with(fingerprint, Words.of(0, 9, 128), [], [], **(asked | {"guidance_scale": 0.0}))
     ordinary.message.spec.ClearField("omni")
@@ -103,7 +113,9 @@ async def test_pictures_by_value_and_by_name(serve, demo_omni, load, fingerprint
         await paint(stub, with_grids)
 
 
-async def test_a_generator_without_siglip_parts_refuses(serve, demo, fingerprint):
+async def test_a_generator_without_siglip_parts_refuses(
+    serve: SERVED, demo: Path, fingerprint: EncoderFingerprint
+) -> None:
     stub = await serve(demo)
     assert (await features(stub))["generate.omni"] is False
     request = request_with(fingerprint, Words.of(1, 9, 128), [file_of(PICTURES[0])], [torch.zeros(8, 8, 96)])

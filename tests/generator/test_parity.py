@@ -1,9 +1,17 @@
 """The engine paints what diffusers' ZImagePipeline paints, on the same weights, seed and forwards."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
+
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSampling
 
 FLOAT32_BOUND = 1e-4
 """Relative L2 error of the final latents."""
@@ -18,12 +26,24 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     [(128, 128, 8, 20), (64, 64, 1, 31), (192, 96, 4, 32), (80, 208, 9, 33), (256, 256, 2, 70)],
 )
 @pytest.mark.parametrize("name", ["demo", "tiny"])
-def test_latents_without_guidance(name, width, height, steps, tokens, request, load, oracle, sampling, bench, embeds):
+def test_latents_without_guidance(
+    name: str,
+    width: int,
+    height: int,
+    steps: int,
+    tokens: int,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     folder = request.getfixturevalue(name)
     model = load(folder)
     asked = sampling(width=width, height=height, steps=steps)
     prompt = embeds(tokens, model.limits.embeds_width)
-    (ours,) = bench(model).paint(JobSpec(prompt, None, asked))
+    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
     assert relative(ours, oracle(folder, prompt, asked)[0]) < FLOAT32_BOUND
 
 
@@ -33,8 +53,17 @@ def test_latents_without_guidance(name, width, height, steps, tokens, request, l
 )
 @pytest.mark.parametrize("name", ["demo", "tiny"])
 def test_latents_with_guidance(
-    name, guidance, normalization, truncation, request, load, oracle, sampling, bench, embeds
-):
+    name: str,
+    guidance: float,
+    normalization: float,
+    truncation: float,
+    request: pytest.FixtureRequest,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     folder = request.getfixturevalue(name)
     model = load(folder)
     asked = sampling(
@@ -46,43 +75,72 @@ def test_latents_with_guidance(
         cfg_truncation=truncation,
     )
     prompt, negative = embeds(40, model.limits.embeds_width), embeds(9, model.limits.embeds_width, seed=1)
-    (ours,) = bench(model).paint(JobSpec(prompt, negative, asked))
+    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked, features=(GuidanceSpec(Prompt(negative)),)))
     theirs = oracle(folder, prompt, asked, negative=negative)[0]
     assert relative(ours, theirs) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.5, 6.0])
-def test_latents_under_other_shifts(shift, demo, load, oracle, sampling, bench, embeds):
+def test_latents_under_other_shifts(
+    shift: float,
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     asked, prompt = sampling(shift=shift, steps=5), embeds(12, 128)
-    (ours,) = bench(load(demo)).paint(JobSpec(prompt, None, asked))
+    (ours,) = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     assert relative(ours, oracle(demo, prompt, asked)[0]) < FLOAT32_BOUND
 
 
-def test_several_images_have_consecutive_seeds(demo, load, oracle, sampling, bench, embeds):
+def test_several_images_have_consecutive_seeds(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     asked, prompt = sampling(num_images=3), embeds(25, 128)
-    ours = bench(load(demo)).paint(JobSpec(prompt, None, asked))
+    ours = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     for mine, theirs in zip(ours, oracle(demo, prompt, asked), strict=True):
         assert relative(mine, theirs) < FLOAT32_BOUND
 
 
-def test_bfloat16_is_as_near_to_float32_as_diffusers_is(demo, load, oracle, sampling, bench, embeds):
+def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     """The stated bound in bfloat16: no farther from the float32 result than diffusers, plus a tenth."""
     ours_off, theirs_off = 0.0, 0.0
     for seed in range(8):
         asked = sampling(seed=seed, steps=8)
         prompt = embeds(20, 128, seed=seed).bfloat16().float()
         exact = oracle(demo, prompt, asked)[0]
-        (ours,) = bench(load(demo, torch.bfloat16)).paint(JobSpec(prompt, None, asked))
+        (ours,) = bench(load(demo, torch.bfloat16)).paint(JobSpec(Prompt(prompt), asked))
         ours_off += relative(ours, exact)
         theirs_off += relative(oracle(demo, prompt, asked, dtype=torch.bfloat16)[0], exact)
     print(f"\nrelative error in bfloat16: ours {ours_off / 8:.4f}, diffusers {theirs_off / 8:.4f}")
     assert ours_off < 1.1 * theirs_off
 
 
-def test_pixels(demo, load, oracle, sampling, bench, embeds):
+def test_pixels(
+    demo: Path,
+    load: Load,
+    oracle: Callable[..., Tensor],
+    sampling: MakeSampling,
+    bench: type[Bench],
+    embeds: MakeEmbeds,
+) -> None:
     """At most one level of difference in at most 0.1 % of values."""
     model, asked, prompt = load(demo), sampling(steps=8), embeds(20, 128)
-    (latents,) = bench(model).paint(JobSpec(prompt, None, asked))
+    (latents,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
     ours = model.vae.decode(latents).int()
     theirs = torch.from_numpy(oracle(demo, prompt, asked, output_type="np")[0] * 255).round().int()
     apart = (ours - theirs).abs()

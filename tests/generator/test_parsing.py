@@ -1,51 +1,49 @@
 """Every request that is wrong, and the refusal it gets."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from zrelay.v1 import generation_pb2 as gpb
+from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import tensor_pb2
-from zrelay_generator.api.parsing import parse_request_id, parse_spec
-from zrelay_generator.features.acceptance import acceptance
-from zrelay_generator.model.identity import identify
-from zrelay_generator.settings import GeneratorConfig
+from zrelay_generator.api.requests import parse_request_id, parse_spec
+from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.registry import UNBUILT
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
-from zrelay_shared.fingerprint import to_message
+from zrelay_shared.fingerprint import EncoderFingerprint, to_message
+from zrelay_shared.wire import Parcel
+
+from .kinds import Load, MakeEmbeds, Parse, RequestOf
+from .parsing import accepts_of, part_of, refused
 
 
 @pytest.fixture(scope="session")
-def accepts(demo, load, tmp_path_factory):
-    model = load(demo)
-    identity = identify(demo, "demo", tmp_path_factory.mktemp("cache"))
-    return acceptance(GeneratorConfig(model=demo), model.limits, model.defaults, identity)
+def accepts(demo: Path, load: Load, tmp_path_factory: pytest.TempPathFactory) -> Acceptance:
+    return accepts_of(demo, load(demo), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def parse(accepts):
+def parse(accepts: Acceptance) -> Parse:
     return lambda parcel: parse_spec(parcel, parcel.message.spec, accepts)
 
 
-def tensor_of(parcel):
+def tensor_of(parcel: Parcel[pb.GenerateRequest]) -> tensor_pb2.Tensor:
     return parcel.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds
 
 
-def refused(parse, parcel, kind=InvalidArgument):
-    with pytest.raises(kind) as caught:
-        parse(parcel)
-    error = caught.value
-    assert "expected" in error.message or "not built" in error.message or "needs it" in error.message or error.metadata
-    return error
-
-
-def test_defaults_are_the_checkpoints(parse, request_of):
+def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf) -> None:
     spec = parse(request_of())
     asked = spec.sampling
     assert (asked.width, asked.height, asked.num_inference_steps, asked.shift) == (128, 128, 8, 3.0)
     assert (asked.guidance_scale, asked.cfg_truncation, asked.num_images) == (0.0, 1.0, 1)
-    assert spec.prompt_embeds.shape == (20, 128) and spec.origin.relation == "exact"
+    assert spec.prompt.embeds.shape == (20, 128) and spec.origin.relation == "exact"
 
 
 @pytest.mark.parametrize(
@@ -76,17 +74,17 @@ def test_defaults_are_the_checkpoints(parse, request_of):
         ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "num_inference_steps"),
     ],
 )
-def test_sampling_that_cannot_be(given, field, parse, request_of):
+def test_sampling_that_cannot_be(given: dict[str, Any], field: str, parse: Parse, request_of: RequestOf) -> None:
     error = refused(parse, request_of(**given))
     assert error.field == f"spec.sampling.{field}" and error.reason.endswith("_INVALID")
 
 
-def test_a_refused_size_names_one_that_would_do(parse, request_of):
+def test_a_refused_size_names_one_that_would_do(parse: Parse, request_of: RequestOf) -> None:
     assert "1000; 1008 would do" not in refused(parse, request_of(width=1001)).message
     assert "1001; 1008 would do" in refused(parse, request_of(width=1001)).message
 
 
-def test_a_server_may_make_every_job_deterministic(accepts, request_of):
+def test_a_server_may_make_every_job_deterministic(accepts: Acceptance, request_of: RequestOf) -> None:
     parcel = request_of()
     for server in (False, True):
         spec = parse_spec(parcel, parcel.message.spec, replace(accepts, deterministic=server))
@@ -95,57 +93,57 @@ def test_a_server_may_make_every_job_deterministic(accepts, request_of):
     assert parse_spec(parcel, parcel.message.spec, accepts).deterministic
 
 
-def test_too_many_pixels(accepts, request_of):
+def test_too_many_pixels(accepts: Acceptance, request_of: RequestOf) -> None:
     parcel = request_of(width=1024, height=1024)
     small = replace(accepts, sampling=replace(accepts.sampling, max_pixels=512 * 512))
     assert refused(lambda p: parse_spec(p, p.message.spec, small), parcel).reason == "SIZE_INVALID"
 
 
-def test_sigmas_are_taken_as_they_are(parse, request_of):
+def test_sigmas_are_taken_as_they_are(parse: Parse, request_of: RequestOf) -> None:
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25])).sampling
     assert asked.schedule.sigmas == (1.0, 0.75, 0.25, 0.0) and asked.shift is None
     assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
 
 
-def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse, request_of):
+def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25], shift=3.0)).sampling
     assert asked.schedule.sigmas == pytest.approx((1.0, 0.9, 0.5, 0.0)) and asked.shift is None
     again = parse(request_of(sigmas=asked.schedule.sigmas[:-1])).sampling
     assert again.schedule == asked.schedule
 
 
-def test_guidance_needs_a_negative_prompt(parse, request_of, embeds):
+def test_guidance_needs_a_negative_prompt(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     assert refused(parse, request_of(guidance_scale=2.0)).field == "spec.negative_prompt"
     spec = parse(request_of(guidance_scale=2.0, negative=embeds(3, 128)))
-    assert spec.guided and spec.negative_prompt_embeds.shape == (3, 128)
+    assert part_of(spec, GuidanceSpec).negative_prompt.embeds.shape == (3, 128)
 
 
-def test_no_prompt(parse, request_of):
+def test_no_prompt(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.ClearField("prompt")
     assert refused(parse, parcel).reason == "PROMPT_MISSING"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_embeddings_that_are_not_finite(bad, parse, request_of, embeds):
+def test_embeddings_that_are_not_finite(bad: float, parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     tensor = embeds(20, 128)
     tensor[7, 9] = bad
     assert refused(parse, request_of(tensor)).reason == "TENSOR_NOT_FINITE"
 
 
-def test_embeddings_of_another_shape(parse, request_of, embeds):
+def test_embeddings_of_another_shape(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     error = refused(parse, request_of(embeds(20, 64)))
     assert error.reason == "TENSOR_SHAPE" and "rows of 128 values, got rows of 64" in error.message
     assert refused(parse, request_of(torch.ones(20))).reason == "TENSOR_RANK"
 
 
-def test_a_prompt_over_the_limit(parse, request_of, embeds):
-    assert parse(request_of(embeds(992, 128))).prompt_embeds.shape[0] == 992
+def test_a_prompt_over_the_limit(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
+    assert parse(request_of(embeds(992, 128))).prompt.embeds.shape[0] == 992
     error = refused(parse, request_of(embeds(993, 128)))
     assert error.reason == "PROMPT_TOO_LONG" and "992" in error.message and "993" in error.message
 
 
-def test_damaged_embeddings(parse, request_of):
+def test_damaged_embeddings(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     tensor = tensor_of(parcel)
     whole = bytes(parcel.bytes_of(tensor))
@@ -158,14 +156,16 @@ def test_damaged_embeddings(parse, request_of):
 
 
 @pytest.mark.parametrize("dtype", [tensor_pb2.TENSOR_DTYPE_UNSPECIFIED, tensor_pb2.TENSOR_DTYPE_I64, 77])
-def test_a_dtype_that_is_none(dtype, parse, request_of):
+def test_a_dtype_that_is_none(dtype: Any, parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     tensor_of(parcel).dtype = dtype
     assert refused(parse, parcel).reason == "TENSOR_DTYPE"
 
 
 @pytest.mark.parametrize(("name", "value"), [("family", "t5"), ("width", 2560), ("tokenizer_digest", "0" * 64)])
-def test_an_encoder_that_does_not_belong_here(name, value, parse, request_of, fingerprint):
+def test_an_encoder_that_does_not_belong_here(
+    name: str, value: Any, parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint
+) -> None:
     parcel = request_of()
     other = to_message(replace(fingerprint, **{name: value}))
     parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(other)
@@ -183,13 +183,15 @@ def test_an_encoder_that_does_not_belong_here(name, value, parse, request_of, fi
         ({"modifications": ("steering",)}, "experimental"),
     ],
 )
-def test_differences_are_told(changed, relation, parse, request_of, fingerprint):
+def test_differences_are_told(
+    changed: dict[str, Any], relation: str, parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint
+) -> None:
     parcel = request_of()
     parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(to_message(replace(fingerprint, **changed)))
     assert parse(parcel).origin.relation == relation
 
 
-def test_a_forged_fingerprint(parse, request_of):
+def test_a_forged_fingerprint(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.prompt.prompt_embeds.fingerprint.hidden_layer = -9
     assert refused(parse, parcel, EncoderMismatch).reason == "FINGERPRINT_INVALID"
@@ -198,22 +200,30 @@ def test_a_forged_fingerprint(parse, request_of):
 @pytest.mark.parametrize(
     ("change", "feature"),
     [
-        (lambda spec: spec.inpaint.SetInParent(), "generate.inpaint"),
-        (lambda spec: spec.controls.add(), "generate.control"),
-        (lambda spec: spec.loras.add(name="x"), "generate.lora"),
-        (lambda spec: spec.dype.SetInParent(), "generate.dype"),
-        (lambda spec: spec.passes.add(), "generate.passes"),
         (lambda spec: spec.omni.SetInParent(), "generate.omni"),
-        (lambda spec: spec.tiled_vae.SetInParent(), "generate.tiled_vae"),
         (lambda spec: spec.prompt.prompt_embeds.segments.add(), "generate.omni"),
         (lambda spec: spec.prompt.content.SetInParent(), "content.upload"),
     ],
 )
-def test_what_is_not_built(change, feature, parse, request_of):
+def test_what_is_not_built(
+    change: Callable[[gpb.GenerationSpec], None], feature: str, parse: Parse, request_of: RequestOf
+) -> None:
     parcel = request_of()
     change(parcel.message.spec)
     error = refused(parse, parcel, FeatureMissing)
     assert error.metadata["feature"] == feature and error.reason == "FEATURE_MISSING"
+
+
+@pytest.mark.parametrize(("field", "capability"), UNBUILT.items())
+def test_an_unbuilt_feature_is_refused_before_anything_else(
+    field: str, capability: str, parse: Parse, request_of: RequestOf
+) -> None:
+    parcel = request_of(width=1)
+    value = getattr(parcel.message.spec, field)
+    value.add() if hasattr(value, "add") else value.SetInParent()
+    error = refused(parse, parcel, FeatureMissing)
+    assert (error.reason, error.field) == ("FEATURE_MISSING", f"spec.{field}")
+    assert error.metadata == {"feature": capability}
 
 
 @pytest.mark.parametrize(
@@ -229,13 +239,15 @@ def test_what_is_not_built(change, feature, parse, request_of):
         (lambda spec: setattr(spec.provenance, "prompt", "x" * (1 << 20)), "spec.provenance"),
     ],
 )
-def test_output_that_cannot_be(change, field, parse, request_of):
+def test_output_that_cannot_be(
+    change: Callable[[gpb.GenerationSpec], None], field: str, parse: Parse, request_of: RequestOf
+) -> None:
     parcel = request_of()
     change(parcel.message.spec)
     assert refused(parse, parcel).field == field
 
 
-def test_long_words_in_a_jpeg(parse, request_of):
+def test_long_words_in_a_jpeg(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.provenance.prompt = "狐" * 10_000
     parse(parcel)
@@ -245,23 +257,12 @@ def test_long_words_in_a_jpeg(parse, request_of):
     parse(parcel)
 
 
-def test_the_encoders_path_stays_at_home(parse, request_of):
+def test_the_encoders_path_stays_at_home(parse: Parse, request_of: RequestOf) -> None:
     assert "/home/somebody" not in parse(request_of()).origin.encoder
 
 
-def test_identity_tells_requests_apart(parse, request_of, embeds):
-    same = {parse(request_of(seed=1)).identity for _ in range(2)}
-    others = {
-        parse(parcel).identity for parcel in (request_of(seed=2), request_of(), request_of(embeds(20, 128, 5), seed=1))
-    }
-    assert len(same) == 1 and len(others) == 3 and not same & others
-    other_dtype = request_of(seed=1)
-    tensor_of(other_dtype).dtype = tensor_pb2.TENSOR_DTYPE_F16
-    assert parse(other_dtype).identity not in same, "the same bytes read as another dtype are another request"
-
-
 @pytest.mark.parametrize("text", ["a b", "x" * 65, "ä", "../etc", "a\n"])
-def test_request_ids(text):
+def test_request_ids(text: str) -> None:
     with pytest.raises(InvalidArgument, match="request_id: expected"):
         parse_request_id(text)
     assert parse_request_id("A-z_0.9") == "A-z_0.9"

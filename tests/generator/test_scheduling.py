@@ -11,7 +11,7 @@ from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, DenoiseTick, Tick
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.order import WORK_WEIGHT, Candidate, ranked
 from zrelay_generator.scheduling.queue import JobQueue
@@ -51,7 +51,7 @@ def jobs() -> MakeJob:
         **changed: Any,
     ) -> DeviceJob:
         sampling = make_sampling(width=side, height=side, **changed)
-        spec = JobSpec(make_embeds(8, 8), None, sampling, priority=priority, deterministic=deterministic)
+        spec = JobSpec(Prompt(make_embeds(8, 8)), sampling, priority=priority, deterministic=deterministic)
         made.append(DeviceJob(f"job-{len(made)}", spec, len(made), accepted_at, caller=caller))
         return made[-1]
 

@@ -9,7 +9,7 @@ import pytest
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import FeatureMissing, IdempotencyConflict, ZrelayError
 from zrelay_shared.fingerprint import from_message, to_message
 
@@ -49,7 +49,7 @@ async def test_info(serve):
     assert info.limits.max_image_bytes > 0
 
 
-class NeverLoaded(GeneratorService):
+class NeverLoaded(GeneratorServicer):
     """A generator whose model takes its time."""
 
     async def load(self) -> None:

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import Cancelled, NotFound, QueueFull
 
 from .callers import LONG, SERVICE, SOON_S, stopped
@@ -74,7 +74,7 @@ async def test_health_answers_while_the_device_is_busy(caller, request_of):
     assert sorted(took)[len(took) // 2] < 0.1
 
 
-class Stuck(GeneratorService):
+class Stuck(GeneratorServicer):
     """A generator whose device may be stuck."""
 
     stuck = ""

@@ -1,23 +1,30 @@
 """The packed forward against diffusers' forward, and company against being alone."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
+from torch import Tensor
 
-from zrelay_generator.model.transformer import Segment
+from zrelay_generator.model.transformer import PackedTransformer, Segment
 
+from .kinds import Load, MakeEmbeds
+
+Company = Callable[[PackedTransformer], list[Segment]]
 CASES = [((16, 16), 20, 0.3), ((20, 12), 40, 0.5), ((16, 16), 20, 0.3), ((8, 24), 64, 0.0)]
 
 
-def relative(ours, theirs):
+def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
 @pytest.fixture
-def company(embeds):
+def company(embeds: MakeEmbeds) -> Company:
     """Makes segments of several sizes, caption lengths and timesteps."""
 
-    def segments(transformer):
+    def segments(transformer: PackedTransformer) -> list[Segment]:
         made = []
         for number, ((height, width), tokens, timestep) in enumerate(CASES):
             latents = torch.randn(16, height, width, generator=torch.Generator().manual_seed(number))
@@ -31,7 +38,9 @@ def company(embeds):
 
 
 @pytest.mark.parametrize("name", ["demo", "tiny"])
-def test_company_equals_diffusers_one_by_one(name, request, load, company, embeds):
+def test_company_equals_diffusers_one_by_one(
+    name: str, request: pytest.FixtureRequest, load: Load, company: Company, embeds: MakeEmbeds
+) -> None:
     folder = request.getfixturevalue(name)
     transformer = load(folder).transformer
     reference = ZImageTransformer2DModel.from_pretrained(folder, subfolder="transformer").eval()
@@ -45,7 +54,7 @@ def test_company_equals_diffusers_one_by_one(name, request, load, company, embed
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-def test_company_equals_alone(dtype, bound, demo, load, company):
+def test_company_equals_alone(dtype: torch.dtype, bound: float, demo: Path, load: Load, company: Company) -> None:
     transformer = load(demo, dtype).transformer
     with torch.inference_mode():
         segments = company(transformer)
@@ -54,7 +63,7 @@ def test_company_equals_alone(dtype, bound, demo, load, company):
             assert relative(packed.full, alone.full) < bound
 
 
-def test_alone_is_the_same_bit_for_bit(demo, load, company):
+def test_alone_is_the_same_bit_for_bit(demo: Path, load: Load, company: Company) -> None:
     transformer = load(demo, torch.bfloat16).transformer
     with torch.inference_mode():
         segment = company(transformer)[0]
@@ -62,7 +71,7 @@ def test_alone_is_the_same_bit_for_bit(demo, load, company):
     assert torch.equal(first, again)
 
 
-def test_a_timestep_is_modulated_once(demo, load):
+def test_a_timestep_is_modulated_once(demo: Path, load: Load) -> None:
     transformer = load(demo).transformer
     with torch.inference_mode():
         assert transformer.modulation(0.125) is transformer.modulation(0.125)

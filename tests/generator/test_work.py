@@ -13,8 +13,11 @@ from zrelay_generator.engine.calibrate import calibrate, memory_model
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
-from zrelay_generator.features.protocol import JobSpec, SkipLayers, StartImage
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
+from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import features_of, step_sizes
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.size import Size, segment_size
 from zrelay_shared.errors import OutOfMemory
 
@@ -50,9 +53,9 @@ def test_other_sizes_are_not_forgotten_and_what_changes_is_followed():
 
 
 def test_sizes_of_steps(sampling, embeds):
-    skip = SkipLayers(2.0, frozenset({2, 3}), 0.0, 0.5)
+    skip = SkipLayerSpec(2.0, frozenset({2, 3}), 0.0, 0.5)
     asked = sampling(width=64, height=64, steps=4, guidance_scale=2.0, cfg_truncation=0.5, first_step=0)
-    spec = JobSpec(embeds(20, 8), embeds(40, 8), asked, skip_layers=skip)
+    spec = JobSpec(Prompt(embeds(20, 8)), asked, features=(GuidanceSpec(Prompt(embeds(40, 8))), skip))
     plain, negative = segment_size(64, 64, 20), segment_size(64, 64, 40)
     assert (plain, negative) == (Size(64, 64**2), Size(96, 96**2))
     timesteps = asked.schedule.timesteps
@@ -70,7 +73,7 @@ def test_sizes_of_steps(sampling, embeds):
 
 def test_what_remains_of_a_job(sampling, embeds):
     estimator = JobEstimator()
-    job = DeviceJob("a", JobSpec(embeds(4, 8), None, sampling(steps=9, num_images=2)), 1)
+    job = DeviceJob("a", JobSpec(Prompt(embeds(4, 8)), sampling(steps=9, num_images=2)), 1)
     assert estimator.remaining_s(job) == 0.0 and not estimator.cost.measured
     estimator.cost.observe_forward(Size(96, 0), 1.0)
     estimator.cost.observe_decode(128 * 128, 0.5)
@@ -88,7 +91,7 @@ def test_memory(sampling, embeds, demo, load):
     model = load(demo)
     estimator = JobEstimator(CostModel(memory_model(model)))
     assert estimator.cost.memory.layers == 6 and estimator.cost.memory.bytes_per_token > 128 * 4
-    small, large = (JobSpec(embeds(4, 8), None, sampling(width=side, height=side)) for side in (64, 2048))
+    small, large = (JobSpec(Prompt(embeds(4, 8)), sampling(width=side, height=side)) for side in (64, 2048))
     assert estimator.estimate(large).memory_bytes > 500 * estimator.estimate(small).memory_bytes
     needed = estimator.estimate(large).memory_bytes
     assert estimator.fits(large, needed) and not estimator.fits(large, 1 << 20)
@@ -122,7 +125,7 @@ def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo, load, bench
     on.estimator.cost.observe_forward(Size(96, 0), 1.0)
     on.estimator.cost.observe_decode(64 * 64, 1.0)
     plain = spec(steps=2, first_step=0)
-    start = replace(plain, start_image=StartImage(torch.zeros(3, 64, 64, dtype=torch.uint8), 1.0, "0" * 64))
+    start = replace(plain, features=(ImageToImageSpec(torch.zeros(3, 64, 64, dtype=torch.uint8), "0" * 64, 1.0),))
     assert on.estimator.estimate(start).seconds == pytest.approx(on.estimator.estimate(plain).seconds + 1.0)
     job = DeviceJob("a", start, 1)
     assert on.estimator.remaining_s(job) == pytest.approx(on.estimator.estimate(start).seconds)

@@ -17,7 +17,7 @@ from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
-from zrelay_generator.api.servicer import GeneratorService
+from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.listening import parse_listen
@@ -102,7 +102,7 @@ async def test_the_relay_paints_what_the_pipeline_paints(folder: Path, guidance:
 
         encoder = await serve(EncoderService(EncoderConfig(folder, **common)))
         vision = await serve(VisionService(VisionConfig(siglip=folder, **common)))
-        generator = await serve(GeneratorService(GeneratorConfig(folder, **common)))
+        generator = await serve(GeneratorServicer(GeneratorConfig(folder, **common)))
 
         asked = [encoder_pb2.Prompt(text=PROMPT, image_count=2)]
         asked += [encoder_pb2.Prompt(text=NEGATIVE, image_count=2, allow_empty=True)] if guidance else []

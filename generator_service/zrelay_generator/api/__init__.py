@@ -1,1 +1,1 @@
-"""Requests in and replies out: the servicer, request parsing, replies, uploads."""
+"""The service's interface: the servicer, request parsing, contents and replies."""

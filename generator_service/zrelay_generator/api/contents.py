@@ -1,30 +1,45 @@
-"""Contents of a request by value and by name: taken out to be stored once, put back to be read, and what identifies
-the whole."""
+"""Contents of requests: by value or by name in a spec, and uploaded before they are named."""
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
-from zrelay.v1 import content_pb2, embeds_pb2, tensor_pb2, vision_pb2
+from zrelay.v1 import content_pb2, embeds_pb2, generator_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as pb
-from zrelay_shared.errors import InvalidArgument
+from zrelay_generator.store.blobs import IncomingContent
+from zrelay_generator.store.protocol import JobStore
+from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Parcel
 
-_GRIDS = "spec.omni.siglip_contents"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES
-"""Of one content: what could also be sent in a request."""
+"""Limit of one content: what also fits into a request."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAMES, _VALUES = "_contents", "_embeds"
+"""Endings of the two fields of a list of contents: in the contract `x_contents` names the messages of `x_embeds`."""
+_UPLOAD_FIELD = "content"
+_MAX_UPLOADS = 16
+_CHUNK_TIMEOUT_S = 60.0
+"""Longest wait for the next chunk of an upload, so that a stalled caller frees its place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A spec with every content by name: `inputs` those that came by value, `refs` (path, digest, stated bytes) those
-    that came by name."""
+class NamedSpec:
+    """A spec with every content by name.
+
+    Attributes:
+        parcel: The spec.
+        inputs: Contents that were sent by value, by their digest.
+        refs: Path, digest and stated size in bytes (0: none) of the contents that were sent by name.
+    """
 
     parcel: Parcel[pb.GenerationSpec]
     inputs: dict[str, bytes]
@@ -32,41 +47,69 @@ class Named:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) of everything that is asked for, the same for contents by value and by name."""
+        """SHA-256 (hex) of everything that is asked for, equal for contents by value and by name."""
         plain = pb.GenerationSpec()
         plain.CopyFrom(self.parcel.message)
-        for path, message in _messages(plain, "spec"):
+        for _, message in _messages(plain, "spec"):
             if isinstance(message, tensor_pb2.Tensor):
                 message.data = hashlib.sha256(self.parcel.bytes_of(message)).digest()
-            elif isinstance(message, content_pb2.ContentRef) and (path.endswith(".content") or path.startswith(_GRIDS)):
+            elif isinstance(message, content_pb2.ContentRef):
                 message.size_bytes = 0
         return hashlib.sha256(plain.SerializeToString(deterministic=True)).hexdigest()
 
 
-def named(source: Parcel[Any], spec: pb.GenerationSpec) -> Named:
-    """`spec`, a part of the parcel's message, with its contents taken out. Raises InvalidArgument for a bad digest."""
+def named(source: Parcel[Any], spec: pb.GenerationSpec) -> NamedSpec:
+    """Replaces every content of a spec by its name.
+
+    Args:
+        source: The message that contains `spec`, with its tensor bytes.
+        spec: The spec. It is not changed.
+
+    Raises:
+        InvalidArgument: A digest is invalid (CONTENT_INVALID, CONTENT_SIZE), or a list has values and names.
+    """
     message = pb.GenerationSpec()
     message.CopyFrom(spec)
     inputs: dict[str, bytes] = {}
     refs = []
+
+    def stored(raw: bytes) -> content_pb2.ContentRef:
+        sha256 = hashlib.sha256(raw).hexdigest()
+        inputs[sha256] = raw
+        return content_pb2.ContentRef(sha256=sha256, size_bytes=len(raw))
+
     for path, holder in list(_holders(message)):
         which = holder.WhichOneof("source")
         if which == "content":
-            refs.append((f"{path}.content", parse_digest(holder.content, f"{path}.content"), holder.content.size_bytes))
+            refs.append(_ref(holder.content, f"{path}.content"))
         elif which is not None:
             raw = Parcel(holder.prompt_embeds, source).to_bytes() if which == "prompt_embeds" else holder.data
-            sha256 = hashlib.sha256(raw).hexdigest()
-            inputs[sha256] = raw
-            holder.content.CopyFrom(content_pb2.ContentRef(sha256=sha256, size_bytes=len(raw)))
-    if message.HasField("omni"):
-        refs += _named_grids(message.omni, source, inputs)
-    return Named(Parcel(message, source), inputs, tuple(refs))
+            holder.content.CopyFrom(stored(raw))
+    for each in list(_lists(message)):
+        names, values = each.names, each.values
+        if names and values:
+            raise InvalidArgument(
+                f"{each.path}: expected none beside {each.stem}{_VALUES}, got {len(names)}; send all by value, or all "
+                "by name",
+                field=each.path,
+                reason=f"{each.stem.upper()}_COUNT_INVALID",
+            )
+        refs += [_ref(content, f"{each.path}[{index}]") for index, content in enumerate(names)]
+        names.extend(stored(Parcel(value, source).to_bytes()) for value in values)
+        del values[:]
+    return NamedSpec(Parcel(message, source), inputs, tuple(refs))
 
 
 def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes]) -> Parcel[pb.GenerationSpec]:
-    """The spec with every content in its place. `read` is given digest, stated bytes (0: none) and the field's path.
+    """Replaces every name of a content by its value.
 
-    Raises what `read` raises; InvalidArgument where a content is not what the field holds.
+    Args:
+        spec: The spec. It is not changed.
+        read: Returns a content. Its arguments are the digest, the stated size in bytes (0: none) and the field's path.
+
+    Raises:
+        InvalidArgument: A content is not what the field holds.
+        Exception: What `read` raises.
     """
     message = pb.GenerationSpec()
     message.CopyFrom(spec.message)
@@ -81,56 +124,152 @@ def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes
             embeds = Parcel.parse(embeds_pb2.PromptEmbeds, raw)
             sources.append(embeds)
             holder.prompt_embeds.CopyFrom(embeds.message)
-    if message.HasField("omni"):
-        for at, content in enumerate(message.omni.siglip_contents):
-            grid = Parcel.parse(vision_pb2.SiglipEmbeds, read(content.sha256, content.size_bytes, f"{_GRIDS}[{at}]"))
-            sources.append(grid)
-            message.omni.siglip_embeds.add().CopyFrom(grid.message)
-        message.omni.ClearField("siglip_contents")
+    for each in list(_lists(message)):
+        for index, content in enumerate(each.names):
+            value = Parcel.parse(each.kind, read(content.sha256, content.size_bytes, f"{each.path}[{index}]"))
+            sources.append(value)
+            each.values.add().CopyFrom(value.message)
+        del each.names[:]
     return Parcel(message, *sources)
 
 
-def _named_grids(omni: pb.OmniReferences, source: Parcel[Any], inputs: dict[str, bytes]) -> list[tuple[str, str, int]]:
-    """Takes the grids of references out into `inputs`, or, where they come by name, gives their refs."""
-    if omni.siglip_contents and omni.siglip_embeds:
-        raise InvalidArgument(
-            f"{_GRIDS}: expected none beside siglip_embeds, got {len(omni.siglip_contents)}: send all by value, or all "
-            "by name",
-            field=_GRIDS,
-            reason="SIGLIP_COUNT_INVALID",
-        )
-    refs = [
-        (f"{_GRIDS}[{at}]", parse_digest(content, f"{_GRIDS}[{at}]"), content.size_bytes)
-        for at, content in enumerate(omni.siglip_contents)
-    ]
-    for embeds in omni.siglip_embeds:
-        raw = Parcel(embeds, source).to_bytes()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        inputs[sha256] = raw
-        omni.siglip_contents.add(sha256=sha256, size_bytes=len(raw))
-    omni.ClearField("siglip_embeds")
-    return refs
-
-
 def parse_digest(content: content_pb2.ContentRef, field: str) -> str:
-    """The digest of a ContentRef. Raises InvalidArgument."""
+    """Returns the digest of a ContentRef.
+
+    Raises:
+        InvalidArgument: CONTENT_INVALID or CONTENT_SIZE.
+    """
     if not _SHA256.fullmatch(content.sha256):
-        raise InvalidArgument(
-            f"{field}.sha256: expected 64 lower-case hex digits, got {content.sha256[:80]!r}",
-            field=f"{field}.sha256",
-            reason="CONTENT_INVALID",
-        )
+        got = repr(content.sha256[:80])
+        raise invalid(f"{field}.sha256", "64 lower-case hex digits", got, reason="CONTENT_INVALID")
     if content.size_bytes > MAX_CONTENT_BYTES:
-        raise InvalidArgument(
-            f"{field}.size_bytes: expected at most {MAX_CONTENT_BYTES}, got {content.size_bytes}",
-            field=f"{field}.size_bytes",
-            reason="CONTENT_SIZE",
-        )
+        expected = f"at most {MAX_CONTENT_BYTES}"
+        raise invalid(f"{field}.size_bytes", expected, content.size_bytes, reason="CONTENT_SIZE")
     return content.sha256
 
 
+class Uploads:
+    """Receives contents into the store. A content is stored whole or not at all."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._running = 0
+
+    async def receive(
+        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
+    ) -> generator_pb2.UploadBlobResponse:
+        """Receives one content. Returns before the last chunk if the content is in the store already.
+
+        Raises:
+            InvalidArgument: CONTENT_INVALID or CONTENT_SIZE.
+            PayloadCorrupt: The digest does not match.
+            QuotaExceeded: Too many uploads are running.
+            DeadlineExceeded: The next chunk did not arrive in time.
+        """
+        if self._running >= _MAX_UPLOADS:
+            raise QuotaExceeded(
+                f"{_MAX_UPLOADS} uploads are running already; try again in 2 s",
+                metadata={"uploads": _MAX_UPLOADS},
+                retry_after_s=2.0,
+            )
+        self._running += 1
+        try:
+            return await self._receive(aiter(parcels))
+        finally:
+            self._running -= 1
+
+    async def _receive(
+        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
+    ) -> generator_pb2.UploadBlobResponse:
+        first = await self._next(parcels)
+        if first is None:
+            raise InvalidArgument("content: expected a digest and data, got no message", field=_UPLOAD_FIELD)
+        sha256 = parse_digest(first.content, _UPLOAD_FIELD)
+        known = await self._store.known_size(sha256)
+        if known is not None:
+            return _upload_response(sha256, known, existed=True)
+        incoming = await self._store.incoming()
+        try:
+            size = await self._chunks(incoming, first, parcels)
+            await self._store.keep_incoming(incoming, sha256, size)
+        finally:
+            await self._store.drop_incoming(incoming)
+        return _upload_response(sha256, size, existed=False)
+
+    async def _chunks(
+        self,
+        incoming: IncomingContent,
+        first: generator_pb2.UploadBlobRequest,
+        parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]],
+    ) -> int:
+        """Writes all chunks. Returns the size of the content in bytes."""
+        sha256, stated = first.content.sha256, first.content.size_bytes
+        digest, size = hashlib.sha256(), 0
+        chunk: generator_pb2.UploadBlobRequest | None = first
+        while chunk is not None:
+            size += len(chunk.data)
+            if size > (stated or MAX_CONTENT_BYTES):
+                raise _wrong_size(f"{stated} bytes" if stated else f"at most {MAX_CONTENT_BYTES} bytes", "more")
+            digest.update(chunk.data)
+            await self._store.write_incoming(incoming, chunk.data)
+            chunk = await self._next(parcels)
+        if stated and size != stated:
+            raise _wrong_size(f"{stated} bytes", f"{size}")
+        if digest.hexdigest() != sha256:
+            raise PayloadCorrupt(
+                f"content: expected bytes with the digest {sha256}, got bytes with {digest.hexdigest()}: send it again",
+                field=f"{_UPLOAD_FIELD}.sha256",
+                metadata={"expected": sha256, "got": digest.hexdigest()},
+            )
+        return size
+
+    async def _next(
+        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
+    ) -> generator_pb2.UploadBlobRequest | None:
+        try:
+            parcel = await asyncio.wait_for(anext(parcels, None), _CHUNK_TIMEOUT_S)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"no chunk of the content arrived within {_CHUNK_TIMEOUT_S:.0f} s: send it again",
+                metadata={"stage": "upload"},
+            ) from error
+        return None if parcel is None else parcel.message
+
+
+@dataclass(frozen=True, slots=True)
+class _ContentList:
+    """A list of contents in a message: `names` in `x_contents`, or `values` of `kind` in `x_embeds`.
+
+    Attributes:
+        path: Path of `x_contents`.
+        stem: `x`.
+        names: Repeated ContentRef.
+        values: Repeated message.
+        kind: Class of the values.
+    """
+
+    path: str
+    stem: str
+    names: Any
+    values: Any
+    kind: type[Message]
+
+
+def _lists(spec: pb.GenerationSpec) -> Iterator[_ContentList]:
+    """Yields every list of contents in a spec."""
+    for path, message in _messages(spec, "spec"):
+        fields = message.DESCRIPTOR.fields_by_name
+        for name in fields:
+            stem = name.removesuffix(_NAMES)
+            if stem == name:
+                continue
+            kind = GetMessageClass(cast(Descriptor, fields[stem + _VALUES].message_type))
+            names, values = getattr(message, name), getattr(message, stem + _VALUES)
+            yield _ContentList(f"{path}.{name}", stem, names, values, kind)
+
+
 def _holders(spec: pb.GenerationSpec) -> Iterator[tuple[str, Any]]:
-    """Every EmbedsInput and ImageInput, with its path."""
+    """Yields every EmbedsInput and ImageInput of a spec, with its path."""
     return (
         (path, message)
         for path, message in _messages(spec, "spec")
@@ -139,7 +278,7 @@ def _holders(spec: pb.GenerationSpec) -> Iterator[tuple[str, Any]]:
 
 
 def _messages(message: Message, path: str) -> Iterator[tuple[str, Message]]:
-    """Every message within a message, with its path; maps hold none in this contract."""
+    """Yields every message inside a message, with its path. Maps of this contract hold no messages."""
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
@@ -148,3 +287,16 @@ def _messages(message: Message, path: str) -> Iterator[tuple[str, Message]]:
             where = f"{path}.{field.name}" if single else f"{path}.{field.name}[{place}]"
             yield where, inner
             yield from _messages(inner, where)
+
+
+def _ref(content: content_pb2.ContentRef, path: str) -> tuple[str, str, int]:
+    return path, parse_digest(content, path), content.size_bytes
+
+
+def _wrong_size(expected: str, got: str) -> InvalidArgument:
+    return invalid(f"{_UPLOAD_FIELD}.size_bytes", expected, got, reason="CONTENT_SIZE")
+
+
+def _upload_response(sha256: str, size: int, *, existed: bool) -> generator_pb2.UploadBlobResponse:
+    content = content_pb2.ContentRef(sha256=sha256, size_bytes=size)
+    return generator_pb2.UploadBlobResponse(content=content, existed=existed)

@@ -1,31 +1,148 @@
-"""A GenerationSpec off the wire to a Submission, and a stored spec back to a JobSpec."""
+"""Parses a GenerationSpec into a JobSpec, and reads requests and stored jobs with it."""
 
 import asyncio
+import json
+import math
+import re
+import secrets
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.api.contents import named, whole
-from zrelay_generator.api.messages import sampling_message
-from zrelay_generator.api.parsing import parse_spec
-from zrelay_generator.api.parsing_sampling import parse_sampling
-from zrelay_generator.features.acceptance import Acceptance
-from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.api.replies import sampling_message
+from zrelay_generator.features.acceptance import Acceptance, SamplingLimits
+from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, Sampling
+from zrelay_generator.features.registry import FEATURES, UNBUILT
+from zrelay_generator.features.request import SpecRequest, missing
+from zrelay_generator.features.schedule import Schedule, explicit_schedule, shifted_schedule
+from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.intake import content_unknown
 from zrelay_generator.jobs.submission import Submission
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.fingerprint import from_message
+from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
+from zrelay_shared.service.parsing import enum_choice, invalid
 from zrelay_shared.wire import Parcel
 
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}")
+_FORMATS: dict[int, ImageFormat] = {
+    pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
+    pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
+    pb.IMAGE_FORMAT_WEBP: ImageFormat.WEBP,
+}
+_PRIORITIES: dict[int, Priority] = {
+    pb.JOB_PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    pb.JOB_PRIORITY_NORMAL: Priority.NORMAL,
+    pb.JOB_PRIORITY_BATCH: Priority.BATCH,
+}
+_MAX_GUIDANCE = 100.0
+_MAX_SHIFT = 1000.0
+_MAX_PREVIEW_SIDE = 1024
+_MAX_LABELS, _MAX_LABEL_CHARS = 32, 1024
+_MAX_TEXT_BYTES = {ImageFormat.PNG: 1 << 20, ImageFormat.WEBP: 48_000, ImageFormat.JPEG: 48_000}
+"""Limit of prompts and labels as ASCII JSON. EXIF is one segment of 64 KiB in a JPEG and holds the rest as well."""
 
-class Requests:
-    """Reads requests; contents by name come from the store."""
+
+def parse_request_id(text: str) -> str:
+    """Returns the client's request id, or a new one if it sent none.
+
+    Raises:
+        InvalidArgument: REQUEST_ID_INVALID.
+    """
+    if not text:
+        return secrets.token_hex(16)
+    if not _REQUEST_ID.fullmatch(text):
+        raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARS} characters of A-Z a-z 0-9 . _ -", repr(text[:80]))
+    return text
+
+
+def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance) -> JobSpec:
+    """Parses and validates a GenerationSpec.
+
+    Args:
+        parcel: The message that contains `spec`, with its tensor bytes.
+        spec: The spec, with every content by value.
+        accepts: Limits and defaults.
+
+    Raises:
+        FeatureMissing: The spec asks for something that is not built; this is looked at first.
+        InvalidArgument: A field is invalid.
+        EncoderMismatch: The encoder does not belong to the checkpoint.
+        PayloadCorrupt: A checksum does not match.
+    """
+    present = {field.name for field, _ in spec.ListFields()}
+    for name, capability in UNBUILT.items():
+        if name in present:
+            raise missing(capability, f"spec.{name}")
+    sampling, output = parse_sampling(spec.sampling, accepts.sampling), _output(spec)
+    priority = enum_choice(spec.priority, pb.JobPriority, _PRIORITIES, "spec.priority", reason="ENUM_UNKNOWN")
+    request = SpecRequest(parcel, spec, sampling, accepts)
+    for feature in FEATURES:
+        feature.check(request)
+    prompt, origin = request.prompt("prompt"), _origin(request, output.format)
+    parsed = [feature.parse(request) for feature in FEATURES]
+    features = tuple(part for part in parsed if part is not None)
+    for part in features:
+        sampling = part.applied_to(sampling)
+    return JobSpec(
+        prompt=prompt,
+        sampling=sampling,
+        output=output,
+        origin=origin,
+        priority=Priority.NORMAL if priority is None else priority,
+        deterministic=spec.deterministic or accepts.deterministic,
+        features=features,
+    )
+
+
+def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampling:
+    """Parses SamplingOptions and fills in the defaults.
+
+    Raises:
+        InvalidArgument: A field is invalid.
+    """
+    defaults = limits.defaults
+    width = _side("width", message.width if message.HasField("width") else defaults.width, limits)
+    height = _side("height", message.height if message.HasField("height") else defaults.height, limits)
+    if width * height > limits.max_pixels:
+        expected = f"width * height of at most {limits.max_pixels}"
+        raise invalid("spec.sampling.width", expected, f"{width} x {height}", reason="SIZE_INVALID")
+    schedule, shift = _schedule(message, limits)
+    num_images = message.num_images if message.HasField("num_images") else 1
+    if not 1 <= num_images <= limits.max_images:
+        raise invalid("spec.sampling.num_images", f"1 to {limits.max_images}", num_images)
+    guidance = message.guidance_scale if message.HasField("guidance_scale") else defaults.guidance_scale
+    truncation = message.cfg_truncation if message.HasField("cfg_truncation") else 1.0
+    return Sampling(
+        width=width,
+        height=height,
+        guidance_scale=_number("guidance_scale", guidance, _MAX_GUIDANCE),
+        cfg_normalization=_number("cfg_normalization", message.cfg_normalization, math.inf),
+        cfg_truncation=_number("cfg_truncation", truncation, math.inf),
+        shift=shift,
+        schedule=schedule,
+        # 32 bits, so that a person can copy it.
+        seed=message.seed if message.HasField("seed") else secrets.randbelow(1 << 32),
+        num_images=num_images,
+    )
+
+
+class RequestReader:
+    """Makes jobs from requests and from stored specs. Contents by name come from the store."""
 
     def __init__(self, accepts: Acceptance, store: JobStore, check_fits: Callable[[JobSpec], None]) -> None:
-        """`check_fits` raises OutOfMemory for what the device has not the memory for."""
+        """Creates a reader.
+
+        Args:
+            accepts: Limits and defaults of requests.
+            store: Holds contents and stored specs.
+            check_fits: Raises OutOfMemory for a job that needs more memory than the device has.
+        """
         self._accepts, self._store, self._check_fits = accepts, store, check_fits
 
     async def read(
@@ -38,18 +155,36 @@ class Requests:
         caller: str = "",
         budget_s: float | None = None,
     ) -> Submission:
-        """The request of a message. Raises as `parsing.parse_spec`; NotFound (CONTENT_UNKNOWN);
-        Unavailable (STATE_UNWRITABLE)."""
+        """Reads a request.
+
+        Args:
+            parcel: The message that contains `spec`, with its tensor bytes.
+            spec: The job.
+            request_id: The client's id of the request.
+            detached: Whether the job goes on while nobody watches it.
+            caller: The caller, for quotas and fairness.
+            budget_s: Seconds until the caller's deadline, None without one.
+
+        Raises:
+            NotFound: CONTENT_UNKNOWN.
+            Unavailable: STATE_UNWRITABLE.
+            OutOfMemory: The device has not enough memory.
+            ZrelayError: What `parse_spec` raises.
+        """
         request = await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
-        # What is on disk and may be let go counts as well: a job that needs it keeps it there.
+        # Contents on disk that may be deleted count as new: a job that needs them keeps them there.
         needed = await self._store.needed(request.sizes)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
-        # The spec counts too: it stands in the job's row, with all that is no content (texts, labels).
+        # The spec is stored in the job's row with all texts and labels, so it counts too.
         return replace(request, new_bytes=new_bytes + len(request.spec))
 
     async def load(self, record: JobRecord) -> JobSpec:
-        """The spec of a job that waits, read again from the store. Raises PayloadCorrupt where it is damaged;
-        Unavailable (STATE_UNWRITABLE)."""
+        """Reads the spec of a waiting job from the store.
+
+        Raises:
+            PayloadCorrupt: The spec or one of its contents is damaged.
+            Unavailable: STATE_UNWRITABLE.
+        """
         return await asyncio.to_thread(self._load, await self._store.spec(record.arrival))
 
     def _read(
@@ -67,12 +202,9 @@ class Requests:
         def fetch(sha256: str, size: int, field: str) -> bytes:
             if sha256 not in fetched:
                 fetched[sha256] = parts.inputs.get(sha256) or self._stored(sha256, field)
-            if size and size != len(fetched[sha256]):
-                raise InvalidArgument(
-                    f"{field}.size_bytes: expected {len(fetched[sha256])}, the content's, got {size}",
-                    field=f"{field}.size_bytes",
-                    reason="CONTENT_SIZE",
-                )
+            found = len(fetched[sha256])
+            if size and size != found:
+                raise invalid(f"{field}.size_bytes", f"{found}, the content's size", size, reason="CONTENT_SIZE")
             return fetched[sha256]
 
         full = whole(parts.parcel, fetch) if parts.refs else Parcel(spec, parcel)
@@ -80,7 +212,7 @@ class Requests:
         self._check_fits(job)
         identity = parts.identity
         sizes = {sha256: len(data) for sha256, data in (parts.inputs | fetched).items()}
-        self._fill(parts.parcel.message, job.sampling)
+        self._fill_in(parts.parcel.message, job.sampling)
         return Submission(
             request_id=request_id,
             identity=identity,
@@ -93,16 +225,19 @@ class Requests:
             budget_s=budget_s,
         )
 
-    def _fill(self, spec: pb.GenerationSpec, sampling: Sampling) -> None:
-        """Writes down what is to be done whatever the defaults are when the job is read again; the seed at least."""
+    def _fill_in(self, spec: pb.GenerationSpec, sampling: Sampling) -> None:
+        """Writes the sampling into a spec to be stored, so that later defaults do not change the job.
+
+        At least the seed is written. The rest is left out if a default is not exact as a float of the contract.
+        """
         filled = sampling_message(sampling)
         try:
-            same = parse_sampling(filled, self._accepts.sampling) == sampling
+            same = parse_sampling(filled, self._accepts.sampling) == replace(sampling, first_step=0)
         except InvalidArgument:
             same = False
         if same:
             spec.sampling.CopyFrom(filled)
-        else:  # a default that a float of the contract cannot hold exactly
+        else:
             spec.sampling.seed = sampling.seed
 
     def _stored(self, sha256: str, field: str) -> bytes:
@@ -125,3 +260,101 @@ class Requests:
             if error.reason in ("MESSAGE_MALFORMED", "MESSAGE_TOO_COMPLEX"):
                 raise damaged("this job") from error
             raise
+
+
+def _side(name: str, pixels: int, limits: SamplingLimits) -> int:
+    multiple, least = limits.size_multiple, limits.min_side
+    if pixels % multiple or not least <= pixels <= limits.max_side:
+        near = min(max(round(pixels / multiple) * multiple, least), limits.max_side)
+        expected = f"{least} to {limits.max_side} pixels, divisible by {multiple}"
+        raise invalid(f"spec.sampling.{name}", expected, pixels, remedy=f"{near} would do")
+    return pixels
+
+
+def _number(name: str, value: float, most: float) -> float:
+    if not (math.isfinite(value) and 0.0 <= value <= most):
+        expected = "a number of at least 0" + (f" and at most {most:g}" if math.isfinite(most) else "")
+        raise invalid(f"spec.sampling.{name}", expected, f"{value:g}")
+    return float(value)
+
+
+def _schedule(message: pb.SamplingOptions, limits: SamplingLimits) -> tuple[Schedule, float | None]:
+    """Returns the schedule and its shift, which is None if the caller sent the sigmas."""
+    steps = message.num_inference_steps if message.HasField("num_inference_steps") else None
+    shift = message.shift if message.HasField("shift") else None
+    if shift is not None and not (math.isfinite(shift) and 0.0 < shift <= _MAX_SHIFT):
+        raise invalid("spec.sampling.shift", f"more than 0, at most {_MAX_SHIFT:g}", f"{shift:g}")
+    if message.sigmas:
+        return _explicit_schedule(message, steps, shift, limits), None
+    steps = limits.defaults.num_inference_steps if steps is None else steps
+    if not 1 <= steps <= limits.max_steps:
+        raise invalid("spec.sampling.num_inference_steps", f"1 to {limits.max_steps}", steps)
+    shift = limits.defaults.shift if shift is None else shift
+    return shifted_schedule(steps, shift), shift
+
+
+def _explicit_schedule(
+    message: pb.SamplingOptions, steps: int | None, shift: float | None, limits: SamplingLimits
+) -> Schedule:
+    count = len(message.sigmas)
+    if count > limits.max_steps:
+        raise invalid("spec.sampling.sigmas", f"at most {limits.max_steps} values", count)
+    if steps is not None and steps != count:
+        raise invalid("spec.sampling.num_inference_steps", f"{count}, one for each of the sigmas, or none", steps)
+    try:
+        return explicit_schedule(message.sigmas, shift)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"spec.sampling.{error}", field="spec.sampling.sigmas", reason="SIGMAS_INVALID"
+        ) from error
+
+
+def _output(spec: pb.GenerationSpec) -> Output:
+    format = enum_choice(spec.output.format, pb.ImageFormat, _FORMATS, "spec.output.format", reason="ENUM_UNKNOWN")
+    quality = spec.output.quality if spec.output.HasField("quality") else Output.quality
+    if not 1 <= quality <= 100:
+        raise invalid("spec.output.quality", "1 to 100", quality)
+    side = spec.preview.max_side if spec.preview.HasField("max_side") else Output.preview_max_side
+    if not 1 <= side <= _MAX_PREVIEW_SIDE:
+        expected = f"1 to {_MAX_PREVIEW_SIDE} pixels"
+        raise invalid("spec.preview.max_side", expected, side, reason="PREVIEW_SIDE_INVALID")
+    return Output(format or Output.format, quality, spec.output.omit_provenance, spec.preview.every_steps, side)
+
+
+def _origin(request: SpecRequest, format: ImageFormat) -> Origin:
+    spec, message, verdict = request.spec, request.spec.provenance, request.verdict("prompt")
+    labels = tuple(sorted(message.labels.items()))
+    longest = max((len(text) for pair in labels for text in pair), default=0)
+    if len(labels) > _MAX_LABELS or longest > _MAX_LABEL_CHARS:
+        raise invalid(
+            "spec.provenance.labels",
+            f"at most {_MAX_LABELS} labels of {_MAX_LABEL_CHARS} characters",
+            f"{len(labels)}, the longest of {longest}",
+            reason="LABELS_TOO_LARGE",
+        )
+    origin = Origin(
+        encoder=json.dumps(_encoder(spec), sort_keys=True),
+        relation=verdict.relation,
+        differences=verdict.differences,
+        prompt=message.prompt if message.HasField("prompt") else None,
+        negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
+        labels=labels,
+    )
+    size, limit = len(json.dumps([origin.prompt, origin.negative_prompt, labels])), _MAX_TEXT_BYTES[format]
+    if size > limit and not spec.output.omit_provenance:
+        raise invalid(
+            "spec.provenance",
+            f"at most {limit} bytes of text for {format}",
+            size,
+            reason="PROVENANCE_TOO_LARGE",
+            remedy="shorten it, write a PNG, or set omit_provenance",
+        )
+    return origin
+
+
+def _encoder(spec: pb.GenerationSpec) -> dict[str, object]:
+    """Returns the encoder's fingerprint and digest for the file, without local paths of the encoder's machine."""
+    fingerprint = from_message(spec.prompt.prompt_embeds.fingerprint)
+    content = asdict(fingerprint) | {"digest": fingerprint.digest}
+    content["model_id"] = fingerprint.model_id.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    return content

@@ -1,149 +1,140 @@
-"""GeneratorService: parse, call, wrap."""
+"""The handlers of GeneratorService: each one parses its request, calls the job manager and wraps the result."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from google.protobuf.descriptor import ServiceDescriptor
-
-from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
+from zrelay.v1 import jobs_pb2
 from zrelay.v1.jobs_pb2 import Job, JobEvent
-from zrelay_generator.api.info import loading_info, ready_info
-from zrelay_generator.api.messages import STATE_OF, event_message, job_message
-from zrelay_generator.api.parsing import parse_request_id
-from zrelay_generator.api.parsing_sampling import parse_sampling
-from zrelay_generator.features.offered import missing
+from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.replies import STATE_OF, event_message, job_message, loading_info, ready_info
+from zrelay_generator.api.requests import RequestReader, parse_request_id
+from zrelay_generator.cost.model import CostModel
+from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.features.provenance import LoadedIdentity
+from zrelay_generator.features.request import missing
 from zrelay_generator.jobs.live import LiveJob
-from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals, JobManager
-from zrelay_generator.model.loading import load_model
-from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
+from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.records import JobState
 from zrelay_shared.checkpoints import model_id
-from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading
+from zrelay_shared.errors import ModelLoading
 from zrelay_shared.rpc import Context
+from zrelay_shared.service.parsing import enum_choice, invalid
+from zrelay_shared.torch_devices import DeviceReport
 from zrelay_shared.wire import Parcel
 
-_PAGE, _MAX_PAGE = 50, 200
+_PAGE_SIZE, _MAX_PAGE_SIZE = 50, 200
 _NEWEST = 1 << 62
+"""Above the arrival number of every job."""
 
 
-class GeneratorService:
-    """The servicer and its life (`zrelay_shared.serving.Service`)."""
+@dataclass(eq=False)
+class ServedModel:
+    """What the handlers use, once the model is loaded.
 
-    def __init__(
-        self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
-    ) -> None:
-        """`load` makes the model of the folder: another one where what is served is to be measured without a device."""
+    Attributes:
+        accepts: Limits and defaults of requests.
+        loaded: What identifies the model in results.
+        requests: Makes jobs from requests.
+        uploads: Receives contents.
+        jobs: All jobs.
+        cost: The device's cost model.
+        device_report: The device and its free memory, refreshed by heartbeats.
+    """
+
+    accepts: Acceptance
+    loaded: LoadedIdentity
+    requests: RequestReader
+    uploads: Uploads
+    jobs: JobManager
+    cost: CostModel
+    device_report: DeviceReport
+
+
+class GeneratorHandlers:
+    """The methods of GeneratorService in the contract."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        """Creates handlers that refuse everything but GetInfo until `served` is set.
+
+        Args:
+            config: The settings.
+        """
         self._config = config
-        self._load_model, self._intervals = load, intervals
         self._model_id = model_id(config.model)
-        self._runtime: GeneratorRuntime | None = None
-
-    @property
-    def descriptor(self) -> ServiceDescriptor:
-        return pb.DESCRIPTOR.services_by_name["GeneratorService"]
-
-    @property
-    def trouble(self) -> str:
-        """Why it cannot serve now (the device is stuck or lost, the disk refuses), "" where it can."""
-        return "" if self._runtime is None else self._runtime.problem
-
-    @property
-    def lost(self) -> str:
-        """Why the process must be started again (the device is lost), "" while it need not."""
-        return "" if self._runtime is None else self._runtime.device.broken
-
-    async def load(self) -> None:
-        runtime = await start(self._config, self._load_model, self._intervals)
-        try:  # what a request that says nothing would ask for must be something that is served
-            parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
-        except InvalidArgument as error:
-            await runtime.close()
-            raise CheckpointError(
-                f"zrelay.json: its defaults are refused here: {error.message}; change it, or start with wider limits "
-                "(`zrelay serve generator -- --help`)",
-                metadata={"file": "zrelay.json"},
-            ) from error
-        self._runtime = runtime
-
-    async def drain(self, grace_s: float) -> None:
-        if self._runtime is not None:
-            await self._runtime.jobs.drain(grace_s)
-
-    async def close(self) -> None:
-        if self._runtime is not None:
-            await self._runtime.close()
+        self.served: ServedModel | None = None
 
     async def GetInfo(
         self, parcel: Parcel[pb.GeneratorServiceGetInfoRequest], context: Context
     ) -> pb.GeneratorServiceGetInfoResponse:
-        runtime = self._runtime
-        if runtime is None:
+        served = self.served
+        if served is None:
             return loading_info(self._model_id, self._config.state)
-        device, cost = runtime.device_report, runtime.cost.snapshot()
-        return ready_info(self._config, runtime.accepts, runtime.painter, device, runtime.jobs.scheduler, cost)
+        device, cost = served.device_report, served.cost.snapshot()
+        return ready_info(self._config, served.accepts, served.loaded, device, served.jobs.scheduler, cost)
 
     async def Generate(
         self, parcel: Parcel[pb.GenerateRequest], context: Context
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        runtime = self._ready()
-        request = await runtime.requests.read(
+        served = self._ready()
+        submission = await served.requests.read(
             parcel,
             parcel.message.spec,
             parse_request_id(parcel.message.request_id),
             caller=_caller(context),
             budget_s=context.time_remaining(),
         )
-        events = _events(runtime.jobs, await runtime.jobs.submit(request))
+        events = _events(served.jobs, await served.jobs.submit(submission))
         async with aclosing(events):
             async for event in events:
                 yield pb.GenerateResponse(event=event)
 
     async def SubmitJob(self, parcel: Parcel[pb.SubmitJobRequest], context: Context) -> pb.SubmitJobResponse:
-        runtime, message = self._ready(), parcel.message
-        request = await runtime.requests.read(
+        served, message = self._ready(), parcel.message
+        submission = await served.requests.read(
             parcel,
             message.spec,
             parse_request_id(_required("request_id", message.request_id)),
             detached=message.detached,
             caller=_caller(context),
         )
-        return pb.SubmitJobResponse(job=_at_a_glance(runtime.jobs, await runtime.jobs.submit(request)))
+        return pb.SubmitJobResponse(job=_summary(served.jobs, await served.jobs.submit(submission)))
 
     async def WatchJob(
         self, parcel: Parcel[pb.WatchJobRequest], context: Context
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
-        board = self._ready().jobs
-        entry = await board.directory.by_id(_required("job_id", parcel.message.job_id))
-        events = _events(board, entry, parcel.message.after_sequence)
+        jobs = self._ready().jobs
+        job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
+        events = _events(jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
                 yield pb.WatchJobResponse(event=event)
 
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: Context) -> pb.GetJobResponse:
-        board = self._ready().jobs
-        entry = await board.directory.by_id(_required("job_id", parcel.message.job_id))
-        return pb.GetJobResponse(job=_at_a_glance(board, entry))
+        jobs = self._ready().jobs
+        job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
+        return pb.GetJobResponse(job=_summary(jobs, job))
 
     async def ListJobs(self, parcel: Parcel[pb.ListJobsRequest], context: Context) -> pb.ListJobsResponse:
-        request, jobs = parcel.message, self._ready().jobs.directory
-        states = frozenset(_state(number) for number in request.states) or frozenset(JobState)
-        size = min(request.page_size or _PAGE, _MAX_PAGE)
-        page = await jobs.page(_page_token(request.page_token), states, size + 1)
+        request, directory = parcel.message, self._ready().jobs.directory
+        states = frozenset(map(_state, request.states)) or frozenset(JobState)
+        size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
+        page = await directory.page(_page_token(request.page_token), states, size + 1)
         token = str(page[size - 1].record.arrival) if len(page) > size else ""
-        return pb.ListJobsResponse(jobs=[job_message(entry) for entry in page[:size]], next_page_token=token)
+        return pb.ListJobsResponse(jobs=[job_message(job) for job in page[:size]], next_page_token=token)
 
     async def CancelJob(self, parcel: Parcel[pb.CancelJobRequest], context: Context) -> pb.CancelJobResponse:
-        request, board = parcel.message, self._ready().jobs
+        request, jobs = parcel.message, self._ready().jobs
         if request.WhichOneof("target") == "request_id":
-            entry = await board.directory.by_request(_required("request_id", request.request_id))
+            job = await jobs.directory.by_request(_required("request_id", request.request_id))
         else:
-            entry = await board.directory.by_id(_required("job_id", request.job_id))
-        board.cancel(entry)
-        await board.settled(entry)
-        return pb.CancelJobResponse(job=job_message(entry))
+            job = await jobs.directory.by_id(_required("job_id", request.job_id))
+        jobs.cancel(job)
+        await jobs.settled(job)
+        return pb.CancelJobResponse(job=job_message(job))
 
     async def UploadBlob(
         self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
@@ -159,51 +150,47 @@ class GeneratorService:
     async def RemoveLora(self, parcel: Parcel[pb.RemoveLoraRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
 
-    def _ready(self) -> GeneratorRuntime:
-        if self._runtime is None:
-            raise ModelLoading("the model is still being loaded; try again in a few seconds")
-        return self._runtime
+    def _ready(self) -> ServedModel:
+        if self.served is None:
+            raise ModelLoading("the model is still loading; try again in a few seconds")
+        return self.served
 
 
-async def _events(board: JobManager, entry: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-    """What happens to a job, as messages. Raises the job's error where it failed."""
-    events = board.watch(entry, after)
+async def _events(jobs: JobManager, job: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+    """Yields the events of a job as messages. Raises the job's error if it failed."""
+    events = jobs.watch(job, after)
     async with aclosing(events):
         async for sequence, event in events:
-            yield event_message(entry, sequence, event)
+            yield event_message(job, sequence, event)
 
 
-def _at_a_glance(board: JobManager, entry: LiveJob) -> Job:
-    return job_message(entry, board.standing(entry))
+def _summary(jobs: JobManager, job: LiveJob) -> Job:
+    return job_message(job, jobs.standing(job))
 
 
 def _caller(context: Context) -> str:
-    """Who asks, as far as the connection tells: the address without its port."""
+    """Returns the caller of a request: its address without the port."""
     peer = str(context.peer())
     return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def _required(name: str, value: str) -> str:
     if not value:
-        raise InvalidArgument(f"{name}: expected one, got none", field=name, reason=f"{name.upper()}_MISSING")
+        raise invalid(name, "one", "none", reason=f"{name.upper()}_MISSING")
     return value
 
 
 def _state(number: int) -> JobState:
-    state: JobState | None = STATE_OF.get(number)  # type: ignore[call-overload]
+    state = enum_choice(number, jobs_pb2.JobState, STATE_OF, "states", reason="ENUM_UNKNOWN")
     if state is None:
-        raise InvalidArgument(f"states: expected states of a job, got {number}", field="states", reason="ENUM_UNKNOWN")
+        raise invalid("states", "states of a job", number, reason="ENUM_UNKNOWN")
     return state
 
 
 def _page_token(text: str) -> int:
-    """The arrival before which a page begins."""
+    """Returns the arrival number before which a page begins."""
     if not text:
         return _NEWEST
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidArgument(
-            f"page_token: expected next_page_token of the reply before, got {text[:40]!r}",
-            field="page_token",
-            reason="PAGE_TOKEN_INVALID",
-        )
+        raise invalid("page_token", "next_page_token of the previous reply", repr(text[:40]))
     return int(text)

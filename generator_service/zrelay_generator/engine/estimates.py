@@ -9,8 +9,7 @@ from zrelay_generator.cost.model import CostModel
 from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.refusals import out_of_memory
-from zrelay_generator.features.hooks import Feature
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobFeature, JobSpec
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_shared.torch_devices import report
 
@@ -78,7 +77,7 @@ class JobEstimator:
         (_, now), (_, after) = remaining[image.done], remaining[image.done + 1]
         return Size(now.tokens - after.tokens, now.squares - after.squares)
 
-    def encode_s(self, features: Iterable[Feature]) -> float:
+    def encode_s(self, features: Iterable[JobFeature]) -> float:
         """Returns the seconds of the images that a job's features give to the VAE's encoder.
 
         Each counts as its decode, which is an upper bound: an encoder is narrower at full size than its decoder.

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from zrelay_generator.cost.size import Size
-from zrelay_generator.features.hooks import Feature, Step
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobFeature, JobSpec, Step
 from zrelay_generator.features.registry import features_of, steps_of
 from zrelay_generator.model.latents import image_seed
 from zrelay_generator.model.packing import Conditioning
@@ -92,7 +91,7 @@ class DeviceJob:
     cancelled: bool = False
     caller: str = ""
     conditioning: Conditioning | None = None
-    features: tuple[Feature, ...] = field(init=False)
+    features: tuple[JobFeature, ...] = field(init=False)
     steps: tuple[Step, ...] = field(init=False)
     images: list[ImageState] = field(init=False)
     timings: StageTimings = field(default_factory=StageTimings)

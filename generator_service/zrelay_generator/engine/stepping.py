@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zrelay_generator.engine.job import DeviceJob, ImageState
-from zrelay_generator.features.hooks import PROMPT, Step
+from zrelay_generator.features.protocol import PROMPT, Prompt, Step
 from zrelay_generator.model.latents import denoised, euler_step, noise_from
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
@@ -43,14 +43,14 @@ class CompletedStep:
 def begin(job: DeviceJob, model: LoadedModel) -> None:
     """Computes what no step changes: the refined caption, what features need, the modulation of each step."""
 
-    def condition(prompt_embeds: Tensor) -> Conditioning:
+    def condition(prompt: Prompt) -> Conditioning:
         for feature in job.features:
-            if (found := feature.conditioning(model, prompt_embeds)) is not None:
+            if (found := feature.conditioning(model, prompt)) is not None:
                 return found
         _, height, width = latents_shape(job, model)
-        return model.transformer.conditioning(model.transformer.context(prompt_embeds), height, width)
+        return model.transformer.conditioning(model.transformer.context(prompt.embeds), height, width)
 
-    conditioning = condition(job.spec.prompt_embeds)
+    conditioning = condition(job.spec.prompt)
     for feature in job.features:
         feature.begin(model, condition)
     for step in job.steps:

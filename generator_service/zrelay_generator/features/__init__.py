@@ -1,1 +1,1 @@
-"""Capabilities of a job, one folder each, and what a job asks for."""
+"""Features of a job, one folder each, with the protocol between them, the requests and the engine."""

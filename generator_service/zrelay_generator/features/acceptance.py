@@ -1,4 +1,4 @@
-"""What a generator accepts: the configuration and the checkpoint together."""
+"""What a generator accepts: limits and defaults of the configuration and of the checkpoint together."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,23 @@ from zrelay_shared.checkpoints import GenerationDefaults
 from zrelay_shared.fingerprint import EncoderFingerprint
 
 MAX_IMAGE_BYTES = 32 << 20
-"""Half a message: a 3000 x 3000 PNG of pure noise."""
+"""Limit of an image file in a request. A PNG of 3000 x 3000 random pixels fits; it is half a message."""
 MAX_IMAGE_PIXELS = 1 << 25
-"""Twice 4096 x 4096: 100 MB while the file is being read."""
-
-
-@dataclass(frozen=True, slots=True)
-class OmniLimits:
-    """Of reference images: the width of their SigLIP grids, pixels of a side once they are resized."""
-
-    siglip_width: int
-    max_side: int
+"""Limit of a picture in a request: twice 4096 x 4096, 100 MB while the file is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingLimits:
-    """What a request may ask for; sides in pixels, divisible by `size_multiple`. `defaults` fill what it leaves out."""
+    """Limits of SamplingOptions.
+
+    Attributes:
+        size_multiple: Divisor of width and height.
+        min_side, max_side: Least and greatest side in pixels, both divisible by `size_multiple`.
+        max_pixels: Greatest area in pixels.
+        max_steps: Greatest number of steps.
+        max_images: Greatest number of images.
+        defaults: Values of the fields that a request leaves out.
+    """
 
     size_multiple: int
     min_side: int
@@ -37,25 +38,29 @@ class SamplingLimits:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Limits and defaults of a request, the prompt's bounds, the encoder that belongs to the checkpoint, the number of
-    its main blocks, what an image of a request may be (bytes of the file, pixels of the picture), and what reference
-    images may be, None for a transformer without SigLIP parts; whether every job is `deterministic`, asked or not."""
+    """What requests may ask for.
+
+    Attributes:
+        sampling: Limits and defaults of SamplingOptions.
+        model: Limits of the checkpoint. Features derive their own limits from it.
+        encoder: Fingerprint of the encoder that belongs to the checkpoint.
+        max_image_bytes: Greatest size of an image file.
+        max_image_pixels: Greatest area of a picture.
+        deterministic: Whether every job is deterministic, also if the request does not ask for it.
+    """
 
     sampling: SamplingLimits
-    text_limit: int
-    embeds_width: int
+    model: ModelLimits
     encoder: EncoderFingerprint
-    layers: int
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    omni: OmniLimits | None = None
     deterministic: bool = False
 
 
 def acceptance(
     config: GeneratorConfig, model: ModelLimits, defaults: GenerationDefaults, identity: Identity
 ) -> Acceptance:
-    """The narrower of what the configuration and the checkpoint allow; sides rounded to what can be asked for."""
+    """Returns the narrower of the configured limits and those of the checkpoint, sides rounded to valid values."""
     multiple = model.size_multiple
     sampling = SamplingLimits(
         size_multiple=multiple,
@@ -66,14 +71,4 @@ def acceptance(
         max_images=config.max_images,
         defaults=defaults,
     )
-    # A grid is spread over its picture's latents, of which there are twice as many as positions are counted for.
-    omni = OmniLimits(model.siglip_width, model.max_side // 2) if model.siglip_width else None
-    return Acceptance(
-        sampling,
-        model.text_limit,
-        model.embeds_width,
-        identity.encoder,
-        model.layers,
-        omni=omni,
-        deterministic=config.deterministic,
-    )
+    return Acceptance(sampling, model, identity.encoder, deterministic=config.deterministic)

@@ -1,21 +1,44 @@
-"""What a job is asked to paint: frozen, self-contained, checked before it comes here."""
+"""The protocol between jobs, the engine and features: what a job is, and what a feature may do to it.
 
+A feature is a vertical slice: one folder beside this module with its spec, its request parsing, its capability names
+for GetInfo, its hooks and its provenance entry. The folder exports one `FeatureSlice`, which `registry.py` lists. No
+module outside the folder knows the feature by name. docs/how-to/add-a-feature.md shows how to add one.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
-from zrelay_generator.features.omni.spec import References
+from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.schedule import Schedule
 from zrelay_generator.images.writing import ImageFormat
+from zrelay_generator.model.model import LoadedModel
+from zrelay_generator.model.packing import Conditioning
+from zrelay_generator.model.size import Size
+from zrelay_generator.model.transformer import Prediction, Segment
 from zrelay_generator.priority import Priority as Priority
+
+PROMPT = "prompt"
+"""Name of the segment that every job has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the noise becomes pictures, every default filled in.
+    """Size, schedule, guidance and seed of a job, with every default filled in.
 
-    Attributes: sides in pixels; `shift` is None where the caller gave the schedule itself; `seed` of the first image;
-    `first_step` of the schedule that is run, above 0 where the picture starts from another one.
+    Attributes:
+        width, height: Size of each image in pixels.
+        guidance_scale: Factor of classifier-free guidance; 0 is off.
+        cfg_normalization: Bound of the guided prediction's norm, as a multiple of the unguided norm; 0 is off.
+        cfg_truncation: Guidance is off once the timestep exceeds this value; 1 is never.
+        shift: Shift of the schedule, None if the caller sent the sigmas.
+        schedule: Noise level before and after each step.
+        seed: Seed of the first image; image i has `seed + i`.
+        num_images: Number of images.
+        first_step: Index of the first step that runs. Above 0 if the job starts from a picture.
     """
 
     width: int
@@ -31,17 +54,26 @@ class Sampling:
 
     @property
     def num_inference_steps(self) -> int:
+        """Steps of the whole schedule."""
         return self.schedule.num_inference_steps
 
     @property
     def run_steps(self) -> int:
-        """Forwards that are run for one image."""
+        """Steps that run for one image."""
         return self.num_inference_steps - self.first_step
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a result is written as; `preview_every` steps (0: none) of at most `preview_max_side` pixels."""
+    """Format of the result and of previews.
+
+    Attributes:
+        format: File format of the images.
+        quality: 1 to 100, for lossy formats.
+        omit_provenance: Whether provenance is left out of the files.
+        preview_every: Steps between two previews, 0 for none.
+        preview_max_side: Longer side of a preview in pixels, at most.
+    """
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 95
@@ -52,10 +84,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the embeddings and words of a job came from; none of it changes the picture.
+    """Origin of a job's prompts, written into the provenance of its images. It does not change the images.
 
-    Attributes: `encoder` the fingerprint of what made the embeddings, as JSON text; `relation` and `differences` how
-    it relates to the checkpoint's own encoder; `prompt`, `negative_prompt` the user's words or None; `labels` pairs.
+    Attributes:
+        encoder: Fingerprint of the encoder as JSON text.
+        relation: Relation of that encoder to the one of the checkpoint, for example `exact`.
+        differences: Names of the fields in which both encoders differ.
+        prompt, negative_prompt: The user's text, None if it was not sent.
+        labels: Pairs of name and value.
     """
 
     encoder: str = "{}"
@@ -67,47 +103,196 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StartImage:
-    """The picture that a job starts from: `pixels` [3, height, width] uint8 of the result's size, the SHA-256 (hex) of
-    the `file` it came as, and the `strength` that made `Sampling.first_step`."""
+class Prompt:
+    """Embeddings of one prompt.
 
-    pixels: Tensor
-    file_sha256: str
-    strength: float
+    Attributes:
+        embeds: [T, width], on the CPU, the segments one behind the other.
+        lengths: Tokens of each segment. An ordinary prompt is one segment, which is the default.
+    """
+
+    embeds: Tensor
+    lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            object.__setattr__(self, "lengths", (len(self.embeds),))
+        if sum(self.lengths) != len(self.embeds):
+            raise ValueError(f"lengths: expected a sum of {len(self.embeds)}, got {sum(self.lengths)}")
 
 
-@dataclass(frozen=True, slots=True)
-class SkipLayers:
-    """Skip-layer guidance: how strongly to push away from a prediction without `layers`, in steps from the share
-    `start` of those that are run until before `stop`."""
+class FeatureSpec:
+    """What one job asks of one feature. Subclasses are frozen dataclasses in the feature's folder."""
 
-    scale: float
-    layers: frozenset[int]
-    start: float
-    stop: float
+    __slots__ = ()
+
+    def applied_to(self, sampling: Sampling) -> Sampling:
+        """Returns the sampling under this feature, for example with fewer steps to run."""
+        return sampling
+
+    def provenance(self) -> Mapping[str, object]:
+        """Returns the JSON entries that this feature adds to an image's provenance, by key."""
+        return {}
+
+
+SpecT = TypeVar("SpecT", bound=FeatureSpec)
+RequestT = TypeVar("RequestT")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobSpec:
-    """One self-contained job.
+    """One self-contained, validated job.
 
-    Attributes: `prompt_embeds` [T, width] and `negative_prompt_embeds` (needed where guidance is on) on the CPU;
-    `identity` equal for requests of equal content; `start_image`, `skip_layers` and `omni` where asked for. The
-    embeddings of an Omni prompt are its segments one behind the other.
+    Attributes:
+        prompt: The prompt's embeddings.
+        sampling: Size, schedule, guidance and seed.
+        output: Format of the result.
+        origin: Origin of the prompts, for provenance.
+        priority: Priority class.
+        deterministic: Whether the images are bit for bit the same whatever else runs on the device.
+        features: What the job asks of features, at most one spec of each kind.
     """
 
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor | None
+    prompt: Prompt
     sampling: Sampling
     output: Output = Output()
     origin: Origin = Origin()
     priority: Priority = Priority.NORMAL
     deterministic: bool = False
-    identity: str = ""
-    start_image: StartImage | None = None
-    skip_layers: SkipLayers | None = None
-    omni: References | None = None
+    features: tuple[FeatureSpec, ...] = ()
+
+    def feature(self, kind: type[SpecT]) -> SpecT | None:
+        """Returns the job's spec of one feature, None if the job does not use it."""
+        return next((spec for spec in self.features if isinstance(spec, kind)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one image.
+
+    Attributes:
+        image: Index of the image in the job.
+        index: Index of the step in the schedule.
+        sigma, sigma_next: Noise level before and after the step.
+        progress: Share of the steps to run that precede this one, from 0 to below 1.
+    """
+
+    image: int
+    index: int
+    sigma: float
+    sigma_next: float
+    progress: float
 
     @property
-    def guided(self) -> bool:
-        return self.sampling.guidance_scale > 0.0 and self.negative_prompt_embeds is not None
+    def timestep(self) -> float:
+        """Input of the transformer, `1 - sigma`."""
+        return 1.0 - self.sigma
+
+
+Condition = Callable[[Prompt], Conditioning]
+"""Computes the sequence of the job's images under a prompt."""
+SequenceSize = Callable[[Prompt], Size]
+"""Returns the size of one forward of one image under a prompt. Needs no device."""
+
+
+class JobFeature:
+    """One feature of one job. It lives as long as the job.
+
+    The engine calls the hooks of all features of a job in the order of the registry and knows no feature by name. Each
+    hook has a default that changes nothing. Hooks run on the device thread, except `size`, `sequence_size` and
+    `encoded_pixels`, which run on any thread, need no device and may be called before `begin`. An exception in a hook
+    ends this job only.
+    """
+
+    def sequence_size(self, prompt: Prompt) -> Size | None:
+        """Returns the size of one forward under a prompt if `conditioning` replaces the plain sequence, else None."""
+        return None
+
+    def size(self, step: Step, layers: int, sequence_size: SequenceSize) -> Size:
+        """Returns what the feature adds to the forward of a step.
+
+        Args:
+            step: The step.
+            layers: Number of main blocks of the transformer.
+            sequence_size: Size of one forward under a prompt, with `sequence_size` of all features applied.
+        """
+        return Size()
+
+    def encoded_pixels(self) -> tuple[int, ...]:
+        """Returns the pixel count of each picture that the VAE encodes when the job begins, for memory and time."""
+        return ()
+
+    def begin(self, model: LoadedModel, condition: Condition) -> None:
+        """Computes what no step changes. Called once per job, before its first step."""
+
+    def conditioning(self, model: LoadedModel, prompt: Prompt) -> Conditioning | None:
+        """Returns the sequence of an image under a prompt, None for the plain one. Called for each prompt."""
+        return None
+
+    def start(self, image: int, generator: torch.Generator, shape: tuple[int, int, int], sigma: float) -> Tensor | None:
+        """Returns the first latents of an image.
+
+        Args:
+            image: Index of the image.
+            generator: The image's own generator. Values drawn here are drawn before the noise.
+            shape: Shape of the latents, (channels, h, w).
+            sigma: Noise level of the first step.
+
+        Returns:
+            Latents [channels, h, w] float32 at `sigma`, None to start from noise.
+        """
+        return None
+
+    def segments(self, model: LoadedModel, step: Step, segments: dict[str, Segment]) -> dict[str, Segment]:
+        """Returns the segments of a step by name: the given ones, changed or with more beside them."""
+        return segments
+
+    def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
+        """Returns the prediction [channels, h, w] float32 of a step.
+
+        Args:
+            step: The step.
+            prediction: The prediction of the prompt's segment as changed by the features before this one.
+            predictions: The predictions of all segments by name.
+        """
+        return prediction
+
+    def settle(self, step: Step, latents: Tensor) -> Tensor:
+        """Returns the latents [channels, h, w] float32 after the Euler step, at `step.sigma_next`."""
+        return latents
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One entry of GetInfo's feature list: a name of the contract, availability, and a note or restriction."""
+
+    name: str
+    note: str = ""
+    available: bool = True
+
+
+def _no_check(request: object) -> None:
+    """Refuses nothing."""
+
+
+@dataclass(frozen=True)
+class FeatureSlice(Generic[SpecT, RequestT]):
+    """Everything that the rest of the generator needs to know of one feature.
+
+    Attributes:
+        fields: Fields of GenerationSpec that belong to the feature.
+        spec: Class of the job's part.
+        capabilities: Makes the entries of GetInfo from what the generator accepts; None while the model is loading.
+        parse: Reads the job's part from a request. Returns None if the request does not use the feature. Raises the
+            errors of `zrelay_shared.errors`.
+        hooks: Makes the hooks of a job from its part and the whole job. Returns None if nothing is to be done.
+        check: Refuses what can be refused from the message alone. It is called for every request, before tensors and
+            files are read.
+    """
+
+    fields: tuple[str, ...]
+    spec: type[SpecT]
+    capabilities: Callable[[Acceptance | None], tuple[Capability, ...]]
+    parse: Callable[[RequestT], SpecT | None]
+    hooks: Callable[[SpecT, JobSpec], JobFeature | None]
+    check: Callable[[RequestT], None] = _no_check

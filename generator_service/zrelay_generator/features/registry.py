@@ -1,38 +1,64 @@
-"""Which features a job has, in the order in which they act. A new feature is a module and a line here."""
+"""The list of features, and what follows from it. A new feature is one folder and one line here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
-from zrelay_generator.features.guidance.hooks import Guidance
-from zrelay_generator.features.hooks import Feature, Step
-from zrelay_generator.features.image_to_image.hooks import ImageToImage
-from zrelay_generator.features.omni.hooks import Omni
-from zrelay_generator.features.protocol import JobSpec
-from zrelay_generator.features.skip_layers.hooks import SkipLayerGuidance
+from zrelay_generator.features import guidance, image_to_image, omni, skip_layers
+from zrelay_generator.features.protocol import FeatureSlice, JobFeature, JobSpec, Prompt, Step
+from zrelay_generator.features.request import SpecRequest
 from zrelay_generator.model.size import Size, segment_size
 
-FEATURES: tuple[Callable[[JobSpec], Feature | None], ...] = (
-    ImageToImage.of,
-    Guidance.of,
-    Omni.of,  # after guidance: it has a word in every prompt's segment
-    SkipLayerGuidance.of,  # after guidance: its push is not bounded by cfg_normalization
+FEATURES: tuple[FeatureSlice[Any, SpecRequest], ...] = (
+    guidance.SLICE,
+    skip_layers.SLICE,  # after guidance: cfg_normalization does not bound it
+    omni.SLICE,  # after guidance: it changes the segments of all prompts
+    image_to_image.SLICE,
 )
+"""All features, in the order in which they are parsed and in which their hooks run."""
+
+UNBUILT = {
+    "inpaint": "generate.inpaint",
+    "controls": "generate.control",
+    "loras": "generate.lora",
+    "dype": "generate.dype",
+    "passes": "generate.passes",
+    "tiled_vae": "generate.tiled_vae",
+}
+"""Fields of GenerationSpec that no feature reads yet, with the names of their capabilities."""
 
 
-def features_of(spec: JobSpec) -> tuple[Feature, ...]:
-    """The features that a job asks for. Needs no device."""
-    return tuple(feature for make in FEATURES if (feature := make(spec)) is not None)
+def features_of(spec: JobSpec) -> tuple[JobFeature, ...]:
+    """Makes the hooks of a job's features. Needs no device."""
+    parts = ((each, spec.feature(each.spec)) for each in FEATURES)
+    made = (each.hooks(part, spec) for each, part in parts if part is not None)
+    return tuple(feature for feature in made if feature is not None)
 
 
 def steps_of(spec: JobSpec, image: int = 0) -> Iterator[Step]:
-    """The steps that are run, in order."""
+    """Yields the steps that run for one image, in order."""
     sampling = spec.sampling
     sigmas, first, count = sampling.schedule.sigmas, sampling.first_step, sampling.run_steps
     for index in range(first, sampling.num_inference_steps):
         yield Step(image, index, sigmas[index], sigmas[index + 1], (index - first) / count)
 
 
-def step_sizes(spec: JobSpec, features: tuple[Feature, ...], layers: int) -> list[Size]:
-    """The size of each step's forward of one image, were it alone."""
+def step_sizes(spec: JobSpec, features: tuple[JobFeature, ...], layers: int) -> list[Size]:
+    """Returns the size of each step's forward of one image, if nothing else is packed with it.
+
+    Args:
+        spec: The job.
+        features: Its features, as made by `features_of`.
+        layers: Number of main blocks of the transformer.
+    """
     sampling = spec.sampling
-    plain = segment_size(sampling.width, sampling.height, len(spec.prompt_embeds))
-    return [sum((feature.size(step, layers) for feature in features), plain) for step in steps_of(spec)]
+
+    @cache
+    def sequence_size(prompt: Prompt) -> Size:
+        for feature in features:
+            if (found := feature.sequence_size(prompt)) is not None:
+                return found
+        return segment_size(sampling.width, sampling.height, len(prompt.embeds))
+
+    plain = sequence_size(spec.prompt)
+    return [sum((each.size(step, layers, sequence_size) for each in features), plain) for step in steps_of(spec)]

@@ -1,4 +1,4 @@
-"""The noise schedule: sigmas from 1 to 0 as plain lists, and the timesteps the transformer is fed."""
+"""The noise schedule: sigmas from 1 to 0, and the timesteps that are the transformer's input."""
 
 from array import array
 from collections.abc import Sequence
@@ -9,22 +9,25 @@ from dataclasses import dataclass
 class Schedule:
     """The noise levels of one job.
 
-    Attributes: `sigmas` N + 1 falling values, the last 0; `timesteps` N values, 1 - sigma before each forward.
+    Attributes:
+        sigmas: N + 1 strictly decreasing values, the last of which is 0.
     """
 
     sigmas: tuple[float, ...]
 
     @property
     def num_inference_steps(self) -> int:
+        """Number of steps, N."""
         return len(self.sigmas) - 1
 
     @property
     def timesteps(self) -> tuple[float, ...]:
+        """N values, `1 - sigma` before each forward."""
         return tuple(1.0 - sigma for sigma in self.sigmas[:-1])
 
 
 def linear_sigmas(num_inference_steps: int) -> list[float]:
-    """N values from 1 down to 1/N (diffusers' `get_default_z_image_sigmas`; no forward is spent at sigma 0)."""
+    """Returns N values from 1 to 1/N, as `get_default_z_image_sigmas` in diffusers: no forward runs at sigma 0."""
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps: expected at least 1, got {num_inference_steps}")
     # 1 + i (1/N - 1) / (N - 1) with the fraction reduced: (1/N - 1) / (N - 1) = -1/N.
@@ -32,26 +35,34 @@ def linear_sigmas(num_inference_steps: int) -> list[float]:
 
 
 def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
-    """s * sigma / (1 + (s - 1) * sigma): FlowMatchEulerDiscreteScheduler without dynamic shifting."""
+    """Returns `s * sigma / (1 + (s - 1) * sigma)`, as FlowMatchEulerDiscreteScheduler without dynamic shifting."""
     if not shift > 0.0:
         raise ValueError(f"shift: expected more than 0, got {shift}")
     return [shift * sigma / (1.0 + (shift - 1.0) * sigma) for sigma in sigmas]
 
 
 def shifted_schedule(num_inference_steps: int, shift: float) -> Schedule:
-    """The schedule of `num_inference_steps` forwards under `shift`."""
+    """Returns the schedule of `num_inference_steps` forwards under `shift`."""
     return Schedule((*shifted(linear_sigmas(num_inference_steps), shift), 0.0))
 
 
 def explicit_schedule(sigmas: Sequence[float], shift: float | None = None) -> Schedule:
-    """A schedule given by the caller: falling values in (0, 1], without the final 0, taken as they are; with a `shift`
-    as diffusers' scheduler of that shift takes them, in float32, so that what is reported of it makes the same."""
+    """Returns a schedule that was given by the caller.
+
+    Args:
+        sigmas: Strictly decreasing values in (0, 1], without the final 0.
+        shift: Shift that is applied to them in float32, as diffusers' scheduler of that shift does; the reported
+            values give the same schedule again. None applies none.
+
+    Raises:
+        ValueError: The values are not strictly decreasing, or not after the shift.
+    """
     if not sigmas:
         raise ValueError("sigmas: expected at least one value, got none")
     _check_falling(sigmas)
     if shift is not None:
         sigmas = array("f", shifted(sigmas, shift))
-        _check_falling(sigmas)  # what is too near to be told apart after it
+        _check_falling(sigmas)  # values may have become equal
     return Schedule((*sigmas, 0.0))
 
 
@@ -61,5 +72,5 @@ def _check_falling(sigmas: Sequence[float]) -> None:
         if not 0.0 < sigma <= 1.0:
             raise ValueError(f"sigmas: expected values in (0, 1], got {sigma}")
         if not sigma < previous:
-            raise ValueError(f"sigmas: expected strictly falling values, got {sigma} after {previous}")
+            raise ValueError(f"sigmas: expected strictly decreasing values, got {sigma} after {previous}")
         previous = sigma

@@ -1,1 +1,1 @@
-"""Image files: reading, writing, and the provenance inside them."""
+"""Image files: decoding, encoding and the provenance text inside them."""

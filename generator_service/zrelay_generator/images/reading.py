@@ -1,4 +1,4 @@
-"""An image file of a request to pixels, bounded before anything is decoded. Beside images.py the one owner of PIL."""
+"""Decodes image files of requests. Sizes are checked before anything is decoded."""
 
 import io
 import struct
@@ -11,10 +11,18 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def read_image(data: bytes, width: int, height: int, max_pixels: int) -> Tensor:
-    """PNG, JPEG or WebP -> [3, height, width] uint8 RGB as `open_picture`, resized by Lanczos as diffusers'
-    VaeImageProcessor does.
+    """Decodes a PNG, JPEG or WebP file and resizes it by Lanczos as diffusers' VaeImageProcessor does.
 
-    Raises as `open_picture`.
+    Args:
+        data: The file.
+        width, height: Size of the result in pixels.
+        max_pixels: Greatest area of the file's picture.
+
+    Returns:
+        [3, height, width] uint8 RGB.
+
+    Raises:
+        ValueError: As `open_picture`.
     """
     picture = open_picture(data, max_pixels)
     if picture.size != (width, height):
@@ -24,34 +32,36 @@ def read_image(data: bytes, width: int, height: int, max_pixels: int) -> Tensor:
 
 
 def open_picture(data: bytes, max_pixels: int) -> Image.Image:
-    """PNG, JPEG or WebP -> an RGB picture of its own size, EXIF orientation honoured, what is transparent laid on
-    white: the vision service reads a reference in the same way.
+    """Decodes a PNG, JPEG or WebP file to RGB, with EXIF orientation applied and transparency on white.
 
-    Raises ValueError for anything else, for a damaged file, and for more than `max_pixels`.
+    The vision service decodes references in the same way.
+
+    Raises:
+        ValueError: The file has another format, is damaged, or has more than `max_pixels` pixels.
     """
     try:
-        _check_area(_webp_size(data), max_pixels)  # PIL allocates a WebP's canvas when it opens the file
+        _check_area(_webp_size(data), max_pixels)  # PIL allocates the canvas of a WebP when it opens the file
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_area(opened.size, max_pixels)
             opened.load()
             return _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
-        raise ValueError(f"expected a {', '.join(FORMATS)} file, got {len(data)} bytes that are none") from None
+        raise ValueError(f"expected a {', '.join(FORMATS)} file, got {len(data)} bytes of another format") from None
     except Image.DecompressionBombError:
         raise ValueError(f"expected at most {max_pixels} pixels, got far more") from None
     except (OSError, SyntaxError, EOFError, struct.error, IndexError, TypeError, KeyError, OverflowError) as error:
-        # What PIL's readers raise on files that are cut off or damaged.
-        said = (str(error) or type(error).__name__).splitlines()[0][:80]
-        raise ValueError(f"expected a whole image file, got a damaged one ({said}); save it again") from None
+        # PIL raises these for truncated and damaged files.
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise ValueError(f"expected a whole image file, got a damaged one ({reason}); save it again") from None
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits of grey, which PIL would clip instead of scaling
+    if picture.mode.startswith("I"):  # PIL clips 16 bits of grey instead of scaling them
         return picture.convert("I").point(lambda value: value * (255 / 65535)).convert("L").convert("RGB")
     if picture.has_transparency_data:
-        laid = picture.convert("RGBA")
-        white = Image.new("RGBA", laid.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, laid).convert("RGB")
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
     return picture.convert("RGB")
 
 
@@ -61,7 +71,7 @@ def _check_area(size: tuple[int, int] | None, max_pixels: int) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) that a WebP file's header tells, None for anything else (RFC 9649)."""
+    """Returns (width, height) from the header of a WebP file, None for any other file (RFC 9649)."""
     if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
     kind = data[12:16]

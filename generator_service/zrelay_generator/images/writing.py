@@ -1,4 +1,4 @@
-"""Pixels to files: PNG, JPEG or WebP with provenance inside, and the digests of both. The one owner of PIL."""
+"""Encodes images as PNG, JPEG or WebP with provenance inside, and previews as JPEG."""
 
 import hashlib
 import io
@@ -10,19 +10,20 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 PROVENANCE_KEY = "zrelay"
-"""Keyword of the PNG iTXt chunk; the other formats carry the same JSON as EXIF UserComment."""
+"""Keyword of the PNG iTXt chunk. The other formats carry the same JSON as EXIF UserComment."""
 PREVIEW_BYTES = 32 * 1024
+"""Greatest size of a preview."""
 _USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
 _ASCII = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
-"""A JPEG segment ends at 65,533 bytes, and EXIF is one segment."""
+"""Limit of the provenance in EXIF. EXIF is one JPEG segment, which holds 65,533 bytes."""
 _PNG_LEVEL = 3
-"""zlib level: a third of the time of the default 6 for files a few percent larger."""
+"""zlib level. It takes a third of the time of the default, 6; files are a few percent larger."""
 
 
 class ImageFormat(StrEnum):
-    """What a result is written as."""
+    """File format of a result."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -30,22 +31,34 @@ class ImageFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A written image and the SHA-256 (hex) of the file."""
+class EncodedImage:
+    """An encoded image.
+
+    Attributes:
+        data: The file.
+        sha256: SHA-256 (hex) of the file.
+    """
 
     data: bytes
     sha256: str
 
 
 def pixels_sha256(pixels: Tensor) -> str:
-    """SHA-256 (hex) of [H, W, 3] uint8 pixels: RGB, 8 bits, row-major."""
+    """Returns the SHA-256 (hex) of pixels [H, W, 3] uint8, RGB, row-major."""
     return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
 
-def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: str) -> ImageFile:
-    """[H, W, 3] uint8 -> a file. `provenance` is ASCII JSON, "" for none; `quality` 1 to 100 for lossy formats.
+def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: str) -> EncodedImage:
+    """Encodes an image.
 
-    WebP is lossless at quality 100. Raises ValueError where the provenance does not fit the format.
+    Args:
+        pixels: [H, W, 3] uint8.
+        format: File format.
+        quality: 1 to 100 for lossy formats. WebP is lossless at 100.
+        provenance: JSON in ASCII, "" for none.
+
+    Raises:
+        ValueError: The provenance does not fit into the format.
     """
     image = Image.fromarray(pixels.numpy(), "RGB")
     buffer = io.BytesIO()
@@ -59,11 +72,11 @@ def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: s
     else:
         image.save(buffer, "WEBP", quality=quality, lossless=quality == 100, exif=_exif(provenance))
     data = buffer.getvalue()
-    return ImageFile(data, hashlib.sha256(data).hexdigest())
+    return EncodedImage(data, hashlib.sha256(data).hexdigest())
 
 
 def write_preview(pixels: Tensor) -> bytes:
-    """[h, w, 3] uint8 -> a JPEG of at most 32 KiB; the quality gives way first, then the size."""
+    """Encodes a preview [h, w, 3] uint8 as a JPEG of at most 32 KiB, with less quality first, then smaller."""
     image = Image.fromarray(pixels.numpy(), "RGB")
     while True:
         for quality in (80, 60, 40):

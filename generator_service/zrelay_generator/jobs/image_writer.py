@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from zrelay_generator.engine.events import ImagePixels, JobFailed, JobStage, PreviewPixels, StageProgress
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.refusals import device_failure
-from zrelay_generator.images.provenance import Painter, provenance_json
+from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.images.writing import pixels_sha256, write_image, write_preview
 from zrelay_generator.jobs.events import ImageFinished, JobEvent, JobSucceeded, PreviewReady
 
@@ -20,14 +20,14 @@ Publish = Callable[[DeviceJob, JobEvent], None]
 class ImageWriter:
     """Writes previews and images in the order in which they arrive, and publishes them from its thread."""
 
-    def __init__(self, painter: Painter, publish: Publish) -> None:
+    def __init__(self, loaded: LoadedIdentity, publish: Publish) -> None:
         """Starts the thread.
 
         Args:
-            painter: What generates the images, for their provenance.
+            loaded: What generates the images, for their provenance.
             publish: Receives the events; called from the writer's thread.
         """
-        self._painter = painter
+        self._loaded = loaded
         self._publish = publish
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="image-writer")
 
@@ -59,7 +59,7 @@ class ImageWriter:
         digest = pixels_sha256(event.pixels)
         text = ""
         if not output.omit_provenance:
-            text = provenance_json(spec, self._painter, event.image_index, event.seed, digest)
+            text = provenance_json(spec, self._loaded, event.image_index, event.seed, digest)
         file = write_image(event.pixels, output.format, output.quality, text)
         seconds = time.perf_counter() - started
         job.timings.encode_image_s += seconds

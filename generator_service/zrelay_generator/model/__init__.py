@@ -1,1 +1,1 @@
-"""Z-Image's transformer and VAE as a packed forward: tensors in, tensors out."""
+"""Z-Image's transformer and VAE: loading, the packed forward, attention, decoding. Tensors in, tensors out."""

@@ -1,4 +1,4 @@
-"""Self-attention over a packed sequence: every segment attends to itself alone."""
+"""Self-attention over a packed sequence: each segment attends to itself only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring segments of equal length, attended to in one call: tokens [start, start + count * length)."""
+class AttentionRun:
+    """Neighbouring segments of equal length, computed in one call.
+
+    Attributes:
+        start: First token.
+        count: Number of segments.
+        length: Tokens of each segment.
+    """
 
     start: int
     count: int
@@ -21,19 +27,21 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
-    """Where the segments of a packed sequence are, in the forms that the kernels want.
+    """Positions of the segments of a packed sequence, in the forms that the kernels need.
 
-    Attributes: `lengths` of the segments; `runs`; `ends` int32 [segments + 1] from 0, on the device, where a kernel of
-    variable lengths is used, else None.
+    Attributes:
+        lengths: Tokens of each segment.
+        runs: Runs of segments of equal length.
+        ends: int32 [segments + 1] from 0 on the device for a kernel with variable lengths, None if it is not used.
     """
 
     lengths: list[int]
-    runs: tuple[Run, ...]
+    runs: tuple[AttentionRun, ...]
     ends: Tensor | None
 
 
 def spans_of(lengths: Sequence[int], device: torch.device) -> Spans:
-    """The spans of segments that stand one after another on `device`."""
+    """Returns the spans of consecutive segments on `device`."""
     runs = runs_of(lengths)
     ends = None
     if device.type == "cuda" and len(runs) > 1 and _varlen_kernel() is not None:
@@ -41,25 +49,32 @@ def spans_of(lengths: Sequence[int], device: torch.device) -> Spans:
     return Spans(list(lengths), runs, ends)
 
 
-def runs_of(lengths: Sequence[int]) -> tuple[Run, ...]:
-    """The runs of segments that stand one after another in a packed sequence, given their lengths."""
-    runs: list[Run] = []
+def runs_of(lengths: Sequence[int]) -> tuple[AttentionRun, ...]:
+    """Returns the runs of consecutive segments of equal length."""
+    runs: list[AttentionRun] = []
     start = 0
     for length in lengths:
         last = runs[-1] if runs else None
         if last is not None and last.length == length:
-            runs[-1] = Run(last.start, last.count + 1, length)
+            runs[-1] = AttentionRun(last.start, last.count + 1, length)
         else:
-            runs.append(Run(start, 1, length))
+            runs.append(AttentionRun(start, 1, length))
         start += length
     return tuple(runs)
 
 
 def ragged_attention(query: Tensor, key: Tensor, value: Tensor, spans: Spans) -> Tensor:
-    """Full attention inside each segment. All tensors are [tokens, heads, head_dim]; so is the result.
+    """Computes full attention inside each segment.
 
-    On CUDA in half precision one call of a kernel for variable lengths where lengths differ (unmeasured); elsewhere one
-    scaled_dot_product_attention for each run of equal lengths.
+    If lengths differ on CUDA in half precision, this is one call of a kernel for variable lengths (not measured).
+    Otherwise it is one `scaled_dot_product_attention` for each run of equal lengths.
+
+    Args:
+        query, key, value: [tokens, heads, head_dim].
+        spans: Positions of the segments.
+
+    Returns:
+        [tokens, heads, head_dim].
     """
     kernel = _varlen_kernel() if spans.ends is not None and query.dtype.itemsize == 2 else None
     if kernel is not None:
@@ -70,7 +85,7 @@ def ragged_attention(query: Tensor, key: Tensor, value: Tensor, spans: Spans) ->
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, run: Run) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, run: AttentionRun) -> Tensor:
     tokens = run.count * run.length
     shape = (run.count, run.length, *query.shape[1:])
     q, k, v = (t.narrow(0, run.start, tokens).view(shape).transpose(1, 2) for t in (query, key, value))
@@ -79,7 +94,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, run: Run) -> Tensor:
 
 @cache
 def _varlen_kernel() -> Any:
-    """torch's own kernel (2.10 and later), else that of the [flash] extra, None where there is neither."""
+    """Returns torch's own kernel (2.10 and later), else that of the [flash] extra, else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

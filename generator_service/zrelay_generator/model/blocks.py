@@ -11,9 +11,19 @@ from zrelay_generator.model.weights import BlockWeights
 
 
 def run_block(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor, norms: Sequence[Tensor]) -> Tensor:
-    """[tokens, dim] -> [tokens, dim]. `rope` is complex64 [tokens, 1, head_dim / 2]. `norms` are the four norm weights
-    with the modulation multiplied in, each [dim] for the whole sequence or [tokens, dim] where segments differ in their
-    timestep."""
+    """Runs one block.
+
+    Args:
+        weights: The block.
+        tokens: [tokens, dim].
+        spans: Positions of the segments.
+        rope: complex64 [tokens, 1, head_dim / 2].
+        norms: The four norm weights multiplied by the modulation, each [dim] for the whole sequence or [tokens, dim]
+            if segments differ in their timestep.
+
+    Returns:
+        [tokens, dim].
+    """
     before_attention, after_attention, before_mlp, after_mlp = norms
     eps = weights.eps
     mixed = _attention(weights, scaled_norm(tokens, before_attention, eps), spans, rope)
@@ -24,7 +34,7 @@ def run_block(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor,
 
 
 def scaled_norm(tokens: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm over the last axis times `weight`, [dim] or one row per token."""
+    """Returns the RMS norm over the last axis times `weight`, [dim] or one row per token."""
     shape = tokens.shape[-1:]
     if weight.ndim == 1:
         return F.rms_norm(tokens, shape, weight, eps)
@@ -42,6 +52,6 @@ def _attention(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor
 
 
 def _rotated(heads: Tensor, rope: Tensor) -> Tensor:
-    """RoPE in float32: neighbouring values are a complex number, turned by `rope` (ZSingleStreamAttnProcessor)."""
+    """Applies RoPE in float32: two neighbouring values are one complex number (ZSingleStreamAttnProcessor)."""
     pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(heads)

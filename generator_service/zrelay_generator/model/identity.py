@@ -1,4 +1,4 @@
-"""Who a checkpoint is: digests of what paints, and the encoder that belongs to it as far as the folder tells."""
+"""Identity of a checkpoint: digests of transformer and VAE, and the fingerprint of its encoder."""
 
 import hashlib
 import logging
@@ -12,13 +12,18 @@ from zrelay_shared.fingerprint import EncoderFingerprint
 
 log = logging.getLogger(__name__)
 FAMILY = "qwen3"
-"""Of every text encoder that a Z-Image transformer was trained with."""
+"""Family of every text encoder that a Z-Image transformer was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`model_id` for people; `transformer_digest` and `vae_digest` SHA-256 (hex); `encoder` what the embeddings should
-    come from."""
+    """Identity of a checkpoint.
+
+    Attributes:
+        model_id: Name for people.
+        transformer_digest, vae_digest: SHA-256 (hex) of both components.
+        encoder: Fingerprint of the encoder whose embeddings the transformer expects.
+    """
 
     model_id: str
     transformer_digest: str
@@ -26,15 +31,21 @@ class Identity:
     encoder: EncoderFingerprint
 
     @property
-    def paints(self) -> str:
-        """What has to be equal for the same picture."""
+    def image_digest(self) -> str:
+        """Digest of everything that must be equal to generate the same image."""
         return f"{self.transformer_digest}+{self.vae_digest}"
 
 
 def identify(folder: Path, model_id: str, cache: Path) -> Identity:
-    """Reads what tells the checkpoint apart. Weights are hashed once and remembered in `cache`; nothing is loaded.
+    """Reads the identity of a checkpoint without loading it.
 
-    Raises CheckpointError. A folder without a text encoder is complete: its encoder's digests are then not known.
+    Args:
+        folder: A pipeline folder. The text encoder may be missing; the digests of the encoder are then unknown.
+        model_id: Name for people.
+        cache: Folder in which the digests of weights are kept, so that they are hashed once.
+
+    Raises:
+        CheckpointError: The folder is incomplete or damaged.
     """
     pipeline = open_pipeline(folder)
     transformer = pipeline.component("transformer")
@@ -50,7 +61,7 @@ def identify(folder: Path, model_id: str, cache: Path) -> Identity:
 
 
 def _vae_digest(vae: ComponentFolder, cache: Path) -> str:
-    """Of its tensors, and of how latents are scaled before they reach them."""
+    """Returns the digest of the VAE's tensors and of the scaling of its latents."""
     scale = [vae.config.get(name) for name in ("scaling_factor", "shift_factor")]
     return hashlib.sha256(f"{weights_digest(vae, cache=cache)} {scale}".encode()).hexdigest()
 

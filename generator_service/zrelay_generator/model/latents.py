@@ -1,4 +1,4 @@
-"""Latents: noise from a seed, the Euler step, and the way to patches and back."""
+"""Latents: noise from a seed, the Euler step, patches."""
 
 import torch
 from torch import Tensor
@@ -9,26 +9,33 @@ SEED_RANGE = 1 << 64
 
 
 def noise(seed: int, channels: int, height: int, width: int) -> Tensor:
-    """Standard normal latents [channels, height, width], float32 on the CPU.
+    """Returns standard normal latents [channels, height, width], float32 on the CPU.
 
-    Drawn by a CPU generator of its own, so a seed means the same picture on every device and in any company; equal to
-    what ZImagePipeline draws for one image from `torch.Generator("cpu").manual_seed(seed)`.
+    Each image has its own CPU generator, so that a seed gives the same image on every device and next to any other
+    job. The values equal those that ZImagePipeline draws from `torch.Generator("cpu").manual_seed(seed)`.
     """
     return noise_from(torch.Generator("cpu").manual_seed(seed), (channels, height, width))
 
 
 def noise_from(generator: torch.Generator, shape: tuple[int, int, int]) -> Tensor:
-    """The next standard normal latents [channels, height, width] of a CPU generator, float32."""
+    """Draws standard normal latents [channels, height, width] float32 from a CPU generator."""
     return torch.randn((1, *shape), generator=generator, dtype=torch.float32)[0]
 
 
 def image_seed(seed: int, index: int) -> int:
-    """Seed of image `index` of a request: seed + index, within 64 bits."""
+    """Returns the seed of image `index` of a request, `seed + index` modulo 2^64."""
     return (seed + index) % SEED_RANGE
 
 
 def patchify(latents: Tensor) -> Tensor:
-    """[C, h, w] -> [h/2 * w/2, 4 C], a patch's values as (row, column, channel): ZImageTransformer2DModel's order."""
+    """Cuts latents into patches.
+
+    Args:
+        latents: [C, h, w].
+
+    Returns:
+        [h/2 * w/2, 4 C]. The values of a patch are ordered (row, column, channel) as in ZImageTransformer2DModel.
+    """
     channels, height, width = latents.shape
     rows, columns = height // PATCH, width // PATCH
     patches = latents.view(channels, rows, PATCH, columns, PATCH).permute(1, 3, 2, 4, 0)
@@ -36,30 +43,30 @@ def patchify(latents: Tensor) -> Tensor:
 
 
 def unpatchify(patches: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `patchify`: [h/2 * w/2, 4 C] -> [C, h, w]."""
+    """Inverts `patchify`: [h/2 * w/2, 4 C] to [C, h, w]."""
     rows, columns = height // PATCH, width // PATCH
     grid = patches.view(rows, columns, PATCH, PATCH, -1)
     return grid.permute(4, 0, 2, 1, 3).reshape(-1, height, width)
 
 
 def euler_step(latents: Tensor, prediction: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """One step of the flow: x - (sigma_next - sigma) * prediction, float32.
+    """Returns the latents after one Euler step, `x - (sigma_next - sigma) * prediction`, float32.
 
-    The transformer predicts x0 - noise, the negative of the velocity that FlowMatchEulerDiscreteScheduler steps along.
+    The transformer predicts `x0 - noise`, the negative of the velocity of FlowMatchEulerDiscreteScheduler.
     """
     return torch.add(latents, prediction, alpha=sigma - sigma_next)
 
 
 def denoised(latents: Tensor, prediction: Tensor, sigma: float) -> Tensor:
-    """The clean latents that a prediction at `sigma` points to: x + sigma * prediction."""
+    """Returns the clean latents that a prediction at `sigma` implies, `x + sigma * prediction`."""
     return torch.add(latents, prediction, alpha=sigma)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every value is finite. One reduction: the largest magnitude carries any NaN or infinity."""
+    """Returns whether every value is finite, by one reduction: the largest magnitude propagates NaN and infinity."""
     return bool(torch.isfinite(magnitude(tensor)))
 
 
 def magnitude(tensor: Tensor) -> Tensor:
-    """The largest absolute value; NaN or infinite where any value is."""
+    """Returns the largest absolute value, NaN or infinite if any value is."""
     return tensor.abs().amax()

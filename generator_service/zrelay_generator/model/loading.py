@@ -1,4 +1,4 @@
-"""Load transformer, VAE and schedule of a checkpoint folder; its text encoder is never opened, nor any pickle."""
+"""Loads transformer, VAE and defaults of a checkpoint folder. It opens neither the text encoder nor pickle files."""
 
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,14 @@ _TRAIN_TIMESTEPS = 1000
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """The model of the pipeline folder. Raises CheckpointError naming what is missing or does not fit."""
+    """Loads the model of a pipeline folder.
+
+    Raises:
+        CheckpointError: Something is missing or does not fit; the message names it.
+        OutOfMemory: The device has not enough memory.
+    """
     pipeline = open_pipeline(folder)
-    said = defaults(folder)
+    generation_defaults = defaults(folder)
     _check_scheduler(pipeline)
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
@@ -59,11 +64,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
             vae = Vae(autoencoder)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"vae/config.json: {error}", metadata={"file": "vae/config.json"}) from error
-        return LoadedModel(PackedTransformer(weights), vae, fit_latent_to_rgb(vae), said, limits)
+        return LoadedModel(PackedTransformer(weights), vae, fit_latent_to_rgb(vae), generation_defaults, limits)
 
 
 def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """One component, a diffusers model of class `kind`; its tensors are read straight to the device, never twice."""
+    """Loads one component, a diffusers model of class `kind`. Its tensors are read directly to the device, once."""
     component = pipeline.component(name)
     try:
         loaded, report = kind.from_pretrained(
@@ -75,12 +80,12 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
             low_cpu_mem_usage=True,
             output_loading_info=True,
         )
-    except Exception as error:  # no heads, a width of 0: diffusers meets them with whatever Python raises
+    except Exception as error:  # diffusers does not validate configurations: no heads or a width of 0 raise any error
         if is_out_of_memory(error):
             raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise _unusable(name, _difference(kind, component) or said) from error
-    # diffusers only warns of these, and leaves tensors that are missing at random values.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise _unusable(name, _difference(kind, component) or reason) from error
+    # diffusers only warns about these and leaves missing tensors at random values.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if names := [str(item) for item in report[problem]]:
             raise _unusable(name, f"{problem.replace('_', ' ')}: {listed(names)}")
@@ -88,11 +93,11 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
 
 
 def _difference(kind: Any, component: ComponentFolder) -> str:
-    """Which tensors config.json asks for and the files lack, or hold in another shape; "" where that is not it."""
+    """Returns which tensors of config.json the files lack or hold in another shape, "" if there are none."""
     try:
         with torch.device("meta"):
             wanted = {name: tuple(t.shape) for name, t in kind.from_config(dict(component.config)).state_dict().items()}
-    except Exception:  # a config that makes no model: what it said the first time is the reason
+    except Exception:  # the configuration makes no model, so the first error is the reason
         return ""
     found = {entry.name: tuple(entry.shape) for file in component.weights for entry in read_header(file)}
     if lost := [name for name in wanted if name not in found]:
@@ -111,7 +116,7 @@ def _unusable(name: str, problem: str) -> CheckpointError:
 
 
 def _check_scheduler(pipeline: PipelineFolder) -> None:
-    """Refuse a schedule that would be another than the one computed here."""
+    """Refuses a scheduler whose schedule differs from the one that is computed here."""
     config = pipeline.component("scheduler").config
     used = [key for key in _UNSUPPORTED_SCHEDULES if config.get(key)]
     steps = config.get("num_train_timesteps", _TRAIN_TIMESTEPS)

@@ -1,4 +1,4 @@
-"""A loaded checkpoint: everything the engine runs, on its device."""
+"""A loaded checkpoint: everything that the engine runs, on its device."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,16 @@ from zrelay_shared.checkpoints import GenerationDefaults
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What the checkpoint itself allows: prompt tokens, embedding width, pixels of a side, the side's divisor; how
-    many main blocks it has, and the width of the SigLIP grids that it reads, 0 for none."""
+    """Limits of a checkpoint.
+
+    Attributes:
+        text_limit: Greatest number of prompt tokens.
+        embeds_width: Width of the prompt embeddings.
+        max_side: Greatest side of an image in pixels.
+        size_multiple: Divisor of both sides.
+        layers: Number of main blocks.
+        siglip_width: Width of the SigLIP grids that the transformer reads, 0 if it has no SigLIP parts.
+    """
 
     text_limit: int
     embeds_width: int
@@ -23,7 +31,7 @@ class ModelLimits:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """Transformer, VAE and the preview's map, with what the checkpoint says of itself."""
+    """A loaded model: transformer, VAE, the map for previews, and the checkpoint's defaults and limits."""
 
     transformer: PackedTransformer
     vae: Vae

@@ -1,4 +1,4 @@
-"""What the transformer derives from a timestep alone: the scales and gates of every block."""
+"""Modulation: the scales and gates of every block, which depend on the timestep only."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,10 @@ from zrelay_generator.model.weights import BlockWeights, TransformerWeights
 class Modulation:
     """The modulation of one timestep.
 
-    Attributes: `refiner` [blocks, 4, dim] and `layers` [blocks, 4, dim] the norm weights of the noise refiner's and the
-    main blocks with 1 + scale or tanh(gate) multiplied in; `final` [dim] the final layer's 1 + scale.
+    Attributes:
+        refiner: [blocks, 4, dim], norm weights of the noise refiner's blocks times `1 + scale` or `tanh(gate)`.
+        layers: [blocks, 4, dim], the same of the main blocks.
+        final: [dim], `1 + scale` of the final layer.
     """
 
     refiner: Tensor
@@ -23,9 +25,9 @@ class Modulation:
 
 
 def modulation(weights: TransformerWeights, timestep: float) -> Modulation:
-    """The modulation of `timestep` (1 - sigma). Multiplied together in float32 and rounded once to the model's dtype.
+    """Computes the modulation of `timestep` (1 - sigma), in float32 with one rounding to the model's dtype.
 
-    diffusers runs these small linears in every forward; their result depends on nothing but the timestep.
+    diffusers runs these small linear layers in every forward. Their result depends on the timestep only.
     """
     time = torch.tensor([timestep], dtype=torch.float32, device=weights.device)
     embedding = weights.time_embedder(time * weights.time_scale).to(weights.dtype)
@@ -38,7 +40,7 @@ def modulation(weights: TransformerWeights, timestep: float) -> Modulation:
 
 
 def _norms(block: BlockWeights, embedding: Tensor) -> Tensor:
-    """[4, dim] float32: scale before and gate after attention, scale before and gate after the feed-forward."""
+    """Returns [4, dim] float32: scale before and gate after attention, scale before and gate after the MLP."""
     if block.adaln is None:
         raise ValueError("adaln: expected a modulated block, got a context refiner block")
     raw = F.linear(embedding, block.adaln.weight, block.adaln.bias)[0].float().view(4, -1)

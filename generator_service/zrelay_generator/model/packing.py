@@ -1,4 +1,4 @@
-"""How the segments of a tick stand in one sequence, and what of it does not depend on the step."""
+"""The layout of a tick's segments in one sequence, and the part of a segment that no step changes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,18 @@ from zrelay_generator.model.phases import Phase, phases_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """What one image under one prompt needs in every step and no step changes.
+    """The part of an image's sequence under one prompt that no step changes.
 
-    Its sequence is [leading, references, image, padding, context]; an ordinary image has neither leading tokens nor
-    references. Attributes: `image_tokens` of the image without padding; `context` [tokens, dim] the refined caption;
-    `rope` complex64 [tokens, 1, head_dim / 2] of the whole sequence; `leading` [tokens, dim]; `references`
-    [tokens, dim] embedded patches of pictures that are refined together with the image, but not painted; `clean` bool
-    [tokens] of those that take the modulation of timestep 1 whatever the step, None for none.
+    The sequence is [leading, references, image, padding, context]. A plain image has no leading tokens and no
+    references.
+
+    Attributes:
+        image_tokens: Tokens of the image without padding.
+        context: [tokens, dim], the refined caption.
+        rope: complex64 [tokens, 1, head_dim / 2] of the whole sequence.
+        leading: [tokens, dim].
+        references: [tokens, dim], embedded patches of pictures that are refined with the image and not generated.
+        clean: bool [tokens], those that take the modulation of timestep 1 in every step; None for none.
     """
 
     image_tokens: int
@@ -31,22 +36,23 @@ class Conditioning:
 
     @property
     def tokens(self) -> int:
+        """Length of the sequence."""
         return len(self.rope)
 
     @property
     def pictures(self) -> slice:
-        """Where references, image and its padding stand."""
+        """Positions of references, image and padding."""
         return slice(_length(self.leading), self.tokens - len(self.context))
 
     @property
     def image(self) -> slice:
-        """Where the image stands."""
+        """Positions of the image."""
         start = self.pictures.start + _length(self.references)
         return slice(start, start + self.image_tokens)
 
     @property
     def padding(self) -> int:
-        """Tokens behind the image."""
+        """Number of tokens of padding after the image."""
         return int(self.pictures.stop - self.image.stop)
 
 
@@ -54,9 +60,13 @@ class Conditioning:
 class Segment:
     """One image under one prompt in one tick.
 
-    Attributes: `latents` [channels, h, w] float32; `conditioning` what does not depend on the step; `modulation` of
-    the segment's timestep; `without` sets of main blocks to leave out, each of which adds a prediction; `clean` the
-    modulation of its clean tokens, where it has any; `rope` in place of the conditioning's.
+    Attributes:
+        latents: [channels, h, w] float32.
+        conditioning: The part that does not depend on the step.
+        modulation: Modulation of the segment's timestep.
+        without: Sets of main blocks to leave out; each set adds a prediction.
+        clean: Modulation of the clean tokens, None if there are none.
+        rope: Replaces the rope of the conditioning.
     """
 
     latents: Tensor
@@ -68,21 +78,23 @@ class Segment:
 
     @property
     def positions(self) -> Tensor:
-        """The rope in force."""
+        """The rope that is used."""
         return self.conditioning.rope if self.rope is None else self.rope
 
-    def stands_as(self, other: "Segment") -> bool:
-        """Whether both take the same place in a packing."""
+    def same_layout(self, other: "Segment") -> bool:
+        """Returns whether both segments have the same layout in a packing."""
         mine, its = self.conditioning, other.conditioning
         return mine is its and self.positions is other.positions and self.without == other.without
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Some segments' tokens one behind the other.
+    """Consecutive tokens of some segments.
 
-    Attributes: `spans` of the segments; `rope` of all; `slots` int64 [tokens] which modulation a token takes: 2 i that
-    of segment i, 2 i + 1 its clean one.
+    Attributes:
+        spans: Positions of the segments.
+        rope: Rope of all tokens.
+        slots: int64 [tokens], the modulation of each token: 2 i for that of segment i, 2 i + 1 for its clean one.
     """
 
     spans: Spans
@@ -92,10 +104,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packing:
-    """The places of some segments.
+    """The layout of some segments.
 
-    Attributes: `pictures` the sequence of references and images, for the noise refiner; `phases` of the main blocks,
-    with the unified sequence of each in `parts`.
+    Attributes:
+        segments: The segments.
+        pictures: Sequence of references and images, for the noise refiner.
+        phases: Phases of the main blocks.
+        parts: Unified sequence of each phase.
     """
 
     segments: tuple[Segment, ...]
@@ -105,7 +120,7 @@ class Packing:
 
     @classmethod
     def of(cls, segments: Sequence[Segment], layers: int) -> "Packing":
-        """For a transformer of so many main blocks."""
+        """Computes the layout for a transformer with `layers` main blocks."""
         phases = phases_of([segment.without for segment in segments], layers)
         pictures = _part(segments, [(i, s.conditioning.pictures) for i, s in enumerate(segments)])
         everyone = list(range(len(segments)))
@@ -117,12 +132,12 @@ class Packing:
         return cls(tuple(segments), pictures, phases, tuple(parts))
 
     def fits(self, segments: Sequence[Segment]) -> bool:
-        """Whether these segments stand exactly so."""
+        """Returns whether these segments have exactly this layout."""
         mine = self.segments
-        return len(mine) == len(segments) and all(a.stands_as(b) for a, b in zip(mine, segments, strict=True))
+        return len(mine) == len(segments) and all(a.same_layout(b) for a, b in zip(mine, segments, strict=True))
 
     def unified(self, pictures: Tensor) -> Tensor:
-        """The refined pictures between leading tokens and context: the main blocks' input [tokens, dim]."""
+        """Joins leading tokens, refined pictures and context: the input of the main blocks, [tokens, dim]."""
         split = torch.split(pictures, self.pictures.spans.lengths)
         parts = [
             part
@@ -136,9 +151,15 @@ class Packing:
 def per_token(
     part: Part, segments: Sequence[Segment], norms_of: Callable[[Modulation], Tensor]
 ) -> Iterator[Sequence[Tensor]]:
-    """For each of some blocks its four norm weights, out of `norms_of` a modulation [blocks, 4, dim].
+    """Yields the four norm weights of each block.
 
-    [dim] each where all tokens take the same modulation; else [tokens, dim].
+    Args:
+        part: The tokens.
+        segments: The segments of the packing.
+        norms_of: Returns the norm weights [blocks, 4, dim] of a modulation.
+
+    Yields:
+        Four tensors: [dim] if all tokens take the same modulation, else [tokens, dim].
     """
     slots = [modulation for s in segments for modulation in (s.modulation, s.clean or s.modulation)]
     known = list({id(modulation): modulation for modulation in slots}.values())

@@ -1,7 +1,7 @@
-"""Who goes through which main blocks: every segment through all, a variant of it through some.
+"""Phases of the main blocks: every segment passes through all of them, a variant of a segment through some.
 
-A variant leaves blocks out (skip-layer guidance). Up to the first of them it is its segment, so it begins there, as a
-copy; while blocks are left out it stands aside.
+A variant leaves blocks out. Up to the first of these it equals its segment, so it starts there as a copy. While blocks
+are left out, its tokens are kept aside.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,13 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Segment number `segment` without some `blocks`."""
+    """A segment without some main blocks.
+
+    Attributes:
+        segment: Index of the segment.
+        number: Index of the variant in its segment.
+        blocks: Indices of the blocks that are left out.
+    """
 
     segment: int
     number: int
@@ -20,8 +26,13 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Blocks `first` to before `stop` with the same tokens in them: all segments, then `variants`; `begins` are those
-    that are copied from their segments just before."""
+    """Consecutive main blocks that run on the same tokens: those of all segments, then those of `variants`.
+
+    Attributes:
+        first, stop: First block, and the block after the last.
+        variants: Variants that run in these blocks.
+        begins: Variants that are copied from their segments before these blocks.
+    """
 
     first: int
     stop: int
@@ -30,9 +41,14 @@ class Phase:
 
 
 def phases_of(without: Sequence[Sequence[frozenset[int]]], layers: int) -> tuple[Phase, ...]:
-    """The phases of `layers` main blocks, given the blocks that each segment's variants leave out.
+    """Returns the phases of the main blocks.
 
-    Raises ValueError for a variant that leaves out nothing, or a block that is not there.
+    Args:
+        without: For each segment the sets of blocks that its variants leave out.
+        layers: Number of main blocks.
+
+    Raises:
+        ValueError: A set is empty or names a block that does not exist.
     """
     variants = [Variant(i, n, blocks) for i, own in enumerate(without) for n, blocks in enumerate(own)]
     for variant in variants:

@@ -1,4 +1,4 @@
-"""Small pictures on the way: a linear map from latents to RGB, fitted to this VAE when it is loaded."""
+"""Previews: an affine map from latents to RGB, fitted to the VAE when it is loaded."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,18 @@ _IMAGES, _SIDE, _CELLS = 12, 96, 6
 
 @dataclass(frozen=True, eq=False)
 class LatentToRgb:
-    """RGB in -1 to 1 as an affine function of a latent pixel: `weight` [3, channels], `bias` [3], float32."""
+    """RGB in -1 to 1 as an affine function of a latent pixel.
+
+    Attributes:
+        weight: [3, channels] float32.
+        bias: [3] float32.
+    """
 
     weight: Tensor
     bias: Tensor
 
     def pixels(self, latents: Tensor, max_side: int) -> Tensor:
-        """[channels, h, w] -> [h, w, 3] uint8 on the CPU, reduced to `max_side` where it is larger."""
+        """Returns a picture [h, w, 3] uint8 on the CPU of latents [channels, h, w], reduced to at most `max_side`."""
         rgb = torch.einsum("oc,chw->ohw", self.weight, latents.float()) + self.bias[:, None, None]
         scale = max_side / max(rgb.shape[1:])
         if scale < 1.0:
@@ -29,9 +34,9 @@ class LatentToRgb:
 
 
 def fit_latent_to_rgb(vae: Vae) -> LatentToRgb:
-    """Least squares from the VAE's latents of smooth coloured pictures to their colours, block by block.
+    """Fits the map by least squares, from the VAE's latents of coloured pictures to their colours.
 
-    Deterministic; a dozen pictures of 96 x 96 say enough about an affine map of a few dozen numbers.
+    The result is deterministic. Twelve pictures of 96 x 96 are enough for an affine map of a few dozen numbers.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     cells = torch.rand(_IMAGES, 3, _CELLS, _CELLS, generator=generator) * 2.0 - 1.0

@@ -8,19 +8,22 @@ TOKEN_MULTIPLE = 32
 
 
 def padded(tokens: int) -> int:
-    """`tokens` rounded up to the multiple that the transformer pads to."""
+    """Returns `tokens` rounded up to the multiple that the transformer pads to."""
     return -(-tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
 
 
 def caption_positions(tokens: int) -> Tensor:
-    """[padded(tokens), 3] int64: axis 0 counts from 1, through the padding; axes 1 and 2 are 0."""
+    """Returns [padded(tokens), 3] int64: axis 0 counts from 1, padding included; axes 1 and 2 are 0."""
     positions = torch.zeros(padded(tokens), 3, dtype=torch.int64)
     positions[:, 0] = torch.arange(1, len(positions) + 1)
     return positions
 
 
 def image_positions(rows: int, columns: int, caption_tokens: int) -> Tensor:
-    """[padded(rows * columns), 3] int64: axis 0 one behind the padded caption, then row and column; padding is 0."""
+    """Returns [padded(rows * columns), 3] int64: axis 0 is one after the padded caption, then row and column.
+
+    The positions of padding are 0.
+    """
     count = rows * columns
     positions = torch.zeros(padded(count), 3, dtype=torch.int64)
     positions[:count, 0] = padded(caption_tokens) + 1

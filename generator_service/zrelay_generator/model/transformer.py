@@ -1,7 +1,7 @@
-"""The packed forward: any number of images, sizes, prompts and timesteps in one ragged sequence, without padding.
+"""The packed forward: any number of images, sizes, prompts and timesteps in one ragged sequence without padding.
 
-diffusers' own forward is the oracle of the tests and is not called here: it recomputes caption embedding, context
-refiner, positions and modulation in every forward, while here each is computed once.
+The forward of diffusers is the oracle of the tests. It is not called here: it computes caption embedding, context
+refiner, positions and modulation in every forward, while each is computed once here.
 """
 
 from collections import OrderedDict
@@ -25,20 +25,24 @@ from zrelay_generator.model.weights import TransformerWeights
 __all__ = ["PackedTransformer", "Prediction", "Segment"]
 
 _KEPT_MODULATIONS = 128
-"""Timesteps whose modulation is kept: 1 MB each for the published model. Jobs mostly share a schedule."""
+"""Number of timesteps whose modulation is cached, 1 MB each for the published model. Most jobs share a schedule."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a segment predicts of x0 - noise, [channels, h, w] float32: with all blocks, and for each of its variants
-    `without` some."""
+    """The prediction of `x0 - noise` of one segment.
+
+    Attributes:
+        full: [channels, h, w] float32, with all blocks.
+        without: The same for each variant of the segment.
+    """
 
     full: Tensor
     without: tuple[Tensor, ...] = ()
 
 
 class PackedTransformer:
-    """Runs ticks, each a list of segments."""
+    """Runs forwards, each on a list of segments."""
 
     def __init__(self, weights: TransformerWeights) -> None:
         self.weights = weights
@@ -47,11 +51,18 @@ class PackedTransformer:
 
     @property
     def layers(self) -> int:
-        """Main blocks."""
+        """Number of main blocks."""
         return len(self.weights.layers)
 
     def context(self, prompt_embeds: Tensor) -> Tensor:
-        """[T, width] of any dtype and device -> the refined caption [padded(T), dim]: once per prompt."""
+        """Computes the refined caption of a prompt, once per prompt.
+
+        Args:
+            prompt_embeds: [T, width], any dtype and device.
+
+        Returns:
+            [padded(T), dim].
+        """
         weights = self.weights
         caption: Tensor = weights.caption_embedder(prompt_embeds.to(weights.device, weights.dtype))
         padding = padded(len(caption)) - len(caption)
@@ -63,13 +74,13 @@ class PackedTransformer:
         return caption
 
     def conditioning(self, context: Tensor, height: int, width: int) -> Conditioning:
-        """What an image of `height` x `width` latent pixels under a refined caption needs in every step."""
+        """Computes what no step changes, for an image of `height` x `width` latent pixels under a refined caption."""
         rows, columns, tokens = height // PATCH, width // PATCH, len(context)
         positions = torch.cat([image_positions(rows, columns, tokens), caption_positions(tokens)])
         return Conditioning(image_tokens=rows * columns, context=context, rope=self.rope(positions))
 
     def modulation(self, timestep: float) -> Modulation:
-        """The modulation of `timestep` (1 - sigma), computed at its first use."""
+        """Returns the modulation of `timestep` (1 - sigma), computed at its first use."""
         known = self._modulations.get(timestep)
         if known is None:
             known = self._modulations[timestep] = modulation(self.weights, timestep)
@@ -80,16 +91,16 @@ class PackedTransformer:
         return known
 
     def embed(self, latents: Tensor) -> Tensor:
-        """[channels, h, w] -> [h/2 * w/2, dim]: embedded patches."""
+        """Embeds the patches of latents [channels, h, w]: [h/2 * w/2, dim]."""
         embedder = self.weights.image_embedder
         return F.linear(patchify(latents.to(self.weights.dtype)), embedder.weight, embedder.bias)
 
     def rope(self, positions: Tensor) -> Tensor:
-        """[tokens, 3] -> complex64 [tokens, 1, head_dim / 2]."""
+        """Returns the rope of positions [tokens, 3]: complex64 [tokens, 1, head_dim / 2]."""
         return self.weights.rope(positions.to(self.weights.device))[:, None]
 
     def forward(self, segments: Sequence[Segment]) -> list[Prediction]:
-        """One forward of all segments."""
+        """Runs one forward of all segments and returns the prediction of each."""
         packing = self._packed(segments)
         tokens = self._pictures(segments)
         norms = per_token(packing.pictures, segments, lambda modulation: modulation.refiner)
@@ -108,7 +119,7 @@ class PackedTransformer:
     def _main(
         self, packing: Packing, segments: Sequence[Segment], tokens: Tensor
     ) -> tuple[Tensor, dict[Variant, Tensor]]:
-        """The main blocks: the tokens of all segments, and those of each variant."""
+        """Runs the main blocks. Returns the tokens of all segments and those of each variant."""
         lengths = [segment.conditioning.tokens for segment in segments]
         aside: dict[Variant, Tensor] = {}
         for phase, part in zip(packing.phases, packing.parts, strict=True):
@@ -126,17 +137,17 @@ class PackedTransformer:
         return tokens, aside
 
     def forget_segments(self) -> None:
-        """Lets go of those of the latest forward, which are kept to be compared with the next one's."""
+        """Releases the segments of the latest forward, which are kept to compare them with those of the next one."""
         self._packing = None
 
     def _packed(self, segments: Sequence[Segment]) -> Packing:
-        """The packing of these segments; that of the tick before where nobody came or went."""
+        """Returns the packing of these segments, reused from the previous forward if the layout is the same."""
         if self._packing is None or not self._packing.fits(segments):
             self._packing = Packing.of(segments, self.layers)
         return self._packing
 
     def _pictures(self, segments: Sequence[Segment]) -> Tensor:
-        """[tokens, dim]: references, and each image's embedded patches, padded by the learned token."""
+        """Returns references and embedded patches of each image, padded by the learned token: [tokens, dim]."""
         parts = []
         for segment in segments:
             if segment.conditioning.references is not None:
@@ -147,7 +158,7 @@ class PackedTransformer:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _predicted(self, segment: Segment, tokens: Tensor) -> Tensor:
-        """The final layer on the image's tokens of one segment."""
+        """Applies the final layer to the image's tokens of one segment."""
         weights, out = self.weights, self.weights.final_out
         image = tokens[segment.conditioning.image]
         normed = F.layer_norm(image, image.shape[-1:], eps=weights.final_eps) * segment.modulation.final

@@ -1,4 +1,4 @@
-"""Latents to pixels, and back for the preview's fit."""
+"""The VAE: latents to pixels and pixels to latents."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +12,18 @@ from zrelay_generator.model.vae_reference import ReferenceEncoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """What the encoder makes of pictures: a normal distribution of latents, `mean` and `deviation`
-    [n, channels, h, w] float32 on the CPU."""
+class LatentMoments:
+    """The encoder's output for pictures: a normal distribution of latents.
+
+    Attributes:
+        mean, deviation: [n, channels, h, w] float32 on the CPU.
+    """
 
     mean: Tensor
     deviation: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A draw by a CPU generator, as diffusers' DiagonalGaussianDistribution makes it."""
+        """Draws a sample by a CPU generator, as DiagonalGaussianDistribution in diffusers does."""
         drawn = torch.randn(self.mean.shape, generator=generator, dtype=torch.float32)
         return torch.addcmul(self.mean, self.deviation, drawn)
 
@@ -29,7 +32,11 @@ class Vae:
     """A diffusers AutoencoderKL with Z-Image's scaling: latents are (z - shift_factor) * scaling_factor."""
 
     def __init__(self, autoencoder: Any) -> None:
-        """`autoencoder` is a diffusers AutoencoderKL. Raises ValueError for a scaling that undoes nothing."""
+        """Wraps a diffusers AutoencoderKL.
+
+        Raises:
+            ValueError: The scaling factor is not a positive finite number.
+        """
         # Convolutions run 1.2 (bfloat16) to 2.5 (float32) times as fast with channels last on a CPU.
         self._model = autoencoder.to(memory_format=torch.channels_last)
         self._scaling = float(autoencoder.config.scaling_factor or 0.0)
@@ -42,21 +49,32 @@ class Vae:
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         device: torch.device = self._model.device
         return device
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Memory that decoding takes at its peak, per pixel: a few activations of the second-narrowest width at full
-        size (before and after a norm, a convolution's result and its workspace). Estimated, an upper bound."""
+        """Peak memory of decoding per pixel in bytes, an estimated upper bound.
+
+        It counts six activations of the second-narrowest width at full size: before and after a norm, the result of a
+        convolution and its workspace.
+        """
         width: int = self._widths[min(1, len(self._widths) - 1)]
         itemsize: int = self._model.dtype.itemsize
         return 6 * width * itemsize
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[channels, h, w] float32 -> [8 h, 8 w, 3] uint8 on the CPU, rounded as diffusers' VaeImageProcessor.
+        """Decodes latents, rounded as diffusers' VaeImageProcessor does.
 
-        Raises FloatingPointError where the VAE overflows (float16).
+        Args:
+            latents: [channels, h, w] float32.
+
+        Returns:
+            [8 h, 8 w, 3] uint8 on the CPU.
+
+        Raises:
+            FloatingPointError: The VAE overflowed, which float16 can do.
         """
         scaled = (latents / self._scaling + self._shift).to(self._model.dtype)
         decoded: Tensor = self._model.decode(scaled[None], return_dict=False)[0][0]
@@ -65,19 +83,25 @@ class Vae:
         return to_pixels(decoded)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[n, 3, H, W] in -1 to 1 -> the mean latents [n, channels, H/8, W/8] float32."""
+        """Returns the mean latents [n, channels, H/8, W/8] float32 of pixels [n, 3, H, W] in -1 to 1."""
         mean: Tensor = self._encoded(pixels).mode()
         return (mean.float() - self._shift) * self._scaling
 
-    def moments(self, pixels: Tensor) -> Moments:
-        """[n, 3, H, W] in -1 to 1 -> the distribution of their latents, scaled as `encode` does."""
+    def moments(self, pixels: Tensor) -> LatentMoments:
+        """Returns the distribution of the latents of pixels [n, 3, H, W] in -1 to 1, scaled as `encode` does."""
         found = self._encoded(pixels)
         mean = (found.mean.float() - self._shift) * self._scaling
-        return Moments(mean.cpu(), (found.std.float() * self._scaling).cpu())
+        return LatentMoments(mean.cpu(), (found.std.float() * self._scaling).cpu())
 
     def reference(self, pixels: Tensor) -> Tensor:
-        """[3, H, W] uint8 -> clean latents [channels, H/8, W/8] float32, computed in bfloat16 as ZImageOmniPipeline's
-        `prepare_image_latents` does."""
+        """Returns the clean latents of a reference, in bfloat16 as ZImageOmniPipeline.prepare_image_latents does.
+
+        Args:
+            pixels: [3, H, W] uint8.
+
+        Returns:
+            [channels, H/8, W/8] float32.
+        """
         return ((self._references.mode(pixels) - self._shift) * self._scaling).float()
 
     def _encoded(self, pixels: Tensor) -> Any:
@@ -85,6 +109,6 @@ class Vae:
 
 
 def to_pixels(decoded: Tensor) -> Tensor:
-    """[3, H, W] in -1 to 1 -> [H, W, 3] uint8 on the CPU."""
+    """Converts a picture [3, H, W] in -1 to 1 to [H, W, 3] uint8 on the CPU."""
     unit = (decoded.float() * 0.5 + 0.5).clamp(0.0, 1.0)
     return (unit * 255.0).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()

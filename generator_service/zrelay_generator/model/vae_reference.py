@@ -1,4 +1,4 @@
-"""Reference images to clean latents, as ZImageOmniPipeline makes them: in bfloat16, whatever else the VAE does."""
+"""Encodes reference images in bfloat16 as ZImageOmniPipeline does, whatever the dtype of the VAE is."""
 
 import copy
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class ReferenceEncoder:
-    """The encoder half of a diffusers AutoencoderKL in bfloat16; a copy where the VAE is of another dtype."""
+    """The encoder half of a diffusers AutoencoderKL in bfloat16, a copy if the VAE has another dtype."""
 
     def __init__(self, autoencoder: Any) -> None:
         self._autoencoder = autoencoder
         self._half: nn.Module | None = None
 
     def mode(self, pixels: Tensor) -> Tensor:
-        """[3, H, W] uint8 -> the mean latents [channels, H/8, W/8] bfloat16, unscaled."""
+        """Returns the mean latents [channels, H/8, W/8] bfloat16, not scaled, of pixels [3, H, W] uint8."""
         if self._half is None:
             self._half = _encoder_half(self._autoencoder)
         images = pixels[None].to(self._autoencoder.device).float() / 255.0 * 2.0 - 1.0
@@ -24,8 +24,10 @@ class ReferenceEncoder:
 
 
 def _encoder_half(autoencoder: Any) -> nn.Module:
-    """Copied with contiguous weights, and given pictures with channels last, as the pipeline does: in another layout
-    convolutions sum in another order, and in bfloat16 that is seen."""
+    """Returns the encoder with contiguous weights, as the pipeline has it.
+
+    The layout matters: convolutions in another layout sum in another order, which changes results in bfloat16.
+    """
     parts = [part for part in (autoencoder.encoder, autoencoder.quant_conv) if part is not None]
     half = nn.Sequential(*parts)
     if autoencoder.dtype == torch.bfloat16:

@@ -1,6 +1,6 @@
-"""The weights of a diffusers ZImageTransformer2DModel, named and typed as the packed forward wants them.
+"""The weights of a diffusers ZImageTransformer2DModel, named and typed for the packed forward.
 
-The one module that knows how diffusers calls the parts of its model.
+This is the only module that knows diffusers' names of the parts of the model.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,22 @@ import torch
 from torch import Tensor, nn
 
 _PATCH = "2-1"
-"""diffusers' name of patch size 2 and one frame, the only one that Z-Image has."""
+"""diffusers' key of patch size 2 and one frame, the only patch size of Z-Image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockWeights:
     """A transformer block.
 
-    Attributes: `query`, `key`, `value`, `out` [dim, dim]; `query_norm`, `key_norm` [head_dim] with `qk_eps`; `gate`,
-    `up` [hidden, dim] and `down` [dim, hidden]; `norms` [4, dim] with `eps`, before and after attention, before and
-    after the feed-forward; `adaln` the modulation's Linear, None in a context refiner block.
+    Attributes:
+        heads: Number of attention heads.
+        query, key, value, out: [dim, dim].
+        query_norm, key_norm: [head_dim].
+        gate, up: [hidden, dim].
+        down: [dim, hidden].
+        norms: [4, dim]: before and after attention, before and after the MLP.
+        adaln: Linear layer of the modulation, None in a block of the context refiner.
+        eps, qk_eps: Epsilon of `norms`, and of the query and key norms.
     """
 
     heads: int
@@ -41,7 +47,14 @@ class BlockWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiglipWeights:
-    """What an Omni transformer has more: `embedder` [width -> dim], `pad` [1, dim], and blocks without modulation."""
+    """The additional parts of an Omni transformer.
+
+    Attributes:
+        width: Width of the SigLIP grids.
+        embedder: [width] to [dim].
+        pad: [1, dim].
+        refiner: Blocks without modulation.
+    """
 
     width: int
     embedder: nn.Module
@@ -53,10 +66,18 @@ class SiglipWeights:
 class TransformerWeights:
     """A Z-Image transformer.
 
-    Attributes: `image_embedder` [4 channels -> dim] and `image_pad` [1, dim]; `caption_embedder` [width -> dim] and
-    `caption_pad` [1, dim]; `time_embedder` takes timestep * `time_scale`; `final_adaln` and `final_out` of the last
-    layer, whose norm has `final_eps`; `rope` int positions [tokens, 3] -> complex64 [tokens, head_dim / 2]; `siglip`
-    what reads SigLIP grids, None for a transformer that is not Omni's.
+    Attributes:
+        channels: Channels of the latents.
+        width: Width of the prompt embeddings.
+        axes_lens: Number of positions on each RoPE axis.
+        time_scale: Factor of the timestep before `time_embedder`.
+        image_embedder, image_pad: [4 channels] to [dim], and [1, dim].
+        caption_embedder, caption_pad: [width] to [dim], and [1, dim].
+        time_embedder: Embeds the scaled timestep.
+        context_refiner, noise_refiner, layers: Blocks.
+        final_adaln, final_out, final_eps: Modulation, linear layer and epsilon of the final layer.
+        rope: int positions [tokens, 3] to complex64 [tokens, head_dim / 2].
+        siglip: Parts that read SigLIP grids, None if there are none.
     """
 
     channels: int
@@ -79,19 +100,23 @@ class TransformerWeights:
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.image_pad.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
         return self.image_pad.dtype
 
 
 def transformer_weights(model: Any) -> TransformerWeights:
-    """The weights of a ZImageTransformer2DModel, not copied: on a CPU they stay the file's own pages.
+    """Returns the weights of a ZImageTransformer2DModel without copying them: on a CPU they stay pages of the file.
 
-    Joining query, key and value, or gate and up, would save a few launches and hold 70 % of the weights twice while
-    they are loaded; measured on a CPU it pays only for models of a few megabytes. Raises ValueError for a model that
-    is not built as Z-Image is.
+    Joining query, key and value, or gate and up, would save a few kernel launches but hold 70 % of the weights twice
+    while loading. Measured on a CPU, it is faster only for models of a few megabytes.
+
+    Raises:
+        ValueError: The model is not built like Z-Image.
     """
     if tuple(model.all_patch_size) != (2,) or tuple(model.all_f_patch_size) != (1,):
         raise ValueError(f"all_patch_size: expected [2] and one frame, got {list(model.all_patch_size)}")
@@ -129,7 +154,11 @@ def _siglip_weights(model: Any) -> SiglipWeights | None:
 
 
 def block_weights(block: Any) -> BlockWeights:
-    """The weights of a ZImageTransformerBlock."""
+    """Returns the weights of a ZImageTransformerBlock.
+
+    Raises:
+        ValueError: The block has no query and key norms.
+    """
     attention, feed_forward = block.attention, block.feed_forward
     if attention.norm_q is None or attention.norm_k is None:
         raise ValueError("qk_norm: expected a transformer with query and key norms, got one without")

@@ -1,4 +1,4 @@
-"""Classifier-free guidance as diffusers' ZImagePipeline has it: scale, truncation, normalisation."""
+"""Classifier-free guidance as in diffusers' ZImagePipeline: scale, truncation, normalization."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,34 +6,43 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zrelay_generator.features.hooks import PROMPT, Condition, Feature, Step
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.protocol import (
+    PROMPT,
+    Condition,
+    JobFeature,
+    JobSpec,
+    Prompt,
+    Sampling,
+    SequenceSize,
+    Step,
+)
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.size import Size
 from zrelay_generator.model.transformer import Prediction, Segment
 
 NEGATIVE = "negative"
+"""Name of the negative prompt's segment."""
 
 
-class Guidance(Feature):
-    """A second segment, the negative prompt's, wherever guidance is in force."""
+def guidance_hooks(spec: GuidanceSpec, job: JobSpec) -> "Guidance | None":
+    """Makes the hooks of a job, None if its guidance scale is 0."""
+    return Guidance(spec.negative_prompt, job.sampling) if job.sampling.guidance_scale > 0.0 else None
 
-    def __init__(self, spec: JobSpec, negative: Tensor) -> None:
-        self._spec, self._negative = spec, negative
+
+class Guidance(JobFeature):
+    """Adds a second segment, that of the negative prompt, in every step in which guidance is on."""
+
+    def __init__(self, negative_prompt: Prompt, sampling: Sampling) -> None:
+        self._negative_prompt, self._sampling = negative_prompt, sampling
         self._conditioning: Conditioning | None = None
 
-    @classmethod
-    def of(cls, spec: JobSpec) -> "Guidance | None":
-        negative = spec.negative_prompt_embeds
-        return cls(spec, negative) if negative is not None and spec.guided else None
-
-    def size(self, step: Step, layers: int) -> Size:
-        sampling = self._spec.sampling
-        return segment_size(sampling.width, sampling.height, len(self._negative)) if self._acts(step) else Size()
+    def size(self, step: Step, layers: int, sequence_size: SequenceSize) -> Size:
+        return sequence_size(self._negative_prompt) if self._acts(step) else Size()
 
     def begin(self, model: LoadedModel, condition: Condition) -> None:
-        self._conditioning = condition(self._negative)
+        self._conditioning = condition(self._negative_prompt)
 
     def segments(self, model: LoadedModel, step: Step, segments: dict[str, Segment]) -> dict[str, Segment]:
         if not self._acts(step) or self._conditioning is None:
@@ -43,23 +52,26 @@ class Guidance(Feature):
     def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
         if NEGATIVE not in predictions:
             return prediction
-        sampling = self._spec.sampling
+        sampling = self._sampling
         return guided(prediction, predictions[NEGATIVE].full, sampling.guidance_scale, sampling.cfg_normalization)
 
     def _acts(self, step: Step) -> bool:
-        sampling = self._spec.sampling
+        sampling = self._sampling
         return guidance_at(step.timestep, sampling.guidance_scale, sampling.cfg_truncation) > 0.0
 
 
 def guidance_at(timestep: float, guidance_scale: float, cfg_truncation: float) -> float:
-    """The scale in force at a timestep (1 - sigma): 0 once the timestep exceeds `cfg_truncation`."""
+    """Returns the guidance scale at a timestep (1 - sigma): 0 once the timestep exceeds `cfg_truncation`."""
     return 0.0 if timestep > cfg_truncation else guidance_scale
 
 
 def guided(positive: Tensor, negative: Tensor, guidance_scale: float, cfg_normalization: float) -> Tensor:
-    """pos + g (pos - neg); with `cfg_normalization` k above 0 its L2 norm is bounded by k times that of `positive`.
+    """Returns `positive + guidance_scale * (positive - negative)`, with its L2 norm bounded.
 
-    Predictions are float32 of any equal shape.
+    Args:
+        positive, negative: Predictions, float32 of equal shape.
+        guidance_scale: Factor.
+        cfg_normalization: The bound as a multiple of the norm of `positive`; 0 is no bound.
     """
     prediction = torch.add(positive, positive - negative, alpha=guidance_scale)
     if cfg_normalization <= 0.0:

@@ -1,1 +1,29 @@
-"""Z-Image Omni: reference images."""
+"""Z-Image Omni: images generated after reference images."""
+
+from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.features.omni.hooks import omni_hooks
+from zrelay_generator.features.omni.request import check_references, parse_references
+from zrelay_generator.features.omni.spec import CAPABILITY, OmniSpec, omni_limits
+from zrelay_generator.features.protocol import Capability, FeatureSlice
+from zrelay_shared.limits import MAX_OMNI_IMAGES
+
+
+def _capabilities(accepts: Acceptance | None) -> tuple[Capability, ...]:
+    limits = omni_limits(accepts.model) if accepts is not None else None
+    if limits is None:
+        return (Capability(CAPABILITY, "needs a transformer with SigLIP parts", available=False),)
+    note = (
+        f"at most {MAX_OMNI_IMAGES} references of up to {limits.max_side} pixels a side, with SigLIP grids "
+        f"{limits.siglip_width} wide"
+    )
+    return (Capability(CAPABILITY, note),)
+
+
+SLICE = FeatureSlice(
+    fields=("omni",),
+    spec=OmniSpec,
+    capabilities=_capabilities,
+    check=check_references,
+    parse=parse_references,
+    hooks=omni_hooks,
+)

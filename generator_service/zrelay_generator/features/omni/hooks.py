@@ -1,16 +1,16 @@
-"""Z-Image Omni as diffusers' ZImageOmniPipeline has it: pictures painted after reference images.
+"""Z-Image Omni as in diffusers' ZImageOmniPipeline: images are generated after reference images.
 
-Prompt, references and SigLIP grids stand beside the painted image in one sequence; what is clean of them is modulated
-as at timestep 1 in every step. What no step changes is computed when the job begins: references once for all prompts.
+Prompt, references and SigLIP grids are tokens of the same sequence as the image. Tokens without noise ("clean") take
+the modulation of timestep 1 in every step. What no step changes is computed once when the job begins; the references
+are computed once for all prompts.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from zrelay_generator.features.guidance.hooks import guidance_at
-from zrelay_generator.features.hooks import Feature, Step
 from zrelay_generator.features.omni.positions import (
     Extent,
     clean_tokens,
@@ -20,51 +20,48 @@ from zrelay_generator.features.omni.positions import (
     siglip_positions,
     unseen_positions,
 )
-from zrelay_generator.features.omni.size import omni_size
-from zrelay_generator.features.omni.spec import References
+from zrelay_generator.features.omni.spec import OmniSpec
 from zrelay_generator.features.omni.tokens import embedded_pictures, refined_prompt, refined_siglip
-from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt, Sampling, Step
 from zrelay_generator.model.latents import PATCH
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.rope import TOKEN_MULTIPLE, padded
+from zrelay_generator.model.size import PIXELS_PER_TOKEN, Size
 from zrelay_generator.model.transformer import PackedTransformer, Segment
 
 _CLEAN = 1.0
-"""Timestep of what holds no noise."""
+"""Timestep of tokens without noise."""
 
 
-class Omni(Feature):
-    """Another sequence for prompt and negative prompt. Stands behind the features that add segments."""
+def omni_hooks(spec: OmniSpec, job: JobSpec) -> "Omni":
+    """Makes the hooks of a job."""
+    return Omni(spec, job.sampling)
 
-    def __init__(self, spec: JobSpec, references: References) -> None:
-        self._spec, self._references = spec, references
+
+class Omni(JobFeature):
+    """Replaces the sequence of every prompt. Its place is after the features that add segments."""
+
+    def __init__(self, spec: OmniSpec, sampling: Sampling) -> None:
+        self._spec, self._sampling = spec, sampling
         self._pictures: Tensor | None = None
         self._siglip: dict[tuple[int, ...], Tensor] = {}
 
-    @classmethod
-    def of(cls, spec: JobSpec) -> "Omni | None":
-        return None if spec.omni is None else cls(spec, spec.omni)
-
-    def size(self, step: Step, layers: int) -> Size:
-        sampling, found = self._spec.sampling, self._more(self._references.segments)
-        if self._spec.guided and guidance_at(step.timestep, sampling.guidance_scale, sampling.cfg_truncation) > 0.0:
-            found = found + self._more(self._references.negative_segments)
-        return found
+    def sequence_size(self, prompt: Prompt) -> Size:
+        return omni_size(self._sampling, self._spec, prompt.lengths)
 
     def encoded_pixels(self) -> tuple[int, ...]:
-        return tuple(picture.shape[1] * picture.shape[2] for picture in self._references.pictures)
+        return tuple(picture.shape[1] * picture.shape[2] for picture in self._spec.pictures)
 
-    def conditioning(self, model: LoadedModel, prompt_embeds: Tensor) -> Conditioning:
-        negative = prompt_embeds is self._spec.negative_prompt_embeds
-        references, transformer, factor = self._references, model.transformer, model.vae.factor
-        segments = references.negative_segments if negative else references.segments
-        prompt = refined_prompt(transformer, prompt_embeds, segments)
-        sampling, slots = self._spec.sampling, image_slots(segments)
-        painted = Extent(sampling.height // factor // PATCH, sampling.width // factor // PATCH)
-        words, image = segment_positions(segments), picture_positions(slots[len(references.pictures)], painted)
+    def conditioning(self, model: LoadedModel, prompt: Prompt) -> Conditioning:
+        references, transformer, factor = self._spec, model.transformer, model.vae.factor
+        segments = prompt.lengths
+        leading = refined_prompt(transformer, prompt.embeds, segments)
+        sampling, slots = self._sampling, image_slots(segments)
+        own = Extent(sampling.height // factor // PATCH, sampling.width // factor // PATCH)
+        words, image = segment_positions(segments), picture_positions(slots[len(references.pictures)], own)
         if not references.pictures:
-            return Conditioning(painted.count, context=prompt, rope=transformer.rope(torch.cat([image, words])))
+            return Conditioning(own.count, context=leading, rope=transformer.rope(torch.cat([image, words])))
         latents = [Extent(picture.shape[1] // factor, picture.shape[2] // factor) for picture in references.pictures]
         patches = [Extent(extent.rows // PATCH, extent.columns // PATCH) for extent in latents]
         grids = [Extent(*grid.shape[:2]) for grid in references.grids]
@@ -73,37 +70,45 @@ class Omni(Feature):
         seen = torch.cat([*siglip, unseen_positions()])
         counts = [[extent.count for extent in extents] for extents in (patches, grids)]
         return Conditioning(
-            painted.count,
+            own.count,
             context=self._refined_siglip(transformer, seen, slots),
             rope=transformer.rope(torch.cat([words, *pictures, image, seen])),
-            leading=prompt,
+            leading=leading,
             references=self._embedded(model),
-            clean=clean_tokens(segments, counts[0], painted.count, counts[1]),
+            clean=clean_tokens(segments, counts[0], own.count, counts[1]),
         )
 
     def segments(self, model: LoadedModel, step: Step, segments: dict[str, Segment]) -> dict[str, Segment]:
-        if not self._references.pictures:
+        if not self._spec.pictures:
             return segments
         clean = model.transformer.modulation(_CLEAN)
         return {name: replace(segment, clean=clean) for name, segment in segments.items()}
 
     def _embedded(self, model: LoadedModel) -> Tensor:
-        """The references' tokens, the same under every prompt."""
+        """Returns the tokens of the references, computed once for all prompts."""
         if self._pictures is None:
-            latents = [model.vae.reference(picture) for picture in self._references.pictures]
+            latents = [model.vae.reference(picture) for picture in self._spec.pictures]
             self._pictures = embedded_pictures(model.transformer, latents)
         return self._pictures
 
     def _refined_siglip(self, transformer: PackedTransformer, positions: Tensor, slots: tuple[int, ...]) -> Tensor:
-        """The grids' tokens, the same under every prompt that leaves the references at the same places."""
-        places = slots[: len(self._references.grids)]
+        """Returns the tokens of the grids, computed once for all prompts with the references at the same positions."""
+        places = slots[: len(self._spec.grids)]
         if places not in self._siglip:
-            self._siglip[places] = refined_siglip(transformer, self._references.grids, positions)
+            self._siglip[places] = refined_siglip(transformer, self._spec.grids, positions)
         return self._siglip[places]
 
-    def _more(self, segments: tuple[int, ...]) -> Size:
-        """What the sequence under a prompt has more than the plain one."""
-        sampling = self._spec.sampling
-        plain = segment_size(sampling.width, sampling.height, sum(segments))
-        whole = omni_size(sampling, self._references, segments)
-        return Size(whole.tokens - plain.tokens, whole.squares - plain.squares)
+
+def omni_size(sampling: Sampling, spec: OmniSpec, segments: Sequence[int]) -> Size:
+    """Returns the size of one forward of an image with its references and grids.
+
+    Args:
+        sampling: Size of the image.
+        spec: The references.
+        segments: Tokens of each segment of the prompt.
+    """
+    counts = [picture.shape[1] * picture.shape[2] // PIXELS_PER_TOKEN for picture in spec.pictures]
+    counts += [grid.shape[0] * grid.shape[1] for grid in spec.grids]
+    counts += [sampling.width * sampling.height // PIXELS_PER_TOKEN, *segments]
+    tokens = sum(map(padded, counts)) + (TOKEN_MULTIPLE if spec.grids else 0)
+    return Size(tokens, tokens * tokens)

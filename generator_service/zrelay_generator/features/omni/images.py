@@ -1,4 +1,4 @@
-"""Reference images of an Omni job: which are taken, and how large they are read."""
+"""Decodes reference images of Omni and resizes them."""
 
 import math
 
@@ -9,22 +9,34 @@ from torch import Tensor
 from zrelay_generator.images.reading import open_picture
 
 RESIZED_ABOVE = 1024 * 1024
-"""Pixels above which a reference is resized to the area of the picture that is painted."""
-LEAST_SIDE = 64
-MOST_ASPECT = 8
+"""Pixels above which a reference is resized to the area of the generated image."""
+MIN_SIDE = 64
+MAX_ASPECT = 8
 
 
 def read_reference(data: bytes, target_area: int, multiple: int, max_side: int, max_pixels: int) -> Tensor:
-    """A PNG, JPEG or WebP file -> [3, h, w] uint8 RGB, h and w divisible by `multiple`, at most `max_side`.
+    """Decodes a PNG, JPEG or WebP file as ZImageOmniPipeline prepares a reference.
 
-    As ZImageOmniPipeline has it: above 1024 * 1024 pixels resized to `target_area` by Lanczos, then cropped in the
-    middle. Raises ValueError for a file of more than `max_pixels`, sides below 64 pixels or more than 8 to 1 (the
-    pipeline's `check_image_input`), and where a side would be more than `max_side`.
+    A picture above 1024 * 1024 pixels is resized by Lanczos, then it is cropped in the middle.
+
+    Args:
+        data: The file.
+        target_area: Area in pixels after resizing.
+        multiple: Divisor of both sides of the result.
+        max_side: Greatest side of the result in pixels.
+        max_pixels: Greatest area of the file's picture.
+
+    Returns:
+        [3, h, w] uint8 RGB.
+
+    Raises:
+        ValueError: The file is refused by `open_picture`, a side is below 64 pixels, the aspect ratio is above 8
+            (the pipeline's `check_image_input`), or a side of the result would exceed `max_side`.
     """
     picture = open_picture(data, max_pixels)
-    if min(picture.size) < LEAST_SIDE or max(picture.size) > MOST_ASPECT * min(picture.size):
+    if min(picture.size) < MIN_SIDE or max(picture.size) > MAX_ASPECT * min(picture.size):
         raise ValueError(
-            f"expected sides of at least {LEAST_SIDE} pixels, one at most {MOST_ASPECT} times the other, got "
+            f"expected sides of at least {MIN_SIDE} pixels, one at most {MAX_ASPECT} times the other, got "
             f"{_sides(picture)}; crop it"
         )
     if picture.width * picture.height > RESIZED_ABOVE:
@@ -32,8 +44,8 @@ def read_reference(data: bytes, target_area: int, multiple: int, max_side: int, 
         size = (int(picture.width * scale), int(picture.height * scale))
         if multiple > min(size) or max(size) >= max_side + multiple:
             raise ValueError(
-                f"expected sides of {multiple} to {max_side} pixels once it has the picture's {target_area} pixels, "
-                f"got {size[0]} x {size[1]}; send it with at most {RESIZED_ABOVE} pixels, which are not resized"
+                f"expected sides of {multiple} to {max_side} pixels once it is resized to {target_area} pixels, "
+                f"got {size[0]} x {size[1]}; send it with at most {RESIZED_ABOVE} pixels, then it is not resized"
             )
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     width, height = (side // multiple * multiple for side in picture.size)

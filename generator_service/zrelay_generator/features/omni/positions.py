@@ -1,6 +1,6 @@
-"""Positions of Z-Image Omni's tokens on the transformer's three RoPE axes, and which of them are clean.
+"""Positions of Z-Image Omni's tokens on the transformer's three RoPE axes, and the mask of clean tokens.
 
-Equal to ZImageTransformer2DModel.patchify_and_embed_omni and _prepare_sequence (diffusers), row by row.
+Every row equals that of ZImageTransformer2DModel.patchify_and_embed_omni and _prepare_sequence in diffusers.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from zrelay_shared.omni import segment_starts
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Rows and columns of something."""
+    """Rows and columns of a grid."""
 
     rows: int
     columns: int
@@ -26,15 +26,20 @@ class Extent:
 
 
 def image_slots(segments: Sequence[int]) -> tuple[int, ...]:
-    """Position on axis 0 of the image behind each segment, given their tokens; its SigLIP grid has the next one."""
+    """Returns the position on axis 0 of the image after each segment. Its SigLIP grid has the next position.
+
+    Args:
+        segments: Tokens of each segment.
+    """
     return tuple(start + length for start, length in zip(segment_starts(segments), segments, strict=True))
 
 
 def segment_positions(segments: Sequence[int]) -> Tensor:
-    """[sum of padded lengths, 3] int64 of a prompt's segments.
+    """Returns the positions of a prompt's segments, [sum of padded lengths, 3] int64.
 
-    diffusers makes a position for every token and then zeros for the padding once more, so that from the second
-    segment on positions lie behind their tokens by the padding so far. The weights are run with it, so it stays.
+    diffusers makes a position for every token, padding included, and then zeros for the padding again. From the second
+    segment on, positions are therefore shifted against their tokens by the padding so far. The published weights are
+    used in this way, so it is reproduced here.
     """
     parts = []
     for start, length in zip(segment_starts(segments), segments, strict=True):
@@ -45,28 +50,38 @@ def segment_positions(segments: Sequence[int]) -> Tensor:
 
 
 def picture_positions(slot: int, patches: Extent) -> Tensor:
-    """[padded(rows * columns), 3] int64 of a picture at `slot`; padding is 0."""
+    """Returns the positions of a picture at `slot`, [padded(rows * columns), 3] int64; padding is 0."""
     return _grid(slot, torch.arange(patches.rows), torch.arange(patches.columns))
 
 
 def siglip_positions(slot: int, grid: Extent, latents: Extent) -> Tensor:
-    """[padded(rows * columns), 3] int64 of a SigLIP grid that is spread over its picture's latents; padding is 0."""
+    """Returns the positions of a SigLIP grid, spread over the latents of its picture.
+
+    Returns:
+        [padded(rows * columns), 3] int64; padding is 0.
+    """
     return _grid(slot, _spread(grid.rows, latents.rows), _spread(grid.columns, latents.columns))
 
 
 def unseen_positions() -> Tensor:
-    """[32, 3] int64 of the padding that stands for the painted image's SigLIP grid."""
+    """Returns the positions of the padding in place of the generated image's SigLIP grid, [32, 3] int64."""
     return torch.zeros(TOKEN_MULTIPLE, 3, dtype=torch.int64)
 
 
-def clean_tokens(segments: Sequence[int], pictures: Sequence[int], painted: int, grids: Sequence[int]) -> Tensor:
-    """bool [tokens] of those that are clean, in the order prompt, pictures, painted image, grids, unseen grid.
+def clean_tokens(segments: Sequence[int], pictures: Sequence[int], image: int, grids: Sequence[int]) -> Tensor:
+    """Returns which tokens are clean, bool [tokens].
 
-    All counts but the painted image's are without padding. The segments before each picture are clean with it; the
-    user's words and what is behind them are not.
+    The order is prompt, pictures, image, grids, padding of the image's grid. A picture and the segment before it are
+    clean; the user's text and the segments after it are not.
+
+    Args:
+        segments: Tokens of each segment of the prompt.
+        pictures: Tokens of each reference.
+        image: Tokens of the generated image.
+        grids: Tokens of each SigLIP grid.
     """
     clean, noisy = sum(map(padded, segments[: len(pictures)])), sum(map(padded, segments[len(pictures) :]))
-    runs = ((True, clean), (False, noisy), (True, sum(map(padded, pictures))), (False, padded(painted)),
+    runs = ((True, clean), (False, noisy), (True, sum(map(padded, pictures))), (False, padded(image)),
             (True, sum(map(padded, grids))), (False, TOKEN_MULTIPLE))  # fmt: skip
     return torch.cat([torch.full((length,), value) for value, length in runs])
 
@@ -81,5 +96,5 @@ def _grid(slot: int, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _spread(count: int, latents: int) -> Tensor:
-    """`count` positions from 0 to latents - 1, rounded down as diffusers does in float32."""
+    """Returns `count` positions from 0 to `latents - 1`, rounded down in float32 as in diffusers."""
     return (torch.arange(count).float() / max(count - 1, 1) * (latents - 1)).to(torch.int64)

@@ -1,4 +1,4 @@
-"""Z-Image Omni's tokens that no step changes: segmented prompts, SigLIP grids, embedded references."""
+"""Tokens of Z-Image Omni that no step changes: prompts in segments, SigLIP grids, embedded references."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,16 @@ from zrelay_generator.model.weights import BlockWeights
 
 
 def refined_prompt(transformer: PackedTransformer, prompt_embeds: Tensor, segments: Sequence[int]) -> Tensor:
-    """[sum of segments, width] of any dtype and device -> [sum of padded segments, dim]: embedded, each segment padded,
-    refined together."""
+    """Embeds a prompt, pads each segment and refines all of them together.
+
+    Args:
+        transformer: The model.
+        prompt_embeds: [sum of segments, width], any dtype and device.
+        segments: Tokens of each segment.
+
+    Returns:
+        [sum of padded segments, dim].
+    """
     weights = transformer.weights
     caption: Tensor = weights.caption_embedder(prompt_embeds.to(weights.device, weights.dtype))
     tokens = _padded(caption.split(list(segments)), weights.caption_pad)
@@ -23,8 +31,19 @@ def refined_prompt(transformer: PackedTransformer, prompt_embeds: Tensor, segmen
 
 
 def refined_siglip(transformer: PackedTransformer, grids: Sequence[Tensor], positions: Tensor) -> Tensor:
-    """Grids [rows, columns, siglip_width] and their `positions` -> [tokens, dim]: embedded, each padded, 32 pads behind
-    them in place of the painted image's grid, refined together. Raises ValueError for a model without SigLIP parts."""
+    """Embeds SigLIP grids, pads each of them, adds 32 pads for the generated image's grid and refines all together.
+
+    Args:
+        transformer: The model.
+        grids: [rows, columns, siglip_width] each.
+        positions: Positions of all tokens, pads included.
+
+    Returns:
+        [tokens, dim].
+
+    Raises:
+        ValueError: The model has no SigLIP parts.
+    """
     parts = transformer.weights.siglip
     if parts is None:
         raise ValueError("siglip: expected a transformer with SigLIP parts, got one without")
@@ -35,7 +54,7 @@ def refined_siglip(transformer: PackedTransformer, grids: Sequence[Tensor], posi
 
 
 def embedded_pictures(transformer: PackedTransformer, latents: Sequence[Tensor]) -> Tensor:
-    """Clean latents [channels, h, w] on the device -> [tokens, dim]: embedded patches, each picture's padded."""
+    """Embeds clean latents [channels, h, w] on the device and pads those of each picture: [tokens, dim]."""
     return _padded([transformer.embed(one) for one in latents], transformer.weights.image_pad)
 
 
@@ -50,12 +69,14 @@ def _refined(
 
 
 def _padded(parts: Sequence[Tensor], pad: Tensor) -> Tensor:
-    """The parts one behind the other, each padded by `pad` [1, dim] to a multiple of 32."""
+    """Returns the parts one after the other, each padded by `pad` [1, dim] to a multiple of 32."""
     return torch.cat([tokens for part in parts for tokens in (part, pad.expand(padded(len(part)) - len(part), -1))])
 
 
 def _scrambled(grid: Tensor) -> Tensor:
-    """[rows, columns, width] -> [rows * columns, width] as patchify_and_embed_omni reads it: channels first, cut into
-    rows of `width` values. So a token holds many places' values of few channels; the weights were trained through it.
+    """Flattens a grid [rows, columns, width] to [rows * columns, width] as patchify_and_embed_omni in diffusers does.
+
+    Channels come first and are cut into rows of `width` values, so that one token holds few channels of many places.
+    The published weights were trained with this order.
     """
     return grid.permute(2, 0, 1).reshape(-1, grid.shape[-1])

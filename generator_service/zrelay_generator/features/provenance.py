@@ -1,0 +1,69 @@
+"""The provenance of an image: what is needed to generate it again."""
+
+import json
+from dataclasses import dataclass
+
+from zrelay_generator.features.protocol import JobSpec
+from zrelay_generator.images.provenance import provenance_text
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedIdentity:
+    """What identifies a loaded generator in its results.
+
+    Attributes:
+        model_id: Name of the checkpoint.
+        transformer_digest, vae_digest: SHA-256 (hex) of both components.
+        device: Kind of the device, for example `cuda`.
+        compute_dtype: Data type of the computation, for example `bfloat16`.
+    """
+
+    model_id: str
+    transformer_digest: str
+    vae_digest: str
+    device: str
+    compute_dtype: str
+
+
+def provenance_json(spec: JobSpec, loaded: LoadedIdentity, image_index: int, seed: int, pixels_sha256: str) -> str:
+    """Returns the provenance of one image as JSON text. The same image generated again has the same text.
+
+    Args:
+        spec: The job.
+        loaded: The generator.
+        image_index: Index of the image in the job.
+        seed: Seed of the image.
+        pixels_sha256: SHA-256 (hex) of the image's pixels.
+    """
+    sampling, origin = spec.sampling, spec.origin
+    content: dict[str, object] = {
+        "generator": {
+            "model_id": loaded.model_id,
+            "transformer_digest": loaded.transformer_digest,
+            "vae_digest": loaded.vae_digest,
+            "device": loaded.device,
+            "compute_dtype": loaded.compute_dtype,
+        },
+        "sampling": {
+            "width": sampling.width,
+            "height": sampling.height,
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.guidance_scale,
+            "cfg_normalization": sampling.cfg_normalization,
+            "cfg_truncation": sampling.cfg_truncation,
+            "shift": sampling.shift,
+            "sigmas": list(sampling.schedule.sigmas),
+            "seed": seed,
+        },
+        "image_index": image_index,
+        "encoder": json.loads(origin.encoder),
+        "encoder_relation": origin.relation,
+        "encoder_differences": list(origin.differences),
+        "prompt": origin.prompt,
+        "negative_prompt": origin.negative_prompt,
+        "labels": dict(origin.labels),
+        "pixels_sha256": pixels_sha256,
+    }
+    for feature in spec.features:
+        content.update(feature.provenance())
+    return provenance_text(content)

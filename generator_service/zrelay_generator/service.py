@@ -1,0 +1,75 @@
+"""The generator as a service: its handlers, and its life from loading to the end."""
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from zrelay.v1 import generation_pb2
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.api.requests import parse_sampling
+from zrelay_generator.api.servicer import GeneratorHandlers
+from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
+from zrelay_generator.model.loading import load_model
+from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
+from zrelay_generator.settings import GeneratorConfig
+from zrelay_shared.errors import CheckpointError, InvalidArgument
+
+
+class GeneratorServicer(GeneratorHandlers):
+    """The servicer and its lifecycle (`zrelay_shared.serving.Service`)."""
+
+    def __init__(
+        self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
+    ) -> None:
+        """Creates a servicer whose model is not loaded yet.
+
+        Args:
+            config: The settings.
+            load: Makes the model from a pipeline folder. Benchmarks pass another one to run without a device.
+            intervals: Intervals of heartbeats, retries and leases.
+        """
+        super().__init__(config)
+        self._load_model, self._intervals = load, intervals
+        self._runtime: GeneratorRuntime | None = None
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """zrelay.v1.GeneratorService."""
+        return pb.DESCRIPTOR.services_by_name["GeneratorService"]
+
+    @property
+    def trouble(self) -> str:
+        """Why the generator cannot serve now (device stuck or lost, disk not writable), "" if it can."""
+        return "" if self._runtime is None else self._runtime.problem
+
+    @property
+    def lost(self) -> str:
+        """Why the process must be restarted (device lost), "" if it need not be."""
+        return "" if self._runtime is None else self._runtime.device.broken
+
+    async def load(self) -> None:
+        """Loads the model and continues unfinished jobs.
+
+        Raises:
+            CheckpointError: The model folder cannot be used, or its defaults are not valid here.
+            FailedPrecondition: The device is missing, or the state folder cannot be used.
+        """
+        runtime = await start(self._config, self._load_model, self._intervals)
+        try:  # a request without any sampling options must be valid
+            parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
+        except InvalidArgument as error:
+            await runtime.close()
+            raise CheckpointError(
+                f"zrelay.json: its defaults are not valid here: {error.message}; change it, or start with wider limits "
+                "(`zrelay serve generator --help`)",
+                metadata={"file": "zrelay.json"},
+            ) from error
+        self.served = self._runtime = runtime
+
+    async def drain(self, grace_s: float) -> None:
+        """Accepts no new work, finishes what can be finished in `grace_s` seconds, and suspends the rest."""
+        if self._runtime is not None:
+            await self._runtime.jobs.drain(grace_s)
+
+    async def close(self) -> None:
+        """Ends the threads and lets the state folder go."""
+        if self._runtime is not None:
+            await self._runtime.close()

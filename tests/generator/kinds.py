@@ -1,0 +1,25 @@
+"""Types of the fixtures that many of the generator's tests take."""
+
+from collections.abc import Awaitable, Callable
+
+from torch import Tensor
+
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.model.loading import LoadedModel
+from zrelay_shared.wire import Parcel
+
+from .callers import Caller
+
+Load = Callable[..., LoadedModel]
+"""Loads a pipeline folder on the CPU."""
+MakeSampling = Callable[..., Sampling]
+"""Makes the sampling of a small job, changed by keywords."""
+MakeEmbeds = Callable[..., Tensor]
+"""Makes random embeddings of so many tokens of a width."""
+RequestOf = Callable[..., Parcel[pb.GenerateRequest]]
+"""Makes a request for the demo checkpoint."""
+Parse = Callable[[Parcel[pb.GenerateRequest]], JobSpec]
+"""Parses a request."""
+Serve = Callable[..., Awaitable[Caller]]
+"""Starts a generator and connects to it."""

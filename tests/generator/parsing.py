@@ -1,0 +1,46 @@
+"""Helpers of the tests that parse requests."""
+
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import pytest
+
+from zrelay_generator.features.acceptance import Acceptance, acceptance
+from zrelay_generator.features.protocol import FeatureSpec, JobSpec
+from zrelay_generator.model.identity import identify
+from zrelay_generator.model.loading import LoadedModel
+from zrelay_generator.settings import GeneratorConfig
+from zrelay_shared.errors import InvalidArgument, ZrelayError
+
+from .kinds import Parse
+
+E = TypeVar("E", bound=ZrelayError)
+S = TypeVar("S", bound=FeatureSpec)
+
+
+def accepts_of(folder: Path, model: LoadedModel, cache: Path) -> Acceptance:
+    """Returns what a generator of this checkpoint accepts."""
+    identity = identify(folder, "demo", cache)
+    return acceptance(GeneratorConfig(model=folder), model.limits, model.defaults, identity)
+
+
+@overload
+def refused(parse: Parse, parcel: Any) -> InvalidArgument: ...
+
+
+@overload
+def refused(parse: Parse, parcel: Any, kind: type[E]) -> E: ...
+
+
+def refused(parse: Parse, parcel: Any, kind: type[ZrelayError] = InvalidArgument) -> ZrelayError:
+    """Parses a request, which must be refused with `kind`, and returns the error."""
+    with pytest.raises(kind) as caught:
+        parse(parcel)
+    return caught.value
+
+
+def part_of(spec: JobSpec, kind: type[S]) -> S:
+    """Returns the job's part of a feature, which it must have."""
+    part = spec.feature(kind)
+    assert part is not None
+    return part
