@@ -64,9 +64,9 @@ def main(
 
     def build() -> object:
         checkpoints.open_text_encoder(model)  # a folder that lacks something is told before torch takes its seconds
-        from zrelay_encoder.service import EncoderService
+        from zrelay_encoder.api.servicer import EncoderServicer
 
-        return EncoderService(config)
+        return EncoderServicer(config)
 
     raise SystemExit(
         command.start(

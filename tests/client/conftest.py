@@ -25,14 +25,14 @@ from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_client.cli import main
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
+from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.service import EncoderService
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared import serving
 from zrelay_shared.listening import ListenAddress
+from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.service import VisionService
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     demo = demo_checkpoint()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("services")))
-        encoder = EncoderService(EncoderConfig(demo, device="cpu", threads=1))
+        encoder = EncoderServicer(EncoderConfig(demo, device="cpu", threads=1))
         generator = GeneratorServicer(GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1))
         services.endpoints = {"encoder": services.start(encoder), "generator": services.start(generator)}
     yield services
@@ -110,14 +110,14 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True}
     Qwen3Model(Qwen3Config(**sizes, **heads, max_position_embeddings=2048)).save_pretrained(folder)
     shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)
-    return services.start(EncoderService(EncoderConfig(folder, device="cpu", threads=1)))
+    return services.start(EncoderServicer(EncoderConfig(folder, device="cpu", threads=1)))
 
 
 @pytest.fixture(scope="session")
 def vision(services: Services) -> str:
     """Both engines, at the layer that the demo's encoder gives."""
     folders = {"qwen3_vl": VISION_CHECKPOINT / "qwen3_vl", "siglip": VISION_CHECKPOINT / "siglip"}
-    return services.start(VisionService(VisionConfig(**folders, device="cpu", threads=1, hidden_layer=-2)))
+    return services.start(VisionServicer(VisionConfig(**folders, device="cpu", threads=1, hidden_layer=-2)))
 
 
 @pytest.fixture(scope="session")

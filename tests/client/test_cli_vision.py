@@ -14,8 +14,8 @@ from zrelay_client import AsyncClient, Client, Embeds, ImageEmbeds, InvalidArgum
 from zrelay_client import _vision_embeds as vision_embeds
 from zrelay_client._stack.bundle import demo_checkpoint, vision_model
 from zrelay_demo import VISION_CHECKPOINT
+from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.service import VisionService
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> bytes:
@@ -129,7 +129,7 @@ async def test_refusals_of_the_service_arrive(zrelay: Any, vision: str, pictures
 async def test_more_images_than_one_call_takes(services: Any, empty_home: Path) -> None:
     """A service that takes two at a time gets three in two calls, and the answers keep their order."""
     siglip = VISION_CHECKPOINT / "siglip"
-    few = services.start(VisionService(VisionConfig(siglip=siglip, device="cpu", threads=1, max_images=2)))
+    few = services.start(VisionServicer(VisionConfig(siglip=siglip, device="cpu", threads=1, max_images=2)))
     images = [png((value, 0, 0)) for value in (10, 20, 30)]
     async with AsyncClient(vision=few) as client:
         found = await client.encode_images(images, engine="siglip")

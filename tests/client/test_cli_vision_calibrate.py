@@ -16,9 +16,9 @@ from zrelay_shared import embeds_file, reference_file
 from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.tensors import check
 from zrelay_shared.torch_tensors import as_torch
+from zrelay_vision.api.servicer import VisionServicer
+from zrelay_vision.conditioning.reference import open_reference_sets
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.reference_stats import open_reference_sets
-from zrelay_vision.service import VisionService
 
 PROMPTS = ("a red circle", "two blue stars on a white background", "é", "a moon at the top left")
 
@@ -78,7 +78,7 @@ async def test_the_bundled_corpus_calibrates_what_the_vision_service_then_uses(
     config = VisionConfig(
         qwen3_vl=VISION_CHECKPOINT / "qwen3_vl", device="cpu", threads=1, hidden_layer=-2, reference_stats=folder
     )
-    vision = services.start(VisionService(config))
+    vision = services.start(VisionServicer(config))
     async with AsyncClient(encoder=encoder, vision=vision) as client:
         embeds = await client.encode("a red circle")
         said = await client.condition_prompt(embeds, picture(), normalization="per_dim", outlier_mask="clamp")
@@ -89,7 +89,7 @@ async def test_the_bundled_corpus_calibrates_what_the_vision_service_then_uses(
 
 async def test_the_service_says_so_where_no_set_fits(services: Any, empty_home: Path) -> None:
     config = VisionConfig(qwen3_vl=VISION_CHECKPOINT / "qwen3_vl", device="cpu", threads=1, hidden_layer=-2)
-    vision = services.start(VisionService(config))
+    vision = services.start(VisionServicer(config))
     async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision) as client:
         embeds = await client.encode("a red circle")
         with pytest.raises(FailedPrecondition, match="zrelay calibrate") as refused:

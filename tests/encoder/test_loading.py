@@ -4,18 +4,18 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.encoder.helpers import load, loaded
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.encoder import checkpoint_text_limit
+from zrelay_encoder.prompts.fitting import checkpoint_text_limit
 from zrelay_shared import checkpoints
 from zrelay_shared.errors import CheckpointError
-
-from .conftest import load
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
 
 def test_tensors_are_the_checkpoints(tiny: Path) -> None:
     stored = load_file(tiny / "model.safetensors")
-    for name, tensor in load(tiny).encoder.model.state_dict().items():
+    for name, tensor in loaded(tiny).encoder.model.state_dict().items():
         assert torch.equal(tensor, stored[f"model.{name}"])
 
 
 def test_a_dtype_is_converted_on_the_way(tiny: Path) -> None:
     stored = load_file(tiny / "model.safetensors")
-    for name, tensor in load(tiny, dtype="bfloat16").encoder.model.state_dict().items():
+    for name, tensor in loaded(tiny, dtype="bfloat16").encoder.model.state_dict().items():
         assert torch.equal(tensor, stored[f"model.{name}"].bfloat16())
 
 
@@ -130,7 +130,7 @@ def test_a_restart_does_not_read_the_weights_for_their_digest(copy: Path, tmp_pa
 
 
 def test_the_fingerprint(demo_checkpoint: Path) -> None:
-    fingerprint = load(demo_checkpoint).encoder.fingerprint
+    fingerprint = loaded(demo_checkpoint).encoder.fingerprint
     assert (fingerprint.family, fingerprint.width, fingerprint.model_id) == ("qwen3", 128, "zrelay-demo")
     assert (fingerprint.compute_dtype, fingerprint.backend) == ("float32", "torch-cpu")
     assert (fingerprint.hidden_layer, fingerprint.before_final_norm) == (-2, True)
@@ -144,6 +144,6 @@ def test_the_text_limit_of_the_transformer_beside(demo_checkpoint: Path, tiny: P
 @pytest.mark.parametrize(
     "bad", [{"device": "gpu"}, {"dtype": "fp16"}, {"threads": 0}, {"hidden_layer": 0}, {"max_prompts": 0}]
 )
-def test_a_config_is_checked_once(tmp_path: Path, bad: dict[str, object]) -> None:
+def test_a_config_is_checked_once(tmp_path: Path, bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
-        EncoderConfig(tmp_path, **bad)  # type: ignore[arg-type]
+        EncoderConfig(tmp_path, **bad)

@@ -1,5 +1,6 @@
 """Omni prompts: segments as ZImageOmniPipeline encodes them, held to a generator's limit, and refusals."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen3Model
 
+from tests.encoder.helpers import EncoderClient, largest_difference, loaded
+from tests.helpers.refusals import refused, refused_async
 from zrelay.v1 import encoder_pb2 as pb
-from zrelay_encoder import parsing
+from zrelay.v1.embeds_pb2 import LongPromptMode
+from zrelay_encoder.api import requests
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.omni import OmniPrompt, fit_omni
+from zrelay_encoder.prompts.fitting import truncate_omni
+from zrelay_encoder.prompts.formatting import OmniPrompt
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.omni import fits, last_position, segment_count
 from zrelay_shared.torch_tensors import from_wire
 
-from .conftest import Served, largest_difference, load
-
+REFUSE = LongPromptMode.LONG_PROMPT_MODE_REFUSE
 PROMPTS = ["the fox of the first picture in the second", "x", "  два кота\n\n一只猫 🎨", ""]
 
 
-def reference(folder: Path, prompt: str, images: int, limit: int = 512) -> list[torch.Tensor]:
-    """diffusers' own encoding: the segments of one prompt."""
+@cache
+def pipeline(folder: Path) -> Any:
     tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     text_encoder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     parts = dict.fromkeys(("scheduler", "vae", "transformer", "siglip", "siglip_processor"))
-    pipeline: Any = ZImageOmniPipeline(
+    return ZImageOmniPipeline(
         **parts,
         tokenizer=AutoTokenizer.from_pretrained(tokenizer),
         text_encoder=Qwen3Model.from_pretrained(text_encoder, dtype=torch.float32),
     )
+
+
+def reference(folder: Path, prompt: str, images: int, limit: int = 512) -> list[torch.Tensor]:
+    """Returns the segments of one prompt as diffusers encodes them."""
     with torch.no_grad():
-        (segments,), _ = pipeline.encode_prompt(
+        (segments,), _ = pipeline(folder).encode_prompt(
             [prompt],
             do_classifier_free_guidance=False,
             max_sequence_length=limit,
@@ -49,25 +57,25 @@ def reference(folder: Path, prompt: str, images: int, limit: int = 512) -> list[
 @pytest.mark.parametrize("name", ["demo_checkpoint", "tiny"])
 def test_segments_are_those_of_the_pipeline(name: str, images: int, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)
-    loaded = load(folder)
+    encoder = loaded(folder)
     for prompt in PROMPTS:
-        [formatted] = loaded.formatter.format([OmniPrompt(prompt, images)])
-        fitted = fit_omni(formatted.ids, formatted.segments, 512)
+        [formatted] = encoder.formatter.format([OmniPrompt(prompt, images)])
+        fitted = truncate_omni(formatted.ids, formatted.segments, 512)
         assert fitted.dropped == 0 and len(fitted.sequences) == images + 2
-        ours = loaded.encoder.encode(fitted.sequences, loaded.encoder.model.plan, torch.float32)
+        ours = encoder.embed(fitted.sequences)
         for mine, theirs in zip(ours, reference(folder, prompt, images), strict=True):
             assert largest_difference(mine, theirs) < 1e-5
 
 
 def test_a_long_prompt_loses_its_last_words_as_in_the_pipeline(tiny: Path) -> None:
-    loaded, prompt = load(tiny), "many red and blue shapes, " * 60
-    [formatted] = loaded.formatter.format([OmniPrompt(prompt, 2)])
-    fitted = fit_omni(formatted.ids, formatted.segments, 128)
+    encoder, prompt = loaded(tiny), "many red and blue shapes, " * 60
+    [formatted] = encoder.formatter.format([OmniPrompt(prompt, 2)])
+    fitted = truncate_omni(formatted.ids, formatted.segments, 128)
     assert fitted.dropped > 0 and fits(fitted.segments, 128)
     assert [kept for at, kept in enumerate(fitted.segments) if at != 2] == [
         length for at, length in enumerate(formatted.segments) if at != 2
     ]
-    ours = loaded.encoder.encode(fitted.sequences, loaded.encoder.model.plan, torch.float32)
+    ours = encoder.embed(fitted.sequences)
     for mine, theirs in zip(ours, reference(tiny, prompt, 2, limit=fitted.segments[2]), strict=True):
         assert largest_difference(mine, theirs) < 1e-5
 
@@ -75,7 +83,7 @@ def test_a_long_prompt_loses_its_last_words_as_in_the_pipeline(tiny: Path) -> No
 @given(st.integers(1, 8), st.integers(1, 3000), st.sampled_from([96, 512, 992, 1504]))
 def test_what_fits_is_the_longest_that_does(images: int, words: int, limit: int) -> None:
     lengths = [3, *[2] * (images - 1), words, 2]
-    fitted = fit_omni(range(sum(lengths)), lengths, limit)
+    fitted = truncate_omni(range(sum(lengths)), lengths, limit)
     kept = fitted.segments[images]
     assert sum(fitted.segments) == len(fitted.ids) and fits(fitted.segments, limit)
     assert kept == words or not fits([*lengths[:images], kept + 1, 2], limit)
@@ -90,7 +98,7 @@ def test_positions() -> None:
     assert last_position([4, 32, 2]) == 7 + 34 + 31
 
 
-async def test_over_a_channel(demo: Served) -> None:
+async def test_over_a_channel(demo: EncoderClient) -> None:
     request = pb.EncodePromptsRequest(
         prompts=[
             pb.Prompt(text="a red circle", image_count=2),
@@ -99,7 +107,7 @@ async def test_over_a_channel(demo: Served) -> None:
         ],
         options=pb.EncodeOptions(return_formatted_prompts=True),
     )
-    parcel = await demo.call("EncodePrompts", request)
+    parcel = await demo.encode(request)
     two, none, empty = parcel.message.results
     assert [len(result.prompt_embeds.segments) for result in (two, none, empty)] == [4, 1, 3]
     rows = [
@@ -116,26 +124,28 @@ async def test_over_a_channel(demo: Served) -> None:
     )
 
 
-async def test_counted_over_a_channel(demo: Served) -> None:
+async def test_counted_over_a_channel(demo: EncoderClient) -> None:
     request = pb.FormatPromptRequest(prompts=[pb.Prompt(text="red " * 60, image_count=1)], text_limit=96)
-    prompt = (await demo.call("FormatPrompt", request)).message.prompts[0]
+    short = pb.FormatPromptRequest(prompts=[pb.Prompt(text="red", image_count=1)], text_limit=96)
+    prompt = (await demo.format(request)).prompts[0]
     assert prompt.token_count == len(prompt.token_ids) > 60
-    assert not prompt.fits and (await demo.call("FormatPrompt", pb.FormatPromptRequest(
-        prompts=[pb.Prompt(text="red", image_count=1)], text_limit=96))).message.prompts[0].fits  # fmt: skip
+    assert not prompt.fits and (await demo.format(short)).prompts[0].fits
 
 
 @pytest.mark.parametrize(
     ("options", "field", "reason"),
     [
         (pb.EncodeOptions(text_limit=32), "prompts[0].image_count", "IMAGE_COUNT_INVALID"),
-        (pb.EncodeOptions(text_limit=64, long_prompt_mode=5), "prompts[0]", "PROMPT_TOO_LONG"),
+        (
+            pb.EncodeOptions(text_limit=64, long_prompt_mode=REFUSE),
+            "prompts[0]",
+            "PROMPT_TOO_LONG",
+        ),
     ],
 )
-async def test_what_a_limit_refuses(demo: Served, options: pb.EncodeOptions, field: str, reason: str) -> None:
+async def test_what_a_limit_refuses(demo: EncoderClient, options: pb.EncodeOptions, field: str, reason: str) -> None:
     request = pb.EncodePromptsRequest(prompts=[pb.Prompt(text="red " * 60, image_count=2)], options=options)
-    with pytest.raises(InvalidArgument) as caught:
-        await demo.call("EncodePrompts", request)
-    assert (caught.value.field, caught.value.reason) == (field, reason)
+    await refused_async(demo.encode(request), InvalidArgument, reason=reason, field=field)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +159,5 @@ async def test_what_a_limit_refuses(demo: Served, options: pb.EncodeOptions, fie
     ],
 )  # fmt: skip
 def test_what_is_refused(text: str, field: str, reason: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        parsing.encode_call(text_format.Parse(text, pb.EncodePromptsRequest()), EncoderConfig(Path("model")))
-    assert (caught.value.field, caught.value.reason) == (field, reason)
+    message, config = text_format.Parse(text, pb.EncodePromptsRequest()), EncoderConfig(Path("model"))
+    refused(lambda: requests.parse_encode(message, config), reason=reason, field=field)

@@ -1,5 +1,6 @@
 """The same weights give the same embeddings as diffusers' encode_prompt, to 1e-5 of each token's norm in float32."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from diffusers import ZImagePipeline
 from transformers import AutoTokenizer, Qwen3Model
 
-from .conftest import largest_difference, load
+from tests.encoder.helpers import largest_difference, loaded
 
 PROMPTS = [
     "a small red circle on a blue background",
@@ -20,17 +21,21 @@ PROMPTS = [
 ]
 
 
-def reference(text_encoder: Path, tokenizer: Path, prompts: list[str], limit: int = 512) -> list[torch.Tensor]:
-    """diffusers' own encoding, padded to `limit`."""
-    pipeline: Any = ZImagePipeline(
+@cache
+def pipeline(text_encoder: Path, tokenizer: Path) -> Any:
+    return ZImagePipeline(
         scheduler=None,
         vae=None,
         transformer=None,
         tokenizer=AutoTokenizer.from_pretrained(tokenizer),
         text_encoder=Qwen3Model.from_pretrained(text_encoder, dtype=torch.float32),
     )
+
+
+def reference(text_encoder: Path, tokenizer: Path, prompts: list[str], limit: int = 512) -> list[torch.Tensor]:
+    """Returns the embeddings as diffusers computes them, padded to `limit`."""
     with torch.no_grad():
-        embeds, _ = pipeline.encode_prompt(
+        embeds, _ = pipeline(text_encoder, tokenizer).encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=limit, device=torch.device("cpu")
         )
     return list(embeds)
@@ -38,19 +43,19 @@ def reference(text_encoder: Path, tokenizer: Path, prompts: list[str], limit: in
 
 def test_the_demo_checkpoint(demo_checkpoint: Path) -> None:
     wanted = reference(demo_checkpoint / "text_encoder", demo_checkpoint / "tokenizer", PROMPTS)
-    for ours, theirs in zip(load(demo_checkpoint).encode(*PROMPTS), wanted, strict=True):
+    for ours, theirs in zip(loaded(demo_checkpoint).encode(*PROMPTS), wanted, strict=True):
         assert largest_difference(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("folder", ["tiny", "tiny_sharded", "tiny_untied"])
 def test_folders_of_every_form(folder: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(folder)
-    for ours, theirs in zip(load(path).encode(*PROMPTS), reference(path, path, PROMPTS), strict=True):
+    for ours, theirs in zip(loaded(path).encode(*PROMPTS), reference(path, path, PROMPTS), strict=True):
         assert largest_difference(ours, theirs) < 1e-5
 
 
 def test_a_truncated_prompt(tiny: Path) -> None:
-    [ours] = load(tiny).encode(PROMPTS[-1], limit=64)
+    [ours] = loaded(tiny).encode(PROMPTS[-1], limit=64)
     [theirs] = reference(tiny, tiny, PROMPTS[-1:], limit=64)
     assert ours.shape == (64, 32)
     assert largest_difference(ours, theirs) < 1e-5
@@ -58,8 +63,7 @@ def test_a_truncated_prompt(tiny: Path) -> None:
 
 @pytest.mark.parametrize("hidden_layer", [-1, -2, -3, -5])
 def test_every_layer_is_the_one_transformers_calls_so(tiny: Path, hidden_layer: int) -> None:
-    loaded = load(tiny, hidden_layer=hidden_layer)
-    [ours] = loaded.encode(PROMPTS[0], hidden_layer=hidden_layer)
+    [ours] = loaded(tiny, hidden_layer).encode(PROMPTS[0], hidden_layer=hidden_layer)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPTS[0]}], tokenize=False, add_generation_prompt=True, enable_thinking=True
@@ -71,6 +75,6 @@ def test_every_layer_is_the_one_transformers_calls_so(tiny: Path, hidden_layer: 
 
 
 def test_bfloat16_is_near_float32(demo_checkpoint: Path) -> None:
-    [rough] = load(demo_checkpoint, dtype="bfloat16").encode(PROMPTS[0])
-    [fine] = load(demo_checkpoint).encode(PROMPTS[0])
+    [rough] = loaded(demo_checkpoint, dtype="bfloat16").encode(PROMPTS[0])
+    [fine] = loaded(demo_checkpoint).encode(PROMPTS[0])
     assert largest_difference(rough, fine) < 0.05

@@ -5,24 +5,25 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
+from tests.helpers.refusals import refused
 from zrelay.v1.encoder_pb2 import EncodePromptsRequest, FormatPromptRequest
-from zrelay_encoder import parsing
-from zrelay_encoder.calls import EncodeCall, FormatCall
+from zrelay_encoder.api import requests
+from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.features import FEATURES
-from zrelay_encoder.template import Conversation, Message, of_prompt
-from zrelay_shared.errors import FeatureMissing, InvalidArgument
+from zrelay_encoder.prompts.formatting import ChatMessage, Conversation, single_turn
+from zrelay_encoder.runtime import EncodeRequest, FormatRequest
+from zrelay_shared.errors import FeatureMissing
 
 CONFIG = EncoderConfig(Path("model"), max_prompts=2, max_prompt_chars=20, max_text_limit=4096)
 STAR = "prompts { text: 'a star' }"
 
 
-def encode(text: str) -> EncodeCall:
-    return parsing.encode_call(text_format.Parse(text, EncodePromptsRequest()), CONFIG)
+def encode(text: str) -> EncodeRequest:
+    return requests.parse_encode(text_format.Parse(text, EncodePromptsRequest()), CONFIG)
 
 
 def test_defaults() -> None:
-    assert encode(STAR) == EncodeCall((of_prompt("a star"),))
+    assert encode(STAR) == EncodeRequest((single_turn("a star"),))
 
 
 def test_everything_that_is_there() -> None:
@@ -32,8 +33,8 @@ def test_everything_that_is_there() -> None:
         " pad_to: 6 deterministic: true bypass_cache: true return_formatted_prompts: true }"
     )
     assert call.prompts == (
-        Conversation((Message("user", "a star"),), "content", "five"),
-        Conversation((Message("user", "b"),), "empty"),
+        Conversation((ChatMessage("user", "a star"),), "content", "five"),
+        Conversation((ChatMessage("user", "b"),), "empty"),
     )
     assert (call.hidden_layer, call.text_limit, call.refuse_long, call.dtype) == (-3, 7, True, "F32")
     assert (call.pad_to, call.deterministic) == (6, True)
@@ -41,12 +42,12 @@ def test_everything_that_is_there() -> None:
 
 def test_an_empty_prompt_that_is_meant_is_the_unconditional_one() -> None:
     call = encode("prompts { allow_empty: true }")
-    assert call.prompts == (of_prompt(""),)
+    assert call.prompts == (single_turn(""),)
 
 
 def test_format() -> None:
     request = text_format.Parse(STAR + " text_limit: 9", FormatPromptRequest())
-    assert parsing.format_call(request, CONFIG) == FormatCall((of_prompt("a star"),), 9)
+    assert requests.parse_format(request, CONFIG) == FormatRequest((single_turn("a star"),), 9)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +71,8 @@ def test_format() -> None:
     ],
 )  # fmt: skip
 def test_bad_values_are_refused(request_text: str, field: str, reason: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        encode(request_text)
-    assert (caught.value.field, caught.value.reason) == (field, reason)
-    assert caught.value.message.startswith(field)
+    error = refused(lambda: encode(request_text), reason=reason, field=field)
+    assert error.message.startswith(field)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +88,7 @@ def test_unknown_enum_values_are_refused(path: str, reason: str) -> None:
         request.prompts[0].conversation.messages.add(role=99)
     else:
         setattr(request.options if path.startswith("options") else request.prompts[0], name, 99)
-    with pytest.raises(InvalidArgument, match="99") as caught:
-        parsing.encode_call(request, CONFIG)
-    assert (caught.value.field, caught.value.reason) == (path, reason)
+    refused(lambda: requests.parse_encode(request, CONFIG), reason=reason, field=path, match="99")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +109,5 @@ def test_unknown_enum_values_are_refused(path: str, reason: str) -> None:
     ],
 )
 def test_what_is_not_built_is_refused_as_get_info_says(request_text: str, feature: str) -> None:
-    with pytest.raises(FeatureMissing) as caught:
-        encode(request_text)
-    assert caught.value.metadata == {"feature": feature}
-    assert feature in [known.name for known in FEATURES if not known.available]
+    assert refused(lambda: encode(request_text), FeatureMissing).metadata == {"feature": feature}
+    assert feature in [known.name for known in CAPABILITIES if not known.available]

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,17 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from zrelay.v1 import encoder_pb2 as pb
+from tests.encoder.helpers import EncoderClient, client_of, embeds_of, largest_difference, loaded
+from tests.helpers.polling import until_async
+from tests.helpers.refusals import refused_async
+from tests.helpers.servers import serve
 from zrelay.v1.embeds_pb2 import LongPromptMode, TextLimitSource, ThinkMode
 from zrelay.v1.encoder_pb2 import EncodeOptions, EncodePromptsRequest, FormatPromptRequest, Prompt
 from zrelay.v1.tensor_pb2 import TensorDtype
+from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.service import EncoderService
 from zrelay_shared import channels, errors
 from zrelay_shared.fingerprint import from_message
-from zrelay_shared.torch_tensors import from_wire
-from zrelay_shared.wire import Parcel
-
-from .conftest import Serve, Served, largest_difference, load
 
 CIRCLE = "a small red circle on a blue background"
 F32 = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F32)
@@ -32,22 +31,11 @@ def request(*prompts: str, options: EncodeOptions | None = None) -> EncodePrompt
     return EncodePromptsRequest(prompts=[Prompt(text=text) for text in prompts], options=options)
 
 
-def embeds(reply: Parcel[pb.EncodePromptsResponse], at: int = 0) -> torch.Tensor:
-    [segment] = reply.message.results[at].prompt_embeds.segments
-    return from_wire(reply, segment.prompt_embeds, field="prompt_embeds", rank=2)
-
-
-async def encode(served: Served, message: EncodePromptsRequest) -> Parcel[pb.EncodePromptsResponse]:
-    return await served.stub.call("EncodePrompts", message, pb.EncodePromptsResponse, timeout=30)
-
-
-async def test_prompts_become_embeddings(serve: Serve, demo_checkpoint: Path) -> None:
-    served = await serve(EncoderConfig(demo_checkpoint, device="cpu", dtype="float32"))
-    await served.server.loaded
-    reply = await encode(served, request(CIRCLE, "a star", options=F32))
-    wanted = load(demo_checkpoint).encode(CIRCLE, "a star")
-    for at, theirs in enumerate(wanted):
-        assert largest_difference(embeds(reply, at), theirs) < 1e-5
+async def test_prompts_become_embeddings(demo: EncoderClient, demo_checkpoint: Path) -> None:
+    reply = await demo.encode(request(CIRCLE, "a star", options=F32))
+    expected = loaded(demo_checkpoint).encode(CIRCLE, "a star")
+    for at, theirs in enumerate(expected):
+        assert largest_difference(embeds_of(reply, at), theirs) < 1e-5
         report = reply.message.results[at].prompt_embeds.report
         assert report.token_count == report.formatted_tokens == len(theirs)
         assert (report.dropped_tokens, report.long_prompt_action) == (0, 0)
@@ -55,32 +43,32 @@ async def test_prompts_become_embeddings(serve: Serve, demo_checkpoint: Path) ->
     assert reply.message.compute_seconds > 0
 
 
-async def test_the_wire_is_bfloat16_unless_asked(demo: Served) -> None:
-    assert embeds(await encode(demo, request(CIRCLE))).dtype is torch.bfloat16
+async def test_the_wire_is_bfloat16_unless_asked(demo: EncoderClient) -> None:
+    assert embeds_of(await demo.encode(request(CIRCLE))).dtype is torch.bfloat16
     half = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F16)
-    assert embeds(await encode(demo, request(CIRCLE, options=half))).dtype is torch.float16
+    assert embeds_of(await demo.encode(request(CIRCLE, options=half))).dtype is torch.float16
 
 
-async def test_every_embedding_carries_its_fingerprint(demo: Served) -> None:
-    info = await demo.stub.call("GetInfo", pb.EncoderServiceGetInfoRequest(), pb.EncoderServiceGetInfoResponse)
+async def test_every_embedding_carries_its_fingerprint(demo: EncoderClient) -> None:
+    info = await demo.info()
     thinking = EncodePromptsRequest(
         prompts=[Prompt(text=CIRCLE), Prompt(text=CIRCLE, think_mode=ThinkMode.THINK_MODE_EMPTY)]
     )
-    plain, empty = (await encode(demo, thinking)).message.results
-    assert plain.prompt_embeds.fingerprint == info.message.fingerprint
+    plain, empty = (await demo.encode(thinking)).message.results
+    assert plain.prompt_embeds.fingerprint == info.fingerprint
     ours = from_message(empty.prompt_embeds.fingerprint)
     assert ours.think_mode == "empty"
     assert ours.digest != plain.prompt_embeds.fingerprint.digest
-    shallow = (await encode(demo, request(CIRCLE, options=EncodeOptions(hidden_layer=-3)))).message.results[0]
+    shallow = (await demo.encode(request(CIRCLE, options=EncodeOptions(hidden_layer=-3)))).message.results[0]
     assert shallow.prompt_embeds.fingerprint.hidden_layer == -3
 
 
-async def test_a_long_prompt_is_truncated_and_told(demo: Served) -> None:
+async def test_a_long_prompt_is_truncated_and_told(demo: EncoderClient) -> None:
     options = EncodeOptions(text_limit=32, return_formatted_prompts=True)
-    reply = await encode(demo, request("red and blue " * 60, options=options))
+    reply = await demo.encode(request("red and blue " * 60, options=options))
     [result] = reply.message.results
     report = result.prompt_embeds.report
-    assert embeds(reply).shape == (32, 128)
+    assert embeds_of(reply).shape == (32, 128)
     assert report.token_count == report.text_limit == 32
     assert report.dropped_tokens == report.formatted_tokens - 32 > 0
     assert report.long_prompt_action == LongPromptMode.LONG_PROMPT_MODE_TRUNCATE
@@ -88,38 +76,39 @@ async def test_a_long_prompt_is_truncated_and_told(demo: Served) -> None:
     assert result.formatted_prompt.startswith("<|im_start|>user\nred and blue")
 
 
-async def test_a_long_prompt_may_be_refused(demo: Served) -> None:
+async def test_a_long_prompt_may_be_refused(demo: EncoderClient) -> None:
     options = EncodeOptions(text_limit=32, long_prompt_mode=LongPromptMode.LONG_PROMPT_MODE_REFUSE)
-    with pytest.raises(errors.InvalidArgument, match="at most 32 tokens") as caught:
-        await encode(demo, request("short", "red and blue " * 60, options=options))
-    assert (caught.value.reason, caught.value.field) == ("PROMPT_TOO_LONG", "prompts[1]")
+    await refused_async(
+        demo.encode(request("short", "red and blue " * 60, options=options)),
+        errors.InvalidArgument,
+        reason="PROMPT_TOO_LONG",
+        field="prompts[1]",
+        match="at most 32 tokens",
+    )
 
 
-async def test_pads_are_kept_on_request(demo: Served) -> None:
-    plain = embeds(await encode(demo, request(CIRCLE)))
-    reply = await encode(demo, request(CIRCLE, options=EncodeOptions(pad_to=40)))
-    padded = embeds(reply)
+async def test_pads_are_kept_on_request(demo: EncoderClient) -> None:
+    plain = embeds_of(await demo.encode(request(CIRCLE)))
+    reply = await demo.encode(request(CIRCLE, options=EncodeOptions(pad_to=40)))
+    padded = embeds_of(reply)
     assert padded.shape == (40, 128)
     assert largest_difference(padded[: len(plain)].float(), plain.float()) < 0.02
     assert reply.message.results[0].prompt_embeds.report.formatted_tokens == len(plain)
     assert list(reply.message.results[0].prompt_embeds.fingerprint.modifications) == ["padding"]
-    with pytest.raises(errors.InvalidArgument, match="pad_to"):
-        await encode(demo, request(CIRCLE, options=EncodeOptions(pad_to=40, text_limit=39)))
+    too_long = EncodeOptions(pad_to=40, text_limit=39)
+    await refused_async(demo.encode(request(CIRCLE, options=too_long)), errors.InvalidArgument, field="options.pad_to")
 
 
-async def test_format_prompt_counts(demo: Served) -> None:
+async def test_format_prompt_counts(demo: EncoderClient) -> None:
     message = FormatPromptRequest(prompts=[Prompt(text=CIRCLE), Prompt(text="red " * 60)], text_limit=40)
-    reply = await demo.stub.call("FormatPrompt", message, pb.FormatPromptResponse)
-    short, long = reply.message.prompts
+    short, long = (await demo.format(message)).prompts
     assert short.formatted_prompt == f"<|im_start|>user\n{CIRCLE}<|im_end|>\n<|im_start|>assistant\n"
-    assert short.token_count == len(short.token_ids) == len(embeds(await encode(demo, request(CIRCLE))))
+    assert short.token_count == len(short.token_ids) == len(embeds_of(await demo.encode(request(CIRCLE))))
     assert (short.fits, long.fits, long.text_limit) == (True, False, 40)
 
 
-async def test_get_info(demo: Served) -> None:
-    info = (
-        await demo.stub.call("GetInfo", pb.EncoderServiceGetInfoRequest(), pb.EncoderServiceGetInfoResponse)
-    ).message
+async def test_get_info(demo: EncoderClient) -> None:
+    info = await demo.info()
     assert info.ready
     assert (info.version.service, info.version.contract) == ("encoder", "v1")
     assert "torch" in info.version.libraries
@@ -145,16 +134,14 @@ async def test_get_info(demo: Served) -> None:
     ],
 )  # fmt: skip
 async def test_bad_requests(
-    demo: Served, message: EncodePromptsRequest, kind: type[errors.ZrelayError], reason: str
+    demo: EncoderClient, message: EncodePromptsRequest, kind: type[errors.ZrelayError], reason: str
 ) -> None:
-    with pytest.raises(kind) as caught:
-        await encode(demo, message)
-    assert caught.value.reason == reason
-    assert embeds(await encode(demo, request("still there"))).shape[1] == 128
+    await refused_async(demo.encode(message), kind, reason=reason)
+    assert embeds_of(await demo.encode(request("still there"))).shape[1] == 128
 
 
-async def test_bytes_that_are_no_request(demo: Served) -> None:
-    async with channels.dial(demo.endpoint) as channel:
+async def test_bytes_that_are_no_request(demo_endpoint: str) -> None:
+    async with channels.dial(demo_endpoint) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/zrelay.v1.EncoderService/EncodePrompts"
         )
@@ -163,16 +150,18 @@ async def test_bytes_that_are_no_request(demo: Served) -> None:
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_more_than_one_reply_can_carry(serve: Serve, demo_checkpoint: Path) -> None:
-    served = await serve(EncoderConfig(demo_checkpoint, device="cpu", max_prompts=400))
-    await served.server.loaded
+async def test_more_than_one_reply_can_carry(demo_checkpoint: Path) -> None:
     options = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F32, pad_to=992)
-    with pytest.raises(errors.MessageTooLarge, match="send fewer prompts a call"):
-        await encode(served, request(*["a"] * 160, options=options))
+    async with serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu", max_prompts=400))) as served:
+        await refused_async(
+            client_of(served).encode(request(*["a"] * 160, options=options)),
+            errors.MessageTooLarge,
+            match="send fewer prompts per call",
+        )
 
 
-class Held(EncoderService):
-    """An encoder that begins to load when it is told to."""
+class HeldEncoder(EncoderServicer):
+    """An encoder that starts to load when `go` is set."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
@@ -183,65 +172,87 @@ class Held(EncoderService):
         await super().load()
 
 
-async def test_while_it_loads(serve: Serve, demo_checkpoint: Path) -> None:
-    held = Held(EncoderConfig(demo_checkpoint, device="cpu"))
-    served = await serve(held)
-    with pytest.raises(errors.ModelLoading) as caught:
-        await encode(served, request(CIRCLE))
-    assert caught.value.retry_after_s
-    info = await served.stub.call("GetInfo", pb.EncoderServiceGetInfoRequest(), pb.EncoderServiceGetInfoResponse)
-    assert not info.message.ready
-    assert not info.message.HasField("fingerprint")
-    held.go.set()
-    await served.server.loaded
-    await encode(served, request(CIRCLE))
+async def test_while_it_loads_and_while_it_drains(demo_checkpoint: Path) -> None:
+    async with serve(HeldEncoder(EncoderConfig(demo_checkpoint, device="cpu")), loaded=False) as served:
+        client = client_of(served)
+        error = await refused_async(client.encode(request(CIRCLE)), errors.ModelLoading)
+        assert error.retry_after_s
+        info = await client.info()
+        assert not info.ready
+        assert not info.HasField("fingerprint")
+        served.service.go.set()
+        await served.server.loaded
+        await client.encode(request(CIRCLE))
+        await served.service.drain(1.0)
+        await refused_async(client.encode(request(CIRCLE)), errors.Draining)
+        await refused_async(client.format(FormatPromptRequest(prompts=[Prompt(text="a")])), errors.Draining)
 
 
-async def test_a_folder_that_lacks_a_file_ends_the_start(serve: Serve, demo_checkpoint: Path, tmp_path: Path) -> None:
+async def test_a_folder_that_lacks_a_file_ends_the_start(demo_checkpoint: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(demo_checkpoint, tmp_path / "broken"))
     (broken / "tokenizer/tokenizer_config.json").unlink()
-    served = await serve(EncoderConfig(broken, device="cpu"))
-    with pytest.raises(errors.CheckpointError, match=r"tokenizer/tokenizer_config\.json is missing"):
-        await served.server.loaded
+    async with serve(EncoderServicer(EncoderConfig(broken, device="cpu")), loaded=False) as served:
+        with pytest.raises(errors.CheckpointError, match=r"tokenizer/tokenizer_config\.json is missing"):
+            await served.server.loaded
 
 
-async def test_draining_refuses_new_calls(demo: Served) -> None:
-    await demo.service.drain(1.0)
-    for method, message in (
-        ("EncodePrompts", request(CIRCLE)),
-        ("FormatPrompt", FormatPromptRequest(prompts=[Prompt(text="a")])),
+class ForwardGate:
+    """Counts the forward passes of an encoder, and lets each one run only when it is permitted."""
+
+    def __init__(self, service: EncoderServicer) -> None:
+        assert service.runtime.encoder is not None
+        self.started = 0
+        self._permits = threading.Semaphore(0)
+        self._hook = service.runtime.encoder.model.register_forward_pre_hook(self._wait)
+
+    def permit(self, passes: int = 1) -> None:
+        """Lets `passes` more forward passes run."""
+        self._permits.release(passes)
+
+    def _wait(self, module: torch.nn.Module, args: object) -> None:
+        self.started += 1
+        self._permits.acquire()
+
+
+async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: Path) -> None:
+    async with (
+        serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu"))) as served,
+        channels.dial(served.endpoint) as channel,
     ):
-        with pytest.raises(errors.Draining):
-            await demo.call(method, message)
-
-
-async def test_health_answers_while_the_device_is_busy(demo: Served) -> None:
-    long = request(*["many red and blue shapes " * 150] * 24)
-    await encode(demo, request(CIRCLE))
-    async with channels.dial(demo.endpoint) as channel:
+        gate, client = ForwardGate(served.service), client_of(served)
         health: Any = health_pb2_grpc.HealthStub(channel)
-        busy = asyncio.create_task(encode(demo, long))
-        took = []
-        while not busy.done():
-            began = time.perf_counter()
-            answer = await health.Check(health_pb2.HealthCheckRequest(service="zrelay.v1.EncoderService"))
-            took.append(time.perf_counter() - began)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            await asyncio.sleep(0.005)
-        reply = await busy
-    assert reply.message.compute_seconds > 5 * sorted(took)[len(took) // 2]
-    assert sorted(took)[len(took) // 2] < 0.1
+        busy = asyncio.create_task(client.encode(request(CIRCLE)))
+
+        async def running() -> bool:
+            return (await client.info()).queue.running == 1
+
+        await until_async(running, "the call runs")
+        answer = await health.Check(health_pb2.HealthCheckRequest(service="zrelay.v1.EncoderService"))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert not busy.done()
+        gate.permit()
+        await busy
 
 
-async def test_a_caller_that_goes_away_frees_the_device(demo: Served) -> None:
-    long = request(*["many red and blue shapes " * 150] * 32, options=EncodeOptions(deterministic=True))
-    for _ in range(3):
-        gone = asyncio.create_task(encode(demo, long))
-        await asyncio.sleep(0.05)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-    began = time.perf_counter()
-    await encode(demo, request(CIRCLE))
-    alone = time.perf_counter()
-    await encode(demo, long)
-    assert alone - began < time.perf_counter() - alone
+async def test_a_cancelled_call_frees_the_device(demo_checkpoint: Path) -> None:
+    prompts = 32
+    async with serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu"))) as served:
+        gate, client = ForwardGate(served.service), client_of(served)
+        call = asyncio.create_task(
+            client.encode(request(*[CIRCLE] * prompts, options=EncodeOptions(deterministic=True)))
+        )
+
+        async def started() -> bool:
+            return gate.started == 1
+
+        async def idle() -> bool:
+            gate.permit()
+            return (await client.info()).queue.running == 0
+
+        await until_async(started, "the first forward pass starts")
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await until_async(idle, "the device is free")
+        assert gate.started < prompts
+        gate.permit(prompts)
+        await client.encode(request(CIRCLE))

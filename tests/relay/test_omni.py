@@ -15,8 +15,8 @@ from PIL import Image
 from zrelay.v1 import content_pb2, encoder_pb2, generation_pb2, generator_pb2, tensor_pb2, vision_pb2
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
+from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
-from zrelay_encoder.service import EncoderService
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
@@ -24,8 +24,8 @@ from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
 from zrelay_shared.serving import ServeOptions, Service, running
 from zrelay_shared.wire import Parcel
+from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.service import VisionService
 
 F32 = tensor_pb2.TENSOR_DTYPE_F32
 PROMPT, NEGATIVE = "a small red circle on a blue background", ""
@@ -100,8 +100,8 @@ async def test_the_relay_paints_what_the_pipeline_paints(folder: Path, guidance:
         async def call(stub: Stub, method: str, request: Message, reply: type[Message]) -> Parcel[Any]:
             return await stub.call(method, request, reply, timeout=60)
 
-        encoder = await serve(EncoderService(EncoderConfig(folder, **common)))
-        vision = await serve(VisionService(VisionConfig(siglip=folder, **common)))
+        encoder = await serve(EncoderServicer(EncoderConfig(folder, **common)))
+        vision = await serve(VisionServicer(VisionConfig(siglip=folder, **common)))
         generator = await serve(GeneratorServicer(GeneratorConfig(folder, **common)))
 
         asked = [encoder_pb2.Prompt(text=PROMPT, image_count=2)]

@@ -21,8 +21,8 @@ PRELUDE = textwrap.dedent("""
     from zrelay.v1 import vision_pb2
     from zrelay_shared import command
     from zrelay_shared.errors import CheckpointError
-    from zrelay_vision.service import VisionService
-    class Service(VisionService):
+    from zrelay_vision.api.servicer import VisionServicer
+    class Service(VisionServicer):
         async def load(self): {load}
         async def drain(self, grace_s): {drain}
     sys.exit(command.start({build}, listen="{listen}", insecure_listen=False, log_level="info", grace_s=5.0,

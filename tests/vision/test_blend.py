@@ -1,6 +1,7 @@
 """Every blend against the formula of its document, written out in numpy or token by token."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zrelay_vision import blend
-from zrelay_vision.blend import Curve
+from zrelay_vision.conditioning import blend
+from zrelay_vision.conditioning.blend import GraduatedCurve
 
 alphas = st.floats(0, 1)
 lengths = st.integers(1, 12)
@@ -59,13 +60,17 @@ def test_adain_per_dim_takes_all_of_the_image(alpha: float, text: int, image: in
 
 @pytest.mark.parametrize(
     ("curve", "shape"),
-    [(Curve.LINEAR, lambda t: t), (Curve.EASE_IN, lambda t: t * t), (Curve.EASE_OUT, lambda t: 1 - (1 - t) ** 2)],
+    [
+        (GraduatedCurve.LINEAR, lambda t: t),
+        (GraduatedCurve.EASE_IN, lambda t: t * t),
+        (GraduatedCurve.EASE_OUT, lambda t: 1 - (1 - t) ** 2),
+    ],
 )
-def test_graduated_alphas(curve: Curve, shape) -> None:  # type: ignore[no-untyped-def]
+def test_graduated_alphas(curve: GraduatedCurve, shape: Callable[[float], float]) -> None:
     got = blend.graduated_alphas(5, 0.3, curve).flatten().tolist()
     assert got == pytest.approx([0.6 * shape(at / 4) for at in range(5)])
     assert max(blend.graduated_alphas(9, 0.9, curve).flatten().tolist()) == 1.0
-    assert blend.graduated_alphas(1, 0.3, Curve.LINEAR).tolist() == [[pytest.approx(0.3)]]
+    assert blend.graduated_alphas(1, 0.3, GraduatedCurve.LINEAR).tolist() == [[pytest.approx(0.3)]]
 
 
 @given(alpha=alphas, seed=st.integers(0, 50))

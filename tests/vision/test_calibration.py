@@ -5,6 +5,7 @@ import math
 from array import array
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from zrelay_shared import reference_file
 from zrelay_shared.errors import CheckpointError, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.reference_file import ReferenceSet
-from zrelay_vision.reference_stats import MUST_MATCH, open_reference_sets
+from zrelay_vision.conditioning.reference import MUST_MATCH, open_reference_sets
 
 ENCODER = EncoderFingerprint(
     family="qwen3",
@@ -61,9 +62,9 @@ def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
     }  # fmt: skip
     assert tensors["mean"].tolist() == [1.0, -2.0, 0.5, 8.0]
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        said = file.metadata()
-    assert (said["format"], said["prompts"], said["tokens"]) == ("zrelay.reference_statistics.v1", "2", "3")
-    assert json.loads(said["encoder"])["digest"] == ENCODER.digest
+        metadata = file.metadata()
+    assert (metadata["format"], metadata["prompts"], metadata["tokens"]) == ("zrelay.reference_statistics.v1", "2", "3")
+    assert json.loads(metadata["encoder"])["digest"] == ENCODER.digest
 
 
 @pytest.mark.parametrize("cut", [0, 7, 40, -1])
@@ -103,8 +104,9 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, old: bytes, n
     [("mean", [1.0]), ("std", [1.0, 1.0, 1.0, math.nan]), ("std", [1.0, 1.0, 1.0, -1.0]), ("token_rms", [1.0])],
 )
 def test_numbers_that_cannot_be_are_refused(field: str, value: list[float]) -> None:
+    changed: dict[str, Any] = {field: array("f", value)}
     with pytest.raises(ValueError, match=f"{field}: expected"):
-        replace(a_set(), **{field: array("f", value)})
+        replace(a_set(), **changed)
 
 
 def test_the_set_of_the_prompts_encoder_speaks(tmp_path: Path) -> None:
@@ -119,13 +121,19 @@ def test_the_set_of_the_prompts_encoder_speaks(tmp_path: Path) -> None:
     assert torch.equal(found.mean, torch.tensor([1.0, -2.0, 0.5, 8.0])) and found.std.dtype == torch.float32
     assert (found.encoder_digest, found.hidden_layer, found.tokens, found.prompts) == (ENCODER.digest, -2, 3, 2)
     assert found.token_rms == 1.0
-    assert sets.reference_for(other).mean[3] == 24.0
+    of_other = sets.reference_for(other)
+    assert of_other is not None and of_other.mean[3] == 24.0
 
 
 @pytest.mark.parametrize("field", MUST_MATCH)
 def test_a_set_of_another_space_does_not(tmp_path: Path, field: str) -> None:
     reference_file.write(tmp_path / "a.safetensors", a_set())
-    others = {"width": 5, "hidden_layer": -3, "before_final_norm": False, "layer_weights": ((-2, 0.5), (-3, 0.5))}
+    others: dict[str, Any] = {
+        "width": 5,
+        "hidden_layer": -3,
+        "before_final_norm": False,
+        "layer_weights": ((-2, 0.5), (-3, 0.5)),
+    }
     other = replace(ENCODER, **{field: others.get(field, "other")})
     assert open_reference_sets(tmp_path).reference_for(other) is None
 
@@ -147,13 +155,16 @@ def test_what_bends_a_single_prompt_changes_no_set(tmp_path: Path) -> None:
 def test_the_larger_corpus_speaks_where_two_fit(tmp_path: Path) -> None:
     reference_file.write(tmp_path / "a.safetensors", a_set(tokens=3))
     reference_file.write(tmp_path / "b.safetensors", a_set(replace(ENCODER, backend="torch-cuda"), tokens=9, scale=2.0))
-    assert open_reference_sets(tmp_path).reference_for(ENCODER).tokens == 9
+    found = open_reference_sets(tmp_path).reference_for(ENCODER)
+    assert found is not None and found.tokens == 9
 
 
-def test_no_folder_is_no_sets_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+def test_no_folder_is_no_sets_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     assert open_reference_sets(None).digests == open_reference_sets(tmp_path / "nowhere").digests == ()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is a file, expected the folder of the sets"):
+    with pytest.raises(
+        CheckpointError, match="expected the folder of the sets that `zrelay calibrate` wrote, got a file"
+    ):
         open_reference_sets(tmp_path / "file")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"bad\.safetensors: expected .* or move it elsewhere"):

@@ -1,11 +1,32 @@
-"""ConditionPrompt over a real channel: the prompt's way through the service."""
+"""ConditionPrompt over a real channel."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.helpers.images import encoded
+from tests.helpers.refusals import refused_async
+from tests.helpers.servers import serve
+from tests.vision.helpers import (
+    BLENDS,
+    ENCODER,
+    IMAGE,
+    INPUT,
+    MASKS,
+    NORMALIZATIONS,
+    WIDTH,
+    VisionClient,
+    client_of,
+    condition_request,
+    conditioned,
+    conditions,
+    loaded_qwen,
+    prompt,
+)
 from zrelay.v1.content_pb2 import ContentRef, ImageInput
 from zrelay.v1.tensor_pb2 import TensorDtype
 from zrelay.v1.vision_pb2 import (
@@ -20,30 +41,20 @@ from zrelay.v1.vision_pb2 import ConditionOptions as Options
 from zrelay_shared import errors
 from zrelay_shared.fingerprint import EXPERIMENTAL, compare, from_message
 from zrelay_shared.wire import Parcel
-from zrelay_vision.blend import resample
+from zrelay_vision.api.servicer import VisionServicer
+from zrelay_vision.conditioning.blend import resample
+from zrelay_vision.conditioning.normalize import normalize_token_rms
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.normalize import normalize_token_rms
-from zrelay_vision.token_modes import StatesOptions
-
-from .conditions import BLENDS, FILE, IMAGE, MASKS, NORMALIZATIONS, asked
-from .conftest import (
-    ENCODER,
-    WIDTH,
-    Serve,
-    Served,
-    condition_request,
-    conditioned,
-    encoded,
-    load,
-    prompt,
-)
+from zrelay_vision.qwen3_vl.states import StatesParameters
 
 
-async def test_a_prompt_is_conditioned(qwen: Served, tiny: Path) -> None:
+async def test_a_prompt_is_conditioned(qwen: VisionClient, tiny: Path) -> None:
     text = prompt(dtype=torch.float32)
-    reply = await qwen.condition(condition_request(text, asked()))
-    made = load(tiny, hidden_layer=-2)
-    states = made.run(made.prepare("x", IMAGE.size, lambda: IMAGE, StatesOptions(), None), lambda: False).hidden_states
+    reply = await qwen.condition(condition_request(text, conditions()))
+    made = loaded_qwen(tiny, -2)
+    states = made.run(
+        made.prepare("x", IMAGE.size, lambda: IMAGE, StatesParameters(), None), lambda: False
+    ).hidden_states
     wanted = 0.3 * resample(normalize_token_rms(states, text), len(text)) + 0.7 * text
     assert torch.allclose(conditioned(reply), wanted, atol=1e-4)
     report = reply.message.report
@@ -52,8 +63,8 @@ async def test_a_prompt_is_conditioned(qwen: Served, tiny: Path) -> None:
     assert (report.calibrated, report.outlier_count) == (False, 0)
 
 
-async def test_the_fingerprint_says_what_was_done(qwen: Served) -> None:
-    request = condition_request(prompt(), asked(alpha=0.5, blend=BlendMode.BLEND_MODE_SLERP))
+async def test_the_fingerprint_says_what_was_done(qwen: VisionClient) -> None:
+    request = condition_request(prompt(), conditions(alpha=0.5, blend=BlendMode.BLEND_MODE_SLERP))
     reply = await qwen.condition(request)
     got = from_message(reply.message.prompt_embeds.fingerprint)
     mark, particulars = got.modifications
@@ -73,23 +84,32 @@ async def test_the_fingerprint_says_what_was_done(qwen: Served) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("blend", BLENDS)
-async def test_alpha_0_gives_the_message_back_bit_for_bit(ready: Served, dtype: torch.dtype, blend: int) -> None:
+async def test_alpha_0_gives_the_message_back_bit_for_bit(
+    calibrated: VisionClient, dtype: torch.dtype, blend: int
+) -> None:
     weights = [0.5] * 9 if blend == BlendMode.BLEND_MODE_TOKEN_WEIGHTS else []
-    request = condition_request(prompt(dtype=dtype), asked(alpha=0.0, blend=blend, token_weights=weights))
-    reply = await ready.condition(request)
+    request = condition_request(prompt(dtype=dtype), conditions(alpha=0.0, blend=blend, token_weights=weights))
+    reply = await calibrated.condition(request)
     given, got = Parcel(request.message.prompt_embeds, request), Parcel(reply.message.prompt_embeds, reply)
     assert given.to_bytes() == got.to_bytes()
     assert reply.message.report.before == reply.message.report.after
 
 
 @pytest.mark.parametrize("blend", BLENDS)
-async def test_every_blend_normalisation_and_mask(ready: Served, blend: int) -> None:
+async def test_every_blend_normalisation_and_mask(calibrated: VisionClient, blend: int) -> None:
     weights = [0.5] * 9 if blend == BlendMode.BLEND_MODE_TOKEN_WEIGHTS else []
     seen = set()
     for how in NORMALIZATIONS:
         for mask in MASKS:
-            options = {"blend": blend, "normalization": how, "outlier_mask": mask, "outlier_threshold": 1.5}
-            reply = await ready.condition(condition_request(prompt(), asked(token_weights=weights, **options)))
+            options: dict[str, Any] = {
+                "blend": blend,
+                "normalization": how,
+                "outlier_mask": mask,
+                "outlier_threshold": 1.5,
+            }
+            reply = await calibrated.condition(
+                condition_request(prompt(), conditions(token_weights=weights, **options))
+            )
             got = conditioned(reply)
             assert (got.dtype, got.shape) == (torch.bfloat16, (9, WIDTH)) and not torch.equal(got, prompt())
             report = reply.message.report
@@ -101,35 +121,42 @@ async def test_every_blend_normalisation_and_mask(ready: Served, blend: int) -> 
     assert len(seen) > 4
 
 
-async def test_saved_states_do_what_the_image_does(qwen: Served, serve: Serve) -> None:
+async def test_saved_states_do_what_the_image_does(qwen: VisionClient) -> None:
     text = prompt()
-    wanted = conditioned(await qwen.condition(condition_request(text, asked())))
+    wanted = conditioned(await qwen.condition(condition_request(text, conditions())))
     saved = await qwen.encode(
         EncodeImagesRequest(
-            images=[FILE], engine=VisionEngine.VISION_ENGINE_QWEN3_VL, dtype=TensorDtype.TENSOR_DTYPE_F32
+            images=[INPUT], engine=VisionEngine.VISION_ENGINE_QWEN3_VL, dtype=TensorDtype.TENSOR_DTYPE_F32
         )
     )
-    bare = await serve(VisionConfig())
-    await bare.server.loaded
-    for served in (qwen, bare):
-        message = ConditionPromptRequest(states=saved.message.results[0].states)
-        reply = await served.condition(condition_request(text, message, saved))
-        assert torch.equal(conditioned(reply), wanted)
-        assert reply.message.image_sha256 == ""
-        assert "image=" not in reply.message.prompt_embeds.fingerprint.modifications[1]
-    with pytest.raises(errors.FeatureMissing, match="--qwen3-vl FOLDER") as caught:
-        await bare.condition(condition_request(text, asked()))
-    assert (caught.value.field, caught.value.metadata["feature"]) == ("image", "vision.condition")
+    async with serve(VisionServicer(VisionConfig())) as served:
+        without_engine = client_of(served)
+        for client in (qwen, without_engine):
+            message = ConditionPromptRequest(states=saved.message.results[0].states)
+            reply = await client.condition(condition_request(text, message, saved))
+            assert torch.equal(conditioned(reply), wanted)
+            assert reply.message.image_sha256 == ""
+            assert "image=" not in reply.message.prompt_embeds.fingerprint.modifications[1]
+        error = await refused_async(
+            without_engine.condition(condition_request(text, conditions())),
+            errors.FeatureMissing,
+            field="image",
+            match="--qwen3-vl FOLDER",
+        )
+        assert error.metadata["feature"] == "vision.condition"
     style = ConditionPromptRequest(
         states=saved.message.results[0].states, options=Options(blend=BlendMode.BLEND_MODE_STYLE_DELTA)
     )
-    with pytest.raises(errors.FailedPrecondition, match="send the image") as refused:
-        await qwen.condition(condition_request(text, style, saved))
-    assert refused.value.reason == "STYLE_DELTA_NEEDS_IMAGE"
+    await refused_async(
+        qwen.condition(condition_request(text, style, saved)),
+        errors.FailedPrecondition,
+        reason="STYLE_DELTA_NEEDS_IMAGE",
+        match="send the image",
+    )
 
 
-async def test_a_linear_blend_tells_what_it_cut(qwen: Served) -> None:
-    reply = await qwen.condition(condition_request(prompt(64), asked(blend=BlendMode.BLEND_MODE_LINEAR)))
+async def test_a_linear_blend_tells_what_it_cut(qwen: VisionClient) -> None:
+    reply = await qwen.condition(condition_request(prompt(64), conditions(blend=BlendMode.BLEND_MODE_LINEAR)))
     rows = len(conditioned(reply))
     report = reply.message.prompt_embeds.report
     assert rows < 64
@@ -137,20 +164,18 @@ async def test_a_linear_blend_tells_what_it_cut(qwen: Served) -> None:
     assert (reply.message.report.before.tokens, reply.message.report.after.tokens) == (64, rows)
 
 
-async def test_a_grey_image_has_no_style(qwen: Served) -> None:
-    from PIL import Image
-
+async def test_a_grey_image_has_no_style(qwen: VisionClient) -> None:
     grey = ImageInput(data=encoded(Image.new("RGB", (40, 40), (128, 128, 128))))
-    reply = await qwen.condition(condition_request(prompt(), asked(grey, blend=BlendMode.BLEND_MODE_STYLE_DELTA)))
+    reply = await qwen.condition(condition_request(prompt(), conditions(grey, blend=BlendMode.BLEND_MODE_STYLE_DELTA)))
     assert torch.equal(conditioned(reply), prompt())
 
 
-async def test_curves_and_token_weights(qwen: Served) -> None:
+async def test_curves_and_token_weights(qwen: VisionClient) -> None:
     text = prompt()
     for curve in GraduatedCurve.values():
-        graduated = asked(blend=BlendMode.BLEND_MODE_GRADUATED, curve=curve)
+        graduated = conditions(blend=BlendMode.BLEND_MODE_GRADUATED, curve=curve)
         got = conditioned(await qwen.condition(condition_request(text, graduated)))
         assert torch.equal(got[0], text[0]) and not torch.equal(got[1:], text[1:])
-    weighted = asked(blend=BlendMode.BLEND_MODE_TOKEN_WEIGHTS, token_weights=[0.0] * 8 + [1.0])
+    weighted = conditions(blend=BlendMode.BLEND_MODE_TOKEN_WEIGHTS, token_weights=[0.0] * 8 + [1.0])
     got = conditioned(await qwen.condition(condition_request(text, weighted)))
     assert torch.equal(got[:8], text[:8]) and not torch.equal(got[8], text[8])

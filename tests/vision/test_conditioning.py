@@ -1,29 +1,32 @@
-"""The whole way of a prompt: bit for bit at alpha 0, the parts in their order, what is missing refused."""
+"""Conditioning as a whole: unchanged at alpha 0, the order of the steps, refusals."""
+
+from typing import Any
 
 import pytest
 import torch
 
-from zrelay_vision import blend as blends
-from zrelay_vision.blend import BlendMode, Curve
-from zrelay_vision.conditioning import ConditionOptions, Reference, condition
-from zrelay_vision.normalize import Normalization, normalize_token_rms
-from zrelay_vision.outliers import OutlierMask, find_outliers, mask_outliers
-from zrelay_vision.token_modes import States, TokenMode, select
+from zrelay_vision.conditioning import blend as blends
+from zrelay_vision.conditioning.blend import BlendMode, GraduatedCurve
+from zrelay_vision.conditioning.condition import ConditioningOptions, condition
+from zrelay_vision.conditioning.normalize import Normalization, normalize_token_rms
+from zrelay_vision.conditioning.outliers import OutlierMask, find_outliers, mask_outliers
+from zrelay_vision.conditioning.reference import ReferenceStatistics
+from zrelay_vision.qwen3_vl.states import ImageStates, TokenMode, select_rows
 
 WIDTH = 16
-REFERENCE = Reference(torch.linspace(-1, 1, WIDTH), torch.linspace(0.5, 2, WIDTH))
+REFERENCE = ReferenceStatistics(torch.linspace(-1, 1, WIDTH), torch.linspace(0.5, 2, WIDTH))
 
 
 def rows(tokens: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return (3 * torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(seed))).to(dtype)
 
 
-def states(tokens: int = 11, start: int = 3, count: int = 6) -> States:
-    return States(rows(tokens, 5), start, count, TokenMode.FULL)
+def states(tokens: int = 11, start: int = 3, count: int = 6) -> ImageStates:
+    return ImageStates(rows(tokens, 5), start, count, TokenMode.FULL)
 
 
-def options(**changes: object) -> ConditionOptions:
-    return ConditionOptions(**changes)  # type: ignore[arg-type]
+def options(**changes: Any) -> ConditioningOptions:
+    return ConditioningOptions(**changes)
 
 
 @pytest.mark.parametrize("mode", BlendMode)
@@ -33,8 +36,8 @@ def test_alpha_0_gives_the_prompt_back_bit_for_bit(mode: BlendMode, dtype: torch
     prompt[0, 0] = -0.0
     weights = (1.0,) * 7 if mode is BlendMode.TOKEN_WEIGHTS else ()
     for how in Normalization:
-        asked = options(alpha=0.0, blend=mode, normalization=how, token_weights=weights)
-        got = condition(prompt, states(), asked, REFERENCE, rows(11, 6))
+        chosen = options(alpha=0.0, blend=mode, normalization=how, token_weights=weights)
+        got = condition(prompt, states(), chosen, REFERENCE, rows(11, 6))
         assert got.prompt_embeds is prompt
 
 
@@ -44,8 +47,8 @@ def test_every_blend_gives_rows_of_the_prompts_dtype(mode: BlendMode, mask: Outl
     prompt = rows(7, 1, torch.bfloat16)
     weights = (0.5,) * 7 if mode is BlendMode.TOKEN_WEIGHTS else ()
     for how in Normalization:
-        asked = options(blend=mode, normalization=how, outlier_mask=mask, token_weights=weights)
-        got = condition(prompt, states(), asked, REFERENCE, rows(11, 6))
+        chosen = options(blend=mode, normalization=how, outlier_mask=mask, token_weights=weights)
+        got = condition(prompt, states(), chosen, REFERENCE, rows(11, 6))
         assert got.prompt_embeds.dtype is torch.bfloat16 and got.prompt_embeds.shape == prompt.shape
         assert not torch.equal(got.prompt_embeds, prompt)
         assert (got.before.tokens, got.states.tokens, got.after.tokens) == (7, 11, 7)
@@ -55,7 +58,7 @@ def test_the_default_is_token_rms_and_interpolate() -> None:
     prompt, image = rows(7, 1), states()
     ready = normalize_token_rms(image.hidden_states, prompt)
     wanted = 0.3 * blends.resample(ready, 7) + 0.7 * prompt
-    got = condition(prompt, image, ConditionOptions())
+    got = condition(prompt, image, ConditioningOptions())
     assert torch.allclose(got.prompt_embeds, wanted, atol=1e-5)
     assert got.states.token_rms == pytest.approx(got.before.token_rms, rel=0.05)
 
@@ -76,15 +79,17 @@ def test_token_weights_are_shares_of_alpha() -> None:
 
 def test_a_graduated_blend_leaves_the_first_token_alone() -> None:
     prompt = rows(5, 1)
-    got = condition(prompt, states(), options(blend=BlendMode.GRADUATED, curve=Curve.EASE_IN))
+    got = condition(prompt, states(), options(blend=BlendMode.GRADUATED, curve=GraduatedCurve.EASE_IN))
     assert torch.equal(got.prompt_embeds[0], prompt[0])
 
 
-def test_outliers_are_those_of_the_image_rows_and_masked_there_alone() -> None:
+def test_outliers_are_those_of_the_image_rows_and_mchosen_there_alone() -> None:
     image = states()
     image.hidden_states[3:9, 2] *= 100
-    asked = options(alpha=1.0, blend=BlendMode.LINEAR, normalization=Normalization.NONE, outlier_mask=OutlierMask.CLAMP)
-    got = condition(rows(11, 1), image, asked, REFERENCE)
+    chosen = options(
+        alpha=1.0, blend=BlendMode.LINEAR, normalization=Normalization.NONE, outlier_mask=OutlierMask.CLAMP
+    )
+    got = condition(rows(11, 1), image, chosen, REFERENCE)
     found = find_outliers(image.hidden_states[3:9], REFERENCE.std, 10.0)
     assert got.outliers == found and found.dimensions == (2,)
     wanted = image.hidden_states.clone()
@@ -93,7 +98,7 @@ def test_outliers_are_those_of_the_image_rows_and_masked_there_alone() -> None:
 
 
 def test_where_no_image_rows_were_kept_all_count() -> None:
-    text = States(rows(9, 5), 0, 0, TokenMode.TEXT_ONLY)
+    text = ImageStates(rows(9, 5), 0, 0, TokenMode.TEXT_ONLY)
     text.hidden_states[:, 4] *= 100
     got = condition(rows(9, 1), text, options(outlier_mask=OutlierMask.ZERO), REFERENCE)
     assert got.outliers.dimensions == (4,)
@@ -103,16 +108,16 @@ def test_a_plain_image_loses_the_dimensions_that_the_image_loses() -> None:
     """A dimension that is removed from the image alone would come back as the plain image's, turned round."""
     prompt, image, plain = rows(9, 1), states(), rows(11, 8)
     image.hidden_states[:, 4] *= 100
-    asked = options(
+    chosen = options(
         blend=BlendMode.STYLE_DELTA, outlier_mask=OutlierMask.ZERO, normalization=Normalization.NONE, alpha=0.5
     )
-    got = condition(prompt, States(image.hidden_states, 0, 11, TokenMode.IMAGE_ONLY), asked, REFERENCE, plain)
+    got = condition(prompt, ImageStates(image.hidden_states, 0, 11, TokenMode.IMAGE_ONLY), chosen, REFERENCE, plain)
     assert got.outliers.dimensions == (4,)
     assert torch.equal(got.prompt_embeds[:, 4], prompt[:, 4])
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("chosen", "message"),
     [
         (options(normalization=Normalization.PER_DIM), "reference: expected statistics"),
         (options(outlier_mask=OutlierMask.ZERO), "reference: expected statistics"),
@@ -120,24 +125,26 @@ def test_a_plain_image_loses_the_dimensions_that_the_image_loses() -> None:
         (options(blend=BlendMode.TOKEN_WEIGHTS, token_weights=(0.5,)), "token_weights: expected 7, got 1"),
     ],
 )
-def test_what_an_option_needs_is_asked_for(asked: ConditionOptions, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        condition(rows(7, 1), states(), asked)
+def test_what_an_option_needs_is_chosen_for(chosen: ConditioningOptions, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        condition(rows(7, 1), states(), chosen)
 
 
 def test_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="expected rows of 15, got 16"):
-        condition(rows(7, 1)[:, :15], states(), ConditionOptions())
+        condition(rows(7, 1)[:, :15], states(), ConditioningOptions())
 
 
 def test_options_say_themselves_in_a_few_words() -> None:
-    asked = options(blend=BlendMode.GRADUATED, curve=Curve.EASE_OUT, outlier_mask=OutlierMask.ZERO, alpha=1 / 3)
-    assert asked.said == "graduated alpha=0.333333 token_rms ease_out zero>10"
-    assert ConditionOptions().said == "interpolate alpha=0.3 token_rms"
+    chosen = options(
+        blend=BlendMode.GRADUATED, curve=GraduatedCurve.EASE_OUT, outlier_mask=OutlierMask.ZERO, alpha=1 / 3
+    )
+    assert chosen.summary == "graduated alpha=0.333333 token_rms ease_out zero>10"
+    assert ConditioningOptions().summary == "interpolate alpha=0.3 token_rms"
 
 
 def test_rows_that_do_not_make_an_image_are_refused() -> None:
     with pytest.raises(ValueError, match="expected vision_start, 4 tokens from 3 on"):
-        select(rows(9, 0), None, 3, 4, TokenMode.IMAGE_ONLY)
+        select_rows(rows(9, 0), None, 3, 4, TokenMode.IMAGE_ONLY)
     with pytest.raises(ValueError, match="expected states for full"):
-        select(rows(8, 0), None, 3, 4, TokenMode.FULL)
+        select_rows(rows(8, 0), None, 3, 4, TokenMode.FULL)

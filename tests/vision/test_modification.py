@@ -1,4 +1,4 @@
-"""What a conditioned prompt's fingerprint tells: whatever changes the embeddings, and nothing of a text in clear."""
+"""The fingerprint of a conditioned prompt: everything that changes the embeddings, and no text in clear."""
 
 import hashlib
 import json
@@ -7,6 +7,17 @@ from typing import Any
 
 import torch
 
+from tests.vision.helpers import (
+    INPUT,
+    VisionClient,
+    condition_request,
+    conditioned,
+    conditions,
+    load_qwen,
+    loaded_qwen,
+    prompt,
+    write_qwen3_vl,
+)
 from zrelay.v1.vision_pb2 import (
     BlendMode,
     ConditionPromptRequest,
@@ -19,9 +30,6 @@ from zrelay.v1.vision_pb2 import (
 from zrelay_shared.fingerprint import from_message
 from zrelay_shared.wire import Parcel
 
-from .conditions import FILE, asked
-from .conftest import Served, condition_request, conditioned, load, prompt, write_qwen3_vl
-
 SECRET = "a lighthouse that nobody may know of"
 
 
@@ -29,31 +37,31 @@ def particulars(reply: Any) -> str:
     return from_message(reply.message.prompt_embeds.fingerprint).modifications[-1]
 
 
-async def read(served: Served, **reading: Any) -> tuple[str, bytes]:
-    """What the fingerprint says, and the embeddings, of the image read that way."""
-    request = condition_request(prompt(), asked(alpha=0.5))
+async def read(served: VisionClient, **reading: Any) -> tuple[str, bytes]:
+    """Returns the details in the fingerprint, and the embeddings, for an image that is read with these options."""
+    request = condition_request(prompt(), conditions(alpha=0.5))
     request.message.states_options.CopyFrom(StatesOptions(**reading))
     reply = await served.condition(request)
     return particulars(reply), bytes(conditioned(reply).view(torch.uint8).numpy().tobytes())
 
 
-async def test_texts_are_told_by_digest_where_they_count(qwen: Served) -> None:
+async def test_texts_appear_as_digests_where_they_count(qwen: VisionClient) -> None:
     plain, without = await read(qwen)
     for name, text in {"text": SECRET, "system_prompt": SECRET + "!"}.items():
-        said, embeds = await read(qwen, **{name: text})
-        assert said == f"{plain} {name}={hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        assert "lighthouse" not in said
+        details, embeds = await read(qwen, **{name: text})
+        assert details == f"{plain} {name}={hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        assert "lighthouse" not in details
         assert embeds != without
     only = VisionTokens.VISION_TOKENS_IMAGE_ONLY  # nothing behind the image is read
     assert await read(qwen, text=SECRET, tokens=only) == await read(qwen, tokens=only)
 
 
-async def test_saved_states_are_told_by_their_bytes(qwen: Served) -> None:
-    said = []
+async def test_saved_states_appear_as_a_digest(qwen: VisionClient) -> None:
+    details = []
     for text in ("", SECRET, SECRET):
         states = await qwen.encode(
             EncodeImagesRequest(
-                images=[FILE],
+                images=[INPUT],
                 engine=VisionEngine.VISION_ENGINE_QWEN3_VL,
                 states_options=StatesOptions(text=text),
             )
@@ -62,30 +70,33 @@ async def test_saved_states_are_told_by_their_bytes(qwen: Served) -> None:
         request = Parcel(ConditionPromptRequest(), given, states)
         request.message.CopyFrom(given.message)
         request.message.states.CopyFrom(states.message.results[0].states)
-        said.append(particulars(await qwen.condition(request)))
-    assert "states=" in said[0] and "image=" not in said[0] and said[0] != said[1] == said[2]
+        details.append(particulars(await qwen.condition(request)))
+    assert "states=" in details[0] and "image=" not in details[0] and details[0] != details[1] == details[2]
 
 
-async def test_weights_and_statistics_are_told(ready: Served) -> None:
-    weighted = {"blend": BlendMode.BLEND_MODE_TOKEN_WEIGHTS}
-    told = [
-        particulars(await ready.condition(condition_request(prompt(), asked(token_weights=weights, **weighted))))
+async def test_weights_and_statistics_appear(calibrated: VisionClient) -> None:
+    weighted: dict[str, Any] = {"blend": BlendMode.BLEND_MODE_TOKEN_WEIGHTS}
+    details = [
+        particulars(
+            await calibrated.condition(condition_request(prompt(), conditions(token_weights=weights, **weighted)))
+        )
         for weights in ([0.5] * 9, [0.25] * 9)
     ]
-    assert "token_weights=" in told[0] and told[0] != told[1] and "reference=" not in told[0]
-    measured = asked(normalization=StateNormalization.STATE_NORMALIZATION_PER_DIM)
-    assert "reference=" in particulars(await ready.condition(condition_request(prompt(), measured)))
+    assert "token_weights=" in details[0] and details[0] != details[1] and "reference=" not in details[0]
+    measured = conditions(normalization=StateNormalization.STATE_NORMALIZATION_PER_DIM)
+    assert "reference=" in particulars(await calibrated.condition(condition_request(prompt(), measured)))
 
 
 def test_template_and_tokenizer_are_in_the_fingerprint(tiny: Path, tmp_path: Path, demo_tokenizer: Path) -> None:
     other = write_qwen3_vl(tmp_path / "other", demo_tokenizer)
-    assert load(other).fingerprint.digest == load(tiny).fingerprint.digest
+    before, original = load_qwen(other).fingerprint, loaded_qwen(tiny).fingerprint
+    assert before is not None and original is not None and before.digest == original.digest
     template = other / "chat_template.jinja"
     if template.exists():
         template.write_text(template.read_text() + "{# and more #}")
     else:
         file = next(f for name in ("chat_template.json", "tokenizer_config.json") if (f := other / name).exists())
-        said = json.loads(file.read_text())
-        file.write_text(json.dumps({**said, "chat_template": said["chat_template"] + "{# and more #}"}))
-    changed = load(other).fingerprint
-    assert changed.processor_digest != load(tiny).fingerprint.processor_digest
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps({**config, "chat_template": config["chat_template"] + "{# and more #}"}))
+    changed = load_qwen(other).fingerprint
+    assert changed is not None and changed.processor_digest != original.processor_digest

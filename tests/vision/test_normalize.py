@@ -1,16 +1,20 @@
-"""Normalisations and outlier masks against their formulas, in numpy, and what massive dimensions do to them."""
+"""Normalisations and outlier masks against their formulas, in numpy, and the effect of massive dimensions."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from zrelay_vision import measures, normalize, outliers
-from zrelay_vision.normalize import Normalization
-from zrelay_vision.outliers import OutlierMask
+from zrelay_vision.conditioning import normalize, outliers
+from zrelay_vision.conditioning.normalize import Normalization
+from zrelay_vision.conditioning.outliers import OutlierMask
 
 WIDTH = 24
+Normalize = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def rows(tokens: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -26,7 +30,7 @@ def with_sink(embeds: torch.Tensor) -> torch.Tensor:
 
 def test_statistics_are_plain() -> None:
     values = rows(5, 0)
-    got = measures.statistics(values.bfloat16())
+    got = normalize.embedding_statistics(values.bfloat16())
     plain = values.bfloat16().float().numpy()
     assert got.tokens == 5
     assert got.mean == pytest.approx(plain.mean(), abs=1e-5)
@@ -35,9 +39,9 @@ def test_statistics_are_plain() -> None:
 
 
 def test_massive_dimensions_are_those_far_from_the_median() -> None:
-    assert measures.ordinary_dimensions(with_sink(rows(6, 0))).logical_not().nonzero().flatten().tolist() == [4, 11]
-    assert bool(measures.ordinary_dimensions(rows(6, 0), rows(3, 1)).all())
-    assert bool(measures.ordinary_dimensions(torch.zeros(2, WIDTH)).all())
+    assert normalize.ordinary_dimensions(with_sink(rows(6, 0))).logical_not().nonzero().flatten().tolist() == [4, 11]
+    assert bool(normalize.ordinary_dimensions(rows(6, 0), rows(3, 1)).all())
+    assert bool(normalize.ordinary_dimensions(torch.zeros(2, WIDTH)).all())
 
 
 @given(tokens=st.integers(1, 9), scale=st.floats(0.01, 100))
@@ -51,7 +55,7 @@ def test_token_rms_brings_every_token_to_the_prompts_median(tokens: int, scale: 
 
 
 @pytest.mark.parametrize("which", [normalize.normalize_token_rms, normalize.normalize_global])
-def test_a_sink_in_the_prompt_does_not_blow_states_up(which) -> None:  # type: ignore[no-untyped-def]
+def test_a_sink_in_the_prompt_does_not_blow_states_up(which: Normalize) -> None:
     states, prompt = rows(6, 1, 0.1), rows(9, 2)
     plain, sink = which(states, prompt), which(states, with_sink(prompt))
     assert float(sink.norm() / plain.norm()) == pytest.approx(1.0, rel=0.1)
@@ -101,8 +105,9 @@ def test_none_is_none_and_a_reference_is_asked_for() -> None:
             normalize.normalize(states, prompt, how, None)
 
 
-def ratios_of(states: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
-    return states.numpy().std(0) / reference.numpy()
+def ratios_of(states: torch.Tensor, reference: torch.Tensor) -> NDArray[np.float32]:
+    ratios: NDArray[np.float32] = states.numpy().std(0) / reference.numpy()
+    return ratios
 
 
 @given(threshold=st.floats(0.5, 20))

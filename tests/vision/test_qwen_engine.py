@@ -1,4 +1,4 @@
-"""The Qwen3-VL engine: what it holds between calls, what it refuses, what it says of itself."""
+"""The Qwen3-VL engine: what it caches between calls, what it refuses, and its fingerprint."""
 
 import json
 import shutil
@@ -9,157 +9,165 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zrelay_shared.errors import Cancelled, CheckpointError, FeatureMissing, InvalidArgument, ZrelayError
+from tests.helpers.images import picture
+from tests.helpers.refusals import refused
+from tests.vision.helpers import load_qwen, loaded_qwen
+from zrelay_shared.errors import Cancelled, CheckpointError, FeatureMissing
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.qwen import Qwen3VLEngine, Reading
-from zrelay_vision.qwen_folder import open_qwen3_vl
-from zrelay_vision.token_modes import States, StatesOptions, TokenMode
-
-from .conftest import load, picture
+from zrelay_vision.qwen3_vl.engine import PreparedImage, Qwen3VLEngine
+from zrelay_vision.qwen3_vl.folder import open_qwen3_vl
+from zrelay_vision.qwen3_vl.states import ImageStates, StatesParameters, TokenMode
 
 IMAGE = picture(50, 40)
 
 
-def prepare(made: Qwen3VLEngine, asked: StatesOptions, sha256: str = "a", area: int | None = None) -> Reading:
-    return made.prepare(sha256, IMAGE.size, lambda: IMAGE, asked, area)
+def prepare(
+    made: Qwen3VLEngine, parameters: StatesParameters, sha256: str = "a", area: int | None = None
+) -> PreparedImage:
+    return made.prepare(sha256, IMAGE.size, lambda: IMAGE, parameters, area)
 
 
-def run(made: Qwen3VLEngine, reading: Reading) -> States:
+def run(made: Qwen3VLEngine, reading: PreparedImage) -> ImageStates:
     return made.run(reading, lambda: False)
 
 
 def test_states_of_an_image_are_held_and_serve_any_text(tiny: Path) -> None:
-    made = load(tiny, cache_bytes=1 << 30)
-    first = run(made, prepare(made, StatesOptions(-2, text="red")))
+    made = load_qwen(tiny, cache_bytes=1 << 30)
+    first = run(made, prepare(made, StatesParameters(-2, text="red")))
 
     def no_pixels() -> Any:
-        pytest.fail("the image was asked for although its states are held")
+        pytest.fail("the image was decoded although its states are cached")
 
-    held = made.prepare("a", IMAGE.size, no_pixels, StatesOptions(-2, text="something else"), None)
+    held = made.prepare("a", IMAGE.size, no_pixels, StatesParameters(-2, text="something else"), None)
     again = run(made, held)
     image = slice(0, first.start + first.count)
     assert torch.equal(first.hidden_states[image], again.hidden_states[image])
     assert not torch.equal(first.hidden_states[-3:], again.hidden_states[-3:])
-    same = run(made, made.prepare("a", IMAGE.size, no_pixels, StatesOptions(-2, text="red"), None))
+    same = run(made, made.prepare("a", IMAGE.size, no_pixels, StatesParameters(-2, text="red"), None))
     assert torch.equal(first.hidden_states, same.hidden_states)
 
 
 @pytest.mark.parametrize(
-    ("sha256", "asked", "area"),
+    ("sha256", "parameters", "area"),
     [
-        ("b", StatesOptions(-2), None),
-        ("a", StatesOptions(-3), None),
-        ("a", StatesOptions(-2, system_prompt="look"), None),
-        ("a", StatesOptions(-2), 16 * 16),
+        ("b", StatesParameters(-2), None),
+        ("a", StatesParameters(-3), None),
+        ("a", StatesParameters(-2, system_prompt="look"), None),
+        ("a", StatesParameters(-2), 16 * 16),
     ],
 )
-def test_what_states_depend_on(tiny: Path, sha256: str, asked: StatesOptions, area: int | None) -> None:
-    made = load(tiny, cache_bytes=1 << 30)
-    run(made, prepare(made, StatesOptions(-2)))
-    assert prepare(made, StatesOptions(-2)).patches is None
-    assert prepare(made, asked, sha256, area).patches is not None
+def test_what_states_depend_on(tiny: Path, sha256: str, parameters: StatesParameters, area: int | None) -> None:
+    made = load_qwen(tiny, cache_bytes=1 << 30)
+    run(made, prepare(made, StatesParameters(-2)))
+    assert prepare(made, StatesParameters(-2)).patches is None
+    assert prepare(made, parameters, sha256, area).patches is not None
 
 
 def test_what_is_held_is_bounded(tiny: Path) -> None:
-    made = load(tiny, cache_bytes=40_000)
+    made = load_qwen(tiny, cache_bytes=40_000)
     for at in range(9):
-        run(made, prepare(made, StatesOptions(-2), f"{at}"))
-        assert made._beginnings.nbytes <= 40_000
-    assert prepare(made, StatesOptions(-2), "8").patches is None
-    assert prepare(made, StatesOptions(-2), "0").patches is not None
+        run(made, prepare(made, StatesParameters(-2), f"{at}"))
+        assert made.cached_bytes <= 40_000
+    assert prepare(made, StatesParameters(-2), "8").patches is None
+    assert prepare(made, StatesParameters(-2), "0").patches is not None
 
 
 def test_warming_up_leaves_nothing_behind(tiny: Path) -> None:
-    made = load(tiny, cache_bytes=1 << 30)
+    made = load_qwen(tiny, cache_bytes=1 << 30)
     made.warm_up()
-    assert made._beginnings.nbytes == 0
+    assert made.cached_bytes == 0
 
 
 def test_a_caller_that_went_away_stops_it_between_two_blocks(tiny: Path) -> None:
-    made, asked = load(tiny), []
+    made, checks = loaded_qwen(tiny), list[int]()
 
     def gone() -> bool:
-        asked.append(1)
-        return len(asked) > 2
+        checks.append(1)
+        return len(checks) > 2
 
     with pytest.raises(Cancelled):
-        made.run(prepare(made, StatesOptions(-1)), gone)
-    assert len(asked) == 3
+        made.run(prepare(made, StatesParameters(-1)), gone)
+    assert len(checks) == 3
 
 
 def test_only_the_blocks_of_the_layer_are_loaded(tiny: Path) -> None:
-    made = load(tiny, hidden_layer=-5)
-    assert made._model is not None
-    names = {name for name, _ in made._model.named_parameters()}
+    made = loaded_qwen(tiny, -5)
+    names = {name for name, _ in made.model.named_parameters()}
     assert {name.split(".")[2] for name in names if name.startswith("language_model.layers")} == {"0", "1", "2"}
     assert not [name for name in names if "lm_head" in name or name == "language_model.norm.weight"]
-    with pytest.raises(FeatureMissing, match="--hidden-layer -2") as caught:
-        prepare(made, StatesOptions(-2))
-    assert (caught.value.field, caught.value.metadata["feature"]) == ("states_options.hidden_layer", "vision.layer")
-    run(made, prepare(made, StatesOptions(-6)))
+    error = refused(
+        lambda: prepare(made, StatesParameters(-2)),
+        FeatureMissing,
+        field="states_options.hidden_layer",
+        match="--hidden-layer -2",
+    )
+    assert error.metadata["feature"] == "vision.layer"
+    run(made, prepare(made, StatesParameters(-6)))
 
 
 def test_the_layer_is_the_flags_or_the_folders_or_minus_six(tiny: Path, tmp_path: Path) -> None:
-    assert load(tiny, hidden_layer=None).hidden_layer == -6
+    assert loaded_qwen(tiny, None).hidden_layer == -6
     own = Path(shutil.copytree(tiny, tmp_path / "own"))
     (own / "zrelay.json").write_text(json.dumps({"name": "mine", "hidden_layer": -3}))
-    made = load(own, hidden_layer=None)
+    made = load_qwen(own, hidden_layer=None)
     assert made.fingerprint is not None
     assert (made.fingerprint.hidden_layer, made.fingerprint.model_id) == (-3, "mine")
-    assert load(own, hidden_layer=-2).hidden_layer == -2
+    assert load_qwen(own, hidden_layer=-2).hidden_layer == -2
     with pytest.raises(CheckpointError, match=r"--hidden-layer: expected -7 to -1, got -8"):
-        load(tiny, hidden_layer=-8)
+        load_qwen(tiny, hidden_layer=-8)
 
 
 @pytest.mark.parametrize(
-    ("asked", "area", "reason", "field"),
+    ("parameters", "area", "reason", "field"),
     [
-        (StatesOptions(-8), None, "HIDDEN_LAYER_INVALID", "states_options.hidden_layer"),
-        (StatesOptions(0), None, "HIDDEN_LAYER_INVALID", "states_options.hidden_layer"),
-        (StatesOptions(text="<|image_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
-        (StatesOptions(system_prompt="<|image_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
-        (StatesOptions(text="<|video_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
-        (StatesOptions(), 1, "TARGET_AREA_INVALID", "target_area"),
-        (StatesOptions(), 1 << 40, "TARGET_AREA_INVALID", "target_area"),
+        (StatesParameters(-8), None, "HIDDEN_LAYER_INVALID", "states_options.hidden_layer"),
+        (StatesParameters(0), None, "HIDDEN_LAYER_INVALID", "states_options.hidden_layer"),
+        (StatesParameters(text="<|image_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
+        (StatesParameters(system_prompt="<|image_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
+        (StatesParameters(text="<|video_pad|>"), None, "TEXT_HAS_IMAGE", "states_options"),
+        (StatesParameters(), 1, "TARGET_AREA_INVALID", "target_area"),
+        (StatesParameters(), 1 << 40, "TARGET_AREA_INVALID", "target_area"),
     ],
 )
-def test_refusals(tiny: Path, asked: StatesOptions, area: int | None, reason: str, field: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        prepare(load(tiny), asked, area=area)
-    assert (caught.value.reason, caught.value.field) == (reason, field)
+def test_refusals(tiny: Path, parameters: StatesParameters, area: int | None, reason: str, field: str) -> None:
+    refused(lambda: prepare(loaded_qwen(tiny), parameters, area=area), reason=reason, field=field)
 
 
 def test_an_image_too_long(tiny: Path) -> None:
     long = picture(402, 2)
-    with pytest.raises(InvalidArgument, match="402 x 2") as caught:
-        load(tiny).prepare("a", long.size, lambda: long, StatesOptions(), None, field="images[3].data")
-    assert (caught.value.reason, caught.value.field) == ("IMAGE_ASPECT", "images[3].data")
+    engine, field = loaded_qwen(tiny), "images[3].data"
+    refused(
+        lambda: engine.prepare("a", long.size, lambda: long, StatesParameters(), None, field=field),
+        reason="IMAGE_ASPECT",
+        field=field,
+        match="402 x 2",
+    )
 
 
 def test_other_marks_in_a_text_are_text(tiny: Path) -> None:
-    made = load(tiny)
-    odd = run(made, prepare(made, StatesOptions(-2, TokenMode.FULL, "a <|vision_start|> b <|im_end|>")))
-    assert odd.count == run(made, prepare(made, StatesOptions(-2))).count
+    made = loaded_qwen(tiny)
+    odd = run(made, prepare(made, StatesParameters(-2, TokenMode.FULL, "a <|vision_start|> b <|im_end|>")))
+    assert odd.count == run(made, prepare(made, StatesParameters(-2))).count
 
 
 def test_a_large_image_is_scaled_down_to_the_bound(tiny: Path) -> None:
     large = picture(96, 96)
-    assert load(tiny).prepare("a", large.size, lambda: large, StatesOptions(), None).grid == (12, 12)
-    bound = load(tiny, max_area=64 * 64)
-    assert bound.prepare("a", large.size, lambda: large, StatesOptions(), None).grid == (8, 8)
-    assert bound.fingerprint is not None and load(tiny).fingerprint is not None
-    assert bound.fingerprint.processor_digest != load(tiny).fingerprint.processor_digest  # type: ignore[union-attr]
+    assert loaded_qwen(tiny).prepare("a", large.size, lambda: large, StatesParameters(), None).grid == (12, 12)
+    bound = load_qwen(tiny, max_area=64 * 64)
+    assert bound.prepare("a", large.size, lambda: large, StatesParameters(), None).grid == (8, 8)
+    assert bound.fingerprint is not None and loaded_qwen(tiny).fingerprint is not None
+    assert bound.fingerprint.processor_digest != loaded_qwen(tiny).fingerprint.processor_digest  # type: ignore[union-attr]
 
 
 def test_the_fingerprint(tiny: Path, tiny_thinking: Path) -> None:
-    made, other = load(tiny, hidden_layer=-2).fingerprint, load(tiny_thinking, hidden_layer=-2).fingerprint
+    made, other = loaded_qwen(tiny, -2).fingerprint, loaded_qwen(tiny_thinking, -2).fingerprint
     assert made is not None and other is not None
     assert (made.engine, made.family, made.width, made.hidden_layer) == ("qwen3_vl", "qwen3_vl", 32, -2)
     assert (made.compute_dtype, made.backend, made.model_id) == ("float32", "torch-cpu", "instruct")
     assert made.weights_digest != other.weights_digest
     assert made.processor_digest != other.processor_digest  # the chat template of the one that thinks is another
     assert made.digest != other.digest
-    assert load(tiny, hidden_layer=-2).fingerprint == made
+    assert loaded_qwen(tiny, -2).fingerprint == made
 
 
 def broken(source: Path, target: Path, what: str) -> Path:
@@ -200,7 +208,7 @@ def broken(source: Path, target: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("no folder", "config.json is missing; give the folder of a Qwen3-VL"),
         ("another model", "says model_type 'qwen3', expected 'qwen3_vl'"),
@@ -217,11 +225,9 @@ def broken(source: Path, target: Path, what: str) -> Path:
         ("a layer that is none", "hidden_layer 2; it must be -1 or less"),
     ],
 )
-def test_folders_that_lack_something(tiny: Path, tmp_path: Path, what: str, said: str) -> None:
+def test_folders_that_lack_something(tiny: Path, tmp_path: Path, what: str, message: str) -> None:
     folder = broken(tiny, tmp_path / "broken", what)
-    with pytest.raises(ZrelayError) as caught:
-        load(folder)
-    assert said in caught.value.message and isinstance(caught.value, CheckpointError)
+    assert message in refused(lambda: load_qwen(folder), CheckpointError).message
 
 
 @pytest.mark.parametrize("where", ["chat_template.json", "tokenizer_config.json"])
@@ -229,8 +235,8 @@ def test_a_template_where_older_checkpoints_have_it(tiny: Path, tmp_path: Path, 
     folder = Path(shutil.copytree(tiny, tmp_path / "older"))
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
-    said = json.loads((folder / where).read_text()) if (folder / where).is_file() else {}
-    (folder / where).write_text(json.dumps({**said, "chat_template": template}))
+    settings = json.loads((folder / where).read_text()) if (folder / where).is_file() else {}
+    (folder / where).write_text(json.dumps({**settings, "chat_template": template}))
     assert open_qwen3_vl(folder).chat_template == template
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,61 +12,49 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Siglip2VisionModel
 
+from tests.vision.helpers import CPU, load_siglip, loaded_siglip
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
-from zrelay_demo.vision_folders import write_checkpoints, write_siglip
+from zrelay_demo.vision_folders import write_siglip
 from zrelay_demo.vision_models import VisionWidths
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
-from zrelay_vision.images import Picture
-from zrelay_vision.siglip import SiglipEngine
-from zrelay_vision.siglip_folder import open_siglip
-
-CPU = torch.device("cpu")
+from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.siglip.engine import SiglipEngine
+from zrelay_vision.siglip.folder import open_siglip
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vision") / "models"
-    write_checkpoints(folder, CHECKPOINT)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder: Path) -> ZImageOmniPipeline:
-    made = ZImageOmniPipeline.from_pretrained(folder / "omni", dtype=torch.float32)
+def pipeline(demo_models: Path) -> Any:
+    made = ZImageOmniPipeline.from_pretrained(demo_models / "omni", dtype=torch.float32)
     made.vae.to(torch.bfloat16)  # the pipeline encodes references in bfloat16 whatever the rest is
     made.set_progress_bar_config(disable=True)
     return made
 
 
-def noise(width: int, height: int, seed: int = 0) -> Picture:
+def noise(width: int, height: int, seed: int = 0) -> DecodedImage:
     torch.manual_seed(seed)
     pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
-    return Picture(f"{width}x{height}-{seed}", width, height, Image.fromarray(pixels.numpy()))
+    return DecodedImage(f"{width}x{height}-{seed}", width, height, Image.fromarray(pixels.numpy()))
 
 
-def loaded(path: Path, dtype: str = "float32") -> SiglipEngine:
-    engine = SiglipEngine(path, dtype)
-    engine.check()
-    engine.load(CPU, None)
-    engine.warm_up()
-    return engine
-
-
-def grids(engine: SiglipEngine, *pictures: Picture, target_area: int | None = None) -> list[torch.Tensor]:
+def grids(engine: SiglipEngine, *pictures: DecodedImage, target_area: int | None = None) -> list[torch.Tensor]:
     return engine.encode(pictures, target_area=target_area, cancelled=lambda: False)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (200, 90), (64, 300), (17, 5), (1, 3), (3, 200)])
-def test_naflex_grids_are_the_omni_pipelines(folder: Path, pipeline: ZImageOmniPipeline, size: tuple[int, int]) -> None:
+def test_naflex_grids_are_the_omni_pipelines(demo_models: Path, pipeline: Any, size: tuple[int, int]) -> None:
     picture = noise(*size)
     theirs = pipeline.prepare_siglip_embeds([picture.image], 1, CPU, torch.float32)[0][0]
-    for path in (folder / "siglip", folder / "omni", folder / "omni/siglip"):  # a checkpoint, a pipeline, its tower
-        (ours,) = grids(loaded(path), picture)
+    for path in (
+        demo_models / "siglip",
+        demo_models / "omni",
+        demo_models / "omni/siglip",
+    ):  # a checkpoint, a pipeline, its tower
+        (ours,) = grids(loaded_siglip(path), picture)
         assert ours.shape == theirs.shape and ours.shape[0] * ours.shape[1] <= 64
         assert torch.equal(ours, theirs)
 
 
-def test_a_large_reference_is_resized_as_the_pipeline_resizes_it(folder: Path, pipeline: ZImageOmniPipeline) -> None:
+def test_a_large_reference_is_resized_as_the_pipeline_resizes_it(demo_models: Path, pipeline: Any) -> None:
     large, seen = noise(1400, 1000), []
     prepare = pipeline.prepare_siglip_embeds
 
@@ -80,7 +69,7 @@ def test_a_large_reference_is_resized_as_the_pipeline_resizes_it(folder: Path, p
     finally:
         del pipeline.prepare_siglip_embeds
     (theirs,) = prepare(seen, 1, CPU, torch.float32)[0]
-    engine = loaded(folder / "siglip")
+    engine = loaded_siglip(demo_models / "siglip")
     (ours,) = grids(engine, large, target_area=96 * 128)
     assert torch.equal(ours, theirs)
     (plain,) = grids(engine, large)
@@ -90,9 +79,9 @@ def test_a_large_reference_is_resized_as_the_pipeline_resizes_it(folder: Path, p
 
 
 @pytest.mark.parametrize("size", [(96, 96), (200, 90), (1, 3)])
-def test_fixed_grids_are_transformers(folder: Path, size: tuple[int, int]) -> None:
-    engine, picture = loaded(folder / "siglip_fixed"), noise(*size)
-    model = AutoModel.from_pretrained(folder / "siglip_fixed", dtype=torch.float32).eval()
+def test_fixed_grids_are_transformers(demo_models: Path, size: tuple[int, int]) -> None:
+    engine, picture = loaded_siglip(demo_models / "siglip_fixed"), noise(*size)
+    model = AutoModel.from_pretrained(demo_models / "siglip_fixed", dtype=torch.float32).eval()
     resized = picture.image.resize((96, 96), Image.Resampling.BILINEAR)
     pixels = torch.tensor(list(resized.tobytes()), dtype=torch.float32).view(96, 96, 3).permute(2, 0, 1)[None]
     with torch.inference_mode():
@@ -102,10 +91,10 @@ def test_fixed_grids_are_transformers(folder: Path, size: tuple[int, int]) -> No
     assert torch.allclose(ours.reshape(36, 96), theirs, atol=1e-5)
 
 
-def test_bfloat16_is_transformers_in_bfloat16(folder: Path) -> None:
-    picture, engine = noise(100, 120), loaded(folder / "siglip", "bfloat16")
-    model = Siglip2VisionModel.from_pretrained(folder / "omni/siglip", dtype=torch.bfloat16).eval()
-    inputs = engine._parts.pixels.processor(images=[picture.image], return_tensors="pt")
+def test_bfloat16_is_transformers_in_bfloat16(demo_models: Path) -> None:
+    picture, engine = noise(100, 120), load_siglip(demo_models / "siglip", "bfloat16")
+    model = Siglip2VisionModel.from_pretrained(demo_models / "omni/siglip", dtype=torch.bfloat16).eval()
+    inputs = engine.components.preprocessor.processor(images=[picture.image], return_tensors="pt")
     with torch.inference_mode():
         theirs = model(**inputs).last_hidden_state[0]
     (ours,) = grids(engine, picture)
@@ -117,98 +106,109 @@ def test_bfloat16_is_transformers_in_bfloat16(folder: Path) -> None:
 def test_sides_that_patches_do_not_fill_are_cut(tmp_path: Path) -> None:
     """As so400m-patch14-384 has it: 384 / 14 is 27.4, and the grid 27 x 27."""
     write_siglip(tmp_path / "odd", VisionWidths(patch=14, fixed_side=104), fixed=True)
-    engine, picture = loaded(tmp_path / "odd"), noise(50, 60)
+    engine, picture = load_siglip(tmp_path / "odd"), noise(50, 60)
     (ours,) = grids(engine, picture)
     assert ours.shape == (7, 7, 96)
     model = AutoModel.from_pretrained(tmp_path / "odd", dtype=torch.float32).eval()
-    pixels = engine._parts.pixels.processor(images=[picture.image], return_tensors="pt")
+    pixels = engine.components.preprocessor.processor(images=[picture.image], return_tensors="pt")
     with torch.inference_mode():
         assert torch.equal(ours.reshape(49, 96), model.vision_model(**pixels).last_hidden_state[0])
 
 
-def test_rows_come_first(folder: Path) -> None:
-    (wide,) = grids(loaded(folder / "siglip"), noise(300, 80))
+def test_rows_come_first(demo_models: Path) -> None:
+    (wide,) = grids(loaded_siglip(demo_models / "siglip"), noise(300, 80))
     assert wide.shape[1] > 2 * wide.shape[0]
 
 
-def test_only_the_vision_tower_is_held_for_grids(folder: Path) -> None:
-    engine = loaded(folder / "siglip")
+def test_only_the_vision_tower_is_held_for_grids(demo_models: Path) -> None:
+    engine = load_siglip(demo_models / "siglip")
     grids(engine, noise(64, 64))
-    assert engine._texts is None
-    alone = loaded(folder / "omni")
-    assert not alone.can_score and not hasattr(alone._tower, "head")
+    assert len(engine.loaded_towers) == 1
+    alone = load_siglip(demo_models / "omni")
+    assert not alone.can_score and not hasattr(alone.loaded_towers[0], "head")
 
 
-def test_a_picture_is_read_once(folder: Path) -> None:
-    engine, picture = loaded(folder / "siglip"), noise(64, 64)
+def test_a_picture_is_read_once(demo_models: Path) -> None:
+    engine, picture = load_siglip(demo_models / "siglip"), noise(64, 64)
+    passes = []
+    engine.loaded_towers[0].register_forward_pre_hook(lambda module, args: passes.append(module))
     (first,) = grids(engine, picture)
-    engine._tower = None  # whatever reads a picture now fails
-    assert grids(engine, picture)[0] is first
-    with pytest.raises(TypeError):
-        grids(engine, noise(64, 64, seed=1))
+    assert grids(engine, picture)[0] is first and len(passes) == 1
+    grids(engine, noise(64, 64, seed=1))
+    assert len(passes) == 2
 
 
-def test_it_says_what_it_is(folder: Path, tmp_path: Path) -> None:
-    naflex, fixed = loaded(folder / "siglip"), loaded(folder / "siglip_fixed")
-    said = naflex.fingerprint
-    assert said is not None and fixed.fingerprint is not None
-    assert (said.engine, said.family, said.width, said.hidden_layer) == ("siglip", "siglip2", 96, 0)
-    assert (said.model_id, said.compute_dtype, said.backend) == ("zrelay-demo-siglip", "float32", "torch-cpu")
-    assert said.weights_digest != fixed.fingerprint.weights_digest
-    assert said.processor_digest != fixed.fingerprint.processor_digest
-    other = shutil.copytree(folder / "siglip", tmp_path / "other")
+def test_it_says_what_it_is(demo_models: Path, tmp_path: Path) -> None:
+    naflex, fixed = loaded_siglip(demo_models / "siglip"), loaded_siglip(demo_models / "siglip_fixed")
+    fingerprint = naflex.fingerprint
+    assert fingerprint is not None and fixed.fingerprint is not None
+    assert (fingerprint.engine, fingerprint.family, fingerprint.width, fingerprint.hidden_layer) == (
+        "siglip",
+        "siglip2",
+        96,
+        0,
+    )
+    assert (fingerprint.model_id, fingerprint.compute_dtype, fingerprint.backend) == (
+        "zrelay-demo-siglip",
+        "float32",
+        "torch-cpu",
+    )
+    assert fingerprint.weights_digest != fixed.fingerprint.weights_digest
+    assert fingerprint.processor_digest != fixed.fingerprint.processor_digest
+    other = shutil.copytree(demo_models / "siglip", tmp_path / "other")
     config = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**config, "max_num_patches": 49, "unknown": 1}))
-    smaller = loaded(other)
+    smaller = load_siglip(other)
     assert smaller.fingerprint is not None
-    assert smaller.fingerprint.weights_digest == said.weights_digest
-    assert smaller.fingerprint.processor_digest != said.processor_digest
-    assert loaded(VISION_CHECKPOINT / "siglip").fingerprint.digest == said.digest
+    assert smaller.fingerprint.weights_digest == fingerprint.weights_digest
+    assert smaller.fingerprint.processor_digest != fingerprint.processor_digest
+    own = load_siglip(VISION_CHECKPOINT / "siglip").fingerprint
+    assert own is not None and own.digest == fingerprint.digest
 
 
-def test_a_caller_who_goes_away_stops_it(folder: Path) -> None:
-    engine, asked = loaded(folder / "siglip"), []
+def test_a_caller_who_goes_away_stops_it(demo_models: Path) -> None:
+    engine, checks = load_siglip(demo_models / "siglip"), list[int]()
 
     def cancelled() -> bool:
-        asked.append(1)
-        return len(asked) > 2
+        checks.append(1)
+        return len(checks) > 2
 
     with pytest.raises(Cancelled):
         engine.encode([noise(32, 32, seed) for seed in range(9)], target_area=None, cancelled=cancelled)
-    assert len(asked) == 3
+    assert len(checks) == 3
 
 
 @pytest.mark.parametrize("area", [0, 100, 1 << 40])
-def test_an_area_that_cannot_be_is_refused(folder: Path, area: int) -> None:
+def test_an_area_that_cannot_be_is_refused(demo_models: Path, area: int) -> None:
     with pytest.raises(InvalidArgument, match=f"target_area: expected 4096 to 16777216 pixels, got {area}") as refused:
-        grids(loaded(folder / "siglip"), noise(8, 8), target_area=area)
+        grids(loaded_siglip(demo_models / "siglip"), noise(8, 8), target_area=area)
     assert (refused.value.reason, refused.value.field) == ("TARGET_AREA_INVALID", "target_area")
 
 
-def test_an_area_that_loses_a_side_is_refused(folder: Path) -> None:
-    thin = Picture("thin", 1_100_000, 1, Image.new("RGB", (1_100_000, 1)))
+def test_an_area_that_loses_a_side_is_refused(demo_models: Path) -> None:
+    thin = DecodedImage("thin", 1_100_000, 1, Image.new("RGB", (1_100_000, 1)))
     with pytest.raises(InvalidArgument, match="leaves a 1100000 x 1 image two sides"):
-        grids(loaded(folder / "siglip"), thin, target_area=4096)
+        grids(loaded_siglip(demo_models / "siglip"), thin, target_area=4096)
 
 
-def test_another_folder_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+def test_another_folder_is_refused_by_name(demo_models: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         open_siglip(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"config\.json says model_type 'qwen3_vl', expected 'siglip'"):
-        open_siglip(folder / "qwen3_vl")
+        open_siglip(demo_models / "qwen3_vl")
     with pytest.raises(CheckpointError, match=r"config\.json is missing; give the folder of a SigLIP2"):
         open_siglip(CHECKPOINT)
 
 
 @pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "preprocessor_config.json"])
-def test_a_folder_that_lacks_a_file_is_refused(folder: Path, tmp_path: Path, lost: str) -> None:
-    (shutil.copytree(folder / "siglip", tmp_path / "broken") / lost).unlink()
+def test_a_folder_that_lacks_a_file_is_refused(demo_models: Path, tmp_path: Path, lost: str) -> None:
+    (shutil.copytree(demo_models / "siglip", tmp_path / "broken") / lost).unlink()
     with pytest.raises(CheckpointError, match=lost):
         open_siglip(tmp_path / "broken")
 
 
-def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(folder / "siglip", tmp_path / "broken")
+def test_pickled_weights_are_refused(demo_models: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     with pytest.raises(CheckpointError) as refused:
         open_siglip(broken)
@@ -216,27 +216,27 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value", "said"),
+    ("file", "key", "value", "message"),
     [
         ("preprocessor_config.json", "patch_size", 14, "patch_size: expected 16, as config.json says, got 14"),
-        ("preprocessor_config.json", "image_mean", 3, "makes no image processor"),
-        ("config.json", "vision_config", {"hidden_size": 96, "num_attention_heads": 7}, "makes no SigLIP2"),
+        ("preprocessor_config.json", "image_mean", 3, "does not describe an image processor"),
+        ("config.json", "vision_config", {"hidden_size": 96, "num_attention_heads": 7}, "does not describe a SigLIP2"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
-    folder: Path, tmp_path: Path, file: str, key: str, value: object, said: str
+    demo_models: Path, tmp_path: Path, file: str, key: str, value: object, message: str
 ) -> None:
-    broken = shutil.copytree(folder / "siglip", tmp_path / "broken")
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
     settings = json.loads((broken / file).read_text())
     (broken / file).write_text(json.dumps({**settings, key: value}))
-    with pytest.raises(CheckpointError, match=said):
-        loaded(broken)
+    with pytest.raises(CheckpointError, match=message):
+        load_siglip(broken)
 
 
-def test_weights_that_lack_a_tensor_are_refused(folder: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(folder / "siglip", tmp_path / "broken")
+def test_weights_that_lack_a_tensor_are_refused(demo_models: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
     del tensors["vision_model.post_layernorm.weight"]
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lack post_layernorm\.weight"):
-        loaded(broken)
+        load_siglip(broken)

@@ -52,9 +52,13 @@ async def test_more_than_may_wait_are_refused_with_a_hint() -> None:
 async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread() -> None:
     worker, go, ran = Worker(4), threading.Event(), []
 
+    def wait_and_note(what: str) -> None:
+        go.wait()
+        ran.append(what)
+
     async def call(what: str) -> None:
         async with worker.turn():
-            await worker.on_device(lambda: (go.wait(), ran.append(what)))
+            await worker.on_device(lambda: wait_and_note(what))
 
     calls = [asyncio.create_task(call(what)) for what in "abc"]
     await asyncio.sleep(0.01)

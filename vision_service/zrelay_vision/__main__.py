@@ -112,9 +112,9 @@ def main(
         for folder, check in ((config.qwen3_vl, _check_qwen3_vl), (config.siglip, _check_siglip)):
             if folder is not None:
                 check(folder)  # a folder that lacks something is told before torch takes its seconds
-        from zrelay_vision.service import VisionService
+        from zrelay_vision.api.servicer import VisionServicer
 
-        return VisionService(config)
+        return VisionServicer(config)
 
     raise SystemExit(
         command.start(
@@ -129,13 +129,13 @@ def main(
 
 
 def _check_qwen3_vl(folder: Path) -> None:
-    from zrelay_vision.qwen_folder import open_qwen3_vl
+    from zrelay_vision.qwen3_vl.folder import open_qwen3_vl
 
     open_qwen3_vl(folder)
 
 
 def _check_siglip(folder: Path) -> None:
-    from zrelay_vision.siglip_folder import open_siglip
+    from zrelay_vision.siglip.folder import open_siglip
 
     open_siglip(folder)
 

@@ -1,4 +1,4 @@
-"""Which engines a folder holds, where one folder was given for all of them."""
+"""Finds the engines in a folder that may hold one or both."""
 
 from pathlib import Path
 
@@ -6,9 +6,13 @@ from zrelay_shared.checkpoint_files import read_json, refusal
 
 
 def engines_in(model: Path) -> tuple[Path | None, Path | None]:
-    """The Qwen3-VL and the SigLIP folder of `model`: its qwen3_vl/ and siglip/, or itself, if it is one of both.
+    """Returns the Qwen3-VL folder and the SigLIP folder of `model`.
 
-    A Z-Image Omni pipeline has its siglip/ so. Raises CheckpointError where there is neither.
+    These are its sub-folders qwen3_vl/ and siglip/ (a Z-Image Omni pipeline has the latter), or `model` itself if it is
+    a checkpoint of either kind.
+
+    Raises:
+        CheckpointError: The folder holds neither.
     """
     inside = [model / name if (model / name / "config.json").is_file() else None for name in ("qwen3_vl", "siglip")]
     if any(inside):

@@ -1,4 +1,4 @@
-"""The engines behind their queue: loads in the background, decodes in one thread, computes in another."""
+"""Loads the engines, and admits calls to the threads: one decodes images, one runs the models."""
 
 import asyncio
 import logging
@@ -12,27 +12,35 @@ import torch
 
 from zrelay_shared import torch_devices
 from zrelay_shared.errors import Draining, ModelLoading
+from zrelay_vision.conditioning.reference import ReferenceSets, open_reference_sets
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.engines import Engine, EngineKind
-from zrelay_vision.features import engine_missing
-from zrelay_vision.images import Picture
-from zrelay_vision.picture_store import ImageRef, PictureStore, StoredPicture
-from zrelay_vision.reference_stats import ReferenceSets, open_reference_sets
+from zrelay_vision.engines import EngineKind, ImageEngine, engine_missing
+from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.images.store import ImageRef, ImageStore, StoredImage
 from zrelay_vision.worker import Worker
 
-if TYPE_CHECKING:  # transformers takes seconds to load, and not every service needs it: `_load` does
-    from zrelay_vision.qwen import Qwen3VLEngine
-    from zrelay_vision.siglip import SiglipEngine
+if TYPE_CHECKING:  # transformers takes seconds to import, and a service without engines does not need it
+    from zrelay_vision.qwen3_vl.engine import Qwen3VLEngine
+    from zrelay_vision.siglip.engine import SiglipEngine
 
     Loaded: TypeAlias = tuple[ReferenceSets, SiglipEngine | None, Qwen3VLEngine | None, torch.device | None]
 
 log = logging.getLogger(__name__)
-Gone: TypeAlias = Callable[[], bool]
-"""Whether the caller went away."""
+CancelCheck: TypeAlias = Callable[[], bool]
+"""Returns whether the caller cancelled the call."""
 
 
 class VisionRuntime:
-    """Whichever engines were asked for, one device thread. Used from one event loop; it never blocks it."""
+    """The configured engines and the threads they run on. Used from one event loop, which it never blocks.
+
+    Attributes:
+        config: The settings.
+        worker: The threads, and the queue in front of them.
+        references: Reference statistics of encoders.
+        qwen3_vl: The Qwen3-VL engine, None until it is loaded or if it is not configured.
+        siglip: The SigLIP2 engine, likewise.
+        device: Where the engines compute, None without engines.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         self.config = config
@@ -41,36 +49,42 @@ class VisionRuntime:
         self.qwen3_vl: Qwen3VLEngine | None = None
         self.siglip: SiglipEngine | None = None
         self.device: torch.device | None = None
-        self._pictures = PictureStore(config.image_cache_bytes, config.max_image_pixels)
+        self._images = ImageStore(config.image_cache_bytes, config.max_image_pixels)
         self._loaded = self._draining = False
 
     @property
     def ready(self) -> bool:
-        """Whether calls are taken: what the process was started with is loaded, and it is not draining."""
+        """Whether calls are accepted: all configured engines are loaded, and the service is not draining."""
         return self._loaded and not self._draining
 
     @property
-    def engines(self) -> tuple[Engine, ...]:
-        """Those that are loaded."""
+    def engines(self) -> tuple[ImageEngine, ...]:
+        """The engines that are loaded."""
         return tuple(engine for engine in (self.siglip, self.qwen3_vl) if engine is not None)
 
     async def load(self) -> None:
-        """Reference statistics, then each engine, and one small run. Raises CheckpointError, FailedPrecondition."""
+        """Loads reference statistics and engines, and runs each engine once.
+
+        Raises:
+            CheckpointError: A checkpoint or a reference set is damaged.
+            FailedPrecondition: The device or dtype is not available.
+            OutOfMemory: The weights do not fit.
+        """
         self.references, self.siglip, self.qwen3_vl, self.device = await self.worker.on_device(self._load)
         self._loaded = True
         if not self.engines:
-            log.warning("no engine: prompts are conditioned with saved states alone; give --qwen3-vl or --siglip")
+            log.warning("no engine: prompts can only be conditioned with saved states; give --qwen3-vl or --siglip")
 
     def _load(self) -> "Loaded":
         config = self.config
         references = open_reference_sets(config.reference_stats)
         siglip, qwen3_vl, device = None, None, None
         if config.siglip is not None:
-            from zrelay_vision.siglip import SiglipEngine
+            from zrelay_vision.siglip.engine import SiglipEngine
 
             siglip = SiglipEngine(config.siglip, config.dtype)
         if config.qwen3_vl is not None:
-            from zrelay_vision.qwen import Qwen3VLEngine
+            from zrelay_vision.qwen3_vl.engine import Qwen3VLEngine
 
             qwen3_vl = Qwen3VLEngine(config.qwen3_vl, config)
         for engine in (siglip, qwen3_vl):
@@ -80,55 +94,61 @@ class VisionRuntime:
                 engine.warm_up()
         return references, siglip, qwen3_vl, device
 
-    def needs_siglip(self, feature: str, field: str) -> "SiglipEngine":
-        """The SigLIP2 engine. Raises FeatureMissing, ModelLoading, Draining."""
+    def require_siglip(self, capability: str, field: str) -> "SiglipEngine":
+        """Returns the SigLIP2 engine. Raises FeatureMissing, ModelLoading, Draining.
+
+        Args:
+            capability: What the request needs, for the refusal.
+            field: Path of the request's field that needs it.
+        """
         if self.config.siglip is None:
-            raise engine_missing(EngineKind.SIGLIP, feature, field)
+            raise engine_missing(EngineKind.SIGLIP, capability, field)
         self.check_ready()
         if self.siglip is None:
             raise RuntimeError("siglip: expected a loaded engine, got none")
         return self.siglip
 
-    def needs_qwen3_vl(self, feature: str, field: str) -> "Qwen3VLEngine":
-        """The Qwen3-VL engine. Raises FeatureMissing, ModelLoading, Draining."""
+    def require_qwen3_vl(self, capability: str, field: str) -> "Qwen3VLEngine":
+        """Returns the Qwen3-VL engine. Arguments and errors as for `require_siglip`."""
         if self.config.qwen3_vl is None:
-            raise engine_missing(EngineKind.QWEN3_VL, feature, field)
+            raise engine_missing(EngineKind.QWEN3_VL, capability, field)
         self.check_ready()
         if self.qwen3_vl is None:
             raise RuntimeError("qwen3_vl: expected a loaded engine, got none")
         return self.qwen3_vl
 
     def check_ready(self) -> None:
-        """Raises ModelLoading, Draining."""
+        """Raises ModelLoading or Draining if calls are not accepted."""
         if self._draining:
-            raise Draining("this vision service is going away: try again later, or on another one")
+            raise Draining("this vision service is shutting down; try again later, or use another one")
         if not self._loaded:
-            raise ModelLoading("this vision service is still loading its models: try again in a moment")
+            raise ModelLoading("this vision service is still loading its models; try again in a moment")
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Gone]:
-        """The block of one call, with what tells the threads that its caller went away. Raises QueueFull."""
-        gone = threading.Event()
+    async def admit(self) -> AsyncIterator[CancelCheck]:
+        """Waits for a place, and holds it for the block of one call. Raises QueueFull.
+
+        Yields:
+            A function that tells the threads whether the caller cancelled the call.
+        """
+        cancelled = threading.Event()
         async with self.worker.turn():
             try:
-                yield gone.is_set
+                yield cancelled.is_set
             except asyncio.CancelledError:
-                gone.set()
+                cancelled.set()
                 raise
 
-    async def open(self, ref: ImageRef) -> tuple[StoredPicture, Picture | None]:
-        """What an image of a call is; its pixels too where they had to be decoded to know it.
+    async def open(self, ref: ImageRef) -> tuple[StoredImage, DecodedImage | None]:
+        """Finds an image of a request. See `ImageStore.open`."""
+        return await self.worker.on_images(lambda: self._images.open(ref))
 
-        Raises InvalidArgument, NotFound.
-        """
-        return await self.worker.on_images(lambda: self._pictures.open(ref))
-
-    def pixels(self, ref: ImageRef, stored: StoredPicture, picture: Picture | None) -> Picture:
-        """The pixels of what `open` gave, decoded now where they are not there. For the thread of images."""
-        return picture if picture is not None else self._pictures.picture(stored, ref.field)
+    def decoded(self, ref: ImageRef, stored: StoredImage, image: DecodedImage | None) -> DecodedImage:
+        """Returns `image`, or decodes the stored file if there is none. Runs in the thread for images."""
+        return image if image is not None else self._images.decode(stored, ref.field)
 
     async def drain(self, grace_s: float) -> None:
-        """No new calls from now on; returns when none runs, or after `grace_s`."""
+        """Refuses new calls. Returns when none is running, or after `grace_s` seconds."""
         self._draining = True
         try:
             await asyncio.wait_for(self.worker.drained(), grace_s)
@@ -136,13 +156,13 @@ class VisionRuntime:
             return
 
     async def close(self) -> None:
-        """Ends the threads; what waits is dropped."""
+        """Ends the threads. Waiting calls are dropped."""
         self._draining = True
         await self.worker.close()
         self.qwen3_vl = self.siglip = None
 
 
 def _threads() -> int:
-    """All cores that this process may use but one, which is the event loop's."""
+    """Returns all cores that this process may use but one, which is for the event loop."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)

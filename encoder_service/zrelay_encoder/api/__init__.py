@@ -1,0 +1,1 @@
+"""The gRPC side of the encoder: the servicer, request parsing and the list of capabilities."""

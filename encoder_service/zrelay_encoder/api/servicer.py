@@ -1,0 +1,149 @@
+"""The servicer of EncoderService: each method parses the request, calls the runtime and wraps the result."""
+
+import asyncio
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from zrelay.v1 import encoder_pb2 as pb
+from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource
+from zrelay.v1.info_pb2 import DeviceInfo, QueueInfo, ServerVersion
+from zrelay_encoder.api import requests
+from zrelay_encoder.api.capabilities import CAPABILITIES
+from zrelay_encoder.config import EncoderConfig
+from zrelay_encoder.prompts.fitting import LimitSource
+from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
+from zrelay_shared import __version__, fingerprint, torch_devices
+from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.rpc import Context
+from zrelay_shared.serving import libraries
+from zrelay_shared.torch_tensors import to_wire
+from zrelay_shared.wire import Parcel
+
+_SOURCES = {
+    LimitSource.REQUEST: TextLimitSource.TEXT_LIMIT_SOURCE_REQUEST,
+    LimitSource.CHECKPOINT: TextLimitSource.TEXT_LIMIT_SOURCE_CHECKPOINT,
+    LimitSource.DEFAULT: TextLimitSource.TEXT_LIMIT_SOURCE_DEFAULT,
+}
+
+
+class EncoderServicer:
+    """Implements EncoderService of the contract, and the lifecycle that `zrelay_shared.serving` expects.
+
+    Attributes:
+        runtime: What answers the requests.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.runtime = EncoderRuntime(config)
+        self._version = ServerVersion(
+            service="encoder",
+            version=__version__,
+            contract="v1",
+            libraries=libraries(["torch", "transformers", "tokenizers", "grpcio"]),
+        )
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """The descriptor of zrelay.v1.EncoderService."""
+        return pb.DESCRIPTOR.services_by_name["EncoderService"]
+
+    async def load(self) -> None:
+        """Loads the tokenizer and the model. Raises CheckpointError, FailedPrecondition."""
+        await self.runtime.load()
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new calls. Returns when none is running, or after `grace_s` seconds."""
+        await self.runtime.drain(grace_s)
+
+    async def close(self) -> None:
+        """Ends the threads."""
+        await self.runtime.close()
+
+    async def EncodePrompts(
+        self, parcel: Parcel[pb.EncodePromptsRequest], context: Context
+    ) -> Parcel[pb.EncodePromptsResponse]:
+        """Encodes prompts, all or none."""
+        request = requests.parse_encode(parcel.message, self.runtime.config)
+        result = await self.runtime.encode(request)
+        reply = Parcel(
+            pb.EncodePromptsResponse(queue_seconds=result.queue_seconds, compute_seconds=result.compute_seconds)
+        )
+        for prompt in result.prompts:
+            _add_result(reply, prompt, parcel.message.options.return_formatted_prompts)
+        return reply
+
+    async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> pb.FormatPromptResponse:
+        """Formats and counts prompts. Needs the tokenizer only."""
+        request = requests.parse_format(parcel.message, self.runtime.config)
+        formatted = await self.runtime.format(request)
+        limit = self.runtime.text_limit(request.text_limit).tokens
+        return pb.FormatPromptResponse(
+            prompts=[
+                pb.FormattedPrompt(
+                    formatted_prompt=prompt.text,
+                    token_count=len(prompt.ids),
+                    text_limit=limit,
+                    fits=prompt.fits(limit),
+                    token_ids=prompt.ids,
+                )
+                for prompt in formatted
+            ]
+        )
+
+    async def GetInfo(
+        self, parcel: Parcel[pb.EncoderServiceGetInfoRequest], context: Context
+    ) -> pb.EncoderServiceGetInfoResponse:
+        """Describes this encoder. Answers while the model loads."""
+        runtime = self.runtime
+        config, limit, queue, encoder = runtime.config, runtime.text_limit(), runtime.device, runtime.encoder
+        info = pb.EncoderServiceGetInfoResponse(
+            version=self._version,
+            ready=runtime.ready,
+            features=CAPABILITIES,
+            queue=QueueInfo(
+                waiting=queue.waiting,
+                running=queue.running,
+                max_waiting=config.max_waiting,
+                estimated_wait_s=queue.estimated_wait_s,
+            ),
+            max_prompts=config.max_prompts,
+            max_prompt_chars=config.max_prompt_chars,
+            text_limit=limit.tokens,
+            text_limit_source=_SOURCES[limit.source],
+            max_message_bytes=MAX_MESSAGE_BYTES,
+        )
+        if encoder is not None:
+            device = await asyncio.to_thread(torch_devices.report, encoder.device)  # the driver may block
+            info.fingerprint.CopyFrom(fingerprint.to_message(encoder.fingerprint))
+            info.device.CopyFrom(
+                DeviceInfo(
+                    kind=device.kind,
+                    name=device.name,
+                    memory_total_bytes=device.memory_total_bytes,
+                    memory_free_bytes=device.memory_free_bytes,
+                    compute_dtype=encoder.fingerprint.compute_dtype,
+                )
+            )
+            info.loaded_blocks, info.total_blocks = encoder.model.plan.blocks, encoder.model.total_blocks
+        return info
+
+
+def _add_result(reply: Parcel[pb.EncodePromptsResponse], prompt: EncodedPrompt, with_text: bool) -> None:
+    """Adds one result to `reply`, with its embeddings beside the message."""
+    dropped = prompt.fitted.dropped
+    result = reply.message.results.add(formatted_prompt=prompt.formatted if with_text else "")
+    result.prompt_embeds.fingerprint.CopyFrom(fingerprint.to_message(prompt.fingerprint))
+    result.prompt_embeds.report.CopyFrom(
+        PromptReport(
+            formatted_tokens=prompt.fitted.formatted_tokens,
+            token_count=len(prompt.fitted.ids),
+            dropped_tokens=dropped,
+            long_prompt_action=(
+                LongPromptMode.LONG_PROMPT_MODE_TRUNCATE if dropped else LongPromptMode.LONG_PROMPT_MODE_UNSPECIFIED
+            ),
+            text_limit=prompt.limit.tokens,
+            text_limit_source=_SOURCES[prompt.limit.source],
+        )
+    )
+    for segment in prompt.segments:
+        to_wire(reply, result.prompt_embeds.segments.add().prompt_embeds, segment)

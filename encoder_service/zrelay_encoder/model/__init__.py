@@ -1,0 +1,1 @@
+"""The text encoder: network, loading and fingerprint. Tensors only."""

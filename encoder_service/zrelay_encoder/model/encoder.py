@@ -1,0 +1,178 @@
+"""A loaded text encoder: from a checked folder to a model on a device, with its fingerprint."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import Qwen3Config
+
+from zrelay_encoder.config import EncoderConfig
+from zrelay_encoder.model.network import TextEncoder
+from zrelay_shared import checkpoints, torch_devices
+from zrelay_shared.checkpoints import ComponentFolder, TextEncoderFolder
+from zrelay_shared.digests import canonical_name, template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
+from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.torch_weights import load_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A model that is ready to run.
+
+    Attributes:
+        model: The network with its weights.
+        fingerprint: The fingerprint of a request with default options.
+        device: Where the model computes.
+    """
+
+    model: TextEncoder
+    fingerprint: EncoderFingerprint
+    device: torch.device
+
+    def plan(self, hidden_layer: int) -> LayerPlan:
+        """Returns which blocks a layer needs. Raises ValueError for a layer that the checkpoint does not have."""
+        return layer_plan(self.model.total_blocks, hidden_layer)
+
+    def forward(self, sequences: Sequence[Sequence[int]], plan: LayerPlan) -> list[torch.Tensor]:
+        """Runs one forward pass: hidden states [T, width] of each sequence, on the device in the compute dtype.
+
+        Raises:
+            OutOfMemory: The device has not enough memory for the batch. The memory of the attempt is free again.
+        """
+        try:
+            return self.model(sequences, plan)  # type: ignore[no-any-return]
+        except (RuntimeError, MemoryError) as error:
+            if not torch_devices.is_out_of_memory(error):
+                raise
+        # Outside of the handler: while an exception is handled, its frames keep the tensors of the failed attempt.
+        refusal = _out_of_memory(sequences, self.device)
+        torch_devices.release_cached_memory(self.device)
+        raise refusal
+
+    def fingerprint_of(self, *, hidden_layer: int, think_mode: str, padded: bool) -> EncoderFingerprint:
+        """Returns the fingerprint of embeddings that were made with these options."""
+        return replace(
+            self.fingerprint,
+            hidden_layer=hidden_layer,
+            before_final_norm=hidden_layer != -1,
+            think_mode=think_mode,
+            modifications=("padding",) if padded else (),
+        )
+
+
+def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
+    """Loads the model of a checkpoint and computes its fingerprint.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or has no such layer.
+        FailedPrecondition: The device or dtype is not available.
+        OutOfMemory: The weights do not fit.
+    """
+    device = torch_devices.pick_device(config.device)
+    stored = torch_devices.stored_dtype(folder.component.weights)
+    dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
+    log.info("computing in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+    try:
+        model = load_model(folder.component, config.hidden_layer, device, dtype)
+    except ValueError as error:
+        raise CheckpointError(f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not torch_devices.is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"text_encoder/ needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
+        ) from error
+    log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
+    fingerprint = _fingerprint(
+        folder,
+        model_id=checkpoints.model_id(config.model),
+        width=model.width,
+        hidden_layer=config.hidden_layer,
+        device=device,
+        dtype=dtype,
+        cache=config.cache,
+    )
+    return Encoder(model, fingerprint, device)
+
+
+def load_model(component: ComponentFolder, hidden_layer: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    """Loads the blocks that `hidden_layer` needs, and only their tensors.
+
+    Raises:
+        CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
+        ValueError: The model has no such layer.
+    """
+    config = _read_config(component)
+    plan = layer_plan(config.num_hidden_layers, hidden_layer)
+    try:
+        model = TextEncoder(config, plan)
+    except Exception as error:  # no heads, a negative width: torch and Python raise many types
+        raise _not_a_model(component, error) from error
+    load_weights(model, component.weights, device, dtype, name_of=canonical_name, what=component.path.name)
+    model.rotary_emb.to(device)
+    return model
+
+
+def _read_config(component: ComponentFolder) -> Qwen3Config:
+    try:
+        config = Qwen3Config.from_dict(dict(component.config))
+    except Exception as error:  # transformers raises its own types, which change between versions
+        raise _not_a_model(component, error) from error
+    kinds = set(config.layer_types or ())
+    if kinds - {"full_attention"}:
+        raise CheckpointError(
+            f"{component.path.name}/config.json: layer_types: expected full_attention only, as Z-Image's text encoder "
+            f"has, got {listed(sorted(kinds))}; set use_sliding_window to false if the model was trained without it"
+        )
+    return config
+
+
+def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointError:
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return CheckpointError(
+        f"{component.path.name}/config.json does not describe a Qwen3: {' '.join(lines[:2])}; copy it again from the "
+        "checkpoint",
+        metadata={"file": f"{component.path.name}/config.json"},
+    )
+
+
+def _fingerprint(
+    folder: TextEncoderFolder,
+    *,
+    model_id: str,
+    width: int,
+    hidden_layer: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: Path | None,
+) -> EncoderFingerprint:
+    """Computes the fingerprint of a default request. Reads the weights, unless `cache` holds their digest."""
+    return EncoderFingerprint(
+        family=str(folder.component.config["model_type"]),
+        width=width,
+        model_id=model_id,
+        weights_digest=weights_digest(folder.component, cache=cache),
+        tokenizer_digest=tokenizer_digest(folder.tokenizer),
+        chat_template_digest=template_digest(folder.chat_template),
+        hidden_layer=hidden_layer,
+        before_final_norm=hidden_layer != -1,
+        compute_dtype=torch_devices.dtype_name(dtype),
+        backend=f"torch-{device.type}",
+    )
+
+
+def _out_of_memory(sequences: Sequence[Sequence[int]], device: torch.device) -> OutOfMemory:
+    """Suggests half of the tokens, which need about half of the memory."""
+    count, found = sum(map(len, sequences)), torch_devices.report(device)
+    return OutOfMemory(
+        f"{count} tokens in one forward pass need more memory than {found.kind} has ({found.memory_free_bytes >> 20} "
+        f"of {found.memory_total_bytes >> 20} MiB are free); set text_limit to at most about {max(1, count // 2)}, or "
+        "send fewer prompts per call",
+        metadata={"tokens": count, "fits_tokens": max(1, count // 2), "free_bytes": found.memory_free_bytes},
+    )

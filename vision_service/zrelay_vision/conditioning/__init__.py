@@ -1,0 +1,1 @@
+"""Conditions a prompt with the hidden states of an image. Free functions over tensors."""

@@ -1,0 +1,1 @@
+"""Image files: decoding, a store by digest, and a cache bounded in bytes."""

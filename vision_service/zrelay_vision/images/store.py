@@ -1,0 +1,91 @@
+"""Keeps received image files by digest, so that a client sends a file once and then names it."""
+
+import hashlib
+from dataclasses import dataclass
+
+from zrelay_shared.errors import InvalidArgument, NotFound
+from zrelay_vision.images.cache import ByteCache
+from zrelay_vision.images.reading import DecodedImage, decode
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image of a request.
+
+    Attributes:
+        field: Its path in the request, for refusals.
+        data: The file, or None if the request names a file that was sent before.
+        sha256: Digest (hex) of a file that was sent before.
+        size: Size in bytes that the request states for such a file, 0 if it states none.
+    """
+
+    field: str
+    data: bytes | None
+    sha256: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A file that was decoded before, with the size in pixels of its upright image."""
+
+    sha256: str
+    width: int
+    height: int
+    data: bytes
+
+
+class ImageStore:
+    """Image files by digest, bounded in bytes. Safe to use from any thread."""
+
+    def __init__(self, max_bytes: int, max_pixels: int) -> None:
+        """Makes an empty store.
+
+        Args:
+            max_bytes: Bytes of files to keep.
+            max_pixels: Pixels that one image may have.
+        """
+        self._files: ByteCache[str, StoredImage] = ByteCache(max_bytes)
+        self._max_pixels = max_pixels
+
+    def open(self, ref: ImageRef) -> tuple[StoredImage, DecodedImage | None]:
+        """Finds the file of a request's image.
+
+        Returns:
+            The file, and its pixels if they had to be decoded.
+
+        Raises:
+            InvalidArgument: The file is not an image that `decode` accepts, or has another size (CONTENT_SIZE).
+            NotFound: No file with this digest is stored (CONTENT_UNKNOWN).
+        """
+        if ref.data is None:
+            return self._find(ref), None
+        sha256 = hashlib.sha256(ref.data).hexdigest()
+        if (known := self._files.get(sha256)) is not None:
+            return known, None
+        image = decode(ref.data, max_pixels=self._max_pixels, field=ref.field)
+        stored = StoredImage(sha256, image.width, image.height, ref.data)
+        self._files.put(sha256, stored, len(ref.data))
+        return stored, DecodedImage(sha256, image.width, image.height, image)
+
+    def decode(self, stored: StoredImage, field: str) -> DecodedImage:
+        """Decodes a stored file again."""
+        image = decode(stored.data, max_pixels=self._max_pixels, field=field)
+        return DecodedImage(stored.sha256, image.width, image.height, image)
+
+    def _find(self, ref: ImageRef) -> StoredImage:
+        stored = self._files.get(ref.sha256)
+        if stored is None:
+            raise NotFound(
+                f"{ref.field}: this service has no image with SHA-256 {ref.sha256}, or dropped it; send the file",
+                field=ref.field,
+                reason="CONTENT_UNKNOWN",
+                metadata={"sha256": ref.sha256},
+            )
+        if ref.size and ref.size != len(stored.data):
+            raise InvalidArgument(
+                f"{ref.field}.size_bytes: expected {len(stored.data)}, got {ref.size}, the size of another file",
+                field=f"{ref.field}.size_bytes",
+                reason="CONTENT_SIZE",
+            )
+        return stored

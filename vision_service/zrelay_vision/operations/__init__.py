@@ -1,0 +1,1 @@
+"""What each call does with the engines: encode and score images, condition a prompt."""

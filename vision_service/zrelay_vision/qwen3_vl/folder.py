@@ -1,0 +1,85 @@
+"""Checks the folder of a Qwen3-VL checkpoint. Every refusal names the file. Loads no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zrelay_shared.checkpoint_files import find_weights, read_json, refusal
+from zrelay_shared.checkpoints import ComponentFolder
+from zrelay_shared.errors import CheckpointError
+
+_REMEDY = "give the folder of a Qwen3-VL checkpoint (Instruct or Thinking) as transformers saves it"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+DEFAULT_HIDDEN_LAYER = -6
+"""Used if the checkpoint's zrelay.json names none (source: zimage.md, section (c))."""
+
+
+@dataclass(frozen=True, slots=True)
+class QwenFolder:
+    """A checked Qwen3-VL checkpoint.
+
+    Attributes:
+        component: Config and weights.
+        processor: Settings of the image processor.
+        chat_template: Text of the template.
+        hidden_layer: The layer that its zrelay.json names, else DEFAULT_HIDDEN_LAYER.
+    """
+
+    component: ComponentFolder
+    processor: Mapping[str, object]
+    chat_template: str
+    hidden_layer: int
+
+
+def open_qwen3_vl(path: Path) -> QwenFolder:
+    """Opens the Qwen3-VL checkpoint at `path`. Weights may be sharded. Raises CheckpointError."""
+    if not (path / "config.json").is_file():
+        raise refusal(path, "config.json", "is missing", _REMEDY)
+    config = read_json(path, "config.json")
+    if config.get("model_type") != "qwen3_vl":
+        found = f"says model_type {config.get('model_type')!r}, expected 'qwen3_vl'"
+        raise refusal(path, "config.json", found, _REMEDY)
+    for name in _TOKENIZER:
+        if not (path / name).is_file():
+            raise refusal(path, name, "is missing", "its tokenizer belongs to the checkpoint; copy it from there")
+    weights, index = find_weights(path, "", "model")
+    return QwenFolder(
+        ComponentFolder("qwen3_vl", path, config, weights, index),
+        _processor(path),
+        _chat_template(path),
+        _hidden_layer(path),
+    )
+
+
+def _processor(path: Path) -> Mapping[str, object]:
+    """Reads preprocessor_config.json, or the part of processor_config.json that replaces it in newer transformers."""
+    if (path / "preprocessor_config.json").is_file():
+        return read_json(path, "preprocessor_config.json")
+    if (path / "processor_config.json").is_file():
+        nested = read_json(path, "processor_config.json").get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+    raise refusal(path, "preprocessor_config.json", "is missing", "it says how images are cut; copy it again")
+
+
+def _chat_template(path: Path) -> str:
+    """Reads chat_template.jinja, else chat_template.json, else the field of tokenizer_config.json."""
+    if (path / "chat_template.jinja").is_file():
+        try:
+            return (path / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise refusal(path, "chat_template.jinja", "is not UTF-8", "it is damaged; copy it again") from error
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = read_json(path, name).get("chat_template") if (path / name).is_file() else None
+        if isinstance(template, str) and template:
+            return template
+    raise refusal(path, "chat_template.jinja", "is missing", "images need Qwen3-VL's template; copy it again")
+
+
+def _hidden_layer(path: Path) -> int:
+    settings = read_json(path, "zrelay.json") if (path / "zrelay.json").is_file() else {}
+    layer = settings.get("hidden_layer", DEFAULT_HIDDEN_LAYER)
+    if not isinstance(layer, int) or isinstance(layer, bool) or layer >= 0:
+        raise CheckpointError(f"{path}: zrelay.json says hidden_layer {layer!r}; it must be -1 or less")
+    return layer

@@ -1,0 +1,160 @@
+"""SigLIP2's two towers, built of transformers' modules. Each is loaded when it is needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Siglip2TextConfig,
+    Siglip2TextModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    SiglipTextConfig,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from zrelay_shared.errors import CheckpointError
+from zrelay_shared.torch_weights import load_weights
+from zrelay_vision.siglip.folder import SiglipFolder
+from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
+
+_VISION, _TEXT = "vision_model.", "text_model."
+
+
+class ScoreScale(nn.Module):
+    """The learnt logarithm of the scale and the learnt bias of scores, [1] each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.zeros(1))
+        self.logit_bias = nn.Parameter(torch.zeros(1))
+
+
+@dataclass(frozen=True, slots=True)
+class TextTower:
+    """What scoring needs besides the features of images.
+
+    Attributes:
+        model: The text tower.
+        scale: Scale and bias of scores.
+        tokenizer: The tokenizer.
+        length: Number of tokens to which every text is padded.
+    """
+
+    model: Any
+    scale: ScoreScale
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiglipComponents:
+    """What is needed besides the weights. It is small, and checked before the weights are read."""
+
+    vision_config: Any
+    preprocessor: SiglipPreprocessor
+
+
+def load_components(folder: SiglipFolder) -> SiglipComponents:
+    """Loads the vision config and the image processor. Raises CheckpointError if they do not describe a SigLIP2."""
+    name = folder.component.path.name
+    kind: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
+    try:
+        config = kind.from_dict({**folder.vision_config, "vision_use_head": _has_head(folder)})
+        with torch.device("meta"):
+            _vision_class(folder)(config)
+    except Exception as error:  # transformers raises its own types, which change between versions
+        raise _broken(name, "config.json does not describe a SigLIP2", error) from error
+    try:
+        preprocessor = SiglipPreprocessor.of(
+            folder.processor,
+            naflex=folder.naflex,
+            patch_size=int(config.patch_size),
+            image_size=0 if folder.naflex else int(config.image_size),
+        )
+        preprocessor.settings  # noqa: B018  raises if a setting is missing
+    except Exception as error:  # a setting of the wrong type raises many types
+        raise _broken(name, "preprocessor_config.json does not describe an image processor for it", error) from error
+    return SiglipComponents(config, preprocessor)
+
+
+def load_vision_tower(folder: SiglipFolder, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Loads the vision tower, with its pooling head only if the checkpoint can score. Raises CheckpointError."""
+    with torch.device("meta"):
+        model = _vision_class(folder)(config)
+    # A tower that was saved alone has no prefix, or the one of older versions of transformers.
+    alone = folder.vision_config is folder.component.config
+    _load(model, folder, device, dtype, _VISION, alone=alone)
+    return model
+
+
+def load_text_tower(folder: SiglipFolder, device: torch.device, dtype: torch.dtype) -> TextTower:
+    """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
+    name = folder.component.path.name
+    text_config = folder.component.config["text_config"]
+    config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
+    model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
+    try:
+        config = config_class.from_dict(text_config)
+        with torch.device("meta"):
+            model, scale = model_class(config), ScoreScale()
+    except Exception as error:  # as above
+        raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
+    _load(model, folder, device, dtype, _TEXT)
+    load_weights(scale, folder.component.weights, device, dtype, name_of=lambda n: n, what=name)
+    return TextTower(model, scale, _load_tokenizer(folder), config.max_position_embeddings)
+
+
+def _load(
+    model: Any, folder: SiglipFolder, device: torch.device, dtype: torch.dtype, prefix: str, *, alone: bool = False
+) -> None:
+    def name_of(name: str) -> str | None:
+        return name.removeprefix(prefix) if alone or name.startswith(prefix) else None
+
+    load_weights(model, folder.component.weights, device, dtype, name_of=name_of, what=folder.component.path.name)
+    for module in model.modules():  # the only buffer that is not saved
+        if isinstance(getattr(module, "position_ids", None), torch.Tensor):
+            module.position_ids = torch.arange(module.position_ids.shape[-1], device=device).expand(1, -1)
+
+
+def _load_tokenizer(folder: SiglipFolder) -> PreTrainedTokenizerBase:
+    path = folder.component.path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer(["a"], padding="max_length", max_length=8)
+    except Exception as error:  # transformers and tokenizers raise their own types for damaged files
+        raise _broken(path.name, "the tokenizer cannot be read", error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise CheckpointError(f"{path.name}: expected a tokenizer, got {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def _vision_class(folder: SiglipFolder) -> Any:
+    return Siglip2VisionModel if folder.naflex else SiglipVisionModel
+
+
+def _has_head(folder: SiglipFolder) -> bool:
+    """Returns whether the pooling head is needed: grids are taken before it, scores after it."""
+    return folder.has_text and folder.vision_config.get("vision_use_head", True) is True
+
+
+def encode_texts(tower: TextTower, ids: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Computes features [texts, C] of padded token ids.
+
+    There is no attention mask: SigLIP was trained to read its padding, and pools the last position.
+    """
+    features: torch.Tensor = tower.model(input_ids=torch.tensor(ids, device=device)).pooler_output
+    return features
+
+
+def _broken(name: str, problem: str, error: Exception) -> CheckpointError:
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    return CheckpointError(
+        f"{name}: {problem} ({type(error).__name__}: {' '.join(lines[:2])}); copy it again from the checkpoint"
+    )
