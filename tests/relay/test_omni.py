@@ -81,7 +81,8 @@ def painted_by_diffusers(folder: Path, images: Sequence[Image.Image], guidance: 
     vae = pipeline.vae.to(torch.float32)
     with torch.no_grad():
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
-    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    pixels: torch.Tensor = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    return pixels
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])

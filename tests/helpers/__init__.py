@@ -1,0 +1,4 @@
+"""Helpers that several test folders share: `from tests.helpers.images import picture`.
+
+Modules here may import the product, pytest never has to collect them, and none of them imports a test folder.
+"""
