@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -33,11 +33,12 @@ from zrelay_vision.service import VisionService
 
 
 class RecordingGenerator(GeneratorService):
-    """The real generator, which keeps the priorities that jobs were sent with, by their request ids."""
+    """The real generator, which keeps what it was sent: priorities by request id, and the digests of uploads."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(config)
         self.priorities: dict[str, str] = {}
+        self.uploads: list[str] = []
 
     async def Generate(
         self, parcel: Parcel[pb.GenerateRequest], context: Context
@@ -49,6 +50,17 @@ class RecordingGenerator(GeneratorService):
     async def SubmitJob(self, parcel: Parcel[pb.SubmitJobRequest], context: Context) -> pb.SubmitJobResponse:
         self._record(parcel.message.request_id, parcel.message.spec.priority)
         return await super().SubmitJob(parcel, context)
+
+    async def UploadBlob(
+        self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
+    ) -> pb.UploadBlobResponse:
+        async def recorded() -> AsyncIterator[Parcel[pb.UploadBlobRequest]]:
+            async for parcel in parcels:
+                if parcel.message.HasField("content"):
+                    self.uploads.append(parcel.message.content.sha256)
+                yield parcel
+
+        return await super().UploadBlob(recorded(), context)
 
     def _record(self, request_id: str, priority: JobPriority) -> None:
         self.priorities[request_id] = JobPriority.Name(priority).removeprefix("JOB_PRIORITY_").lower()
@@ -86,6 +98,11 @@ class Services(ServerThread):
         """Returns the priorities of the jobs since the last call, in order; "unspecified" where none was sent."""
         taken, self._generator.priorities = self._generator.priorities, {}
         return list(taken.values())
+
+    def take_uploads(self) -> list[str]:
+        """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
+        taken, self._generator.uploads = self._generator.uploads, []
+        return taken
 
     async def job(self, request_id: str) -> Job:
         """Returns the generator's record of a job."""

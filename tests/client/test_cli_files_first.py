@@ -1,8 +1,10 @@
 """Files that a command is given are looked at before anything slow: no service is started or even asked for."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zrelay_client._vision_images import check_image
@@ -25,9 +27,11 @@ COMMANDS = (
 
 
 @pytest.fixture
-def starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test where a process is started."""
-    monkeypatch.setattr("zrelay_client._stack.stack.launch", lambda *_, **__: pytest.fail("a service was started"))
+def starts_nothing() -> Iterator[None]:
+    """Fails the test where it leaves a process; a command that had started one would also have said so."""
+    before = {child.pid for child in psutil.Process().children()}
+    yield
+    assert {child.pid for child in psutil.Process().children()} <= before
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -92,19 +92,10 @@ async def test_a_callback_that_fails_ends_it_all(services: Services, embeds: Emb
 
 async def test_a_thousand_seeds_upload_one_embedding(services: Services, embeds: Embeds) -> None:
     async with AsyncClient(**services.endpoints) as client:
-        (generator,) = client._to.generators
-        sent: list[str] = []
-        upload = generator.contents._send
-
-        async def counted(content: Any) -> None:
-            sent.append(content.sha256)
-            await upload(content)
-
-        generator.contents._send = counted
+        services.take_uploads()
         await all_of(client, embeds, seeds=range(12), in_flight=2, **QUICK)
-        assert sent == [embeds.contents["prompt"].sha256]
         await client.generate(embeds, seed=1, **QUICK)
-        assert len(sent) == 1
+    assert services.take_uploads() == [embeds.contents["prompt"].sha256]
 
 
 async def test_content_that_the_generator_lost_is_sent_again(services: Services) -> None:

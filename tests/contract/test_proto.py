@@ -5,11 +5,12 @@ import importlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+
+from tests.helpers.tools import find_tool
 
 ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto"
@@ -33,11 +34,7 @@ UGLY = {
 
 @pytest.fixture(scope="session")
 def buf() -> str:
-    beside = Path(sys.executable).with_name("buf")
-    found = str(beside) if beside.exists() else shutil.which("buf")
-    if not found:
-        pytest.skip("buf is not installed: pip install buf-bin")
-    return found
+    return find_tool("buf", "pip install buf-bin")
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -3,27 +3,21 @@
 import base64
 import hashlib
 import json
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from tests.helpers.jobs import PROMPT
 from tests.helpers.processes import Machine
+from tests.helpers.tools import find_tool
 from zrelay.v1 import encoder_pb2, encoder_pb2_grpc, generator_pb2, generator_pb2_grpc
 
 
 def curl(address: str, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Calls by reflection; (exit code, reply or refusal)."""
-    beside = shutil.which("buf", path=str(Path(sys.executable).parent))
-    buf = beside or shutil.which("buf")
-    if buf is None:
-        pytest.skip("buf is not installed: pip install buf-bin")
+    buf = find_tool("buf", "pip install buf-bin")
     url = f"http://{address}/zrelay.v1.EncoderService/{method}"
     arguments = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(body), url]
     ran = subprocess.run([buf, *arguments], capture_output=True, text=True, timeout=60, check=False)
