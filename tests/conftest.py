@@ -1,9 +1,13 @@
-"""Settings of every test: hypothesis profiles, and Ctrl-C for the processes that tests start."""
+"""Settings of every test: threads, hypothesis profiles, and Ctrl-C for the processes that tests start."""
 
+import os
 import signal
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+# Before torch is imported. On models this small, several threads wait for each other many times longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadlines: the machine may be busy. `make test-deep` chooses the second by --hypothesis-profile.
 settings.register_profile("default", deadline=None, max_examples=20)

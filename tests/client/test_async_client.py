@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
+from tests.helpers.jobs import PROMPT
 from zrelay_client import (
     Accepted,
     AsyncClient,
@@ -29,7 +30,6 @@ from zrelay_client import (
 
 from .conftest import Services
 
-PROMPT = "a small red circle on a blue background"
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
 """A minute on a CPU: never waited for."""

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.jobs import PROMPT
 from zrelay_client import Embeds
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
 from .test_references import A, B
 
-PROMPT = "a small red circle on a blue background"
 QUICK = ("--size", "64x64", "--num-inference-steps", "2", "--seed", "7")
 
 

@@ -1,14 +1,13 @@
 """`zrelay vision` and the client's calls behind it, against a real vision service on the tiny checkpoints."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from safetensors import safe_open
 
+from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient, Client, Embeds, ImageEmbeds, InvalidArgument, PayloadCorrupt
 from zrelay_client import _vision_embeds as vision_embeds
 from zrelay_client._stack.bundle import demo_checkpoint, vision_model
@@ -18,14 +17,7 @@ from zrelay_vision.service import VisionService
 
 from .conftest import Services, Zrelay
 
-
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-RED, BLUE = png((200, 30, 30)), png((30, 30, 200), (200, 90))
+RED, BLUE = solid_png((200, 30, 30)), solid_png((30, 30, 200), 200, 90)
 
 
 @pytest.fixture
@@ -131,7 +123,7 @@ async def test_more_images_than_one_call_takes(services: Services, empty_home: P
     """A service that takes two at a time gets three in two calls, and the answers keep their order."""
     siglip = VISION_CHECKPOINT / "siglip"
     few = services.start(VisionService(VisionConfig(siglip=siglip, device="cpu", threads=1, max_images=2)))
-    images = [png((value, 0, 0)) for value in (10, 20, 30)]
+    images = [solid_png((value, 0, 0)) for value in (10, 20, 30)]
     async with AsyncClient(vision=few) as client:
         found = await client.encode_images(images, engine="siglip")
         scores = await client.score_images(images, ["a red circle"])

@@ -1,13 +1,12 @@
 """`zrelay calibrate` and `zrelay analyze` against the demo's encoder: statistics held against torch's own."""
 
-import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
+from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient
 from zrelay_client._vision_calibration import batches, read_corpus
 from zrelay_demo import VISION_CHECKPOINT
@@ -21,6 +20,7 @@ from zrelay_vision.service import VisionService
 
 from .conftest import Services, Zrelay
 
+GREEN = solid_png((30, 160, 60), 96, 96)
 PROMPTS = ("a red circle", "two blue stars on a white background", "é", "a moon at the top left")
 
 
@@ -83,7 +83,7 @@ async def test_the_bundled_corpus_calibrates_what_the_vision_service_then_uses(
     vision = services.start(VisionService(config))
     async with AsyncClient(encoder=encoder, vision=vision) as client:
         embeds = await client.encode("a red circle")
-        said = await client.condition_prompt(embeds, picture(), normalization="per_dim", outlier_mask="clamp")
+        said = await client.condition_prompt(embeds, GREEN, normalization="per_dim", outlier_mask="clamp")
         engines = (await client.vision_info()).engines
     assert said.report.calibrated
     assert made_by.digest in next(engine.calibrations for engine in engines if engine.name == "qwen3_vl")
@@ -95,7 +95,7 @@ async def test_the_service_says_so_where_no_set_fits(services: Services, empty_h
     async with AsyncClient(encoder=services.encoder, vision=vision) as client:
         embeds = await client.encode("a red circle")
         with pytest.raises(FailedPrecondition, match="zrelay calibrate") as refused:
-            await client.condition_prompt(embeds, picture(), normalization="per_dim")
+            await client.condition_prompt(embeds, GREEN, normalization="per_dim")
     assert refused.value.reason == "REFERENCE_STATISTICS_MISSING"
 
 
@@ -197,9 +197,3 @@ async def test_files_that_cannot_be_analysed_are_refused(zrelay: Zrelay, files: 
     weights = str(VISION_CHECKPOINT / "siglip/model.safetensors")
     ran = await zrelay("analyze", weights)
     assert ran.returncode == 3 and "expected a file of `zrelay calibrate`" in ran.stderr
-
-
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (96, 96), (30, 160, 60)).save(buffer, "PNG")
-    return buffer.getvalue()

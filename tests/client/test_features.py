@@ -1,30 +1,23 @@
 """Start images and skip-layer guidance through the library and the command line."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as Pictures
 
+from tests.helpers.images import png
+from tests.helpers.jobs import PROMPT
 from zrelay_client import AsyncClient, InvalidArgument
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
 
-PROMPT = "a small red circle on a blue background"
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 7, "deterministic": True}
 
 
-def picture(side: int = 64) -> bytes:
-    file = io.BytesIO()
-    Pictures.effect_noise((side, side), 50).convert("RGB").save(file, "PNG")
-    return file.getvalue()
-
-
 async def test_a_start_image_by_value_and_by_name(services: Services) -> None:
-    image = picture()
+    image = png(64, 64)
     services.take_uploads()
     async with AsyncClient(**services.endpoints) as client:
         started = await client.generate(PROMPT, image=image, strength=0.5, **QUICK)
@@ -52,7 +45,7 @@ async def test_skip_layer_guidance(services: Services) -> None:
 
 async def test_both_on_the_command_line(services: Services, zrelay: Zrelay) -> None:
     flags = ["--encoder", services.encoder, "--generator", services.generator]
-    Path("start.png").write_bytes(picture())
+    Path("start.png").write_bytes(png(64, 64))
     quick = ["--size", "64x64", "--num-inference-steps", "4", "--seed", "1"]
     skip = ["--skip-layer-guidance-scale", "2", "--skip-guidance-layers", "1, 2"]
     ran = await zrelay("generate", "fox", "--image", "start.png", "--strength", "0.5", *skip, *quick, *flags)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import PROMPT
 from zrelay_client import (
     AsyncClient,
     Cancelled,
@@ -22,7 +23,6 @@ from zrelay_generator.settings import GeneratorConfig
 
 from .conftest import Services
 
-PROMPT = "a small red circle on a blue background"
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
 DEAD = "127.0.0.1:1"
 

@@ -1,13 +1,13 @@
 """Pictures painted after images, blended into the prompt or beside it (Omni), over real services."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from tests.helpers.images import png
+from tests.helpers.jobs import PROMPT
 from zrelay_client import (
     AsyncClient,
     Client,
@@ -19,20 +19,10 @@ from zrelay_client import (
 
 from .conftest import Services, Zrelay
 
-PROMPT = "a small red circle on a blue background"
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7, "deterministic": True}
 
 
-def noise(size: tuple[int, int] = (128, 96), seed: int = 1) -> bytes:
-    """A PNG that compresses badly, so that it is worth sending once."""
-    file = io.BytesIO()
-    small = Image.new("RGB", (9, 7))
-    small.putdata([((i * 67 * seed) % 256, (i * 131) % 256, (i * 29 + 90) % 256) for i in range(63)])
-    small.resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
-
-
-A, B = noise(), noise((80, 200), 3)
+A, B = png(128, 96, seed=1), png(80, 200, seed=3)
 
 
 @pytest.fixture
@@ -113,7 +103,7 @@ async def test_omni_with_guidance_and_as_a_job(painter: Any) -> None:
 
 
 async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: Any) -> None:
-    large = noise((1100, 1000))
+    large = png(1100, 1000)
     one = await painter.generate(PROMPT, omni=[large], **QUICK)
     wide = await painter.generate(PROMPT, omni=[large], **{**QUICK, "width": 128})
     shapes = [grid.shape for result in (one, wide) for grid in result.embeds.omni.grids]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import PROMPT
 from tests.helpers.polling import until
 from zrelay_client import Accepted, AsyncClient, Client, Done, Event, InvalidArgument
 from zrelay_client._stack.processes import start_mark
 
 from .conftest import Services
 
-PROMPT = "a small red circle on a blue background"
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
 
