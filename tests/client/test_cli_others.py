@@ -11,6 +11,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from tests.helpers.command_line import run_zrelay
 from zrelay_client._stack.processes import start_mark
 from zrelay_client.cli import _root, cli
 from zrelay_shared import __version__, exits
@@ -73,13 +74,17 @@ async def test_an_unknown_command(zrelay: Zrelay) -> None:
     assert "No such command" in ran.stderr
 
 
-async def test_a_bug_is_one_line_and_debug_shows_where(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zrelay_client._settings.load", lambda *_: 1 / 0)
-    ran = await zrelay("config")
+def test_a_bug_is_one_line_and_debug_shows_where() -> None:
+    @click.command()
+    @click.option("--debug", is_flag=True)
+    def wrong(debug: bool) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    ran = run_zrelay(command=wrong)
     assert ran.returncode == exits.BUG
     assert ran.stderr.startswith("error: a bug in zrelay: ZeroDivisionError")
     assert ran.stderr.count("\n") == 1
-    assert "Traceback" in (await zrelay("--debug", "config")).stderr
+    assert "Traceback" in run_zrelay("--debug", command=wrong).stderr
 
 
 async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

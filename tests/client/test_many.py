@@ -1,6 +1,7 @@
 """Many pictures, several endpoints, and what is sent once: the library against real services."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.settings import GeneratorConfig
 
-from .conftest import Services
+from .conftest import RecordingGenerator, Services
 
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
 DEAD = "127.0.0.1:1"
@@ -98,16 +99,19 @@ async def test_a_thousand_seeds_upload_one_embedding(services: Services, embeds:
     assert services.take_uploads() == [embeds.contents["prompt"].sha256]
 
 
-async def test_content_that_the_generator_lost_is_sent_again(services: Services) -> None:
-    async with AsyncClient(**services.endpoints) as client:
-        fresh = await client.encode("an embedding that no generator ever saw, and that is long enough to be named")
-        (generator,) = client._to.generators
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        for content in fresh.contents.values():
-            generator.contents._held[content.sha256] = done  # type: ignore[assignment]  # it "has been sent"
-        (outcome,) = await all_of(client, fresh, seeds=[1], **QUICK)
-    assert outcome.error is None
+async def test_content_that_the_generator_lost_is_sent_again(services: Services, tmp_path: Path) -> None:
+    """It keeps the contents of one prompt; another prompt displaces them."""
+    async with AsyncClient(encoder=services.encoder) as client:
+        first, other = await client.encode_batch([f"{word}, in words enough to be sent by digest" for word in "ab"])
+    digests = [embeds.contents["prompt"].sha256 for embeds in (first, other)]
+    keep = first.contents["prompt"].size_bytes * 3 // 2
+    config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=tmp_path, keep_contents_bytes=keep)
+    forgetful = RecordingGenerator(config)
+    async with AsyncClient(generator=services.start(forgetful)) as client:
+        for embeds in (first, first, other, first):
+            (outcome,) = await all_of(client, embeds, seeds=[1], **QUICK)
+            assert outcome.error is None
+    assert forgetful.uploads == [digests[0], digests[1], digests[0]]
 
 
 async def test_content_that_is_not_kept_travels_whole(services: Services, embeds: Embeds) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zrelay_client.cli import main
+import click
+
+from zrelay_client.cli import cli, main
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class Completed:
 
 
 def run_zrelay(
-    *args: str, stdin: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *args: str,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    command: click.Command = cli,
 ) -> Completed:
     """Runs a command to its end.
 
@@ -38,6 +44,7 @@ def run_zrelay(
         stdin: What the command reads from standard input.
         cwd: Its working folder; the present one if None.
         env: Its whole environment; the present one if None.
+        command: Another command than `zrelay`, run as `zrelay` is.
     """
     out, err = _Captured(), _Captured()
     with contextlib.ExitStack() as stack:
@@ -48,7 +55,7 @@ def run_zrelay(
         stack.enter_context(_stdin(stdin))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
-        code = main(list(args))
+        code = main(list(args), command)
     return Completed(code, out.written(), err.written().decode())
 
 
