@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
+TYPED := $(SOURCES) tests benchmarks
 
-.PHONY: help demo test check proto bench bench-engine bench-fleet soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep check proto bench bench-engine bench-fleet soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
-help:  ## say what there is
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -17,18 +18,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## start the services, paint "a small red circle on a blue background" through them, say where
+demo: $(INSTALLED)  ## start the services, generate "a small red circle on a blue background", print where it is
 	@$(BIN)/zrelay demo --output out/demo.png
 
-test: $(INSTALLED)  ## every test
+test: $(INSTALLED)  ## the tests, but for the deep ones
 	$(BIN)/python -m pytest
+
+test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep
 
 check: $(INSTALLED)  ## ruff, mypy, the contract's lint and breaking gate, import rules, generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES)
+	$(BIN)/mypy $(TYPED)
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
-	$(BIN)/python -m pytest -q tests/contract
+	$(BIN)/python -m pytest -q -m '' tests/contract
 
 proto:  ## generate the Python code of the contract, with the oldest supported tools
 	proto/generate.sh
@@ -36,13 +40,13 @@ proto:  ## generate the Python code of the contract, with the oldest supported t
 bench: $(INSTALLED)  ## the relay's measurements, side by side with diffusers
 	$(BIN)/python benchmarks/relay.py
 
-bench-engine: $(INSTALLED)  ## the step engine's, on the demo and on a mid-size random checkpoint (half an hour)
+bench-engine: $(INSTALLED)  ## the step engine's measurements, on the demo and on a mid-size random checkpoint (half an hour)
 	$(BIN)/python benchmarks/engine.py
 
 bench-fleet: $(INSTALLED)  ## 1 to 32 generators with simulated devices behind one client, 10,000 jobs queued (half an hour)
 	$(BIN)/python benchmarks/fleet.py
 
-soak: $(INSTALLED)  ## mixed load with cancels and lost connections for 15 minutes; nothing may pile up
+soak: $(INSTALLED)  ## mixed load with cancelled jobs and lost connections for 15 minutes; fails where memory, files or tasks leak
 	$(BIN)/python benchmarks/soak.py --minutes 15
 
 up: $(INSTALLED)  ## the services on this machine, with the demo checkpoint
@@ -58,5 +62,5 @@ demo-model: $(INSTALLED)  ## train the demo checkpoint from nothing (about two h
 demo-eval: $(INSTALLED)  ## its accuracy on fresh held-out prompts: frames, free wordings, guidance (1,000 prompts each)
 	$(BIN)/python -m zrelay_demo.evaluate
 
-clean:  ## remove what the above made, but not the trained model's work folder
+clean:  ## remove what these targets made, except the trained model's work folder
 	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis out/demo.png

@@ -28,7 +28,7 @@ from scheduling import cancelling, short_behind_long
 from servers import Service, started
 from throughput import throughput
 
-from zrelay_client import Client, GenerateOptions
+from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
 from zrelay_generator.settings import serving_threads
 
@@ -133,7 +133,7 @@ class Bench:
         info, encodes = self.client.generator_info(), self.client.encoder_info()
         dtype = info.device.compute_dtype if info.device else "float32"
         weights = sum(memory.weight_bytes(self.model, part, dtype) for part in ("transformer", "vae"))
-        smallest: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2}
+        smallest: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2}
         pictures = {
             "a small picture": lambda: self.paint(smallest, 0),
             "the default picture": lambda: self.paint({}, 0),
@@ -145,9 +145,9 @@ class Bench:
         prompt = {"a prompt": lambda: self.client.encode(relay.LONG_PROMPT)}
         return [*goals, memory.memory(self.name, "encoder", self.encoder, weights, prompt, self.say)]
 
-    def paint(self, options: GenerateOptions, seed: int) -> None:
+    def paint(self, options: dict[str, Any], seed: int) -> None:
         """One picture of the benchmark's prompt."""
-        asked: GenerateOptions = {**options, "seed": seed}
+        asked: dict[str, Any] = {**options, "seed": seed}
         self.client.generate(relay.PROMPT, **asked)
 
 

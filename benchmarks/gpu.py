@@ -161,7 +161,7 @@ class Bench:
     def _whole(self, side: int, steps: int) -> list[Goal]:
         """P1 at 1024: the engine from embeddings to the file's bytes, and the pipeline to the same."""
         model, embeds = loaded(self.packed, self.autoencoder), torch.randn(100, self.packed.weights.width)
-        pipeline = ZImagePipeline(self.scheduler, self.autoencoder, None, None, self.reference)
+        pipeline: Any = ZImagePipeline(self.scheduler, self.autoencoder, None, None, self.reference)
         pipeline.set_progress_bar_config(disable=True)
         given = [embeds.to(self.device, self.packed.weights.dtype)]
 
@@ -182,7 +182,7 @@ class Bench:
     def _reference(self, pictures: Sequence[Picture]) -> Callable[[], object]:
         """diffusers' module, one image after another."""
         weights = self.packed.weights
-        like = {"device": self.device, "dtype": weights.dtype}
+        like: dict[str, Any] = {"device": self.device, "dtype": weights.dtype}
         calls = [
             (
                 torch.randn(

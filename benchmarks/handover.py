@@ -9,6 +9,7 @@ import multiprocessing
 import socket
 import struct
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -106,15 +107,19 @@ def _receive(connection: socket.socket, buffer: bytearray) -> None:
 def measure(rounds: int = 60, far: link.Link | None = None) -> tuple[float, float]:
     """(median seconds of the hand-over, median seconds of raw TCP), in turns; the far ends beyond `far` where given."""
     context = multiprocessing.get_context("spawn")
-    processes, answers = [], []
-    for target, *extra in ((_serve, "encoder"), (_serve, "generator"), (_tcp,)):
+    processes = []
+
+    def started(target: Callable[..., None], *extra: str) -> Any:
+        """Starts a far end, and returns its endpoint or port."""
         here, there = context.Pipe()
         process = context.Process(target=target, args=(*extra, there, far), daemon=True)
         process.start()
         processes.append(process)
-        answers.append(here.recv())
+        return here.recv()
+
     try:
-        return asyncio.run(_compare(*answers, far.host if far else "127.0.0.1", rounds))
+        encoder, generator, port = started(_serve, "encoder"), started(_serve, "generator"), started(_tcp)
+        return asyncio.run(_compare(encoder, generator, port, far.host if far else "127.0.0.1", rounds))
     finally:
         for process in processes:
             process.terminate()

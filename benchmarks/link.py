@@ -34,7 +34,10 @@ def limited(mbit: int) -> Iterator[Link]:
     """A link of `mbit` Mbit/s each way, gone when the block ends."""
     name = f"zrb{os.getpid()}"
     here, there = f"{name}a", f"{name}b"
-    run = lambda command: subprocess.run(command.split(), check=True)  # noqa: E731
+
+    def run(command: str) -> None:
+        subprocess.run(command.split(), check=True)
+
     run(f"ip netns add {name}")
     try:
         run(f"ip link add {here} type veth peer name {there} netns {name}")

@@ -1,8 +1,7 @@
 """What the engine's benchmark paints on each checkpoint."""
 
 from dataclasses import dataclass
-
-from zrelay_client import GenerateOptions
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,8 +11,8 @@ class Load:
     jobs: int
     sides: tuple[int, ...]
     steps: int
-    long: GenerateOptions
-    short: GenerateOptions
+    long: dict[str, Any]
+    short: dict[str, Any]
 
 
 LOADS = {

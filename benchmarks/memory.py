@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from measuring import Goal, Say
@@ -41,12 +41,16 @@ def weight_bytes(model: Path, component: str, dtype: str, blocks: int | None = N
     return total
 
 
+_SERVICER = {"encoder": "zrelay_encoder.service", "generator": "zrelay_generator.api.servicer"}
+"""The module whose import loads all that a service needs, by role."""
+
+
 def memory(
-    name: str, role: str, service: Service, weights: int, loads: dict[str, Callable[[], object]], say: Say
+    name: str, role: str, service: Service, weights: int, loads: Mapping[str, Callable[[], object]], say: Say
 ) -> Goal:
     """Peaks after loading and after each of `loads`, which are run in order; the goal's value is of the first of them,
     the smallest. The others say what activations add."""
-    base, peaks = after_imports(f"zrelay_{role}.service"), {"loaded": vitals(service.pid).peak_bytes}
+    base, peaks = after_imports(_SERVICER[role]), {"loaded": vitals(service.pid).peak_bytes}
     for what, work in loads.items():
         work()
         peaks[what] = vitals(service.pid).peak_bytes

@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,7 +18,7 @@ _WARM, _IDLE = 100, 400
 def pings(endpoint: str, busy: Callable[[], object], say: Say, name: str = "P8") -> Goal:
     """The median while idle against the 99th percentile while `busy`, which gives the device work, runs in a thread."""
     with grpc.insecure_channel(endpoint) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack the methods
 
         def ping() -> float:
             time.sleep(_EVERY_S)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
@@ -74,11 +75,11 @@ def make(folder: Path, shape: Shape = MID, *, device: str = "cpu", seed: int = 0
     return folder
 
 
-def _transformer(folder: Path, shape: Shape, device: str) -> torch.nn.Module:
+def _transformer(folder: Path, shape: Shape, device: str) -> Any:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            model = ZImageTransformer2DModel(
+            model: Any = ZImageTransformer2DModel(
                 dim=shape.dim,
                 n_layers=shape.layers,
                 n_refiner_layers=2,
@@ -118,13 +119,13 @@ def _text_encoder(folder: Path, shape: Shape) -> torch.nn.Module:
     return model
 
 
-def _vae(shape: Shape, device: str) -> AutoencoderKL:
-    demo = AutoencoderKL.from_pretrained(CHECKPOINT / "vae")
+def _vae(shape: Shape, device: str) -> Any:
+    demo: Any = AutoencoderKL.from_pretrained(CHECKPOINT / "vae")
     if shape.vae_channels is None:
         return demo
     blocks = len(shape.vae_channels)
     with torch.device(device):
-        return AutoencoderKL(
+        made: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * blocks,
             up_block_types=("UpDecoderBlock2D",) * blocks,
             block_out_channels=shape.vae_channels,
@@ -136,7 +137,8 @@ def _vae(shape: Shape, device: str) -> AutoencoderKL:
             mid_block_add_attention=True,
             scaling_factor=0.3611,
             shift_factor=0.1159,
-        ).to(torch.bfloat16)
+        )
+    return made.to(torch.bfloat16)
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from measuring import Goal, Say
 
-from zrelay_client import AsyncClient, Cancelled, Embeds, Event, GenerateOptions, Progress, Result
+from zrelay_client import AsyncClient, Cancelled, Embeds, Event, Progress, Result
 
 _BEGUN = 2
 """Steps of the long job before anything happens to it."""
@@ -43,7 +43,7 @@ class Followed:
 
 
 def short_behind_long(
-    name: str, endpoint: str, embeds: Embeds, long: GenerateOptions, short: GenerateOptions, rounds: int, say: Say
+    name: str, endpoint: str, embeds: Embeds, long: dict[str, Any], short: dict[str, Any], rounds: int, say: Say
 ) -> list[Goal]:
     """P4: the short one's latency over its latency alone and one step of the long one; what the long one loses, over
     the short one's seconds on the device.
@@ -55,7 +55,7 @@ def short_behind_long(
 
 
 async def _short_behind_long(
-    name: str, endpoint: str, embeds: Embeds, long: GenerateOptions, short: GenerateOptions, rounds: int, say: Say
+    name: str, endpoint: str, embeds: Embeds, long: dict[str, Any], short: dict[str, Any], rounds: int, say: Say
 ) -> list[Goal]:
     alone: list[float] = []
     behind: list[float] = []
@@ -105,7 +105,7 @@ async def _short_behind_long(
     ]
 
 
-def cancelling(name: str, endpoint: str, embeds: Embeds, long: GenerateOptions, rounds: int, say: Say) -> Goal:
+def cancelling(name: str, endpoint: str, embeds: Embeds, long: dict[str, Any], rounds: int, say: Say) -> Goal:
     """P5: from CancelJob to the moment at which the job that waits for the device has it, in steps of the cancelled
     one; the worst of all rounds, whose calls fall at even distances into a step."""
     freed, step_ms = asyncio.run(_cancelling(endpoint, embeds, {**long, "deterministic": True}, rounds))
@@ -119,7 +119,7 @@ def cancelling(name: str, endpoint: str, embeds: Embeds, long: GenerateOptions, 
     return Goal(f"P5{suffix}", what, max(in_steps), 1.0, "steps")
 
 
-async def _cancelling(endpoint: str, embeds: Embeds, long: GenerateOptions, rounds: int) -> tuple[list[float], float]:
+async def _cancelling(endpoint: str, embeds: Embeds, long: dict[str, Any], rounds: int) -> tuple[list[float], float]:
     freed: list[float] = []
     steps_ms: list[float] = []
     async with AsyncClient(generator=endpoint) as client:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -53,7 +54,7 @@ def _ready(process: subprocess.Popen[bytes], address: Path, log: Path) -> str:
         _check(process, log, ends)
     endpoint = address.read_text()
     with grpc.insecure_channel(endpoint) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack the methods
         serving = health_pb2.HealthCheckResponse.SERVING
         while health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10.0).status != serving:
             _check(process, log, ends)

@@ -10,7 +10,7 @@ from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, Tick, leading_image
-from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.scheduler import Scheduler
@@ -121,7 +121,7 @@ class Simulation:
 
     def _accept(self, number: int, arrival: SimulatedArrival) -> JobSpec:
         schedule = shifted_schedule(arrival.steps, 3.0)
-        sampling = Sampling(arrival.side, arrival.side, 0.0, 0.0, 1.0, 3.0, schedule, number, 1)
+        sampling = SamplingSettings(arrival.side, arrival.side, 0.0, 0.0, 1.0, 3.0, schedule, number, 1)
         spec = JobSpec(
             Prompt(torch.zeros(8, 8)), sampling, priority=arrival.priority, deterministic=arrival.deterministic
         )

@@ -9,7 +9,7 @@ from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobFailed
 from zrelay_generator.engine.job import DeviceJob
-from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.images.writing import ImageFormat, write_image
 from zrelay_generator.model.model import LoadedModel, ModelLimits
@@ -47,7 +47,7 @@ def paint(model: LoadedModel, prompt_embeds: Tensor, side: int, steps: int) -> b
         if isinstance(event, ImagePixels):
             files.append(write_image(event.pixels, ImageFormat.PNG, 95, "").data)
 
-    sampling = Sampling(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
+    sampling = SamplingSettings(side, side, 0.0, 0.0, 1.0, 3.0, shifted_schedule(steps, 3.0), 0, 1)
     estimator = JobEstimator()
     selector = TickSelector(estimator, ServiceLedger())
     engine = StepEngine(model, _TICK_TOKENS, estimator, selector.select, emit, completed=selector.completed)

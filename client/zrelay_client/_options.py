@@ -56,8 +56,9 @@ class GenerateOptions(TypedDict, total=False):
     `skip_guidance_layers` (7 to 12), between the shares `skip_layer_guidance_start` (0.05) and
     `skip_layer_guidance_stop` (0.5) of the steps. `reference` is an image (path, bytes, states or their file) that the
     vision service blends into the prompt, as `conditioning` says; `omni` are up to 8 images (paths or bytes) that a
-    Z-Image Omni generator paints after. The file tells how it was made: `keep_prompt` False leaves out the prompt,
-    `provenance` False all of it; `labels` are written beside it.
+    Z-Image Omni generator paints after. `priority` is the job's urgency at the generator: "interactive", "normal" or
+    "batch"; absent, none is sent, which means "normal". The file tells how it was made: `keep_prompt` False leaves out
+    the prompt, `provenance` False all of it; `labels` are written beside it.
     """
 
     width: int | None

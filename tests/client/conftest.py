@@ -1,102 +1,142 @@
 """The real services on the demo checkpoint, in this process on loopback ports, and the command line beside them."""
 
 import asyncio
-import io
 import os
 import shutil
-import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3Model
 
-from zrelay.v1.generator_pb2 import ListJobsRequest, ListJobsResponse
+from tests.helpers.command_line import Completed, run_zrelay
+from tests.helpers.polling import until_async
+from tests.helpers.servers import ServerThread
+from zrelay.v1 import generator_pb2 as pb
+from zrelay.v1.generation_pb2 import JobPriority
 from zrelay.v1.jobs_pb2 import Job, JobState
 from zrelay_client import AsyncClient
-from zrelay_client._generator_service import GeneratorService as Generator
+from zrelay_client._generator_service import GeneratorService as GeneratorConnection
 from zrelay_client._stack.bundle import demo_checkpoint
-from zrelay_client.cli import main
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
-from zrelay_shared import serving
-from zrelay_shared.listening import ListenAddress
+from zrelay_shared.rpc import Context
+from zrelay_shared.wire import Parcel
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
 
-T = TypeVar("T")
+
+class RecordingGenerator(GeneratorServicer):
+    """The real generator, which keeps what it was sent: priorities by request id, and the digests of uploads."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        self.priorities: dict[str, str] = {}
+        self.uploads: list[str] = []
+
+    async def Generate(
+        self, parcel: Parcel[pb.GenerateRequest], context: Context
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        self._record(parcel.message.request_id, parcel.message.spec.priority)
+        async for response in super().Generate(parcel, context):
+            yield response
+
+    async def SubmitJob(self, parcel: Parcel[pb.SubmitJobRequest], context: Context) -> pb.SubmitJobResponse:
+        self._record(parcel.message.request_id, parcel.message.spec.priority)
+        return await super().SubmitJob(parcel, context)
+
+    async def UploadBlob(
+        self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
+    ) -> pb.UploadBlobResponse:
+        async def recorded() -> AsyncIterator[Parcel[pb.UploadBlobRequest]]:
+            async for parcel in parcels:
+                if parcel.message.HasField("content"):
+                    self.uploads.append(parcel.message.content.sha256)
+                yield parcel
+
+        return await super().UploadBlob(recorded(), context)
+
+    def _record(self, request_id: str, priority: JobPriority) -> None:
+        self.priorities[request_id] = JobPriority.Name(priority).removeprefix("JOB_PRIORITY_").lower()
 
 
-class Services:
-    """Services in a thread with an event loop of its own, so that tests with loops of theirs can share them."""
+class Endpoints(TypedDict):
+    """Keywords of a client."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._running = AsyncExitStack()
-        threading.Thread(target=self._loop.run_forever, name="services", daemon=True).start()
-        self.endpoints: dict[str, str] = {}
-        """Encoder and generator of the demo checkpoint: 128 x 128, 8 steps; one job may wait behind another."""
+    encoder: str
+    generator: str
 
-    def start(self, service: serving.Service) -> str:
-        """Serves it, loaded; its endpoint."""
 
-        async def started() -> str:
-            options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-            server = await self._running.enter_async_context(serving.running(service, options))
-            await server.loaded
-            return str(server.address)
+class Services(ServerThread):
+    """Encoder and generator of the demo checkpoint: 128 x 128, 8 steps; one job may wait behind another."""
 
-        return self._wait(started())
+    def __init__(self, state: Path) -> None:
+        super().__init__()
+        demo = demo_checkpoint()
+        self.encoder = self.start(EncoderServicer(EncoderConfig(demo, device="cpu", threads=1)))
+        config = GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1, state=state / "generator")
+        self._generator = RecordingGenerator(config)
+        self.generator = self.start(self._generator)
 
-    def stop(self) -> None:
-        self._wait(self._running.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    @property
+    def endpoints(self) -> Endpoints:
+        """Keywords of a client of both."""
+        return {"encoder": self.encoder, "generator": self.generator}
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of a command that calls both."""
+        return ["--encoder", self.encoder, "--generator", self.generator]
+
+    def take_priorities(self) -> list[str]:
+        """Returns the priorities of the jobs since the last call, in order; "unspecified" where none was sent."""
+        taken, self._generator.priorities = self._generator.priorities, {}
+        return list(taken.values())
+
+    def take_uploads(self) -> list[str]:
+        """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
+        taken, self._generator.uploads = self._generator.uploads, []
+        return taken
 
     async def job(self, request_id: str) -> Job:
-        """What the generator knows of a job."""
-        far = Generator(self.endpoints["generator"])
+        """Returns the generator's record of a job."""
+        far = GeneratorConnection(self.generator)
         try:
-            said = await far.stub.call("ListJobs", ListJobsRequest(page_size=200), ListJobsResponse, timeout=10)
+            listed = await far.stub.call("ListJobs", pb.ListJobsRequest(page_size=200), pb.ListJobsResponse, timeout=10)
         finally:
             await far.close()
-        return next(job for job in said.message.jobs if job.request_id == request_id)
+        jobs: list[Job] = list(listed.message.jobs)
+        return next(job for job in jobs if job.request_id == request_id)
 
     async def was_cancelled(self, request_id: str) -> bool:
-        """Whether a job is cancelled, and the device is free within five seconds: a few steps, never the whole job."""
-        state = (await self.job(request_id)).state
-        await self.idle(5.0)
-        return state == JobState.JOB_STATE_CANCELLED
+        """Waits until the device is free, and returns whether the job ended by being cancelled."""
+        await self.idle()
+        return (await self.job(request_id)).state == JobState.JOB_STATE_CANCELLED
 
-    async def idle(self, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        async with AsyncClient(generator=self.endpoints["generator"]) as client:
-            while (queue := (await client.generator_info()).queue).running or queue.waiting:
-                assert time.monotonic() < deadline, "the generator is still busy"
-                await asyncio.sleep(0.02)
+    async def idle(self) -> None:
+        """Returns once no job runs or waits."""
+        async with AsyncClient(generator=self.generator) as client:
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
+            async def free() -> bool:
+                queue = (await client.generator_info()).queue
+                return not (queue.running or queue.waiting)
+
+            # The longest job of these tests takes more than a minute: where nobody stops it, this fails.
+            await until_async(free, "the generator is idle", 30.0)
 
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services()
-    demo = demo_checkpoint()
+    state = tmp_path_factory.mktemp("services")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("services")))
-        encoder = EncoderServicer(EncoderConfig(demo, device="cpu", threads=1))
-        generator = GeneratorServicer(GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1))
-        services.endpoints = {"encoder": services.start(encoder), "generator": services.start(generator)}
+        patch.setenv("ZRELAY_STATE", str(state))
+        services = Services(state)
     yield services
     services.stop()
 
@@ -106,9 +146,18 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
     """Another encoder: a random Qwen3 of width 32 in a bare folder, with no transformer beside it to tell a limit."""
     folder = tmp_path_factory.mktemp("stranger") / "qwen"
     torch.manual_seed(0)
-    sizes = {"vocab_size": 768, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True}
-    Qwen3Model(Qwen3Config(**sizes, **heads, max_position_embeddings=2048)).save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=768,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )
+    Qwen3Model(config).save_pretrained(folder)
     shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)
     return services.start(EncoderServicer(EncoderConfig(folder, device="cpu", threads=1)))
 
@@ -116,8 +165,9 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
 @pytest.fixture(scope="session")
 def vision(services: Services) -> str:
     """Both engines, at the layer that the demo's encoder gives."""
-    folders = {"qwen3_vl": VISION_CHECKPOINT / "qwen3_vl", "siglip": VISION_CHECKPOINT / "siglip"}
-    return services.start(VisionServicer(VisionConfig(**folders, device="cpu", threads=1, hidden_layer=-2)))
+    qwen3_vl, siglip = VISION_CHECKPOINT / "qwen3_vl", VISION_CHECKPOINT / "siglip"
+    config = VisionConfig(qwen3_vl=qwen3_vl, siglip=siglip, device="cpu", threads=1, hidden_layer=-2)
+    return services.start(VisionServicer(config))
 
 
 @pytest.fixture(scope="session")
@@ -125,21 +175,8 @@ def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A generator of the demo checkpoint with Omni's parts."""
     root = tmp_path_factory.mktemp("omni")
     write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZRELAY_STATE", str(root / "state"))
-        return services.start(GeneratorServicer(GeneratorConfig(root / "omni", device="cpu", threads=1)))
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command said and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Zrelay = Callable[..., Awaitable[Ran]]
+    config = GeneratorConfig(root / "omni", device="cpu", threads=1, state=root / "state")
+    return services.start(GeneratorServicer(config))
 
 
 @pytest.fixture
@@ -154,19 +191,14 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def zrelay(empty_home: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Zrelay:
-    """Runs the command line in this process, in the empty home. stdout is UTF-8, else Latin-1 (a picture)."""
+Zrelay = Callable[..., Awaitable[Completed]]
 
-    async def run(*args: str, stdin: bytes = b"") -> Ran:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfdbinary.readouterr()
-        code = await asyncio.to_thread(main, list(args))
-        said = capfdbinary.readouterr()
-        try:
-            out = said.out.decode()
-        except UnicodeDecodeError:
-            out = said.out.decode("latin-1")
-        return Ran(code, out, said.err.decode())
+
+@pytest.fixture
+def zrelay(empty_home: Path) -> Zrelay:
+    """Runs the command line in this process, in the empty home."""
+
+    async def run(*args: str, stdin: bytes = b"") -> Completed:
+        return await asyncio.to_thread(run_zrelay, *args, stdin=stdin)
 
     return run

@@ -1,13 +1,16 @@
 """Files that a command is given are looked at before anything slow: no service is started or even asked for."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 from zrelay_client._vision_images import check_image
 from zrelay_shared import exits
+
+from .conftest import Zrelay
 
 NOWHERE = ("--encoder", "127.0.0.1:1", "--generator", "127.0.0.1:1", "--vision", "127.0.0.1:1")
 COMMANDS = (
@@ -24,13 +27,15 @@ COMMANDS = (
 
 
 @pytest.fixture
-def starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test where a process is started."""
-    monkeypatch.setattr("zrelay_client._stack.stack.launch", lambda *_, **__: pytest.fail("a service was started"))
+def starts_nothing() -> Iterator[None]:
+    """Fails the test where it leaves a process; a command that had started one would also have said so."""
+    before = {child.pid for child in psutil.Process().children()}
+    yield
+    assert {child.pid for child in psutil.Process().children()} <= before
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-async def test_a_file_that_is_none(zrelay: Any, starts_nothing: None, command: tuple[str, ...]) -> None:
+async def test_a_file_that_is_none(zrelay: Zrelay, starts_nothing: None, command: tuple[str, ...]) -> None:
     Path("notes.png").write_text("not a picture")
     Path("folder.png").mkdir()
     for name, code, says in (
@@ -39,8 +44,8 @@ async def test_a_file_that_is_none(zrelay: Any, starts_nothing: None, command: t
         ("notes.png", exits.REFUSED, "expected an image (PNG, JPEG or WebP)"),
     ):
         ran = await zrelay(*command, name)
-        assert ran.code == code and says in ran.err and name in ran.err, ran.err
-        assert ran.err.count("\n") == 1
+        assert ran.returncode == code and says in ran.stderr and name in ran.stderr, ran.stderr
+        assert ran.stderr.count("\n") == 1
 
 
 def test_a_pipe_is_left_to_who_reads_it(empty_home: Path) -> None:
@@ -48,20 +53,20 @@ def test_a_pipe_is_left_to_who_reads_it(empty_home: Path) -> None:
     check_image("pipe.png")  # opening it would wait for a writer
 
 
-async def test_states_of_a_file_are_looked_at(zrelay: Any) -> None:
+async def test_states_of_a_file_are_looked_at(zrelay: Zrelay) -> None:
     Path("states.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"{}      ")
     ran = await zrelay("generate", "a fox", *NOWHERE, "--reference", "states.safetensors")
-    assert ran.code == exits.REFUSED and "zrelay vision encode" in ran.err
+    assert ran.returncode == exits.REFUSED and "zrelay vision encode" in ran.stderr
 
 
-async def test_up_looks_at_every_folder(zrelay: Any, tmp_path: Path, starts_nothing: None) -> None:
+async def test_up_looks_at_every_folder(zrelay: Zrelay, tmp_path: Path, starts_nothing: None) -> None:
     for flag in ("--qwen3-vl", "--siglip"):
         ran = await zrelay("up", flag, str(tmp_path))
-        assert ran.code == exits.LOCAL_FILE and f"{flag} {tmp_path}: expected a checkpoint folder" in ran.err
+        assert ran.returncode == exits.LOCAL_FILE and f"{flag} {tmp_path}: expected a checkpoint folder" in ran.stderr
 
 
-async def test_calibrate_looks_at_the_usual_place(zrelay: Any, tmp_path: Path) -> None:
+async def test_calibrate_looks_at_the_usual_place(zrelay: Zrelay, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "references").write_text("in the way")
     ran = await zrelay("calibrate", "--encoder", "127.0.0.1:1")
-    assert ran.code == exits.LOCAL_FILE and "references" in ran.err
+    assert ran.returncode == exits.LOCAL_FILE and "references" in ran.stderr

@@ -15,20 +15,18 @@ import pytest
 from zrelay_client import read_provenance
 from zrelay_shared import exits
 
+from .conftest import Services, Zrelay
+
 QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
 LONG = ["--size", "512x512", "--num-inference-steps", "100"]
 
 
-def flags(services: Any) -> list[str]:
-    return ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
-
-
 @pytest.fixture
-def paint(services: Any, zrelay: Any) -> Any:
+def paint(services: Services, zrelay: Zrelay) -> Any:
     """`zrelay generate` with a small picture of few steps, through the real services."""
 
     async def run(*args: str, stdin: bytes = b"") -> Any:
-        return await zrelay("generate", *args, *QUICK, *flags(services), stdin=stdin)
+        return await zrelay("generate", *args, *QUICK, *services.flags, stdin=stdin)
 
     return run
 
@@ -36,18 +34,18 @@ def paint(services: Any, zrelay: Any) -> Any:
 async def test_a_name_made_of_prompt_and_seed_that_never_overwrites(paint: Any) -> None:
     first = await paint("A Red Fox, naïve!", "--seed", "7")
     second = await paint("A Red Fox, naïve!", "--seed", "7")
-    assert (first.code, second.code) == (0, 0)
-    assert (first.out, second.out) == ("a-red-fox-naive-7.png\n", "a-red-fox-naive-7-2.png\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert (first.stdout, second.stdout) == ("a-red-fox-naive-7.png\n", "a-red-fox-naive-7-2.png\n")
     assert Path("a-red-fox-naive-7.png").read_bytes() == Path("a-red-fox-naive-7-2.png").read_bytes()
     for hop in ("connect", "encode", "queue", "prepare", "denoise", "decode", "transfer", "write"):
-        assert hop in first.err
+        assert hop in first.stderr
 
 
 async def test_json_says_everything_once(paint: Any) -> None:
     ran = await paint("-", "-o", "fox.webp", "--json", "-q", stdin="a réd fox\n".encode())
-    said = json.loads(ran.out)
-    assert ran.err == ""
-    assert ran.out.count("\n") == 1
+    said = json.loads(ran.stdout)
+    assert ran.stderr == ""
+    assert ran.stdout.count("\n") == 1
     assert said["files"][0]["path"] == "fox.webp"
     assert said["files"][0]["format"] == "webp"
     assert "data" not in said["files"][0]
@@ -61,24 +59,24 @@ async def test_json_says_everything_once(paint: Any) -> None:
 
 async def test_several_images_get_numbers(paint: Any) -> None:
     ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
-    assert ran.out.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
+    assert ran.stdout.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
     ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
-    assert ran.code == exits.LOCAL_FILE
-    assert "fox-1.jpg: exists already" in ran.err
-    assert (await paint("fox", "-o", "fox.jpg", "--num-images", "3", "--force")).code == 0
+    assert ran.returncode == exits.LOCAL_FILE
+    assert "fox-1.jpg: exists already" in ran.stderr
+    assert (await paint("fox", "-o", "fox.jpg", "--num-images", "3", "--force")).returncode == 0
 
 
 async def test_a_folder_as_output(paint: Any) -> None:
     Path("pictures").mkdir()
     ran = await paint("fox", "-o", "pictures", "--format", "jpeg", "--seed", "42")
-    assert ran.out == "pictures/fox-42.jpg\n"
+    assert ran.stdout == "pictures/fox-42.jpg\n"
 
 
 async def test_stdout_is_the_picture_and_nothing_else(paint: Any) -> None:
     ran = await paint("fox", "-o", "-", "--seed", "42")
     assert list(Path().iterdir()) == []
     await paint("fox", "-o", "fox.png", "--seed", "42")
-    assert ran.out.encode("latin-1") == Path("fox.png").read_bytes()
+    assert ran.stdout.encode("latin-1") == Path("fox.png").read_bytes()
 
 
 async def test_previews_in_a_folder_or_in_one_file(paint: Any) -> None:
@@ -92,10 +90,10 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
     guided = ["--guidance-scale", "2", "--seed", "1"]
     for name, negative in (("a", []), ("b", ["--negative-prompt", ""]), ("c", ["--negative-prompt", "a dog"])):
         ran = await paint("fox", "-o", f"{name}.png", *guided, *negative)
-        assert ran.code == 0, ran.err
+        assert ran.returncode == 0, ran.stderr
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes() != Path("c.png").read_bytes()
     ran = await paint("fox", "-o", "d.png", "--negative-prompt", "a dog")
-    assert "note: the negative prompt had no effect: guidance_scale is 0" in ran.err
+    assert "note: the negative prompt had no effect: guidance_scale is 0" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -125,57 +123,57 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
     ],
 )
 async def test_refusals_in_one_line_and_nothing_written(
-    services: Any, zrelay: Any, args: list[str], code: int, says: str
+    services: Services, zrelay: Zrelay, args: list[str], code: int, says: str
 ) -> None:
     Path("taken.png").write_text("mine")
-    endpoints = flags(services) if "--generator" not in args else flags(services)[:2]
+    endpoints = services.flags if "--generator" not in args else services.flags[:2]
     ran = await zrelay("generate", *args, *endpoints)
-    assert ran.code == code
-    assert says in ran.err
-    assert ran.out == ""
-    assert "Traceback" not in ran.err
+    assert ran.returncode == code
+    assert says in ran.stderr
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
     assert [path.name for path in Path().iterdir()] == ["taken.png"]
     assert Path("taken.png").read_text() == "mine"
 
 
-async def test_nothing_configured_says_what_to_do(zrelay: Any) -> None:
+async def test_nothing_configured_says_what_to_do(zrelay: Zrelay) -> None:
     ran = await zrelay("generate", "fox")
-    assert ran.code == exits.REFUSED
-    assert "`zrelay up --detach`" in ran.err
-    assert "--encoder HOST:PORT --generator HOST:PORT" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert "`zrelay up --detach`" in ran.stderr
+    assert "--encoder HOST:PORT --generator HOST:PORT" in ran.stderr
 
 
-async def test_nobody_there(services: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "fox", "--encoder", "127.0.0.1:1", "--generator", services.endpoints["generator"])
-    assert ran.code == exits.UNREACHABLE
-    assert ran.err.startswith("error: cannot reach the encoder service at 127.0.0.1:1")
-    assert ran.err.count("\n") == 1
+async def test_nobody_there(services: Services, zrelay: Zrelay) -> None:
+    ran = await zrelay("generate", "fox", "--encoder", "127.0.0.1:1", "--generator", services.generator)
+    assert ran.returncode == exits.UNREACHABLE
+    assert ran.stderr.startswith("error: cannot reach the encoder service at 127.0.0.1:1")
+    assert ran.stderr.count("\n") == 1
 
 
-async def test_the_time_is_up(services: Any, zrelay: Any) -> None:
-    ran = await zrelay("generate", "fox", "--timeout", "0.5", *LONG, *flags(services))
-    assert ran.code == exits.TIMEOUT, ran.err
+async def test_the_time_is_up(services: Services, zrelay: Zrelay) -> None:
+    ran = await zrelay("generate", "fox", "--timeout", "0.5", *LONG, *services.flags)
+    assert ran.returncode == exits.TIMEOUT, ran.stderr
     assert list(Path().iterdir()) == []
-    await services.idle(5.0)
+    await services.idle()
 
 
-async def test_an_encoder_that_does_not_fit(services: Any, zrelay: Any, stranger: str) -> None:
-    ran = await zrelay("generate", "fox", "--encoder", stranger, "--generator", services.endpoints["generator"])
-    assert ran.code == exits.REFUSED
-    assert "width" in ran.err
+async def test_an_encoder_that_does_not_fit(services: Services, zrelay: Zrelay, stranger: str) -> None:
+    ran = await zrelay("generate", "fox", "--encoder", stranger, "--generator", services.generator)
+    assert ran.returncode == exits.REFUSED
+    assert "width" in ran.stderr
     assert list(Path().iterdir()) == []
 
 
 async def test_settings_from_file_and_environment(
-    services: Any, zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Services, zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(
-        f'[profile.lan.encoder]\nendpoint = "{services.endpoints["encoder"]}"\n'
+        f'[profile.lan.encoder]\nendpoint = "{services.encoder}"\n'
         "[generate]\nnum_inference_steps = 2\nshift = 1.5\nwidth = 64\n"
     )
-    monkeypatch.setenv("ZRELAY_GENERATOR", services.endpoints["generator"])
+    monkeypatch.setenv("ZRELAY_GENERATOR", services.generator)
     monkeypatch.setenv("ZRELAY_GENERATE_SHIFT", "2.5")
-    sampling = json.loads((await zrelay("generate", "fox", "--profile", "lan", "--json")).out)["sampling"]
+    sampling = json.loads((await zrelay("generate", "fox", "--profile", "lan", "--json")).stdout)["sampling"]
     assert sampling | {"num_inference_steps": 2, "shift": 2.5, "width": 64, "height": 128} == sampling
 
 
@@ -184,53 +182,53 @@ async def test_the_prompt_stays_out_of_the_file_when_asked(paint: Any) -> None:
     assert b"secret" not in Path("fox.png").read_bytes()
 
 
-async def test_encode_writes_what_generate_takes(services: Any, zrelay: Any) -> None:
-    encoder, generator = flags(services)[:2], flags(services)[2:]
+async def test_encode_writes_what_generate_takes(services: Services, zrelay: Zrelay) -> None:
+    encoder, generator = services.flags[:2], services.flags[2:]
     guided = [*QUICK, "--json", "--seed", "42", "--guidance-scale", "1.5"]
     ran = await zrelay("encode", "a red fox", "-o", "fox.safetensors", "--negative-prompt", "", *encoder)
-    assert ran.out == "fox.safetensors\n"
-    assert " tokens" in ran.err
-    assert (await zrelay("encode", "a red fox", "-o", "fox.safetensors", *encoder)).code == exits.LOCAL_FILE
+    assert ran.stdout == "fox.safetensors\n"
+    assert " tokens" in ran.stderr
+    assert (await zrelay("encode", "a red fox", "-o", "fox.safetensors", *encoder)).returncode == exits.LOCAL_FILE
     there = await zrelay("generate", "--prompt-embeds", "fox.safetensors", *guided, *generator)
-    direct = await zrelay("generate", "a red fox", *guided, *flags(services))
-    there_file, direct_file = json.loads(there.out)["files"][0], json.loads(direct.out)["files"][0]
+    direct = await zrelay("generate", "a red fox", *guided, *services.flags)
+    there_file, direct_file = json.loads(there.stdout)["files"][0], json.loads(direct.stdout)["files"][0]
     assert there_file["pixels_sha256"] == direct_file["pixels_sha256"]
     assert there_file["path"] == "fox-42.png"
     await zrelay("encode", "a red fox", "-o", "bare.safetensors", *encoder)
     refused = await zrelay("generate", "--prompt-embeds", "bare.safetensors", *guided, *generator)
-    assert refused.code == exits.REFUSED
-    assert '--negative-prompt ""' in refused.err
+    assert refused.returncode == exits.REFUSED
+    assert '--negative-prompt ""' in refused.stderr
 
 
-async def test_encode_tells_what_a_long_prompt_lost(services: Any, zrelay: Any) -> None:
-    args = ["encode", "-", "--encoder", services.endpoints["encoder"], "--text-limit", "20"]
+async def test_encode_tells_what_a_long_prompt_lost(services: Services, zrelay: Zrelay) -> None:
+    args = ["encode", "-", "--encoder", services.encoder, "--text-limit", "20"]
     ran = await zrelay(*args, "-o", "long.safetensors", stdin=b"a red fox " * 20)
-    assert ran.code == 0
-    assert "note: the prompt has " in ran.err
-    assert "over the limit of 20: truncate" in ran.err
-    said = json.loads((await zrelay(*args, "-o", "again.safetensors", "--json", stdin=b"a red fox " * 20)).out)
+    assert ran.returncode == 0
+    assert "note: the prompt has " in ran.stderr
+    assert "over the limit of 20: truncate" in ran.stderr
+    said = json.loads((await zrelay(*args, "-o", "again.safetensors", "--json", stdin=b"a red fox " * 20)).stdout)
     assert "over the limit of 20" in said["warnings"][0]
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
-async def test_a_timeout_is_a_number_of_seconds(zrelay: Any, seconds: str) -> None:
+async def test_a_timeout_is_a_number_of_seconds(zrelay: Zrelay, seconds: str) -> None:
     ran = await zrelay(
         "generate", "fox", "--timeout", seconds, "--encoder", "127.0.0.1:1", "--generator", "127.0.0.1:1"
     )
-    assert ran.code == exits.REFUSED
-    assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.stderr
 
 
 async def test_long_prompts_are_told(paint: Any) -> None:
     ran = await paint(" ".join(["fox"] * 1200), "-o", "fox.png")
-    assert ran.code == 0, ran.err
-    assert re.search(r"note: the prompt has \d+ tokens, \d+ over the limit of \d+: truncate", ran.err)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"note: the prompt has \d+ tokens, \d+ over the limit of \d+: truncate", ran.stderr)
 
 
-def test_ctrl_c_while_connecting(services: Any, empty_home: Path) -> None:
+def test_ctrl_c_while_connecting(services: Services, empty_home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never says a word
         silent.settimeout(20)
-        where = ["--encoder", services.endpoints["encoder"], "--generator", f"127.0.0.1:{silent.getsockname()[1]}"]
+        where = ["--encoder", services.encoder, "--generator", f"127.0.0.1:{silent.getsockname()[1]}"]
         command = [sys.executable, "-m", "zrelay_client", "generate", "fox", "-o", "fox.png", *where]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         silent.accept()[0].close()
@@ -241,12 +239,12 @@ def test_ctrl_c_while_connecting(services: Any, empty_home: Path) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_a_reader_that_goes_away_is_no_failure_but_a_lost_picture_is(services: Any, empty_home: Path) -> None:
+def test_a_reader_that_goes_away_is_no_failure_but_a_lost_picture_is(services: Services, empty_home: Path) -> None:
     command = [sys.executable, "-m", "zrelay_client"]
     for args, code in ((["--help"], exits.OK), (["generate", "fox", "-o", "-", *QUICK], exits.LOCAL_FILE)):
         reader, writer = os.pipe()
         os.close(reader)
-        given = [*command, *args, *(flags(services) if len(args) > 1 else [])]
+        given = [*command, *args, *(services.flags if len(args) > 1 else [])]
         ran = subprocess.run(given, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
         os.close(writer)
         assert ran.returncode == code, ran.stderr

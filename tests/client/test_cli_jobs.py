@@ -16,149 +16,148 @@ from zrelay_client.cli._job_table import table
 from zrelay_client.cli._seeds import seeds_of
 from zrelay_shared import exits
 
+from .conftest import Services, Zrelay
+
 QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
 DEAD = "127.0.0.1:1"
 
 
-def flags(services: Any) -> list[str]:
-    return ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
-
-
 @pytest.fixture
-def jobs(services: Any, zrelay: Any) -> Any:
+def jobs(services: Services, zrelay: Zrelay) -> Any:
     """`zrelay jobs` against the real generator."""
 
     async def run(verb: str, *args: str) -> Any:
-        return await zrelay("jobs", verb, *args, "--generator", services.endpoints["generator"])
+        return await zrelay("jobs", verb, *args, "--generator", services.generator)
 
     return run
 
 
-async def test_a_job_is_left_watched_listed_and_fetched(services: Any, zrelay: Any, jobs: Any) -> None:
-    left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK, *flags(services))
-    assert left.code == 0, left.err
-    job_id = left.out.strip()
-    assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.err
+async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrelay: Zrelay, jobs: Any) -> None:
+    left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK, *services.flags)
+    assert left.returncode == 0, left.stderr
+    job_id = left.stdout.strip()
+    assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.stderr
     watched = await jobs("watch", job_id, "--json")
-    said = json.loads(watched.out)
+    said = json.loads(watched.stdout)
     assert (said["job_id"], said["files"]) == (job_id, [])
-    assert f"zrelay jobs fetch {job_id}" in watched.err
-    listed = json.loads((await jobs("list", "--state", "succeeded", "--json")).out)["jobs"]
+    assert f"zrelay jobs fetch {job_id}" in watched.stderr
+    listed = json.loads((await jobs("list", "--state", "succeeded", "--json")).stdout)["jobs"]
     assert {job["job_id"]: job["sampling"]["seed"] for job in listed}[job_id] == 7
-    assert job_id in (await jobs("list")).out
+    assert job_id in (await jobs("list")).stdout
     first = await jobs("fetch", job_id)
     again = await jobs("fetch", job_id)
-    assert (first.out, again.out) == ("a-red-fox-7.png\n", "a-red-fox-7-2.png\n")
+    assert (first.stdout, again.stdout) == ("a-red-fox-7.png\n", "a-red-fox-7-2.png\n")
     assert Path("a-red-fox-7.png").read_bytes() == Path("a-red-fox-7-2.png").read_bytes()
     refused = await jobs("fetch", job_id, "-o", "a-red-fox-7.png")
-    assert (refused.code, "exists already" in refused.err) == (exits.LOCAL_FILE, True)
+    assert (refused.returncode, "exists already" in refused.stderr) == (exits.LOCAL_FILE, True)
     wrong = await jobs("fetch", job_id, "-o", "fox.jpg")
-    assert wrong.code == exits.USAGE
-    assert (await jobs("watch", job_id, "-o", "b.png", "--preview", "now.jpg")).out == "b.png\n"
+    assert wrong.returncode == exits.USAGE
+    assert (await jobs("watch", job_id, "-o", "b.png", "--preview", "now.jpg")).stdout == "b.png\n"
 
 
 async def test_pictures_of_a_job_on_stdout_and_what_of_several_cannot_be_fetched(
-    services: Any, zrelay: Any, jobs: Any
+    services: Services, zrelay: Zrelay, jobs: Any
 ) -> None:
-    left = await zrelay("generate", "fox", "--detach", "--seed", "3", *QUICK, *flags(services))
-    job_id = left.out.strip()
+    left = await zrelay("generate", "fox", "--detach", "--seed", "3", *QUICK, *services.flags)
+    job_id = left.stdout.strip()
     for verb in ("watch", "fetch"):
         ran = await jobs(verb, job_id, "-o", "-")
-        assert ran.code == 0 and ran.out.startswith("\x89PNG") and ran.out.endswith("IEND\xaeB`\x82"), ran.err
-        assert (await jobs(verb, job_id, "-o", "-", "--json")).code == exits.USAGE
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout_bytes.startswith(b"\x89PNG") and ran.stdout_bytes.endswith(b"IEND\xaeB`\x82")
+        assert (await jobs(verb, job_id, "-o", "-", "--json")).returncode == exits.USAGE
     ran = await jobs("fetch", "unknown", job_id, "--json")
-    said = json.loads(ran.out)
-    assert (ran.code, [file["path"] for file in said["files"]]) == (exits.REFUSED, ["fox-3.png"])
+    said = json.loads(ran.stdout)
+    assert (ran.returncode, [file["path"] for file in said["files"]]) == (exits.REFUSED, ["fox-3.png"])
     assert [(job["job_id"], job["reason"]) for job in said["failed"]] == [("unknown", "JOB_UNKNOWN")]
-    assert (await jobs("watch", job_id, "--after", str(1 << 64))).code == exits.USAGE
+    assert (await jobs("watch", job_id, "--after", str(1 << 64))).returncode == exits.USAGE
 
 
-async def test_a_list_says_whose_jobs_are_missing(services: Any, zrelay: Any) -> None:
-    both = ["--generator", services.endpoints["generator"], "--generator", DEAD]
+async def test_a_list_says_whose_jobs_are_missing(services: Services, zrelay: Zrelay) -> None:
+    both = ["--generator", services.generator, "--generator", DEAD]
     ran = await zrelay("jobs", "list", *both)
-    assert (ran.code, f"the jobs of {DEAD} are missing" in ran.err) == (0, True)
-    assert list(json.loads((await zrelay("jobs", "list", "--json", *both)).out)["missing"]) == [DEAD]
+    assert (ran.returncode, f"the jobs of {DEAD} are missing" in ran.stderr) == (0, True)
+    assert list(json.loads((await zrelay("jobs", "list", "--json", *both)).stdout)["missing"]) == [DEAD]
 
 
-async def test_watching_from_behind_the_end_tells_the_end(services: Any, zrelay: Any, jobs: Any) -> None:
-    left = await zrelay("generate", "fox", "--detach", *QUICK, *flags(services))
-    job_id = left.out.strip()
+async def test_watching_from_behind_the_end_tells_the_end(services: Services, zrelay: Zrelay, jobs: Any) -> None:
+    left = await zrelay("generate", "fox", "--detach", *QUICK, *services.flags)
+    job_id = left.stdout.strip()
     whole = await jobs("watch", job_id, "--json")
-    async with AsyncClient(generator=services.endpoints["generator"]) as client:
+    async with AsyncClient(generator=services.generator) as client:
         last = (await client.jobs.get(job_id)).sequence
     for after in (last - 1, last, last + 1000):
         watched = await jobs("watch", job_id, "--after", str(after), "--timeout", "60", "--json")
-        assert (watched.code, json.loads(watched.out)) == (0, json.loads(whole.out)), watched.err
-        assert f"done: 1 pictures; `zrelay jobs fetch {job_id}`" in watched.err
+        assert (watched.returncode, json.loads(watched.stdout)) == (0, json.loads(whole.stdout)), watched.stderr
+        assert f"done: 1 pictures; `zrelay jobs fetch {job_id}`" in watched.stderr
 
 
-async def test_many_are_left_with_one_prompt_encoded_once(services: Any, zrelay: Any, jobs: Any) -> None:
-    left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK, *flags(services))
-    (job,) = json.loads(left.out)["jobs"]
+async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zrelay: Zrelay, jobs: Any) -> None:
+    left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK, *services.flags)
+    (job,) = json.loads(left.stdout)["jobs"]
     Path("all").mkdir()
     fetched = await jobs("fetch", job["job_id"], job["job_id"], "-o", "all")
-    assert fetched.out.split() == ["all/fox-1.png", "all/fox-1-2.png"]
-    assert (await jobs("fetch", job["job_id"], job["job_id"], "-o", "x.png")).code == exits.USAGE
+    assert fetched.stdout.split() == ["all/fox-1.png", "all/fox-1-2.png"]
+    assert (await jobs("fetch", job["job_id"], job["job_id"], "-o", "x.png")).returncode == exits.USAGE
 
 
-async def test_cancel_says_what_became_of_each(services: Any, zrelay: Any, jobs: Any) -> None:
+async def test_cancel_says_what_became_of_each(services: Services, zrelay: Zrelay, jobs: Any) -> None:
     long = ["--size", "512x512", "--num-inference-steps", "100"]
-    left = await zrelay("generate", "fox", "--detach", *long, *flags(services))
-    job_id = left.out.strip()
+    left = await zrelay("generate", "fox", "--detach", *long, *services.flags)
+    job_id = left.stdout.strip()
     ran = await jobs("cancel", job_id, "unknown")
-    assert ran.out == f"{job_id} cancelled\n"
-    assert (ran.code, "no job 'unknown'" in ran.err) == (exits.REFUSED, True)
+    assert ran.stdout == f"{job_id} cancelled\n"
+    assert (ran.returncode, "no job 'unknown'" in ran.stderr) == (exits.REFUSED, True)
     watched = await jobs("watch", job_id)
-    assert (watched.code, "cancelled" in watched.err) == (exits.REFUSED, True), "nobody interrupted this command"
+    assert (watched.returncode, "cancelled" in watched.stderr) == (exits.REFUSED, True), "nobody interrupted it"
     watched = await jobs("watch", job_id, "--after", "1000", "--timeout", "60")
-    assert (watched.code, "cancelled" in watched.err) == (exits.REFUSED, True)
-    await services.idle(5.0)
+    assert (watched.returncode, "cancelled" in watched.stderr) == (exits.REFUSED, True)
+    await services.idle()
 
 
-async def test_a_batch_is_written_as_it_comes_and_failures_are_told(services: Any, zrelay: Any) -> None:
-    args = ["generate", "fox", *QUICK, *flags(services)]
+async def test_a_batch_is_written_as_it_comes_and_failures_are_told(services: Services, zrelay: Zrelay) -> None:
+    args = ["generate", "fox", *QUICK, *services.flags]
     ran = await zrelay(*args, "--seeds", "3,7-9", "--in-flight", "2")
-    assert sorted(ran.out.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]
-    assert ran.err.strip().startswith("4 pictures in ")
+    assert sorted(ran.stdout.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]
+    assert ran.stderr.strip().startswith("4 pictures in ")
     ran = await zrelay(*args, "--count", "2", "--num-images", "2", "--seed", "10", "-o", "n.png", "--json")
-    said = json.loads(ran.out)
+    said = json.loads(ran.stdout)
     assert sorted((file["path"], file["seed"]) for file in said["files"]) == [
         (f"n-{index + 1}.png", 10 + index) for index in range(4)
     ]
-    bad = await zrelay(*args[:2], "--width", "100", "--count", "2", *flags(services))
-    assert (bad.code, bad.out) == (exits.REFUSED, "")
-    assert bad.err.count("divisible by 16") == 2
-    (count_of_one,) = json.loads((await zrelay(*args, "--count", "1", "--seed", "5", "--json")).out)["files"]
+    bad = await zrelay(*args[:2], "--width", "100", "--count", "2", *services.flags)
+    assert (bad.returncode, bad.stdout) == (exits.REFUSED, "")
+    assert bad.stderr.count("divisible by 16") == 2
+    (count_of_one,) = json.loads((await zrelay(*args, "--count", "1", "--seed", "5", "--json")).stdout)["files"]
     assert count_of_one["path"] == "fox-5.png"
 
 
-async def test_a_dead_endpoint_among_several(services: Any, zrelay: Any, tmp_path: Path) -> None:
-    generator = services.endpoints["generator"]
+async def test_a_dead_endpoint_among_several(services: Services, zrelay: Zrelay, tmp_path: Path) -> None:
+    generator = services.generator
     (tmp_path / "config.toml").write_text(
-        f'[profile.default.encoder]\nendpoint = "{services.endpoints["encoder"]}"\n'
+        f'[profile.default.encoder]\nendpoint = "{services.encoder}"\n'
         f'[profile.default.generator]\nendpoint = ["{DEAD}", "{generator}"]\n'
     )
     ran = await zrelay("generate", "fox", "--json", *QUICK)
-    assert json.loads(ran.out)["generator"] == generator
+    assert json.loads(ran.stdout)["generator"] == generator
     shown = await zrelay("info")
-    assert shown.code == exits.UNREACHABLE
-    assert f"generator at {DEAD}: cannot reach" in shown.out
-    assert f"generator at {generator}: ready" in shown.out
+    assert shown.returncode == exits.UNREACHABLE
+    assert f"generator at {DEAD}: cannot reach" in shown.stdout
+    assert f"generator at {generator}: ready" in shown.stdout
     told = await zrelay("doctor")
-    assert f"fail  generator {DEAD} port: cannot connect" in told.out
-    assert f"ok    generator {generator} health: ready" in told.out
-    assert "ok    encoder port" in told.out
+    assert f"fail  generator {DEAD} port: cannot connect" in told.stdout
+    assert f"ok    generator {generator} health: ready" in told.stdout
+    assert "ok    encoder port" in told.stdout
     listed = await zrelay("jobs", "list", "--generator", DEAD, "--generator", generator)
-    assert listed.code == 0
-    assert (await zrelay("jobs", "list", "--generator", DEAD)).code == exits.UNREACHABLE
+    assert listed.returncode == 0
+    assert (await zrelay("jobs", "list", "--generator", DEAD)).returncode == exits.UNREACHABLE
 
 
-async def test_doctor_compares_several_of_a_role(services: Any, zrelay: Any, stranger: str) -> None:
-    encoder, generator = services.endpoints["encoder"], services.endpoints["generator"]
+async def test_doctor_compares_several_of_a_role(services: Services, zrelay: Zrelay, stranger: str) -> None:
+    encoder, generator = services.encoder, services.generator
     twice = ["--generator", generator, "--generator", generator.replace("127.0.0.1", "localhost")]
     ran = await zrelay("doctor", "--encoder", encoder, "--encoder", stranger, *twice)
-    assert "ok    generators alike: 2 that paint the same pictures" in ran.out
-    assert f"warn  encoder {stranger} stands in: never: it makes other embeddings" in ran.out
+    assert "ok    generators alike: 2 that paint the same pictures" in ran.stdout
+    assert f"warn  encoder {stranger} stands in: never: it makes other embeddings" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -174,9 +173,9 @@ async def test_doctor_compares_several_of_a_role(services: Any, zrelay: Any, str
         (["--count", "2", "-o", "-"], "one picture"),
     ],
 )
-async def test_batches_that_make_no_sense(services: Any, zrelay: Any, args: list[str], says: str) -> None:
-    ran = await zrelay("generate", "fox", *args, *flags(services))
-    assert (ran.code, says in ran.err) == (exits.USAGE, True), ran.err
+async def test_batches_that_make_no_sense(services: Services, zrelay: Zrelay, args: list[str], says: str) -> None:
+    ran = await zrelay("generate", "fox", *args, *services.flags)
+    assert (ran.returncode, says in ran.stderr) == (exits.USAGE, True), ran.stderr
 
 
 def test_seeds_of_a_batch() -> None:
@@ -191,7 +190,13 @@ def test_the_table_of_jobs() -> None:
     sampling = Sampling(128, 96, 8, 0.0, 0.0, 1.0, 3.0, 7, 2)
     progress = Progress("running", "denoise", 3, 8, 10.0, 1.0, 0)
     queued = Progress("queued", "", 0, 0, 0.0, 1.0, 4)
-    common = {"request_id": "r", "endpoint": "box:7503", "sequence": 1, "ended_at": 0.0, "sampling": sampling}
+    common: dict[str, Any] = {
+        "request_id": "r",
+        "endpoint": "box:7503",
+        "sequence": 1,
+        "ended_at": 0.0,
+        "sampling": sampling,
+    }
     lines = table(
         [
             Job(job_id="a", state="running", progress=progress, failure=None, accepted_at=95.0, **common),
@@ -208,9 +213,9 @@ def test_the_table_of_jobs() -> None:
     ]
 
 
-async def test_job_ids_are_completed(services: Any, zrelay: Any) -> None:
-    left = await zrelay("generate", "fox", "--detach", *QUICK, *flags(services))
-    job_id = left.out.strip()
+async def test_job_ids_are_completed(services: Services, zrelay: Zrelay) -> None:
+    left = await zrelay("generate", "fox", "--detach", *QUICK, *services.flags)
+    job_id = left.stdout.strip()
 
     def complete(*args: str) -> list[str]:
         found = ShellComplete(cli, {}, "zrelay", "_ZRELAY_COMPLETE").get_completions(["jobs", *args], job_id[:6])
@@ -218,6 +223,6 @@ async def test_job_ids_are_completed(services: Any, zrelay: Any) -> None:
 
     import asyncio
 
-    where = ["--generator", services.endpoints["generator"]]
+    where = ["--generator", services.generator]
     assert await asyncio.to_thread(complete, "watch", *where) == [job_id]
     assert await asyncio.to_thread(complete, "watch", "--generator", DEAD) == []

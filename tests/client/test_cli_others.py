@@ -11,9 +11,12 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from tests.helpers.command_line import run_zrelay
 from zrelay_client._stack.processes import start_mark
 from zrelay_client.cli import _root, cli
 from zrelay_shared import __version__, exits
+
+from .conftest import Services, Zrelay
 
 HEAVY = ("torch", "numpy", "transformers", "diffusers", "PIL")
 
@@ -45,9 +48,9 @@ def test_the_library_loads_nothing_heavy() -> None:
     assert not modules_after("from zrelay_client import *") & set(HEAVY)
 
 
-async def test_version_and_help(zrelay: Any) -> None:
-    assert (await zrelay("--version")).out == f"zrelay, version {__version__}\n"
-    said = (await zrelay("--help")).out
+async def test_version_and_help(zrelay: Zrelay) -> None:
+    assert (await zrelay("--version")).stdout == f"zrelay, version {__version__}\n"
+    said = (await zrelay("--help")).stdout
     for code in vars(exits).values():
         assert type(code) is not int or f" {code}  " in said
     for name in _root._COMMANDS:
@@ -55,100 +58,104 @@ async def test_version_and_help(zrelay: Any) -> None:
 
 
 @pytest.mark.parametrize("name", list(_root._COMMANDS))
-async def test_every_command_has_help(zrelay: Any, name: str) -> None:
+async def test_every_command_has_help(zrelay: Zrelay, name: str) -> None:
     ran = await zrelay(name, "--help")
-    assert ran.code == 0
-    assert f"Usage: zrelay {name}" in ran.out
+    assert ran.returncode == 0
+    assert f"Usage: zrelay {name}" in ran.stdout
     with click.Context(cli) as ctx:
         command = cli.get_command(ctx, name)
     assert command is not None
     assert command.name == name
 
 
-async def test_an_unknown_command(zrelay: Any) -> None:
+async def test_an_unknown_command(zrelay: Zrelay) -> None:
     ran = await zrelay("paint")
-    assert ran.code == exits.USAGE
-    assert "No such command" in ran.err
+    assert ran.returncode == exits.USAGE
+    assert "No such command" in ran.stderr
 
 
-async def test_a_bug_is_one_line_and_debug_shows_where(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zrelay_client._settings.load", lambda *_: 1 / 0)
-    ran = await zrelay("config")
-    assert ran.code == exits.BUG
-    assert ran.err.startswith("error: a bug in zrelay: ZeroDivisionError")
-    assert ran.err.count("\n") == 1
-    assert "Traceback" in (await zrelay("--debug", "config")).err
+def test_a_bug_is_one_line_and_debug_shows_where() -> None:
+    @click.command()
+    @click.option("--debug", is_flag=True)
+    def wrong(debug: bool) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    ran = run_zrelay(command=wrong)
+    assert ran.returncode == exits.BUG
+    assert ran.stderr.startswith("error: a bug in zrelay: ZeroDivisionError")
+    assert ran.stderr.count("\n") == 1
+    assert "Traceback" in run_zrelay("--debug", command=wrong).stderr
 
 
-async def test_config_shows_values_and_origins(zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "nothing is configured" in (await zrelay("config")).out
+async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing is configured" in (await zrelay("config")).stdout
     made = await zrelay("config", "init")
-    assert made.out == (await zrelay("config", "path")).out == f"{tmp_path / 'config.toml'}\n"
-    assert (await zrelay("config", "init")).code == exits.LOCAL_FILE
+    assert made.stdout == (await zrelay("config", "path")).stdout == f"{tmp_path / 'config.toml'}\n"
+    assert (await zrelay("config", "init")).returncode == exits.LOCAL_FILE
     monkeypatch.setenv("ZRELAY_ENCODER", "mac:1")
     monkeypatch.setenv("ZRELAY_ENCODR", "mac:1")
-    said = json.loads((await zrelay("config", "--profile", "home", "--json")).out)
+    said = json.loads((await zrelay("config", "--profile", "home", "--json")).stdout)
     assert said["encoder.endpoint"] == {"value": "mac:1", "from": "env ZRELAY_ENCODER"}
     assert said["generator.endpoint"]["value"] == "127.0.0.1:7503"
     assert "[profile.home.generator]" in said["generator.endpoint"]["from"]
     checked = await zrelay("config", "check")
-    assert checked.code == 0
-    assert "ZRELAY_ENCODR means nothing" in checked.err
+    assert checked.returncode == 0
+    assert "ZRELAY_ENCODR means nothing" in checked.stderr
 
 
-async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Any, tmp_path: Path) -> None:
+async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Zrelay, tmp_path: Path) -> None:
     await zrelay("config", "init")
-    assert "used: none" in (await zrelay("config", "check")).out
-    assert "choose one with --profile (home)" in (await zrelay("config")).out
+    assert "used: none" in (await zrelay("config", "check")).stdout
+    assert "choose one with --profile (home)" in (await zrelay("config")).stdout
     stack_of(tmp_path, encoder=start_mark(os.getpid()), generator=start_mark(os.getpid()))
-    said = json.loads((await zrelay("config", "--json")).out)
+    said = json.loads((await zrelay("config", "--json")).stdout)
     assert {said[f"{role}.endpoint"]["from"] for role in ("encoder", "generator")} == {"zrelay up"}
 
 
-async def test_the_commented_settings_of_the_example_are_right(zrelay: Any, tmp_path: Path) -> None:
+async def test_the_commented_settings_of_the_example_are_right(zrelay: Zrelay, tmp_path: Path) -> None:
     await zrelay("config", "init")
     file = tmp_path / "config.toml"
     lines = [line.removeprefix("# ") if " = " in line else line for line in file.read_text().splitlines()]
     file.write_text("\n".join(lines))
-    assert (await zrelay("config", "check")).code == 0
-    assert "generate.timeout_s" in (await zrelay("config")).out
+    assert (await zrelay("config", "check")).returncode == 0
+    assert "generate.timeout_s" in (await zrelay("config")).stdout
 
 
-async def test_broken_configuration_is_told_with_its_line(zrelay: Any, tmp_path: Path) -> None:
+async def test_broken_configuration_is_told_with_its_line(zrelay: Zrelay, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[profile.home]\nx = = 1\n")
     ran = await zrelay("generate", "fox")
-    assert ran.code == exits.REFUSED
-    assert "line 2" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert "line 2" in ran.stderr
 
 
-async def test_info_of_services(services: Any, zrelay: Any) -> None:
-    endpoints = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
+async def test_info_of_services(services: Services, zrelay: Zrelay) -> None:
+    endpoints = ["--encoder", services.encoder, "--generator", services.generator]
     ran = await zrelay("info", *endpoints)
-    assert f"encoder at {services.endpoints['encoder']}: ready" in ran.out
-    limits = json.loads((await zrelay("info", "--json", *endpoints)).out)["generator"]["limits"]
-    assert f"text_limit     {limits['text_limit']}\n" in ran.out
-    assert (await zrelay("info")).code == exits.REFUSED
+    assert f"encoder at {services.endpoints['encoder']}: ready" in ran.stdout
+    limits = json.loads((await zrelay("info", "--json", *endpoints)).stdout)["generator"]["limits"]
+    assert f"text_limit     {limits['text_limit']}\n" in ran.stdout
+    assert (await zrelay("info")).returncode == exits.REFUSED
 
 
-async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = await zrelay("serve", "generator")
-    assert ran.code == exits.REFUSED
-    assert "--model FOLDER" in ran.err
-    monkeypatch.setattr("zrelay_client._stack.extras._NEEDS", {"generator": ("no_such_module",)})
+    assert ran.returncode == exits.REFUSED
+    assert "--model FOLDER" in ran.stderr
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # as where it is not installed
     ran = await zrelay("serve", "generator", "--model", "x")
-    assert "pip install 'zrelay[generator]'" in ran.err
+    assert "pip install 'zrelay[generator]'" in ran.stderr
 
 
-async def test_up_names_everything_that_is_missing_at_once(zrelay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = {"encoder": ("no_such_module", "os"), "generator": ("no_such_module", "nor_this"), "vision": ("os",)}
-    monkeypatch.setattr("zrelay_client._stack.extras._NEEDS", needs)
+async def test_up_names_everything_that_is_missing_at_once(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("diffusers", "PIL"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     ran = await zrelay("up")
-    assert ran.code == exits.REFUSED
-    assert "cannot serve the encoder and the generator: it lacks no_such_module, nor_this; " in ran.err
-    assert "pip install 'zrelay[encoder,generator]'" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert "cannot serve the vision and the generator: it lacks PIL, diffusers; " in ran.stderr
+    assert "pip install 'zrelay[vision,generator]'" in ran.stderr
 
 
-async def test_serve_becomes_the_service(zrelay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_serve_becomes_the_service(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda *args: seen.append(args))
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -158,15 +165,15 @@ async def test_serve_becomes_the_service(zrelay: Any, tmp_path: Path, monkeypatc
     ran = await zrelay(
         "serve", "generator", "--profile", "a", "--device", "cuda", "--grace-s", "2", "--address-file", "f"
     )
-    assert ran.code == 0
+    assert ran.returncode == 0
     flags = ["--model", "/home/somebody/m", "--listen", "127.0.0.1:9", "--device", "cuda", "--grace-s", "2"]
     command = [sys.executable, "-m", "zrelay_generator", *flags, "--insecure-listen", "--address-file", "f"]
     assert seen == [(sys.executable, command)]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-async def test_completion(zrelay: Any, shell: str) -> None:
-    assert "_ZRELAY_COMPLETE" in (await zrelay("completion", shell)).out
+async def test_completion(zrelay: Zrelay, shell: str) -> None:
+    assert "_ZRELAY_COMPLETE" in (await zrelay("completion", shell)).stdout
 
 
 @pytest.mark.parametrize(
@@ -189,9 +196,9 @@ def test_what_is_completed(empty_home: Path, args: list[str], incomplete: str, v
     assert ShellComplete(cli, {}, "zrelay", "_ZRELAY_COMPLETE").get_completions(["generate", "--profile"], "") == []
 
 
-async def test_down_with_nothing_up(zrelay: Any) -> None:
+async def test_down_with_nothing_up(zrelay: Zrelay) -> None:
     ran = await zrelay("down")
-    assert (ran.code, ran.err) == (0, "nothing runs\n")
+    assert (ran.returncode, ran.stderr) == (0, "nothing runs\n")
 
 
 def stack_of(home: Path, **started: str | None) -> None:
@@ -209,32 +216,32 @@ def stack_of(home: Path, **started: str | None) -> None:
     (home / "state" / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": services}))
 
 
-async def test_a_stack_that_lost_a_service_says_so(zrelay: Any, tmp_path: Path) -> None:
+async def test_a_stack_that_lost_a_service_says_so(zrelay: Zrelay, tmp_path: Path) -> None:
     stack_of(tmp_path, encoder=start_mark(os.getpid()), generator="ended")
     ran = await zrelay("generate", "fox")
-    assert ran.code == exits.REFUSED
-    assert "the generator that `zrelay up` started has ended, its log is generator.log" in ran.err
-    assert "`zrelay down`" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert "the generator that `zrelay up` started has ended, its log is generator.log" in ran.stderr
+    assert "`zrelay down`" in ran.stderr
     ran = await zrelay("up")
-    assert ran.code == exits.REFUSED
-    assert "a stack runs already (encoder on 127.0.0.1:1, generator has ended)" in ran.err
+    assert ran.returncode == exits.REFUSED
+    assert "a stack runs already (encoder on 127.0.0.1:1, generator has ended)" in ran.stderr
 
 
-async def test_a_stack_from_before_a_reboot_is_none(zrelay: Any, tmp_path: Path) -> None:
+async def test_a_stack_from_before_a_reboot_is_none(zrelay: Zrelay, tmp_path: Path) -> None:
     stack_of(tmp_path, encoder="before the reboot", generator="before the reboot")  # the pids run, as others
-    assert "no encoder and no generator is configured" in (await zrelay("generate", "fox")).err
+    assert "no encoder and no generator is configured" in (await zrelay("generate", "fox")).stderr
     ran = await zrelay("down")
-    assert (ran.code, ran.err) == (0, "nothing runs\n")
+    assert (ran.returncode, ran.stderr) == (0, "nothing runs\n")
     assert not (tmp_path / "state" / "stack.json").exists()
 
 
-async def test_up_refuses_what_is_no_checkpoint(zrelay: Any, tmp_path: Path) -> None:
+async def test_up_refuses_what_is_no_checkpoint(zrelay: Zrelay, tmp_path: Path) -> None:
     ran = await zrelay("up", "--model", str(tmp_path))
-    assert ran.code == exits.LOCAL_FILE
-    assert "model_index.json" in ran.err
+    assert ran.returncode == exits.LOCAL_FILE
+    assert "model_index.json" in ran.stderr
 
 
-async def test_demo_writes_a_file_and_not_to_stdout(zrelay: Any) -> None:
+async def test_demo_writes_a_file_and_not_to_stdout(zrelay: Zrelay) -> None:
     ran = await zrelay("demo", "-o", "-")
-    assert (ran.code, ran.out) == (exits.USAGE, "")
-    assert "zrelay generate -o -" in ran.err
+    assert (ran.returncode, ran.stdout) == (exits.USAGE, "")
+    assert "zrelay generate -o -" in ran.stderr

@@ -1,15 +1,13 @@
 """`zrelay vision` and the client's calls behind it, against a real vision service on the tiny checkpoints."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 from safetensors import safe_open
 
+from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient, Client, Embeds, ImageEmbeds, InvalidArgument, PayloadCorrupt
 from zrelay_client import _vision_embeds as vision_embeds
 from zrelay_client._stack.bundle import demo_checkpoint, vision_model
@@ -17,14 +15,9 @@ from zrelay_demo import VISION_CHECKPOINT
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
 
+from .conftest import Services, Zrelay
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-RED, BLUE = png((200, 30, 30)), png((30, 30, 200), (200, 90))
+RED, BLUE = solid_png((200, 30, 30)), solid_png((30, 30, 200), 200, 90)
 
 
 @pytest.fixture
@@ -35,10 +28,10 @@ def pictures(empty_home: Path) -> tuple[str, str]:
     return "red.png", "blue.png"
 
 
-async def test_states_to_a_file_and_back(zrelay: Any, vision: str, pictures: tuple[str, str]) -> None:
+async def test_states_to_a_file_and_back(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     ran = await zrelay("vision", "encode", *pictures, "-o", "states.safetensors", "--vision", vision, "--json")
-    assert ran.code == 0, ran.err
-    said = json.loads(ran.out)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
     assert said["path"] == "states.safetensors"
     assert [one["image_sha256"] for one in said["images"]] == [hashlib.sha256(data).hexdigest() for data in (RED, BLUE)]
     assert {(one["engine"], one["tokens"], one["hidden_layer"]) for one in said["images"]} == {("qwen3_vl", "full", -2)}
@@ -51,29 +44,29 @@ async def test_states_to_a_file_and_back(zrelay: Any, vision: str, pictures: tup
         assert list(file.get_tensor("hidden_states.1").shape) == list(blue.shape)
 
 
-async def test_a_grid_to_a_file(zrelay: Any, vision: str, pictures: tuple[str, str]) -> None:
+async def test_a_grid_to_a_file(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     ran = await zrelay(
         "vision", "encode", "blue.png", "-o", "grid.safetensors", "--engine", "siglip", "--vision", vision
     )
-    assert ran.code == 0 and ran.out == "grid.safetensors\n", ran.err
+    assert ran.returncode == 0 and ran.stdout == "grid.safetensors\n", ran.stderr
     grid = ImageEmbeds.load("grid.safetensors")
     rows, columns, width = grid.shape
     assert (grid.engine, width, grid.tokens) == ("siglip", 96, "") and rows < columns and rows * columns <= 64
-    assert f"siglip {rows} x {columns} x 96" in ran.err
+    assert f"siglip {rows} x {columns} x 96" in ran.stderr
 
 
-async def test_options_reach_the_engine(zrelay: Any, vision: str, pictures: tuple[str, str]) -> None:
+async def test_options_reach_the_engine(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     flags = ["--layer", "-3", "--tokens", "image-no-markers", "--text", "a red circle", "--system-prompt", "be brief"]
     ran = await zrelay("vision", "encode", "red.png", "-o", "a.safetensors", "--vision", vision, "--json", *flags)
-    (one,) = json.loads(ran.out)["images"]
+    (one,) = json.loads(ran.stdout)["images"]
     assert (one["hidden_layer"], one["tokens"], one["shape"]) == (-3, "image_no_markers", [16, 128])
 
 
-async def test_scores_as_a_table_and_as_json(zrelay: Any, vision: str, pictures: tuple[str, str]) -> None:
+async def test_scores_as_a_table_and_as_json(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     texts = ["--text", "a red circle", "--text", "a blue star"]
     ran = await zrelay("vision", "score", *pictures, *texts, "--vision", vision)
-    assert ran.code == 0 and ran.out.count("a red circle") == 2 and "%" in ran.out, ran.err
-    said = json.loads((await zrelay("vision", "score", *pictures, *texts, "--vision", vision, "--json")).out)
+    assert ran.returncode == 0 and ran.stdout.count("a red circle") == 2 and "%" in ran.stdout, ran.stderr
+    said = json.loads((await zrelay("vision", "score", *pictures, *texts, "--vision", vision, "--json")).stdout)
     assert said["texts"] == ["a red circle", "a blue star"]
     assert [one["image"] for one in said["images"]] == list(pictures)
     for one in said["images"]:
@@ -82,18 +75,18 @@ async def test_scores_as_a_table_and_as_json(zrelay: Any, vision: str, pictures:
         )
 
 
-async def test_what_cannot_work_is_refused_before_anybody_is_asked(zrelay: Any, empty_home: Path) -> None:
+async def test_what_cannot_work_is_refused_before_anybody_is_asked(zrelay: Zrelay, empty_home: Path) -> None:
     nowhere = ["--vision", "127.0.0.1:1"]
     async with AsyncClient(vision="127.0.0.1:1") as client:
         with pytest.raises(TypeError, match="got one"):
             await client.encode_images("notes.txt", engine="siglip")
     ran = await zrelay("vision", "encode", "nothing.png", "-o", "nowhere/a.safetensors", *nowhere)
-    assert ran.code == 5 and "there is no such folder" in ran.err
+    assert ran.returncode == 5 and "there is no such folder" in ran.stderr
     ran = await zrelay("vision", "encode", "a.png", "-o", "a.safetensors", "--engine", "siglip", "--layer", "-2")
-    assert ran.code == 2 and "--layer is for --engine qwen3-vl" in ran.err
+    assert ran.returncode == 2 and "--layer is for --engine qwen3-vl" in ran.stderr
 
 
-async def test_files_that_cannot_be_are_refused_by_name(zrelay: Any, vision: str, empty_home: Path) -> None:
+async def test_files_that_cannot_be_are_refused_by_name(zrelay: Zrelay, vision: str, empty_home: Path) -> None:
     Path("notes.txt").write_text("hello")
     Path("broken.png").write_bytes(RED[:60])
     for name, code, told in (
@@ -102,7 +95,7 @@ async def test_files_that_cannot_be_are_refused_by_name(zrelay: Any, vision: str
         ("broken.png", 3, "broken.png: expected a whole PNG file"),
     ):
         ran = await zrelay("vision", "score", name, "--text", "a", "--vision", vision)
-        assert ran.code == code and told in ran.err, ran.err
+        assert ran.returncode == code and told in ran.stderr, ran.stderr
 
 
 async def test_a_file_over_the_limit_is_not_read_whole(vision: str, empty_home: Path) -> None:
@@ -115,22 +108,22 @@ async def test_a_file_over_the_limit_is_not_read_whole(vision: str, empty_home: 
     assert refused.value.reason == "IMAGE_BYTES"
 
 
-async def test_refusals_of_the_service_arrive(zrelay: Any, vision: str, pictures: tuple[str, str]) -> None:
+async def test_refusals_of_the_service_arrive(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     encode = ["vision", "encode", "red.png", "-o", "a.safetensors", "--vision", vision]
     ran = await zrelay(*encode, "--layer", "-99")
-    assert ran.code == 3 and "expected -4 to -1, got -99" in ran.err
+    assert ran.returncode == 3 and "expected -4 to -1, got -99" in ran.stderr
     ran = await zrelay(*encode, "--engine", "siglip", "--target-area", "7")
-    assert ran.code == 3 and "target_area: expected 4096 to 16777216 pixels, got 7" in ran.err
+    assert ran.returncode == 3 and "target_area: expected 4096 to 16777216 pixels, got 7" in ran.stderr
     assert not Path("a.safetensors").exists()
     ran = await zrelay("vision", "score", "red.png", "--text", "word " * 500, "--vision", vision)
-    assert ran.code == 3 and "texts[0]: expected at most 64 tokens" in ran.err
+    assert ran.returncode == 3 and "texts[0]: expected at most 64 tokens" in ran.stderr
 
 
-async def test_more_images_than_one_call_takes(services: Any, empty_home: Path) -> None:
+async def test_more_images_than_one_call_takes(services: Services, empty_home: Path) -> None:
     """A service that takes two at a time gets three in two calls, and the answers keep their order."""
     siglip = VISION_CHECKPOINT / "siglip"
     few = services.start(VisionServicer(VisionConfig(siglip=siglip, device="cpu", threads=1, max_images=2)))
-    images = [png((value, 0, 0)) for value in (10, 20, 30)]
+    images = [solid_png((value, 0, 0)) for value in (10, 20, 30)]
     async with AsyncClient(vision=few) as client:
         found = await client.encode_images(images, engine="siglip")
         scores = await client.score_images(images, ["a red circle"])
@@ -139,13 +132,13 @@ async def test_more_images_than_one_call_takes(services: Any, empty_home: Path) 
 
 
 async def test_a_prompt_is_conditioned_by_a_path_bytes_states_and_a_file(
-    services: Any, vision: str, pictures: tuple[str, str]
+    services: Services, vision: str, pictures: tuple[str, str]
 ) -> None:
-    async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision) as client:
+    async with AsyncClient(encoder=services.encoder, vision=vision) as client:
         embeds = await client.encode("a red circle", negative_prompt="")
         (states,) = await client.encode_images(["red.png"], engine="qwen3_vl")
         states.save("red.safetensors")
-        sources = ["red.png", RED, states, "red.safetensors"]
+        sources: list[str | bytes | ImageEmbeds] = ["red.png", RED, states, "red.safetensors"]
         made = [await client.condition_prompt(embeds, source, alpha=0.4) for source in sources]
     assert len({rows(one.embeds) for one in made}) == 1 and rows(made[0].embeds) != rows(embeds)
     assert [one.image_sha256 for one in made[:2]] == [hashlib.sha256(RED).hexdigest()] * 2
@@ -158,8 +151,8 @@ async def test_a_prompt_is_conditioned_by_a_path_bytes_states_and_a_file(
     assert rows(Embeds.load("conditioned.safetensors")) == rows(made[0].embeds)
 
 
-async def test_alpha_0_gives_the_prompt_back(services: Any, vision: str) -> None:
-    async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision) as client:
+async def test_alpha_0_gives_the_prompt_back(services: Services, vision: str) -> None:
+    async with AsyncClient(encoder=services.encoder, vision=vision) as client:
         embeds = await client.encode("a red circle")
         same = await client.condition_prompt(embeds, RED, alpha=0.0)
         with pytest.raises(InvalidArgument, match="alpha"):
@@ -171,8 +164,8 @@ async def test_alpha_0_gives_the_prompt_back(services: Any, vision: str) -> None
     assert rows(same.embeds) == rows(embeds)
 
 
-async def test_states_cannot_be_read_anew_nor_grids_blended(services: Any, vision: str) -> None:
-    async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision) as client:
+async def test_states_cannot_be_read_anew_nor_grids_blended(services: Services, vision: str) -> None:
+    async with AsyncClient(encoder=services.encoder, vision=vision) as client:
         embeds = await client.encode("a red circle")
         (grid,) = await client.encode_images([RED], engine="siglip")
         with pytest.raises(InvalidArgument, match="expected states of a Qwen3-VL, got a siglip grid") as refused:
@@ -184,8 +177,8 @@ async def test_states_cannot_be_read_anew_nor_grids_blended(services: Any, visio
         assert refused.value.reason == "STATES_ALREADY_READ"
 
 
-def test_the_sync_client_has_the_same(services: Any, vision: str) -> None:
-    with Client(encoder=services.endpoints["encoder"], vision=vision) as client:
+def test_the_sync_client_has_the_same(services: Services, vision: str) -> None:
+    with Client(encoder=services.encoder, vision=vision) as client:
         (states,) = client.encode_images([RED], engine="qwen3_vl")
         assert client.condition_prompt(client.encode("a red circle"), states).report.states.tokens == states.shape[0]
         assert len(client.score_images([RED], ["a", "b"])[0].cosines) == 2

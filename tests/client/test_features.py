@@ -1,27 +1,24 @@
 """Start images and skip-layer guidance through the library and the command line."""
 
-import io
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as Pictures
 
-from zrelay_client import AsyncClient, GenerateOptions, InvalidArgument
+from tests.helpers.images import png
+from tests.helpers.jobs import PROMPT
+from zrelay_client import AsyncClient, InvalidArgument
 from zrelay_shared import exits
 
-PROMPT = "a small red circle on a blue background"
-QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 7, "deterministic": True}
+from .conftest import Services, Zrelay
+
+QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 4, "seed": 7, "deterministic": True}
 
 
-def picture(side: int = 64) -> bytes:
-    file = io.BytesIO()
-    Pictures.effect_noise((side, side), 50).convert("RGB").save(file, "PNG")
-    return file.getvalue()
-
-
-async def test_a_start_image_by_value_and_by_name(services: Any) -> None:
-    image = picture()
+async def test_a_start_image_by_value_and_by_name(services: Services) -> None:
+    image = png(64, 64)
+    services.take_uploads()
     async with AsyncClient(**services.endpoints) as client:
         started = await client.generate(PROMPT, image=image, strength=0.5, **QUICK)
         named = await client.generate(started.embeds, image=image, strength=0.5, **QUICK)
@@ -29,15 +26,15 @@ async def test_a_start_image_by_value_and_by_name(services: Any) -> None:
         with pytest.raises(InvalidArgument, match="no image to start from"):
             await client.generate(PROMPT, strength=0.5, **QUICK)
         with pytest.raises(InvalidArgument, match="bytes of an image file"):
-            await client.generate(PROMPT, image="fox.png", **QUICK)  # type: ignore[misc]
-        (generator,) = client._to.generators
-        assert len(generator.contents._held) == len(named.embeds.contents) + 1
+            await client.generate(PROMPT, image="fox.png", **QUICK)  # type: ignore[arg-type]
+    digests = {content.sha256 for content in named.embeds.contents.values()} | {hashlib.sha256(image).hexdigest()}
+    assert sorted(services.take_uploads()) == sorted(digests), "each was sent once"
     assert named.images[0].pixels_sha256 == started.images[0].pixels_sha256 != plain.images[0].pixels_sha256
 
 
-async def test_skip_layer_guidance(services: Any) -> None:
-    skipping: GenerateOptions = {"skip_layer_guidance_scale": 3.0, "skip_guidance_layers": [1, 2]}
-    window: GenerateOptions = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+async def test_skip_layer_guidance(services: Services) -> None:
+    skipping: dict[str, Any] = {"skip_layer_guidance_scale": 3.0, "skip_guidance_layers": [1, 2]}
+    window: dict[str, Any] = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
     async with AsyncClient(**services.endpoints) as client:
         plain = await client.generate(PROMPT, **QUICK)
         guided = await client.generate(PROMPT, **skipping, **window, **QUICK)
@@ -46,14 +43,14 @@ async def test_skip_layer_guidance(services: Any) -> None:
     assert guided.images[0].pixels_sha256 != plain.images[0].pixels_sha256
 
 
-async def test_both_on_the_command_line(services: Any, zrelay: Any) -> None:
-    flags = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
-    Path("start.png").write_bytes(picture())
+async def test_both_on_the_command_line(services: Services, zrelay: Zrelay) -> None:
+    flags = ["--encoder", services.encoder, "--generator", services.generator]
+    Path("start.png").write_bytes(png(64, 64))
     quick = ["--size", "64x64", "--num-inference-steps", "4", "--seed", "1"]
     skip = ["--skip-layer-guidance-scale", "2", "--skip-guidance-layers", "1, 2"]
     ran = await zrelay("generate", "fox", "--image", "start.png", "--strength", "0.5", *skip, *quick, *flags)
-    assert (ran.code, ran.out) == (0, "fox-1.png\n"), ran.err
+    assert (ran.returncode, ran.stdout) == (0, "fox-1.png\n"), ran.stderr
     missing = await zrelay("generate", "fox", "--image", "none.png", *quick, *flags)
-    assert (missing.code, missing.err) == (exits.LOCAL_FILE, "error: none.png: No such file or directory\n")
+    assert (missing.returncode, missing.stderr) == (exits.LOCAL_FILE, "error: none.png: No such file or directory\n")
     wrong = await zrelay("generate", "fox", "--skip-guidance-layers", "a", *quick, *flags)
-    assert wrong.code == exits.USAGE
+    assert wrong.returncode == exits.USAGE

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from zrelay_client import AsyncClient, FailedPrecondition, GenerateOptions
+from zrelay_client import AsyncClient, FailedPrecondition
 from zrelay_client._generators import require_alike
 
-QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
+from .conftest import Services
+
+QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 
 
-async def test_generators_of_another_model_or_other_defaults_are_refused(services: Any) -> None:
-    async with AsyncClient(generator=services.endpoints["generator"]) as client:
+async def test_generators_of_another_model_or_other_defaults_are_refused(services: Services) -> None:
+    async with AsyncClient(generator=services.generator) as client:
         info = await client.generator_info()
     require_alike([info, info])
     require_alike([info, replace(info, transformer_digest="")])  # it does not say yet
@@ -25,7 +27,7 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
         assert (refused.value.reason, refused.value.metadata["field"]) == ("GENERATORS_DIFFER", name)
 
 
-async def test_one_that_comes_back_with_another_model_gets_no_job(services: Any) -> None:
+async def test_one_that_comes_back_with_another_model_gets_no_job(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
         generators = client._to.generators
         result = await client.generate("fox", **QUICK)

@@ -1,17 +1,18 @@
 """Many pictures, several endpoints, and what is sent once: the library against real services."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import PROMPT
 from zrelay_client import (
     AsyncClient,
     Cancelled,
     Embeds,
     EncoderMismatch,
     FailedPrecondition,
-    GenerateOptions,
     InvalidArgument,
     Notice,
     Outcome,
@@ -21,15 +22,16 @@ from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 
-PROMPT = "a small red circle on a blue background"
-QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
+from .conftest import RecordingGenerator, Services
+
+QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "deterministic": True}
 DEAD = "127.0.0.1:1"
 
 
 @pytest.fixture(scope="module")
-def embeds(services: Any) -> Embeds:
+def embeds(services: Services) -> Embeds:
     async def encoded() -> Embeds:
-        async with AsyncClient(encoder=services.endpoints["encoder"]) as client:
+        async with AsyncClient(encoder=services.encoder) as client:
             return await client.encode(PROMPT)
 
     return asyncio.run(encoded())
@@ -40,7 +42,7 @@ async def all_of(client: AsyncClient, *args: Any, **options: Any) -> list[Outcom
     return sorted(outcomes, key=lambda outcome: outcome.index)
 
 
-async def test_every_prompt_with_every_seed_though_the_queue_is_short(services: Any) -> None:
+async def test_every_prompt_with_every_seed_though_the_queue_is_short(services: Services) -> None:
     seen: list[int] = []
     async with AsyncClient(**services.endpoints) as client:
         outcomes = await all_of(
@@ -54,14 +56,14 @@ async def test_every_prompt_with_every_seed_though_the_queue_is_short(services: 
     assert set(seen) == set(range(10))
 
 
-async def test_a_failing_job_stops_nobody(services: Any, embeds: Embeds) -> None:
+async def test_a_failing_job_stops_nobody(services: Services, embeds: Embeds) -> None:
     async with AsyncClient(**services.endpoints) as client:
         outcomes = await all_of(client, [embeds, "", embeds], seeds=[1, 2], **QUICK)
     assert [one.error is not None for one in outcomes] == [False, False, True, True, False, False]
     assert isinstance(outcomes[2].error, InvalidArgument)
 
 
-async def test_a_batch_that_is_repeated_is_the_same_jobs(services: Any, embeds: Embeds) -> None:
+async def test_a_batch_that_is_repeated_is_the_same_jobs(services: Services, embeds: Embeds) -> None:
     async with AsyncClient(**services.endpoints) as client:
         first = await all_of(client, embeds, seeds=[None, None], batch_id="twice", **QUICK)
         again = await all_of(client, embeds, seeds=[None, None], batch_id="twice", **QUICK)
@@ -70,55 +72,49 @@ async def test_a_batch_that_is_repeated_is_the_same_jobs(services: Any, embeds: 
     assert len({a.seed for a, _ in results if a}) == 2
 
 
-async def test_leaving_it_cancels_what_is_under_way(services: Any, embeds: Embeds) -> None:
+async def test_leaving_it_cancels_what_is_under_way(services: Services, embeds: Embeds) -> None:
     async with AsyncClient(**services.endpoints) as client:
         outcomes = client.generate_many(embeds, seeds=range(100), width=64, height=64, num_inference_steps=4)
         await anext(outcomes)
         await outcomes.aclose()
         assert client.painting() == ()
-        await services.idle(5.0)
+        await services.idle()
 
 
-async def test_a_callback_that_fails_ends_it_all(services: Any, embeds: Embeds) -> None:
+async def test_a_callback_that_fails_ends_it_all(services: Services, embeds: Embeds) -> None:
     def fail(index: int, event: object) -> None:
         raise OSError("the disk is full")
 
     async with AsyncClient(**services.endpoints) as client:
         with pytest.raises(OSError, match="full"):
             await all_of(client, embeds, seeds=range(10), on_event=fail, **QUICK)
-        await services.idle(5.0)
+        await services.idle()
 
 
-async def test_a_thousand_seeds_upload_one_embedding(services: Any, embeds: Embeds) -> None:
+async def test_a_thousand_seeds_upload_one_embedding(services: Services, embeds: Embeds) -> None:
     async with AsyncClient(**services.endpoints) as client:
-        (generator,) = client._to.generators
-        sent: list[str] = []
-        upload = generator.contents._send
-
-        async def counted(content: Any) -> None:
-            sent.append(content.sha256)
-            await upload(content)
-
-        generator.contents._send = counted
-        await all_of(client, embeds, seeds=range(12), in_flight=4, **QUICK)
-        assert sent == [embeds.contents["prompt"].sha256]
+        services.take_uploads()
+        await all_of(client, embeds, seeds=range(12), in_flight=2, **QUICK)
         await client.generate(embeds, seed=1, **QUICK)
-        assert len(sent) == 1
+    assert services.take_uploads() == [embeds.contents["prompt"].sha256]
 
 
-async def test_content_that_the_generator_lost_is_sent_again(services: Any) -> None:
-    async with AsyncClient(**services.endpoints) as client:
-        fresh = await client.encode("an embedding that no generator ever saw, and that is long enough to be named")
-        (generator,) = client._to.generators
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        for content in fresh.contents.values():
-            generator.contents._held[content.sha256] = done  # type: ignore[assignment]  # it "has been sent"
-        (outcome,) = await all_of(client, fresh, seeds=[1], **QUICK)
-    assert outcome.error is None
+async def test_content_that_the_generator_lost_is_sent_again(services: Services, tmp_path: Path) -> None:
+    """It keeps the contents of one prompt; another prompt displaces them."""
+    async with AsyncClient(encoder=services.encoder) as client:
+        first, other = await client.encode_batch([f"{word}, in words enough to be sent by digest" for word in "ab"])
+    digests = [embeds.contents["prompt"].sha256 for embeds in (first, other)]
+    keep = first.contents["prompt"].size_bytes * 3 // 2
+    config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=tmp_path, keep_contents_bytes=keep)
+    forgetful = RecordingGenerator(config)
+    async with AsyncClient(generator=services.start(forgetful)) as client:
+        for embeds in (first, first, other, first):
+            (outcome,) = await all_of(client, embeds, seeds=[1], **QUICK)
+            assert outcome.error is None
+    assert forgetful.uploads == [digests[0], digests[1], digests[0]]
 
 
-async def test_content_that_is_not_kept_travels_whole(services: Any, embeds: Embeds) -> None:
+async def test_content_that_is_not_kept_travels_whole(services: Services, embeds: Embeds) -> None:
     config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=None, keep_contents_bytes=0)
     async with AsyncClient(generator=services.start(GeneratorServicer(config))) as client:
         outcomes = await all_of(client, embeds, seeds=range(3), **QUICK)
@@ -127,15 +123,15 @@ async def test_content_that_is_not_kept_travels_whole(services: Any, embeds: Emb
     assert [one.error for one in outcomes] == [None] * 3
 
 
-async def test_a_dead_generator_among_several_costs_nothing(services: Any, embeds: Embeds) -> None:
-    both = [DEAD, services.endpoints["generator"]]
-    async with AsyncClient(encoder=services.endpoints["encoder"], generator=both) as client:
+async def test_a_dead_generator_among_several_costs_nothing(services: Services, embeds: Embeds) -> None:
+    both = [DEAD, services.generator]
+    async with AsyncClient(encoder=services.encoder, generator=both) as client:
         assert (await client.generate(PROMPT, seed=1, **QUICK)).generator == both[1]
-        outcomes = await all_of(client, embeds, seeds=range(6), **QUICK)
+        outcomes = await all_of(client, embeds, seeds=range(6), in_flight=2, **QUICK)
         status = await client.status()
     assert {one.result.generator for one in outcomes if one.result} == {both[1]}
     assert [(one.role, one.endpoint, one.error is None) for one in status] == [
-        ("encoder", services.endpoints["encoder"], True),
+        ("encoder", services.encoder, True),
         ("generator", DEAD, False),
         ("generator", both[1], True),
     ]
@@ -144,7 +140,7 @@ async def test_a_dead_generator_among_several_costs_nothing(services: Any, embed
             await client.generate(embeds, **QUICK)
 
 
-async def test_closing_the_client_cancels_what_is_under_way(services: Any, embeds: Embeds) -> None:
+async def test_closing_the_client_cancels_what_is_under_way(services: Services, embeds: Embeds) -> None:
     client = AsyncClient(**services.endpoints)
     long = client.generate(embeds, request_id="closed", width=512, height=512, num_inference_steps=100)
     work = asyncio.create_task(long)
@@ -156,14 +152,14 @@ async def test_closing_the_client_cancels_what_is_under_way(services: Any, embed
         await work
 
 
-async def test_encoders_stand_in_only_where_they_make_the_same(services: Any, stranger: str) -> None:
-    own = services.endpoints["encoder"]
-    async with AsyncClient(encoder=[own, stranger], generator=services.endpoints["generator"]) as client:
+async def test_encoders_stand_in_only_where_they_make_the_same(services: Services, stranger: str) -> None:
+    own = services.encoder
+    async with AsyncClient(encoder=[own, stranger], generator=services.generator) as client:
         events: list[object] = []
         await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
         assert not [event for event in events if isinstance(event, Notice)]
         reference = client._to.encoders._made_by[own]
-    async with AsyncClient(encoder=[DEAD, own], generator=services.endpoints["generator"]) as client:
+    async with AsyncClient(encoder=[DEAD, own], generator=services.generator) as client:
         events = []
         await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
         (told,) = [event for event in events if isinstance(event, Notice)]
@@ -184,7 +180,7 @@ async def test_encoders_stand_in_only_where_they_make_the_same(services: Any, st
             encoders._made_by[endpoint] = reference
         with pytest.raises(FailedPrecondition, match="makes other embeddings"):
             await client.encode(PROMPT)
-    async with AsyncClient(encoder=stranger, generator=services.endpoints["generator"]) as client:
+    async with AsyncClient(encoder=stranger, generator=services.generator) as client:
         with pytest.raises(EncoderMismatch):
             await client.generate(PROMPT, **QUICK)
 

@@ -5,15 +5,15 @@ import json
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from zrelay_client import InvalidArgument, read_provenance
 from zrelay_shared import exits
 
-Image = pytest.importorskip("PIL.Image")
-from PIL.PngImagePlugin import PngInfo  # noqa: E402
+from .conftest import Zrelay
 
 SAID = {"prompt": "a naïve fox", "seed": 7}
 TEXT = json.dumps(SAID)
@@ -64,11 +64,11 @@ def test_cut_files_never_crash(format: str) -> None:
             assert error.reason == "IMAGE_INVALID"
 
 
-async def test_info_shows_it(zrelay: Any) -> None:
+async def test_info_shows_it(zrelay: Zrelay) -> None:
     Path("fox.png").write_bytes(written("PNG"))
     ran = await zrelay("info", "fox.png")
-    assert "prompt  a naïve fox" in ran.out
-    assert json.loads((await zrelay("info", "fox.png", "--json")).out)["provenance"] == SAID
+    assert "prompt  a naïve fox" in ran.stdout
+    assert json.loads((await zrelay("info", "fox.png", "--json")).stdout)["provenance"] == SAID
     Path("no.txt").write_text("hello")
-    assert (await zrelay("info", "no.txt")).code == exits.REFUSED
-    assert (await zrelay("info", "none.png")).code == exits.LOCAL_FILE
+    assert (await zrelay("info", "no.txt")).returncode == exits.REFUSED
+    assert (await zrelay("info", "none.png")).returncode == exits.LOCAL_FILE

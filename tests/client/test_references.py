@@ -1,49 +1,40 @@
 """Pictures painted after images, blended into the prompt or beside it (Omni), over real services."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from tests.helpers.images import png
+from tests.helpers.jobs import PROMPT
 from zrelay_client import (
     AsyncClient,
     Client,
     FailedPrecondition,
     FeatureMissing,
-    GenerateOptions,
     InvalidArgument,
     read_provenance,
 )
 
-PROMPT = "a small red circle on a blue background"
-QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7, "deterministic": True}
+from .conftest import Services, Zrelay
+
+QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7, "deterministic": True}
 
 
-def noise(size: tuple[int, int] = (128, 96), seed: int = 1) -> bytes:
-    """A PNG that compresses badly, so that it is worth sending once."""
-    file = io.BytesIO()
-    small = Image.new("RGB", (9, 7))
-    small.putdata([((i * 67 * seed) % 256, (i * 131) % 256, (i * 29 + 90) % 256) for i in range(63)])
-    small.resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
-
-
-A, B = noise(), noise((80, 200), 3)
+A, B = png(128, 96, seed=1), png(80, 200, seed=3)
 
 
 @pytest.fixture
-async def client(services: Any, vision: str) -> Any:
+async def client(services: Services, vision: str) -> Any:
     async with AsyncClient(**services.endpoints, vision=vision) as client:
         yield client
 
 
 @pytest.fixture
-async def painter(services: Any, vision: str, omni: str) -> Any:
+async def painter(services: Services, vision: str, omni: str) -> Any:
     """The same with a generator that paints after images."""
-    async with AsyncClient(encoder=services.endpoints["encoder"], vision=vision, generator=omni) as client:
+    async with AsyncClient(encoder=services.encoder, vision=vision, generator=omni) as client:
         yield client
 
 
@@ -112,7 +103,7 @@ async def test_omni_with_guidance_and_as_a_job(painter: Any) -> None:
 
 
 async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: Any) -> None:
-    large = noise((1100, 1000))
+    large = png(1100, 1000)
     one = await painter.generate(PROMPT, omni=[large], **QUICK)
     wide = await painter.generate(PROMPT, omni=[large], **{**QUICK, "width": 128})
     shapes = [grid.shape for result in (one, wide) for grid in result.embeds.omni.grids]
@@ -149,41 +140,41 @@ async def test_a_generator_without_siglip_parts_is_told_before_anything_is_compu
     assert refused.value.metadata["feature"] == "generate.omni"
 
 
-async def test_an_encoder_of_another_width_is_told(services: Any, vision: str, stranger: str) -> None:
-    generator = services.endpoints["generator"]
+async def test_an_encoder_of_another_width_is_told(services: Services, vision: str, stranger: str) -> None:
+    generator = services.generator
     async with AsyncClient(encoder=stranger, vision=vision, generator=generator) as client:
         with pytest.raises(FailedPrecondition) as refused:
             await client.generate(PROMPT, reference=A, **QUICK)
     assert refused.value.reason == "STATES_WIDTH" and "width" in refused.value.message, refused.value.message
 
 
-def test_no_vision_service_is_told(services: Any) -> None:
+def test_no_vision_service_is_told(services: Services) -> None:
     with Client(**services.endpoints) as client, pytest.raises(InvalidArgument, match="vision: this client knows none"):
         client.generate(PROMPT, reference=A, **QUICK)
 
 
-async def test_the_command_line_has_both(services: Any, vision: str, omni: str, zrelay: Any) -> None:
+async def test_the_command_line_has_both(services: Services, vision: str, omni: str, zrelay: Zrelay) -> None:
     Path("a.png").write_bytes(A)
     Path("b.png").write_bytes(B)
-    common = ["--encoder", services.endpoints["encoder"], "--vision", vision]
+    common = ["--encoder", services.encoder, "--vision", vision]
     quick = ["--size", "64x64", "--num-inference-steps", "2", "--seed", "7"]
-    here = ["--generator", services.endpoints["generator"]]
+    here = ["--generator", services.generator]
     flags = ["--alpha", "0.5", "--normalization", "global", "--vision-tokens", "image-only"]
     ran = await zrelay("generate", "fox", "--reference", "a.png", *flags, *common, *here, *quick)
-    assert (ran.code, ran.out) == (0, "fox-7.png\n"), ran.err
-    assert "blended with a reference" in ran.err and ", vision " in ran.err
+    assert (ran.returncode, ran.stdout) == (0, "fox-7.png\n"), ran.stderr
+    assert "blended with a reference" in ran.stderr and ", vision " in ran.stderr
     assert "alpha=0.5 global" in read_provenance(Path("fox-7.png").read_bytes())["encoder"]["modifications"][1]  # type: ignore[index]
     there = ["--omni", "a.png", "--omni", "b.png", "--generator", omni]
     ran = await zrelay("generate", "fox", "-o", "o.png", "--count", "2", *there, *common, *quick)
-    assert (ran.code, sorted(ran.out.split())) == (0, ["o-1.png", "o-2.png"]), ran.err
+    assert (ran.returncode, sorted(ran.stdout.split())) == (0, ["o-1.png", "o-2.png"]), ran.stderr
     ran = await zrelay("generate", "fox", "--detach", "--count", "2", *there, *common, *quick)
-    assert ran.code == 0 and len(ran.out.split()) == 2, ran.err
+    assert ran.returncode == 0 and len(ran.stdout.split()) == 2, ran.stderr
 
 
-async def test_the_command_line_says_what_is_wrong(services: Any, vision: str, zrelay: Any) -> None:
+async def test_the_command_line_says_what_is_wrong(services: Services, vision: str, zrelay: Zrelay) -> None:
     Path("a.png").write_bytes(A)
     Path("broken.png").write_bytes(A[:60])
-    near = ["--encoder", services.endpoints["encoder"], "--generator", services.endpoints["generator"]]
+    near = ["--encoder", services.encoder, "--generator", services.generator]
     seeing = [*near, "--vision", vision]
     for flags, code, says in (
         (["--reference", "a.png", "--omni", "a.png", *seeing], 2, "choose one"),
@@ -197,5 +188,5 @@ async def test_the_command_line_says_what_is_wrong(services: Any, vision: str, z
         (["--omni", "a.png", *seeing], 3, "no SigLIP parts"),
     ):
         ran = await zrelay("generate", "fox", *flags)
-        assert ran.code == code and says in ran.err, ran.err
+        assert ran.returncode == code and says in ran.stderr, ran.stderr
     assert not list(Path().glob("fox*"))

@@ -7,10 +7,12 @@ import pytest
 from zrelay_client import AsyncClient, Embeds, GenerateOptions, InvalidArgument
 from zrelay_client._requests import encode_request, generate_request
 
+from .conftest import Services
+
 
 @pytest.fixture
-async def embeds(services: Any) -> Embeds:
-    async with AsyncClient(encoder=services.endpoints["encoder"]) as client:
+async def embeds(services: Services) -> Embeds:
+    async with AsyncClient(encoder=services.encoder) as client:
         return await client.encode("a fox")
 
 

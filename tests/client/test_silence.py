@@ -11,52 +11,56 @@ from zrelay_shared.errors import Unavailable
 
 
 class Stream:
-    """Says 1, is silent for a while, says 2."""
+    """Yields 1, waits for `resume`, yields 2."""
 
-    def __init__(self, pause_s: float) -> None:
-        self._pause_s = pause_s
+    def __init__(self) -> None:
+        self.resume, self.waits = asyncio.Event(), asyncio.Event()
         self.ended = False
 
     async def messages(self) -> AsyncGenerator[int, None]:
         try:
             yield 1
-            await asyncio.sleep(self._pause_s)
+            self.waits.set()
+            await self.resume.wait()
             yield 2
         finally:
             self.ended = True
 
 
 class Asked:
-    """Whether somebody is there."""
+    """Answers whether the sender is there; the third answer resumes `stream`."""
 
-    def __init__(self, *, there: bool) -> None:
-        self.count, self._there = 0, there
+    def __init__(self, stream: Stream | None = None, *, there: bool) -> None:
+        self.count, self._stream, self._there = 0, stream, there
 
     async def __call__(self) -> None:
         self.count += 1
         if not self._there:
             raise Unavailable("gone")
+        if self.count == 3 and self._stream is not None:
+            self._stream.resume.set()
 
 
 async def test_who_is_there_may_be_silent() -> None:
-    stream, asked = Stream(0.2), Asked(there=True)
-    assert [number async for number in listen(stream.messages(), asked, 0.03)] == [1, 2]
-    assert 2 <= asked.count <= 7
+    stream = Stream()
+    asked = Asked(stream, there=True)
+    assert [number async for number in listen(stream.messages(), asked, 0.01)] == [1, 2]
+    assert asked.count >= 3
     assert stream.ended
 
 
 async def test_who_is_gone_ends_the_stream() -> None:
-    stream, asked = Stream(60.0), Asked(there=False)
+    stream, asked = Stream(), Asked(there=False)
     got = []
     with pytest.raises(Unavailable):
-        async for number in listen(stream.messages(), asked, 0.03):
+        async for number in listen(stream.messages(), asked, 0.01):
             got.append(number)
     assert (got, asked.count, stream.ended) == ([1], 1, True)
 
 
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
 async def test_leaving_ends_the_stream(how: str) -> None:
-    stream = Stream(60.0)
+    stream = Stream()
 
     async def read() -> None:
         messages = stream.messages()
@@ -66,8 +70,9 @@ async def test_leaving_ends_the_stream(how: str) -> None:
                     return
 
     work = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
-    work.cancel()
+    if how == "cancelled":
+        await stream.waits.wait()
+        work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     assert stream.ended
 

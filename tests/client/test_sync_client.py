@@ -6,18 +6,21 @@ import json
 import os
 import signal
 import threading
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zrelay_client import Accepted, AsyncClient, Client, Done, GenerateOptions, InvalidArgument
+from tests.helpers.jobs import PROMPT
+from tests.helpers.polling import until
+from zrelay_client import Accepted, AsyncClient, Client, Done, Event, InvalidArgument
 from zrelay_client._stack.processes import start_mark
 
-PROMPT = "a small red circle on a blue background"
-QUICK: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
-LONG: GenerateOptions = {"width": 512, "height": 512, "num_inference_steps": 100}
+from .conftest import Services
+
+QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
+LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
 
 
 def public(kind: type) -> set[str]:
@@ -32,7 +35,7 @@ def test_it_has_every_method_with_the_same_words() -> None:
     assert inspect.signature(Client.__init__) == inspect.signature(AsyncClient.__init__)
 
 
-def test_it_paints_and_streams(services: Any, tmp_path: Path) -> None:
+def test_it_paints_and_streams(services: Services, tmp_path: Path) -> None:
     with Client(**services.endpoints) as client:
         result = client.generate(PROMPT, **QUICK)
         kinds = [type(event) for event in client.stream(PROMPT, **QUICK)]
@@ -46,14 +49,14 @@ def test_it_paints_and_streams(services: Any, tmp_path: Path) -> None:
         client.generate(PROMPT)
 
 
-async def test_leaving_its_stream_cancels_the_job(services: Any) -> None:
+async def test_leaving_its_stream_cancels_the_job(services: Services) -> None:
     with Client(**services.endpoints) as client:
         for _ in client.stream(PROMPT, request_id="sync-left", **LONG):
             break
     assert await services.was_cancelled("sync-left")
 
 
-async def test_closing_it_cancels_streams_that_nobody_reads(services: Any) -> None:
+async def test_closing_it_cancels_streams_that_nobody_reads(services: Services) -> None:
     with Client(**services.endpoints) as client:
         events = client.stream(PROMPT, request_id="sync-closed", **LONG)
         assert isinstance(next(events), Accepted)
@@ -62,14 +65,12 @@ async def test_closing_it_cancels_streams_that_nobody_reads(services: Any) -> No
 
 
 @pytest.mark.parametrize("how", ["generate", "stream"])
-def test_ctrl_c_cancels_the_job(services: Any, how: str) -> None:
+def test_ctrl_c_cancels_the_job(services: Services, how: str) -> None:
     name = f"sync-{how}"
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 20
-        with Client(generator=services.endpoints["generator"]) as other:
-            while not other.generator_info().queue.running and time.monotonic() < deadline:
-                time.sleep(0.01)
+        with Client(generator=services.generator) as other:
+            until(lambda: other.generator_info().queue.running, "the job runs", 60.0)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -81,12 +82,16 @@ def test_ctrl_c_cancels_the_job(services: Any, how: str) -> None:
     assert asyncio.run(services.was_cancelled(name))
 
 
-def test_waiting_within_a_callback_is_refused(services: Any) -> None:
+def test_waiting_within_a_callback_is_refused(services: Services) -> None:
     with Client(**services.endpoints) as client, pytest.raises(RuntimeError, match="within its own callback"):
-        client.generate(PROMPT, on_event=lambda event: client.cancel("x") and None, **LONG)
+
+        def wait(event: Event) -> None:
+            client.cancel("x")
+
+        client.generate(PROMPT, on_event=wait, **LONG)
 
 
-def stack_of(home: Path, endpoints: dict[str, str], started: str | None) -> None:
+def stack_of(home: Path, endpoints: Mapping[str, object], started: str | None) -> None:
     """A record as `zrelay up` leaves it, of processes that started then (this one's mark: they run)."""
     process = {"pid": os.getpid(), "started": started}
     services = [{"role": role, "process": process, "endpoint": at, "log": "x"} for role, at in endpoints.items()]
@@ -94,7 +99,7 @@ def stack_of(home: Path, endpoints: dict[str, str], started: str | None) -> None
     (home / "state" / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": services}))
 
 
-def test_with_nothing_given_it_takes_the_stack_of_up(services: Any, empty_home: Path) -> None:
+def test_with_nothing_given_it_takes_the_stack_of_up(services: Services, empty_home: Path) -> None:
     stack_of(empty_home, services.endpoints, start_mark(os.getpid()))
     with Client() as client:
         result = client.generate(PROMPT, **QUICK)
@@ -102,9 +107,9 @@ def test_with_nothing_given_it_takes_the_stack_of_up(services: Any, empty_home: 
     assert Path("circle.png").read_bytes() == result.images[0].data
 
 
-def test_configuration_wins_over_the_stack_and_flags_over_both(services: Any, empty_home: Path) -> None:
+def test_configuration_wins_over_the_stack_and_flags_over_both(services: Services, empty_home: Path) -> None:
     stack_of(empty_home, {"encoder": "127.0.0.1:1", "generator": "127.0.0.1:1"}, start_mark(os.getpid()))
-    encoder, generator = services.endpoints["encoder"], services.endpoints["generator"]
+    encoder, generator = services.encoder, services.generator
     (empty_home / "config.toml").write_text(
         f'default_profile = "here"\n[profile.here.encoder]\nendpoint = "{encoder}"\n'
         f'[profile.here.generator]\nendpoint = "{generator}"\n[profile.away.encoder]\nendpoint = "{encoder}"\n'

@@ -47,7 +47,17 @@ def literals(pattern: str) -> dict[str, str]:
     return found
 
 
-def test_every_error_class_and_nothing_else():
+def reasons(folder: Path) -> dict[str, str]:
+    """Literals that are passed as `reason=`, and the file of one of each."""
+    return {
+        str(node.value.value): path.name
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant)
+    }
+
+
+def test_every_error_class_and_nothing_else() -> None:
     rows = table("situation", "class", "code", "reason", "more details")
     documented = {row[1]: (row[2], *re.findall(r"[A-Z]+(?:_[A-Z]+)*", row[3])) for row in rows}
     documented["Unavailable"] = documented["Unavailable"][:2]  # LISTEN_FAILED is a refusal to start
@@ -58,7 +68,7 @@ def test_every_error_class_and_nothing_else():
         assert ("PreconditionFailure" in row[4]) == issubclass(kind, errors.FailedPrecondition), row
 
 
-def test_the_tree_in_the_docstring_is_the_tree():
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
     tree = re.findall(r"[├└]── (\w+) +([A-Z_]+)", errors.__doc__ or "")
     kinds = {kind.__name__: kind for kind in status.CLASSES}
     assert sorted(name for name, _ in tree) == sorted(kinds)
@@ -66,31 +76,24 @@ def test_the_tree_in_the_docstring_is_the_tree():
         assert word in (kinds[name].code, kinds[name].default_reason)
 
 
-def test_shared_reasons_are_documented():
-    said = {
-        node.value.value
-        for path in (ROOT / "shared").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant)
-    } | set(literals(r"TENSOR_[A-Z_]+(?<!TENSOR_DTYPE_)"))
+def test_shared_reasons_are_documented() -> None:
+    raised = reasons(ROOT / "shared").keys() | literals(r"TENSOR_[A-Z_]+(?<!TENSOR_DTYPE_)").keys()
     local = {"CONFIG_INVALID"}  # never travels
-    assert {reason for reason in said - local if f"{reason}" not in TEXT} == set()
+    assert {reason for reason in raised - local if reason not in TEXT} == set()
 
 
-def test_every_reason_is_upper_snake():
+def test_every_reason_is_upper_snake() -> None:
     for folder in SOURCES:
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant):
-                    assert re.fullmatch(r"[A-Z][A-Z0-9_]+", node.value.value), f"{path.name}: {node.value.value}"
+        for reason, file in reasons(ROOT / folder).items():
+            assert re.fullmatch(r"[A-Z][A-Z0-9_]+", reason), f"{file}: {reason}"
 
 
-def test_the_relation_table():
+def test_the_relation_table() -> None:
     rows = table("field", "a difference is")
     assert [(row[0].strip("`"), row[1]) for row in rows] == list(RELATION_OF_DIFFERENCE.items())
 
 
-def test_the_worked_example_of_the_digest():
+def test_the_worked_example_of_the_digest() -> None:
     canonical = next(line.strip() for line in TEXT.splitlines() if line.startswith('    {"backend"'))
     example = EncoderFingerprint(
         family="qwen3",
@@ -105,7 +108,7 @@ def test_the_worked_example_of_the_digest():
     assert f"    {example.digest}\n" in TEXT
 
 
-def test_the_golden_tensor():
+def test_the_golden_tensor() -> None:
     from zrelay.v1.embeds_pb2 import PromptSegment
 
     written = next(line for line in TEXT.splitlines() if re.fullmatch(r"    ([0-9a-f]{2} )+[0-9a-f]{2}", line))
@@ -115,7 +118,7 @@ def test_the_golden_tensor():
     assert f"`{tensors.crc32c(b'123456789'):08x}`" in TEXT
 
 
-def test_the_features_that_code_names_are_listed():
+def test_the_features_that_code_names_are_listed() -> None:
     listed = set(re.findall(r"`((?:encode|vision|generate|jobs|content|lora)\.[a-z0-9_.]+)`", TEXT))
     named = literals(r"(encode|vision|generate|jobs|content|lora)\.[a-z0-9_]+(\.[a-z_]+)?")
     files = {"jobs.db", "jobs.lock"}
@@ -140,11 +143,11 @@ def test_the_features_that_code_names_are_listed():
         ),
     ],
 )
-def test_limits(limit, value, spelt):
+def test_limits(limit: str, value: int, spelt: str) -> None:
     assert {row[0]: row[1] for row in table("limit", "value", "why")}[limit] == spelt
 
 
-def test_services_ports_and_rpcs():
+def test_services_ports_and_rpcs() -> None:
     for name, port, rpcs in table("service", "port", "rpcs"):
         role = SERVICES[name]
         module = importlib.import_module(f"zrelay.v1.{role}_pb2")
@@ -153,14 +156,14 @@ def test_services_ports_and_rpcs():
         assert int(port) == limits.DEFAULT_PORTS[role]
 
 
-def test_health_names():
+def test_health_names() -> None:
     from zrelay_shared.serving import ALIVE
 
     names = " ".join(row[0] for row in table("name", "SERVING means"))
     assert f"`{ALIVE}`" in names and all(f"`zrelay.v1.{service}`" in names for service in SERVICES)
 
 
-def test_the_contract_promises_the_order_in_which_the_code_checks():
+def test_the_contract_promises_the_order_in_which_the_code_checks() -> None:
     rows = table("step", "check", "refused with")
     reasons = [re.findall(r"[A-Z_]{6,}", row[2])[0] for row in rows]
     source = (ROOT / "shared/zrelay_shared/tensors.py").read_text()
@@ -169,7 +172,7 @@ def test_the_contract_promises_the_order_in_which_the_code_checks():
     assert reasons[6:] == ["CHECKSUM_MISMATCH", "TENSOR_NOT_FINITE"]
 
 
-def test_links_and_commands_exist():
+def test_links_and_commands_exist() -> None:
     for path in re.findall(r"`((?:shared|proto|docs|tests)/[\w./]+)`", TEXT):
         assert (ROOT / path).exists(), path
     assert "proto:" in (ROOT / "Makefile").read_text()

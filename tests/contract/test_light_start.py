@@ -20,7 +20,7 @@ HEAVY = {"torch", "numpy", "transformers", "diffusers", "PIL", "accelerate", "gr
     ],
     ids=["library", "client", "generate", "encoder", "vision", "generator"],
 )
-def test_what_is_light_runs_where_nothing_heavy_is_installed(call, absent):
+def test_what_is_light_runs_where_nothing_heavy_is_installed(call: str, absent: set[str]) -> None:
     script = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({sorted(absent)!r}))

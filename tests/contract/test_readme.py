@@ -21,9 +21,10 @@ MADE = {"circle.png"}
 
 def parsed(command: str) -> click.Context:
     """The context that click would run the command in. Raises click's usage errors."""
-    found, rest = cli, shlex.split(command)[1:]
+    found: click.Command | None = cli
+    rest = shlex.split(command)[1:]
     with click.Context(cli, info_name="zrelay") as context:
-        name = ""
+        name: str | None = ""
         while isinstance(found, click.Group) and rest and not rest[0].startswith("-"):
             name, found, rest = found.resolve_command(context, rest)
         assert isinstance(found, click.Command)

@@ -3,7 +3,6 @@
 import plistlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.tools import find_tool
 from zrelay.v1 import encoder_pb2, generator_pb2, vision_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -89,12 +89,10 @@ def base(deploy: Path) -> dict[str, list[Manifest]]:
 @pytest.fixture(scope="session")
 def render(deploy: Path) -> Callable[[str], list[Manifest]]:
     """Renders a folder of deploy/kubernetes as `kubectl apply -k` would; skips where there is no kubectl."""
-    kubectl = shutil.which("kubectl")
     rendered: dict[str, list[Manifest]] = {}
 
     def of(folder: str) -> list[Manifest]:
-        if kubectl is None:
-            pytest.skip("kubectl is not installed")
+        kubectl = find_tool("kubectl", "https://kubernetes.io/docs/tasks/tools/")
         if folder not in rendered:
             command = [kubectl, "kustomize", str(deploy / "kubernetes" / folder)]
             result = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -3,9 +3,7 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.tools import find_tool
 from zrelay_shared.limits import DEFAULT_PORTS
 
 Steps = list[tuple[str, str]]
@@ -105,9 +104,7 @@ def test_everything_installed_is_pinned(stages: dict[str, Steps]) -> None:
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.cuda.yaml"])
 def test_compose_schema(deploy: Path, name: str, tmp_path: Path) -> None:
     """The compose specification's own schema, which has every key; a misspelt one is told."""
-    checker = shutil.which("check-jsonschema", path=Path(sys.executable).parent) or shutil.which("check-jsonschema")
-    if checker is None:
-        pytest.skip("check-jsonschema is not installed")
+    checker = find_tool("check-jsonschema", "pip install check-jsonschema")
     text = (deploy / "docker" / name).read_text()
     (tmp_path / "wrong.yaml").write_text(text.replace("  image:", "  imago:"))
     command = [checker, "--builtin-schema", "vendor.compose-spec"]

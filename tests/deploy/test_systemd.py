@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.tools import find_tool
 from zrelay_shared import exits
-
-ANALYZE = shutil.which("systemd-analyze")
-needs_analyze = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 
 
 def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(ANALYZE), *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    tool = find_tool("systemd-analyze", "apt-get install systemd")
+    return subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -33,20 +32,17 @@ def copies(deploy: Path, tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.iterdir())
 
 
-@needs_analyze
 def test_verified(copies: list[Path]) -> None:
     """`verify` exits 0 on a misspelt key and only says so on stderr: any word there is a failure."""
     result = analyze("verify", "--man=no", *copies)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@needs_analyze
 def test_verify_would_tell(copies: list[Path]) -> None:
     copies[0].write_text(copies[0].read_text().replace("ProtectHome=", "ProtectHouse="))
     assert "ProtectHouse" in analyze("verify", "--man=no", copies[0]).stderr
 
 
-@needs_analyze
 def test_exposure(copies: list[Path]) -> None:
     """systemd's own score, 0 to 100: 19 to 20 is what is left when a GPU must work."""
     for unit in copies:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
-from zrelay_generator.features.protocol import Sampling
+from zrelay_generator.features.protocol import SamplingSettings
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
@@ -113,7 +113,7 @@ def oracle() -> Callable[..., Tensor]:
     def latents(
         folder: Path,
         embeds: Tensor,
-        sampling: Sampling,
+        sampling: SamplingSettings,
         *,
         dtype: torch.dtype = torch.float32,
         negative: Tensor | None = None,
@@ -144,7 +144,7 @@ def oracle() -> Callable[..., Tensor]:
 
 
 @pytest.fixture(scope="session")
-def sampling() -> Callable[..., Sampling]:
+def sampling() -> Callable[..., SamplingSettings]:
     return make_sampling
 
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zrelay_generator.features.protocol import Sampling
+from zrelay_generator.features.protocol import SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 
 
-def make_sampling(**changed: Any) -> Sampling:
+def make_sampling(**changed: Any) -> SamplingSettings:
     """128 x 128, 4 forwards, shift 3, guidance 0, seed 7, one image, or as `changed`."""
     steps, shift = changed.pop("steps", 4), changed.pop("shift", 3.0)
-    plain = Sampling(
+    plain = SamplingSettings(
         width=128,
         height=128,
         guidance_scale=0.0,

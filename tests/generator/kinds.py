@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from torch import Tensor
 
 from zrelay.v1 import generator_pb2 as pb
-from zrelay_generator.features.protocol import JobSpec, Sampling
+from zrelay_generator.features.protocol import JobSpec, SamplingSettings
 from zrelay_generator.model.loading import LoadedModel
 from zrelay_shared.wire import Parcel
 
@@ -13,7 +13,7 @@ from .callers import Caller
 
 Load = Callable[..., LoadedModel]
 """Loads a pipeline folder on the CPU."""
-MakeSampling = Callable[..., Sampling]
+MakeSampling = Callable[..., SamplingSettings]
 """Makes the sampling of a small job, changed by keywords."""
 MakeEmbeds = Callable[..., Tensor]
 """Makes random embeddings of so many tokens of a width."""

@@ -20,7 +20,7 @@ from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.omni.images import read_reference
 from zrelay_generator.features.omni.spec import OmniSpec
-from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
@@ -100,7 +100,7 @@ class Oracle:
         return list(found)
 
     def latents(
-        self, pictures: Sequence[Image.Image], words: Words, sampling: Sampling, negative: Words | None = None
+        self, pictures: Sequence[Image.Image], words: Words, sampling: SamplingSettings, negative: Words | None = None
     ) -> Tensor:
         """[16, h, w] of one image."""
         dtype = self.pipeline.transformer.dtype
@@ -122,7 +122,11 @@ class Oracle:
 
 
 def omni_job(
-    pictures: Sequence[Image.Image], grids: Sequence[Tensor], words: Words, sampling: Sampling, negative: Words | None
+    pictures: Sequence[Image.Image],
+    grids: Sequence[Tensor],
+    words: Words,
+    sampling: SamplingSettings,
+    negative: Words | None,
 ) -> JobSpec:
     """A job with references, as a parsed request holds it."""
     area = sampling.width * sampling.height

@@ -14,7 +14,7 @@ from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.omni.images import read_reference
-from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.registry import step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
@@ -46,7 +46,11 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def spec_of(
-    oracle: Oracle, pictures: Sequence[Image.Image], words: Words, asked: Sampling, negative: Words | None = None
+    oracle: Oracle,
+    pictures: Sequence[Image.Image],
+    words: Words,
+    asked: SamplingSettings,
+    negative: Words | None = None,
 ) -> JobSpec:
     grids = oracle.grids(pictures, asked.width * asked.height)
     return omni_job(pictures, grids, words, asked, negative)

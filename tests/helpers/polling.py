@@ -12,7 +12,7 @@ DEADLINE_S = 240.0
 _POLL_S = 0.02
 
 
-def until(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+def until(condition: Callable[[], T | None], what: str, deadline_s: float = DEADLINE_S) -> T:
     """Polls `condition` until its value is true, and returns the value. Fails the test, naming `what`, otherwise."""
     ends = time.monotonic() + deadline_s
     while not (value := condition()):
@@ -21,7 +21,7 @@ def until(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S)
     return value
 
 
-async def until_async(condition: Callable[[], Awaitable[T]], what: str, deadline_s: float = DEADLINE_S) -> T:
+async def until_async(condition: Callable[[], Awaitable[T | None]], what: str, deadline_s: float = DEADLINE_S) -> T:
     """As `until`, for a condition that is awaited."""
     ends = time.monotonic() + deadline_s
     while not (value := await condition()):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import subprocess
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 
@@ -55,6 +56,10 @@ class Link:
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+
+LinkTo = Callable[[str], Awaitable[Link]]
+"""Makes a link to an endpoint."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.deep
 def test_one_goal_as_json() -> None:
     command = [sys.executable, "benchmarks/relay.py", "--only", "P9", "--json", "--rounds", "1"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

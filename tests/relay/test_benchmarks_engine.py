@@ -11,7 +11,7 @@ import pytest
 from zrelay_demo import CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.deep]
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:

@@ -3,11 +3,22 @@
 import asyncio
 from typing import Any
 
-from zrelay_client import Accepted, AsyncClient, Embeds, Event, GenerateOptions, Image, Notice, Outcome, Progress
+from tests.helpers.processes import GeneratorProcess
+from zrelay_client import (
+    Accepted,
+    AsyncClient,
+    Embeds,
+    Event,
+    Image,
+    Notice,
+    Outcome,
+    Progress,
+    Result,
+)
 
-PROMPT = "a small red circle on a blue background"
-SMALL: GenerateOptions = {"width": 96, "height": 96, "num_inference_steps": 6, "deterministic": True}
-LONG: GenerateOptions = {"width": 256, "height": 256, "num_inference_steps": 24, "deterministic": True, "seed": 3}
+from .watched import LONG
+
+SMALL: dict[str, Any] = {"width": 96, "height": 96, "num_inference_steps": 4, "deterministic": True}
 
 
 def pixels(outcomes: list[Outcome]) -> dict[int, str]:
@@ -16,39 +27,42 @@ def pixels(outcomes: list[Outcome]) -> dict[int, str]:
     return {outcome.seed or 0: outcome.result.images[0].pixels_sha256 for outcome in outcomes if outcome.result}
 
 
-async def test_a_generator_killed_in_a_batch(generators: Any, embeds: Embeds) -> None:
-    first, second = generators
-    outcomes, seeds = [], range(40)
-    async with AsyncClient(generator=[first.endpoint, second.endpoint], timeout_s=120) as client:
-        async for outcome in client.generate_many(embeds, seeds=seeds, in_flight=8, **SMALL):
+async def test_a_generator_killed_in_a_batch(
+    steadfast: GeneratorProcess, brief: GeneratorProcess, embeds: Embeds
+) -> None:
+    outcomes: list[Outcome] = []
+    used, seeds = set[str](), range(16)
+    async with AsyncClient(generator=[steadfast.endpoint, brief.endpoint], timeout_s=240) as client:
+        async for outcome in client.generate_many(embeds, seeds=seeds, in_flight=6, **SMALL):
             outcomes.append(outcome)
-            if len(outcomes) == 8:
-                await asyncio.to_thread(first.kill)
-    used = {outcome.result.generator for outcome in outcomes if outcome.result}
-    assert used == {first.endpoint, second.endpoint}
-    async with AsyncClient(generator=second.endpoint) as client:
+            if outcome.result is None:
+                continue
+            if steadfast.endpoint not in used and outcome.result.generator == steadfast.endpoint:
+                await asyncio.to_thread(steadfast.kill)
+            used.add(outcome.result.generator)
+    assert used == {steadfast.endpoint, brief.endpoint}
+    async with AsyncClient(generator=brief.endpoint) as client:
         alone = [outcome async for outcome in client.generate_many(embeds, seeds=seeds, **SMALL)]
-    first.start()
+    steadfast.start()
     assert pixels(outcomes) == pixels(alone)
     assert len(set(pixels(outcomes).values())) == len(seeds)
 
 
-async def test_a_generator_killed_in_mid_job(generators: Any, embeds: Embeds) -> None:
-    first, second = generators
-    await asyncio.to_thread(first.ready)
+async def test_a_generator_killed_in_mid_job(
+    steadfast: GeneratorProcess, brief: GeneratorProcess, embeds: Embeds, undisturbed: Result
+) -> None:
     events: list[Event] = []
-    killed = asyncio.Event()
-    by_endpoint = {one.endpoint: one for one in generators}
-    async with AsyncClient(generator=[first.endpoint, second.endpoint], timeout_s=120) as client:
-        undisturbed = await client.generate(embeds, **LONG)
+    midway = asyncio.Event()
+    by_endpoint = {one.endpoint: one for one in (steadfast, brief)}
+    async with AsyncClient(generator=list(by_endpoint), timeout_s=240) as client:
 
         def note(event: Event) -> None:
             events.append(event)
             if isinstance(event, Progress) and event.stage == "denoise" and event.completed == 4:
-                killed.set()
+                midway.set()
 
         work = asyncio.create_task(client.generate(embeds, request_id="moved", on_event=note, **LONG))
-        await asyncio.wait_for(killed.wait(), 60)
+        await midway.wait()
         running = {status.endpoint: status.info.queue.running for status in await client.status() if status.info}
         (here,) = [endpoint for endpoint, count in running.items() if count]
         await asyncio.to_thread(by_endpoint[here].kill)
@@ -56,7 +70,6 @@ async def test_a_generator_killed_in_mid_job(generators: Any, embeds: Embeds) ->
         by_endpoint[here].start()
     assert result.generator == next(endpoint for endpoint in by_endpoint if endpoint != here)
     assert [event.kind for event in events if isinstance(event, Notice)] == ["lost", "moved"]
-    assert [event.seed for event in events if isinstance(event, Accepted)] == [3, 3]
+    assert [event.seed for event in events if isinstance(event, Accepted)] == [LONG["seed"]] * 2
     assert len([event for event in events if isinstance(event, Image)]) == 1
     assert result.images[0].pixels_sha256 == undisturbed.images[0].pixels_sha256
-    await asyncio.to_thread(by_endpoint[here].ready)

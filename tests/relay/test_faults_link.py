@@ -1,55 +1,44 @@
 """The link to a generator, the generator, or the client goes away in mid-job: what is accepted is painted, once."""
 
 import asyncio
-import json
+import os
+import pty
 import signal
-import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
-from zrelay_client import (
-    Accepted,
-    AsyncClient,
-    Client,
-    Embeds,
-    Image,
-    NotFound,
-    Notice,
-    Result,
-)
+from tests.helpers.jobs import ENDLESS_FLAGS, PROMPT
+from tests.helpers.polling import until
+from tests.helpers.processes import GeneratorProcess, Machine
+from zrelay_client import Accepted, AsyncClient, Client, Embeds, Image, Notice, Result
 
+from .links import Link, LinkTo
 from .watched import Watched
 
-PROMPT = "a small red circle on a blue background"
-SLOW = ["--size", "512x512", "--num-inference-steps", "100"]
-"""Several times the lease, on any CPU."""
+Disturb = Callable[[Watched, Link, GeneratorProcess], Awaitable[None]]
 
 
-Disturb = Callable[[Any, Any], Awaitable[None]]
-
-
-async def cut_and_restored(link: Any, generator: Any) -> None:
+async def cut_and_restored(job: Watched, link: Link, generator: GeneratorProcess) -> None:
     await link.cut()
-    await asyncio.sleep(0.5)
+    await job.saw(Notice)
     await link.restore()
 
 
-async def killed_and_started_again(link: Any, generator: Any) -> None:
+async def killed_and_started_again(job: Watched, link: Link, generator: GeneratorProcess) -> None:
     await asyncio.to_thread(generator.kill)
     generator.start()
 
 
-@pytest.mark.parametrize("disturb", [cut_and_restored, killed_and_started_again])
+@pytest.mark.parametrize("disturb", [cut_and_restored, pytest.param(killed_and_started_again, marks=pytest.mark.deep)])
 async def test_the_same_job_goes_on(
-    generators: Any, embeds: Embeds, undisturbed: Result, link_to: Any, disturb: Disturb
+    steadfast: GeneratorProcess, embeds: Embeds, undisturbed: Result, link_to: LinkTo, disturb: Disturb
 ) -> None:
-    link = await link_to(generators[0].endpoint)
+    link = await link_to(steadfast.endpoint)
     async with AsyncClient(generator=link.endpoint) as client:
         job = Watched(client, embeds, disturb.__name__)
         await job.midway()
-        await disturb(link, generators[0])
+        await disturb(job, link, steadfast)
         result = await job.work
         kept = [job async for job in client.jobs.list() if job.request_id == disturb.__name__]
     assert [event.kind for event in job.events if isinstance(event, Notice)] == ["lost"]
@@ -59,10 +48,10 @@ async def test_the_same_job_goes_on(
 
 
 async def test_an_image_that_was_made_while_the_link_was_down_is_fetched(
-    generators: Any, embeds: Embeds, undisturbed: Result, link_to: Any
+    brief: GeneratorProcess, embeds: Embeds, undisturbed: Result, link_to: LinkTo
 ) -> None:
-    link = await link_to(generators[1].endpoint)
-    async with AsyncClient(generator=link.endpoint) as client, AsyncClient(generator=generators[1].endpoint) as near:
+    link = await link_to(brief.endpoint)
+    async with AsyncClient(generator=link.endpoint) as client, AsyncClient(generator=brief.endpoint) as near:
         job = Watched(client, embeds, "while-away")
         await job.midway()
         await link.cut()
@@ -74,42 +63,8 @@ async def test_an_image_that_was_made_while_the_link_was_down_is_fetched(
     assert result.images[0].pixels_sha256 == undisturbed.images[0].pixels_sha256
 
 
-def state_of(endpoint: str, job_id: str) -> str:
-    with Client(generator=endpoint) as client:
-        return client.jobs.get(job_id).state
-
-
-def until(state: str, endpoint: str, job_id: str, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while (now := state_of(endpoint, job_id)) != state:
-        assert time.monotonic() < deadline, now
-        time.sleep(0.2)
-
-
-def running_job(endpoint: str) -> str:
-    """The id of the one job that runs."""
-    deadline = time.monotonic() + 120
-    with Client(generator=endpoint) as client:
-        while not (jobs := list(client.jobs.list(states=["running"]))):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    return jobs[0].job_id
-
-
-def test_a_client_that_is_killed_leaves_its_job_to_the_lease(home: Any, generators: Any) -> None:
-    endpoint = generators[1].endpoint
-    where = ["--encoder", home.endpoints()["encoder"], "--generator", endpoint]
-    process = home.start("generate", PROMPT, "-o", "never.png", *SLOW, *where)
-    job_id = running_job(endpoint)
-    process.kill()
-    process.communicate()
-    assert state_of(endpoint, job_id) == "running"
-    until("cancelled", endpoint, job_id, within_s=120)
-    assert not (home.here / "never.png").exists()
-
-
-def test_a_detached_job_outlives_its_client(here: Any, generators: Any) -> None:
-    endpoint = generators[1].endpoint
+def test_a_detached_job_outlives_its_client(here: Machine, brief: GeneratorProcess) -> None:
+    endpoint = brief.endpoint
     where = ["--encoder", here.endpoints()["encoder"], "--generator", endpoint]
     ran = here.zrelay("generate", PROMPT, "--detach", "--size", "192x192", "--num-inference-steps", "20", *where)
     assert ran.returncode == 0, ran.stderr
@@ -122,35 +77,56 @@ def test_a_detached_job_outlives_its_client(here: Any, generators: Any) -> None:
     assert (here.here / "circle.png").read_bytes() == (here.here / said["files"][0]["path"]).read_bytes()
 
 
-def test_ctrl_c_twice_leaves_the_job_running(here: Any, generators: Any) -> None:
-    endpoint = generators[1].endpoint
-    where = ["--encoder", here.endpoints()["encoder"], "--generator", endpoint]
-    process = here.start("generate", PROMPT, "-o", "circle.png", *SLOW, *where)
-    job_id = running_job(endpoint)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (130, "")
-    assert f"zrelay jobs watch {job_id} --generator {endpoint}" in err
-    assert not (here.here / "circle.png").exists()
-    time.sleep(7)  # more than the lease
-    listed = json.loads(here.zrelay("jobs", "list", "--json", "--generator", endpoint).stdout)["jobs"]
-    assert {job["job_id"]: job["state"] for job in listed}[job_id] in ("running", "succeeded")
-    ended = here.zrelay("jobs", "cancel", job_id, "--generator", endpoint)
-    assert ended.stdout.startswith(f"{job_id} "), ended.stderr
-    with Client(generator=endpoint) as client, pytest.raises(NotFound):
-        client.jobs.get("unknown")
+def read_until(terminal: int, text: str) -> None:
+    """Reads a terminal until it showed `text`."""
+    shown = b""
+    while text.encode() not in shown:
+        shown += os.read(terminal, 4096)
 
 
-def test_a_generator_that_hangs_is_told_in_time(generators: Any, embeds: Embeds) -> None:
+def test_ctrl_c_twice_leaves_the_job_running_and_a_kill_leaves_it_to_the_lease(
+    here: Machine, brief: GeneratorProcess
+) -> None:
+    command = ["generate", PROMPT, "-o", "never.png", *ENDLESS_FLAGS]
+    command += ["--encoder", here.endpoints()["encoder"], "--generator", brief.endpoint]
+    with Client(generator=brief.endpoint) as client:
+
+        def unended() -> set[str]:
+            return {job.job_id for job in client.jobs.list(states=["queued", "running"])}
+
+        until(lambda: not unended(), "the generator is idle")
+        terminal, stderr = pty.openpty()
+        leaving = here.start(*command, stderr=stderr)
+        os.close(stderr)
+        (left,) = until(unended, "the first job is accepted")
+        leaving.send_signal(signal.SIGINT)
+        read_until(terminal, "once more now leaves it running")
+        leaving.send_signal(signal.SIGINT)
+        read_until(terminal, f"zrelay jobs watch {left} --generator {brief.endpoint}")
+        assert (leaving.communicate()[0], leaving.returncode) == ("", 130)
+        os.close(terminal)
+
+        killed = here.start(*command)
+        (abandoned,) = until(lambda: unended() - {left}, "the second job is accepted")
+        killed.kill()
+        killed.communicate()
+        assert abandoned in unended()
+        until(lambda: client.jobs.get(abandoned).state == "cancelled", "the lease of the second job expires")
+        assert left in unended(), "its client went earlier, so its lease would have expired too"
+        assert not (here.here / "never.png").exists()
+        ended = here.zrelay("jobs", "cancel", left, "--generator", brief.endpoint)
+        assert ended.stdout.startswith(f"{left} "), ended.stderr
+
+
+def test_a_generator_that_hangs_is_passed_over(
+    steadfast: GeneratorProcess, brief: GeneratorProcess, embeds: Embeds
+) -> None:
     """A machine that sleeps: connections open, and nobody answers."""
-    generators[0].popen.send_signal(signal.SIGSTOP)
+    assert steadfast.popen is not None
+    steadfast.popen.send_signal(signal.SIGSTOP)
     try:
-        started = time.monotonic()
-        with Client(generator=[generators[0].endpoint, generators[1].endpoint]) as client:
-            result = client.generate(embeds, width=64, height=64, num_inference_steps=2)
-        assert result.generator == generators[1].endpoint
-        assert time.monotonic() - started < 9
+        with Client(generator=[steadfast.endpoint, brief.endpoint]) as client:
+            result = client.generate(embeds, width=64, height=64, num_inference_steps=2, timeout_s=60)
+        assert result.generator == brief.endpoint
     finally:
-        generators[0].popen.send_signal(signal.SIGCONT)
+        steadfast.popen.send_signal(signal.SIGCONT)

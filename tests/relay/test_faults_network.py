@@ -1,39 +1,33 @@
 """The network goes down in mid-job and comes back: a network namespace's, or a proxy's where there are none."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
+import link
 import pytest
 
-from zrelay_client import Accepted, AsyncClient, Embeds, Event, Image, Notice, Result
+from tests.helpers.processes import GeneratorProcess
+from zrelay_client import Accepted, AsyncClient, Embeds, Image, Notice, Result
 
-from .links import Cable, Proxied
+from .links import Cable, LinkTo, Proxied
 from .watched import Watched
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.deep]
 
 
 @pytest.fixture
-async def network(
-    request: pytest.FixtureRequest, generators: Any, link_to: Any, tmp_path: Path
-) -> AsyncIterator[Cable | Proxied]:
+async def network(steadfast: GeneratorProcess, link_to: LinkTo, tmp_path: Path) -> AsyncIterator[Cable | Proxied]:
     """The best means at hand."""
-    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-    import link
-
     why_not = await asyncio.to_thread(link.possible)
     if why_not:
         print(f"through a proxy: {why_not}")
-        steadfast = request.getfixturevalue("steadfast")
-        yield Proxied(await link_to(await asyncio.to_thread(steadfast.ready)))
+        yield Proxied(await link_to(steadfast.endpoint))
         return
     async with AsyncExitStack() as stack:
         far = stack.enter_context(link.limited(1000))
-        generator = type(generators[0])(
+        generator = GeneratorProcess(
             tmp_path / "far",
             flags=("--lease-s", "240", "--insecure-listen"),
             endpoint=f"{far.host}:0",
@@ -44,13 +38,6 @@ async def network(
         yield Cable(far.namespace, await asyncio.to_thread(generator.ready))
 
 
-async def until_lost(events: list[Event]) -> None:
-    """The client has noticed."""
-    async with asyncio.timeout(120):
-        while not any(isinstance(event, Notice) and event.kind == "lost" for event in events):
-            await asyncio.sleep(0.05)
-
-
 async def test_the_network_goes_down_in_mid_job(network: Cable | Proxied, embeds: Embeds, undisturbed: Result) -> None:
     """For a second, which nobody need notice, and until the client notices."""
     async with AsyncClient(generator=network.endpoint) as client:
@@ -58,7 +45,7 @@ async def test_the_network_goes_down_in_mid_job(network: Cable | Proxied, embeds
             job = Watched(client, embeds, name)
             await job.midway()
             network.down()
-            await (asyncio.sleep(1.0) if name == "briefly" else until_lost(job.events))
+            await (asyncio.sleep(1.0) if name == "briefly" else job.saw(Notice))
             await network.up()
             result = await job.work
             kept = [one async for one in client.jobs.list() if one.request_id == name]

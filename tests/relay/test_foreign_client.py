@@ -3,40 +3,29 @@
 import base64
 import hashlib
 import json
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
+from tests.helpers.jobs import PROMPT
+from tests.helpers.processes import Machine
+from tests.helpers.tools import find_tool
 from zrelay.v1 import encoder_pb2, encoder_pb2_grpc, generator_pb2, generator_pb2_grpc
-
-PROMPT = "a small red circle on a blue background"
-
-
-def endpoint(here: Any, role: str) -> str:
-    said: str = here.endpoints()[role]
-    return said
 
 
 def curl(address: str, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Calls by reflection; (exit code, reply or refusal)."""
-    beside = shutil.which("buf", path=str(Path(sys.executable).parent))
-    buf = beside or shutil.which("buf")
-    if buf is None:
-        pytest.skip("buf is not installed: pip install buf-bin")
+    buf = find_tool("buf", "pip install buf-bin")
     url = f"http://{address}/zrelay.v1.EncoderService/{method}"
     arguments = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(body), url]
     ran = subprocess.run([buf, *arguments], capture_output=True, text=True, timeout=60, check=False)
     return ran.returncode, json.loads(ran.stdout or ran.stderr)
 
 
-def test_buf_curl_by_reflection(here: Any) -> None:
-    address = endpoint(here, "encoder")
+def test_buf_curl_by_reflection(here: Machine) -> None:
+    address = here.endpoints()["encoder"]
     code, info = curl(address, "GetInfo", {})
     assert code == 0 and info["ready"] and info["fingerprint"]["family"] == "qwen3"
     code, reply = curl(address, "EncodePrompts", {"prompts": [{"text": PROMPT}, {"text": "two white moons"}]})
@@ -49,27 +38,27 @@ def test_buf_curl_by_reflection(here: Any) -> None:
     assert first["fingerprint"]["digest"] == info["fingerprint"]["digest"]
 
 
-def test_buf_curl_is_told_why(here: Any) -> None:
-    code, refusal = curl(endpoint(here, "encoder"), "EncodePrompts", {"prompts": [{"text": ""}]})
+def test_buf_curl_is_told_why(here: Machine) -> None:
+    code, refusal = curl(here.endpoints()["encoder"], "EncodePrompts", {"prompts": [{"text": ""}]})
     assert code != 0 and refusal["code"] == "invalid_argument"
     details = {detail["type"]: base64.b64decode(detail["value"] + "==") for detail in refusal["details"]}
     assert ErrorInfo.FromString(details["google.rpc.ErrorInfo"]).reason == "PROMPT_EMPTY"
 
 
-def test_plain_protobuf_paints_the_same_picture(here: Any) -> None:
+def test_plain_protobuf_paints_the_same_picture(here: Machine) -> None:
     ours = here.json("generate", PROMPT, "-o", "ours.png", "--seed", "3")
     with (
-        grpc.insecure_channel(endpoint(here, "encoder")) as encoder,
-        grpc.insecure_channel(endpoint(here, "generator")) as generator,
+        grpc.insecure_channel(here.endpoints()["encoder"]) as encoder,
+        grpc.insecure_channel(here.endpoints()["generator"]) as generator,
     ):
         prompts = [encoder_pb2.Prompt(text=PROMPT)]
-        encoded = encoder_pb2_grpc.EncoderServiceStub(encoder).EncodePrompts(
-            encoder_pb2.EncodePromptsRequest(prompts=prompts)
-        )
+        encoder_stub: Any = encoder_pb2_grpc.EncoderServiceStub(encoder)  # type: ignore[no-untyped-call]
+        generator_stub: Any = generator_pb2_grpc.GeneratorServiceStub(generator)  # type: ignore[no-untyped-call]
+        encoded = encoder_stub.EncodePrompts(encoder_pb2.EncodePromptsRequest(prompts=prompts))
         request = generator_pb2.GenerateRequest()
         request.spec.prompt.prompt_embeds.CopyFrom(encoded.results[0].prompt_embeds)
         request.spec.sampling.seed = 3
-        events = [reply.event for reply in generator_pb2_grpc.GeneratorServiceStub(generator).Generate(request)]
+        events = [reply.event for reply in generator_stub.Generate(request)]
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds[0] == "accepted" and kinds[-2:] == ["image", "done"]
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})

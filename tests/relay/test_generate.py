@@ -5,17 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import PROMPT
+from tests.helpers.polling import until
+from tests.helpers.processes import Machine
 from zrelay_client import read_provenance
 from zrelay_shared import exits
-
-PROMPT = "a small red circle on a blue background"
-
 
 RIGHT = (
     "a large red circle on a blue background",
@@ -28,7 +26,7 @@ RIGHT = (
 )
 
 
-def test_the_pictures_show_what_was_asked_for(here: Any) -> None:
+def test_the_pictures_show_what_was_asked_for(here: Machine) -> None:
     judge = pytest.importorskip("zrelay_demo.checker").judge
     image = pytest.importorskip("PIL.Image")
     wrong = []
@@ -39,7 +37,7 @@ def test_the_pictures_show_what_was_asked_for(here: Any) -> None:
     assert len(wrong) <= 1, wrong  # rounding differs from CPU to CPU; the checkpoint's own accuracy is in its card
 
 
-def test_what_is_told_is_what_was_painted(here: Any) -> None:
+def test_what_is_told_is_what_was_painted(here: Machine) -> None:
     said = here.json("generate", PROMPT, "-o", "red.png", "--seed", "1")
     assert (said["sampling"]["width"], said["sampling"]["height"]) == (128, 128)
     assert said["encoder"]["relation"] == "exact"
@@ -50,14 +48,14 @@ def test_what_is_told_is_what_was_painted(here: Any) -> None:
     assert told["pixels_sha256"] == said["files"][0]["pixels_sha256"]
 
 
-def test_the_same_seed_is_the_same_picture_and_a_default_is_reported(here: Any) -> None:
+def test_the_same_seed_is_the_same_picture_and_a_default_is_reported(here: Machine) -> None:
     first = here.json("generate", PROMPT)
     again = here.json("generate", PROMPT, "--seed", str(first["seed"]))
     assert first["files"][0]["pixels_sha256"] == again["files"][0]["pixels_sha256"]
     assert first["files"][0]["path"] == f"a-small-red-circle-on-a-blue-background-{first['seed']}.png"
 
 
-def test_a_prompt_from_stdin_in_every_format(here: Any) -> None:
+def test_a_prompt_from_stdin_in_every_format(here: Machine) -> None:
     for name, magic in (("a.png", b"\x89PNG"), ("a.jpg", b"\xff\xd8"), ("a.webp", b"RIFF")):
         ran = here.zrelay("generate", "-", "-o", name, "--seed", "1", stdin=f"{PROMPT}\n")
         assert (ran.returncode, ran.stdout) == (0, f"{name}\n"), ran.stderr
@@ -67,7 +65,7 @@ def test_a_prompt_from_stdin_in_every_format(here: Any) -> None:
         assert shown["provenance"]["prompt"] == PROMPT
 
 
-def test_several_images_other_sizes_and_guidance(here: Any) -> None:
+def test_several_images_other_sizes_and_guidance(here: Machine) -> None:
     args = ["--num-images", "2", "--size", "96x160", "--num-inference-steps", "4", "--seed", "5"]
     guidance = ["--guidance-scale", "1.5", "--negative-prompt", "a green square on a white background"]
     said = here.json("generate", PROMPT, "-o", "two.png", *args, *guidance)
@@ -76,7 +74,7 @@ def test_several_images_other_sizes_and_guidance(here: Any) -> None:
     assert said["files"][0]["pixels_sha256"] != said["files"][1]["pixels_sha256"]
 
 
-def test_previews_come_while_it_paints(here: Any) -> None:
+def test_previews_come_while_it_paints(here: Machine) -> None:
     ran = here.zrelay("generate", PROMPT, "-o", "a.png", "--preview", "previews", "--num-inference-steps", "20")
     assert ran.returncode == 0, ran.stderr
     previews = list((here.here / "previews").iterdir())
@@ -99,7 +97,7 @@ def test_previews_come_while_it_paints(here: Any) -> None:
         (["--generator", "127.0.0.1:1"], exits.UNREACHABLE, "cannot reach the generator service at 127.0.0.1:1"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(here: Any, args: list[str], code: int, says: str) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(here: Machine, args: list[str], code: int, says: str) -> None:
     ran = here.zrelay("generate", PROMPT, *args)
     assert ran.returncode == code, ran.stderr
     assert ran.stderr.startswith("error: ")
@@ -108,7 +106,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here: Any, args: list[str], co
     assert list(here.here.iterdir()) == []
 
 
-def test_guidance_takes_the_empty_negative_prompt(here: Any) -> None:
+def test_guidance_takes_the_empty_negative_prompt(here: Machine) -> None:
     args = ["--guidance-scale", "2", "--seed", "1", "--num-inference-steps", "4"]
     default = here.json("generate", PROMPT, "-o", "default.png", *args)
     empty = here.json("generate", PROMPT, "-o", "empty.png", "--negative-prompt", "", *args)
@@ -119,7 +117,7 @@ def test_guidance_takes_the_empty_negative_prompt(here: Any) -> None:
     assert told["sampling"]["guidance_scale"] == 2.0
 
 
-def test_readmes_library_example_runs_as_it_stands(here: Any) -> None:
+def test_readmes_library_example_runs_as_it_stands(here: Machine) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     command = [sys.executable, "-c", example]
@@ -130,21 +128,18 @@ def test_readmes_library_example_runs_as_it_stands(here: Any) -> None:
     assert (told["prompt"], told["sampling"]["seed"]) == (PROMPT, 7)
 
 
-def test_an_empty_prompt(here: Any) -> None:
+def test_an_empty_prompt(here: Machine) -> None:
     ran = here.zrelay("generate", "-", stdin="\n")
     assert ran.returncode == exits.REFUSED
     assert "empty" in ran.stderr
 
 
-def test_ctrl_c_stops_the_device_and_leaves_no_file(here: Any) -> None:
+def test_ctrl_c_stops_the_device_and_leaves_no_file(here: Machine) -> None:
     steps = here.json("info")["generator"]["limits"]["max_steps"]
     args = ["--size", "512x512", "--num-inference-steps", str(steps), "--preview", "now.jpg"]
     process = here.start("generate", PROMPT, "-o", "never.png", *args)
-    deadline = time.monotonic() + 60
-    while not (here.here / "now.jpg").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: (here.here / "now.jpg").exists() or process.poll() is not None, "there is a preview")
+    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == exits.INTERRUPTED
@@ -156,7 +151,7 @@ def test_ctrl_c_stops_the_device_and_leaves_no_file(here: Any) -> None:
     assert (queue["running"], queue["waiting"]) == (0, 0)
 
 
-def test_the_client_stays_small(here: Any) -> None:
+def test_the_client_stays_small(here: Machine) -> None:
     script = (
         "import sys, pathlib\nfrom zrelay_client.cli import main\nmain(sys.argv[1:])\n"
         "status = pathlib.Path('/proc/self/status')\n"
@@ -171,7 +166,7 @@ def test_the_client_stays_small(here: Any) -> None:
     assert int(peak_kib) < 60 * 1024
 
 
-def test_doctor_and_info_agree_that_all_is_well(here: Any) -> None:
+def test_doctor_and_info_agree_that_all_is_well(here: Machine) -> None:
     said = here.json("doctor")
     assert said["ok"] is True
     names = {check["name"]: check["state"] for check in said["checks"]}

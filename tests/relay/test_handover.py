@@ -4,61 +4,26 @@ import json
 import math
 import shutil
 import struct
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from google.protobuf import json_format
 
-from zrelay_client._stack.bundle import demo_checkpoint
-from zrelay_shared import exits
-
-PROMPT = "a small red circle on a blue background"
-
-
-@pytest.fixture
-def serve(tmp_path: Path, home: Any) -> Iterator[Callable[[Any, str], str]]:
-    """Starts one service with `zrelay serve` on a machine of its own; its endpoint."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(machine: Any, role: str) -> str:
-        address = machine.root / "address"
-        flags = ["--model", str(demo_checkpoint()), "--listen", "127.0.0.1:0", "--address-file", str(address)]
-        processes.append(machine.start("serve", role, *flags))
-        return str(address)
-
-    yield start
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+from tests.helpers.jobs import PROMPT
+from tests.helpers.processes import GeneratorProcess, Machine
+from zrelay.v1.embeds_pb2 import PromptEmbeds
+from zrelay_shared import exits, fingerprint
+from zrelay_shared.tensors import crc32c
 
 
-def ready(machine: Any, role: str, address: str) -> str:
-    """The endpoint of a service, once it serves."""
-    import time
-
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if Path(address).exists():
-            endpoint = Path(address).read_text()
-            ran = machine.zrelay("info", f"--{role}", endpoint, "--json")
-            if ran.returncode == 0 and json.loads(ran.stdout)[role]["ready"]:
-                return endpoint
-        time.sleep(0.2)
-    raise AssertionError(f"the {role} is not ready")
-
-
-def test_two_stacks_that_never_meet(here: Any, serve: Any, tmp_path: Path) -> None:
-    mac, box = type(here)(tmp_path / "mac"), type(here)(tmp_path / "box")
-    addresses = {role: serve(machine, role) for machine, role in ((mac, "encoder"), (box, "generator"))}
-    encoder = ready(mac, "encoder", addresses["encoder"])
-    generator = ready(box, "generator", addresses["generator"])
+def test_two_machines_that_never_meet(here: Machine, brief: GeneratorProcess, tmp_path: Path) -> None:
+    """One reaches an encoder alone, the other a generator of its own; the picture is that of the stack."""
+    mac, box = Machine(tmp_path / "mac"), Machine(tmp_path / "box")
+    encoder, generator = here.endpoints()["encoder"], brief.endpoint
 
     ran = mac.zrelay("encode", PROMPT, "-o", "red.safetensors", "--encoder", encoder)
     assert ran.returncode == 0, ran.stderr
+    box.here.mkdir(parents=True)
     shutil.copy(mac.here / "red.safetensors", box.here / "red.safetensors")
     args = ["--prompt-embeds", "red.safetensors", "--seed", "3", "-o", "red.png", "--generator", generator]
     there = box.json("generate", *args)
@@ -68,7 +33,7 @@ def test_two_stacks_that_never_meet(here: Any, serve: Any, tmp_path: Path) -> No
     assert box.json("info", "red.png")["provenance"]["prompt"] == PROMPT
 
 
-def embeds(here: Any) -> tuple[dict[str, Any], bytes]:
+def embeds(here: Machine) -> tuple[dict[str, Any], bytes]:
     """Header and body of a fresh hand-over file."""
     ran = here.zrelay("encode", PROMPT, "-o", "good.safetensors", "--force")
     assert ran.returncode == 0, ran.stderr
@@ -85,8 +50,6 @@ def write(file: Path, header: dict[str, Any], body: bytes) -> None:
 
 def with_checksum(header: dict[str, Any], body: bytes) -> dict[str, Any]:
     """The header with the right checksum of the body: damage that a checksum does not find."""
-    from zrelay_shared.tensors import crc32c
-
     said = json.loads(header["__metadata__"]["prompt_embeds"])
     said["segments"][0]["prompt_embeds"]["crc32c"] = crc32c(body)
     return {**header, "__metadata__": {**header["__metadata__"], "prompt_embeds": json.dumps(said)}}
@@ -94,11 +57,6 @@ def with_checksum(header: dict[str, Any], body: bytes) -> dict[str, Any]:
 
 def other_encoder(header: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The header with another fingerprint, whole and honest."""
-    from google.protobuf import json_format
-
-    from zrelay.v1.embeds_pb2 import PromptEmbeds
-    from zrelay_shared import fingerprint
-
     message = json_format.Parse(header["__metadata__"]["prompt_embeds"], PromptEmbeds())
     known = fingerprint.from_message(message.fingerprint)
     fields = {name: getattr(known, name) for name in known.__dataclass_fields__}
@@ -107,7 +65,7 @@ def other_encoder(header: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**header, "__metadata__": {**header["__metadata__"], "prompt_embeds": said}}
 
 
-def test_wrong_embeddings_are_refused_each_in_its_own_words(here: Any) -> None:
+def test_wrong_embeddings_are_refused_each_in_its_own_words(here: Machine) -> None:
     header, body = embeds(here)
     nan = struct.pack("<H", 0x7FC0) + body[2:]
     assert math.isnan(struct.unpack("<f", b"\0\0" + nan[:2])[0])
@@ -129,7 +87,7 @@ def test_wrong_embeddings_are_refused_each_in_its_own_words(here: Any) -> None:
     assert not list(here.here.glob("*.png"))
 
 
-def test_other_weights_of_the_family_are_painted_and_told(here: Any) -> None:
+def test_other_weights_of_the_family_are_painted_and_told(here: Machine) -> None:
     header, body = embeds(here)
     write(here.here / "other.safetensors", other_encoder(header, weights_digest="0" * 64), body)
     ran = here.zrelay("generate", "--prompt-embeds", "other.safetensors", "-o", "other.png")

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from residue import residue
 
+from tests.helpers.polling import until
+from tests.helpers.processes import GeneratorProcess
 from zrelay_client import (
     Accepted,
     AsyncClient,
     Client,
     Embeds,
     Event,
-    GenerateOptions,
     Image,
     Outcome,
     Result,
@@ -28,16 +30,14 @@ from zrelay_client import (
 from .watched import LONG
 
 pytestmark = pytest.mark.timeout(900)
-JOBS, KILLS = 100, 5
-SEEDS = range(JOBS)
-SMALL: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 3, "deterministic": True}
+SMALL: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 3, "deterministic": True}
 
 
 class Reaper:
     """Kills a generator at random moments of a batch, and starts it again on its port and state."""
 
-    def __init__(self, generator: Any, moments: random.Random) -> None:
-        self._generator, self._moments = generator, moments
+    def __init__(self, generator: GeneratorProcess, moments: random.Random, jobs: int, kills: int) -> None:
+        self._generator, self._moments, self._jobs, self._planned = generator, moments, jobs, kills
         self.done = asyncio.Condition()
         self.count = self.kills = 0
 
@@ -47,9 +47,10 @@ class Reaper:
             self.done.notify_all()
 
     async def reap(self) -> None:
-        for after in sorted(self._moments.sample(range(JOBS - 10), KILLS - 1)):
+        for after in sorted(self._moments.sample(range(self._jobs - self._jobs // 10), self._planned)):
             async with self.done:
-                await self.done.wait_for(lambda after=after: self.count >= after)
+                while self.count < after:
+                    await self.done.wait()
             await self._kill(self._moments.uniform(0.0, 0.3))
             if self.kills == 2:  # once more before it serves
                 await self._kill(self._moments.uniform(0.0, 3.0))
@@ -63,26 +64,20 @@ class Reaper:
 
 def pixels(outcomes: list[Outcome]) -> dict[int, str]:
     assert [outcome.error for outcome in outcomes if outcome.error] == []
-    assert sorted(outcome.index for outcome in outcomes) == list(range(JOBS))
+    assert sorted(outcome.index for outcome in outcomes) == list(range(len(outcomes)))
     return {outcome.index: outcome.result.images[0].pixels_sha256 for outcome in outcomes if outcome.result}
 
 
-def in_order(generator: Any) -> None:
+def in_order(generator: GeneratorProcess) -> None:
     """Returns once its state folder holds only what it should, with every job ended."""
-    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-    from residue import residue
-
-    deadline = time.monotonic() + 120
-    while (found := residue(generator.root / "state", 10_000))[1]:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    until(lambda: not residue(generator.root / "state", 10_000)[1], "nothing is left in the state folder")
 
 
 class Batch:
-    """A hundred jobs under one name, and what was told of them."""
+    """Many jobs under one name, and the job ids that the client learnt."""
 
-    def __init__(self, client: AsyncClient, embeds: Embeds) -> None:
-        self._client, self._embeds = client, embeds
+    def __init__(self, client: AsyncClient, embeds: Embeds, name: str, jobs: int) -> None:
+        self._client, self._embeds, self._name, self._jobs = client, embeds, name, jobs
         self.job_ids: set[tuple[int, str]] = set()
 
     async def paint(self, painted: Callable[[], Awaitable[None]]) -> list[Outcome]:
@@ -95,7 +90,9 @@ class Batch:
             if isinstance(event, Accepted):
                 self.job_ids.add((index, event.job_id))
 
-        calls = self._client.generate_many(self._embeds, seeds=SEEDS, batch_id="killed", on_event=note, **SMALL)
+        calls = self._client.generate_many(
+            self._embeds, seeds=range(self._jobs), batch_id=self._name, on_event=note, **SMALL
+        )
         async for outcome in calls:
             outcomes.append(outcome)
             await painted()
@@ -103,12 +100,16 @@ class Batch:
         return outcomes
 
 
-async def test_a_generator_killed_at_random_moments(steadfast: Any, embeds: Embeds) -> None:
+@pytest.mark.parametrize(("jobs", "kills"), [(12, 1), pytest.param(100, 4, marks=pytest.mark.deep)])
+async def test_a_generator_killed_at_random_moments(
+    steadfast: GeneratorProcess, embeds: Embeds, jobs: int, kills: int
+) -> None:
     seed = time.time_ns()
     print(f"moments of random.Random({seed})")
-    reaper = Reaper(steadfast, random.Random(seed))
+    reaper = Reaper(steadfast, random.Random(seed), jobs, kills)
+    name = f"killed-{jobs}"
     async with AsyncClient(generator=steadfast.endpoint, timeout_s=240) as client:
-        batch = Batch(client, embeds)
+        batch = Batch(client, embeds, name, jobs)
         reaping = asyncio.create_task(reaper.reap())
         outcomes = await batch.paint(reaper.painted)
         while any(isinstance(outcome.error, Unavailable) for outcome in outcomes):
@@ -117,14 +118,14 @@ async def test_a_generator_killed_at_random_moments(steadfast: Any, embeds: Embe
             outcomes = await batch.paint(reaper.painted)
         await reaping
         await asyncio.to_thread(steadfast.ready)
-        kept = [job async for job in client.jobs.list() if job.request_id.startswith("killed-")]
-        alone = [outcome async for outcome in client.generate_many(embeds, seeds=SEEDS, **SMALL)]
-    assert reaper.kills == KILLS
-    assert len(batch.job_ids) == JOBS, "a job that was lost would have been accepted again"
-    assert Counter(job.request_id for job in kept) == Counter(f"killed-{index}" for index in SEEDS)
+        kept = [job async for job in client.jobs.list() if job.request_id.startswith(f"{name}-")]
+        alone = [outcome async for outcome in client.generate_many(embeds, seeds=range(jobs), **SMALL)]
+    assert reaper.kills == (kills if kills < 2 else kills + 1)
+    assert len(batch.job_ids) == jobs, "a job that was lost would have been accepted again"
+    assert Counter(job.request_id for job in kept) == Counter(f"{name}-{index}" for index in range(jobs))
     assert {job.state for job in kept} == {"succeeded"}
     assert pixels(outcomes) == pixels(alone)
-    assert len(set(pixels(outcomes).values())) == JOBS
+    assert len(set(pixels(outcomes).values())) == jobs
     in_order(steadfast)
 
 
@@ -142,15 +143,14 @@ with Client(generator=sys.argv[1]) as client:
 
 
 def test_a_client_that_is_killed_comes_back_to_its_job(
-    steadfast: Any, embeds: Embeds, undisturbed: Result, tmp_path: Path
+    steadfast: GeneratorProcess, embeds: Embeds, undisturbed: Result, tmp_path: Path
 ) -> None:
     embeds.save(tmp_path / "embeds.safetensors")
     program = CLIENT.replace("{options!r}", repr(LONG))
     command = [sys.executable, "-c", program, steadfast.endpoint, str(tmp_path / "embeds.safetensors")]
-    steadfast.ready()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert 0 < int(process.stdout.readline()) < 30, "in mid-job"
+    assert 0 < int(process.stdout.readline()) < LONG["num_inference_steps"], "in mid-job"
     process.kill()
     process.communicate()
     events: list[Event] = []

@@ -12,6 +12,8 @@ from diffusers import ZImageOmniPipeline
 from google.protobuf.message import Message
 from PIL import Image
 
+from tests.helpers.images import encoded
+from tests.helpers.servers import ServerThread
 from zrelay.v1 import content_pb2, encoder_pb2, generation_pb2, generator_pb2, tensor_pb2, vision_pb2
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
@@ -20,9 +22,7 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
-from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import ServeOptions, Service, running
 from zrelay_shared.wire import Parcel
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
@@ -38,12 +38,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def endpoints(folder: Path) -> Iterator[dict[str, str]]:
+    """Three services of that folder, in float32."""
+    common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "threads": 1}
+    thread = ServerThread()
+    yield {
+        "encoder": thread.start(EncoderServicer(EncoderConfig(folder, **common))),
+        "vision": thread.start(VisionServicer(VisionConfig(siglip=folder, **common))),
+        "generator": thread.start(GeneratorServicer(GeneratorConfig(folder, state=None, **common))),
+    }
+    thread.stop()
+
+
+SERVICES = {"encoder": encoder_pb2, "vision": vision_pb2, "generator": generator_pb2}
 
 
 def pictures() -> list[Image.Image]:
@@ -54,12 +62,6 @@ def pictures() -> list[Image.Image]:
         small[0].resize((150, 100), Image.Resampling.BICUBIC),
         small[1].resize((1020, 1100), Image.Resampling.BICUBIC),  # above a megapixel: resized to the picture's area
     ]
-
-
-def file_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def painted_by_diffusers(folder: Path, images: Sequence[Image.Image], guidance: float) -> torch.Tensor:
@@ -81,37 +83,33 @@ def painted_by_diffusers(folder: Path, images: Sequence[Image.Image], guidance: 
     vae = pipeline.vae.to(torch.float32)
     with torch.no_grad():
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
-    return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    pixels: torch.Tensor = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    return pixels
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-async def test_the_relay_paints_what_the_pipeline_paints(folder: Path, guidance: float) -> None:
+async def test_the_relay_paints_what_the_pipeline_paints(
+    folder: Path, endpoints: dict[str, str], guidance: float
+) -> None:
     images = pictures()
-    sent = [content_pb2.ImageInput(data=file_of(image)) for image in images]
-    common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "threads": 1}
+    sent = [content_pb2.ImageInput(data=encoded(image)) for image in images]
     async with AsyncExitStack() as stack:
+        stubs = {}
+        for role, endpoint in endpoints.items():
+            (descriptor,) = SERVICES[role].DESCRIPTOR.services_by_name.values()
+            stubs[role] = Stub(await stack.enter_async_context(dial(endpoint)), descriptor)
 
-        async def serve(service: Service) -> Stub:
-            options = ServeOptions(parse_listen("127.0.0.1:0"))
-            server = await stack.enter_async_context(running(service, options))
-            await server.loaded
-            return Stub(await stack.enter_async_context(dial(str(server.address))), service.descriptor)
-
-        async def call(stub: Stub, method: str, request: Message, reply: type[Message]) -> Parcel[Any]:
-            return await stub.call(method, request, reply, timeout=60)
-
-        encoder = await serve(EncoderServicer(EncoderConfig(folder, **common)))
-        vision = await serve(VisionServicer(VisionConfig(siglip=folder, **common)))
-        generator = await serve(GeneratorServicer(GeneratorConfig(folder, **common)))
+        async def call(role: str, method: str, request: Message, reply: type[Message]) -> Parcel[Any]:
+            return await stubs[role].call(method, request, reply, timeout=60)
 
         asked = [encoder_pb2.Prompt(text=PROMPT, image_count=2)]
         asked += [encoder_pb2.Prompt(text=NEGATIVE, image_count=2, allow_empty=True)] if guidance else []
         encode = encoder_pb2.EncodePromptsRequest(prompts=asked, options=encoder_pb2.EncodeOptions(dtype=F32))
-        words = await call(encoder, "EncodePrompts", encode, encoder_pb2.EncodePromptsResponse)
+        words = await call("encoder", "EncodePrompts", encode, encoder_pb2.EncodePromptsResponse)
         see = vision_pb2.EncodeImagesRequest(
             images=sent, engine=vision_pb2.VISION_ENGINE_SIGLIP, target_area=128 * 128, dtype=F32
         )
-        seen = await call(vision, "EncodeImages", see, vision_pb2.EncodeImagesResponse)
+        seen = await call("vision", "EncodeImages", see, vision_pb2.EncodeImagesResponse)
 
         spec = generation_pb2.GenerationSpec(
             sampling=generation_pb2.SamplingOptions(num_inference_steps=3, seed=5, guidance_scale=guidance),
@@ -124,7 +122,9 @@ async def test_the_relay_paints_what_the_pipeline_paints(folder: Path, guidance:
         request = Parcel(generator_pb2.GenerateRequest(spec=spec), words, seen)
         events = [
             parcel.message.event
-            async for parcel in generator.stream("Generate", request, generator_pb2.GenerateResponse, timeout=60)
+            async for parcel in stubs["generator"].stream(
+                "Generate", request, generator_pb2.GenerateResponse, timeout=60
+            )
         ]
     (found,) = [event.image for event in events if event.WhichOneof("event") == "image"]
     data = Image.open(io.BytesIO(found.data)).tobytes()

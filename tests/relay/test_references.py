@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
+import pytest
 from PIL import Image
 
+from tests.helpers.jobs import PROMPT
+from tests.helpers.processes import Machine
 from zrelay_client import read_provenance
 from zrelay_shared import exits
 
-PROMPT = "a small red circle on a blue background"
 QUICK = ("--num-inference-steps", "2", "--seed", "1")
 
 
@@ -21,7 +22,7 @@ def draw(folder: Path, name: str) -> str:
     return name
 
 
-def test_the_stack_has_a_vision_service_that_generate_finds(here: Any) -> None:
+def test_the_stack_has_a_vision_service_that_generate_finds(here: Machine) -> None:
     assert set(here.endpoints()) == {"encoder", "vision", "generator"}
     name = draw(here.here, "style.png")
     said = here.json("generate", PROMPT, "-o", "fox.png", "--reference", name, "--alpha", "0.4", *QUICK)
@@ -32,7 +33,7 @@ def test_the_stack_has_a_vision_service_that_generate_finds(here: Any) -> None:
     assert plain["files"][0]["pixels_sha256"] != said["files"][0]["pixels_sha256"]
 
 
-def test_states_are_saved_and_blended_later(here: Any) -> None:
+def test_states_are_saved_and_blended_later(here: Machine) -> None:
     name = draw(here.here, "style.png")
     ran = here.zrelay("vision", "encode", name, "-o", "style.safetensors")
     assert ran.returncode == 0, ran.stderr
@@ -41,20 +42,20 @@ def test_states_are_saved_and_blended_later(here: Any) -> None:
     assert later["files"][0]["pixels_sha256"] == now["files"][0]["pixels_sha256"]
 
 
-def test_doctor_and_info_know_it(here: Any) -> None:
+def test_doctor_and_info_know_it(here: Machine) -> None:
     names = {check["name"]: check["state"] for check in here.json("doctor")["checks"]}
     assert names["vision health"] == names["vision siglip"] == names["vision fits encoder"] == "ok"
     engines = {engine["name"]: engine["width"] for engine in here.json("info")["vision"]["engines"]}
     assert engines["qwen3_vl"] == here.json("info")["encoder"]["fingerprint"]["width"]
 
 
-def test_omni_needs_a_checkpoint_that_knows_it(here: Any) -> None:
+def test_omni_needs_a_checkpoint_that_knows_it(here: Machine) -> None:
     ran = here.zrelay("generate", PROMPT, "--omni", draw(here.here, "a.png"))
     assert ran.returncode == exits.REFUSED and "serve a Z-Image Omni checkpoint" in ran.stderr
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_stack_without_it_says_how_to_have_it(machine: Any) -> None:
+def test_a_stack_without_it_says_how_to_have_it(machine: Machine) -> None:
     machine.state.mkdir()
     record = {"model": "x", "grace_s": 1.0, "services": []}
     (machine.state / "stack.json").write_text(json.dumps(record))
@@ -62,14 +63,15 @@ def test_a_stack_without_it_says_how_to_have_it(machine: Any) -> None:
         "generate", PROMPT, "--reference", draw(machine.here, "a.png"), "--encoder", "a", "--generator", "b"
     )
     assert ran.returncode == exits.REFUSED and "no vision is configured" in ran.stderr
-    assert machine.zrelay("up", "--no-vision", "--siglip", ".").returncode == exits.USAGE
+    assert machine.process("up", "--no-vision", "--siglip", ".").returncode == exits.USAGE
 
 
-def test_demo_paints_after_an_image(machine: Any) -> None:
+@pytest.mark.deep
+def test_demo_paints_after_an_image(machine: Machine) -> None:
     """Encoder, vision service and generator on the demo's Omni checkpoint, and nothing left behind."""
-    missing = machine.zrelay("demo", "--omni", "gone.png")
+    missing = machine.process("demo", "--omni", "gone.png")
     assert missing.returncode == exits.LOCAL_FILE and missing.stderr == "error: gone.png: No such file or directory\n"
-    ran = machine.zrelay("demo", "--omni", draw(machine.here, "a.png"), timeout=240)
+    ran = machine.process("demo", "--omni", draw(machine.here, "a.png"))
     assert ran.returncode == 0, ran.stderr
     told = read_provenance((machine.here / "out/demo.png").read_bytes())
     assert told is not None and len(told["omni"]["file_sha256"]) == 1

@@ -3,14 +3,14 @@
 import asyncio
 from typing import Any
 
-from zrelay_client import AsyncClient, Embeds, Event, GenerateOptions, Job, Notice
+from tests.helpers.processes import GeneratorProcess
+from zrelay_client import AsyncClient, Embeds, Event, Job, Notice
 
-JOB: GenerateOptions = {"width": 128, "height": 128, "num_inference_steps": 40, "deterministic": True}
+JOB: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 20, "deterministic": True}
 
 
-async def test_back_in_mid_batch(generators: Any, embeds: Embeds) -> None:
-    restarted, steady = generators
-    await asyncio.to_thread(restarted.ready)
+async def test_back_in_mid_batch(steadfast: GeneratorProcess, brief: GeneratorProcess, embeds: Embeds) -> None:
+    restarted, steady = steadfast, brief
     any_moved, moved = asyncio.Event(), set[str]()
 
     def note(index: int, event: Event) -> None:

@@ -5,33 +5,17 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
+import pytest
 
+from tests.helpers.jobs import PROMPT
+from tests.helpers.polling import until
+from tests.helpers.processes import Machine, gone
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_client._stack.processes import ProcessId, start_mark
 from zrelay_shared import exits
-
-PROMPT = "a small red circle on a blue background"
-
-
-def gone(pids: list[int]) -> bool:
-    running = [pid for pid in pids if psutil.pid_exists(pid)]
-    return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in running)
-
-
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def lines_until_ready(process: subprocess.Popen[str]) -> list[str]:
@@ -40,14 +24,14 @@ def lines_until_ready(process: subprocess.Popen[str]) -> list[str]:
     return [process.stdout.readline().strip() for _ in range(2)]
 
 
-def test_a_second_up_says_that_one_runs(here: Any) -> None:
-    ran = here.zrelay("up", "--detach")
+def test_a_second_up_says_that_one_runs(here: Machine) -> None:
+    ran = here.process("up", "--detach")
     assert ran.returncode == exits.REFUSED
     assert "a stack runs already" in ran.stderr
     assert "zrelay down" in ran.stderr
 
 
-def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: Any) -> None:
+def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: Machine) -> None:
     process = machine.start("up", "--no-vision")
     ready = lines_until_ready(process)
     assert [line.split()[0] for line in ready] == ["encoder", "generator"]
@@ -62,7 +46,8 @@ def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: 
     assert (machine.state / "logs" / "encoder.log").exists()
 
 
-def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Any) -> None:
+@pytest.mark.deep
+def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Machine) -> None:
     process = machine.start("up", "--no-vision")
     lines_until_ready(process)
     pids = machine.pids()
@@ -72,18 +57,18 @@ def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Any) -> None:
     assert gone(pids)
 
 
-def test_a_service_that_cannot_load_is_told_with_its_last_lines(machine: Any, tmp_path: Path) -> None:
+def test_a_service_that_cannot_load_is_told_with_its_last_lines(machine: Machine, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     next((model / "transformer").glob("*.safetensors")).unlink()
-    ran = machine.zrelay("up", "--detach", "--model", str(model))
+    ran = machine.process("up", "--detach", "--model", str(model))
     assert ran.returncode == exits.LOCAL_FILE, ran.stderr
     assert "error: the generator ended with exit code 5; its last lines:" in ran.stderr
     assert "transformer/" in ran.stderr
     assert not (machine.state / "stack.json").exists()
 
 
-def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Any) -> None:
+def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Machine) -> None:
     mine = start_mark(os.getpid())
     assert mine is not None
     assert ProcessId(os.getpid(), mine).alive
@@ -101,49 +86,49 @@ def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Any) -> None:
     (machine.state / "stack.json").unlink()
 
 
-def test_a_stack_that_lost_a_service_is_told_ended_and_started_again(machine: Any) -> None:
+def test_a_stack_that_lost_a_service_is_told_ended_and_started_again(machine: Machine) -> None:
     machine.state.mkdir()
     stranger = {"pid": os.getpid(), "started": "before the reboot"}
     service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}
     (machine.state / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": [service]}))
-    ran = machine.zrelay("up", "--detach", "--no-vision")  # a record from before a reboot is in nobody's way
+    ran = machine.process("up", "--detach", "--no-vision")  # a record from before a reboot is in nobody's way
     assert ran.returncode == 0, ran.stderr
     pids = machine.pids()
     os.kill(pids[1], signal.SIGKILL)
-    assert until(lambda: gone(pids[1:]))
-    ran = machine.zrelay("generate", PROMPT)
-    assert ran.returncode == exits.REFUSED
-    assert "the generator that `zrelay up` started has ended" in ran.stderr
-    assert "generator has ended" in machine.zrelay("up", "--detach").stderr
-    ran = machine.zrelay("down")
-    assert (ran.returncode, ran.stderr) == (0, "encoder ended\n")
+    until(lambda: gone(pids[1:]), "the generator is gone")
+    refused = machine.zrelay("generate", PROMPT)
+    assert refused.returncode == exits.REFUSED
+    assert "the generator that `zrelay up` started has ended" in refused.stderr
+    assert "generator has ended" in machine.process("up", "--detach").stderr
+    down = machine.zrelay("down")
+    assert (down.returncode, down.stderr) == (0, "encoder ended\n")
     assert gone(pids)
     assert not (machine.state / "stack.json").exists()
     assert start_mark(os.getpid()) is not None  # the stranger's pid is ours: it was left alone
 
 
-def test_a_port_that_is_taken(here: Any, machine: Any) -> None:
+def test_a_port_that_is_taken(here: Machine, machine: Machine) -> None:
     taken = next(service["endpoint"] for service in here.record()["services"])
-    ran = machine.zrelay("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", taken)
+    ran = machine.process("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", taken)
     assert ran.returncode == exits.UNREACHABLE, ran.stderr
     assert "taken" in ran.stderr
 
 
-def test_listening_beyond_this_machine_is_refused(machine: Any) -> None:
-    ran = machine.zrelay("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", "0.0.0.0:7501")
+def test_listening_beyond_this_machine_is_refused(machine: Machine) -> None:
+    ran = machine.process("serve", "encoder", "--model", str(demo_checkpoint()), "--listen", "0.0.0.0:7501")
     assert ran.returncode == exits.REFUSED
     assert "SSH tunnel" in ran.stderr
 
 
-def test_a_folder_that_is_no_checkpoint(machine: Any, tmp_path: Path) -> None:
-    ran = machine.zrelay("serve", "generator", "--model", str(tmp_path), "--listen", "127.0.0.1:0")
+def test_a_folder_that_is_no_checkpoint(machine: Machine, tmp_path: Path) -> None:
+    ran = machine.process("serve", "generator", "--model", str(tmp_path), "--listen", "127.0.0.1:0")
     assert ran.returncode == exits.LOCAL_FILE, ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-def test_ctrl_c_ends_demo_and_leaves_nothing(machine: Any) -> None:
+def test_ctrl_c_ends_demo_and_leaves_nothing(machine: Machine) -> None:
     process = machine.start("demo")
-    assert until(lambda: len(psutil.Process(process.pid).children()) == 2)
+    until(lambda: len(psutil.Process(process.pid).children()) == 2, "both services are started")
     children = [child.pid for child in psutil.Process(process.pid).children()]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -155,11 +140,11 @@ def test_ctrl_c_ends_demo_and_leaves_nothing(machine: Any) -> None:
     assert not machine.state.exists()
 
 
-def test_demo_leaves_a_picture_and_nothing_else(machine: Any) -> None:
+def test_demo_leaves_a_picture_and_nothing_else(machine: Machine) -> None:
     (machine.here / "out").mkdir()
     (machine.here / "out" / "demo.png").write_bytes(b"an earlier picture")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    ran = machine.zrelay("demo")
+    ran = machine.process("demo")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"painted '{PROMPT}' to out/demo.png\n"
     assert (machine.here / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")

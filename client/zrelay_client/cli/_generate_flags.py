@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import click
 
+from zrelay_client._options import Priority
 from zrelay_client.cli._flags import PLACE, grouped
 from zrelay_client.cli._targets import FORMATS
+
+PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,20 @@ class FileFlags:
 
 @dataclass(frozen=True, slots=True)
 class BatchFlags:
-    """How many jobs, and whether somebody waits for them."""
+    """How many jobs to run, how urgent they are, and whether the command waits for them."""
 
     count: int | None
     seeds: str | None
     in_flight: int | None
+    priority: Priority | None
     detach: bool
+
+    @property
+    def effective_priority(self) -> Priority:
+        """`--priority`, else "interactive" for a single job and "normal" for the jobs of `--count` or `--seeds`."""
+        if self.priority is not None:
+            return self.priority
+        return "interactive" if self.count is None and self.seeds is None else "normal"
 
 
 picture_options = grouped(
@@ -130,6 +141,11 @@ batch_options = grouped(
         type=click.IntRange(1),
         metavar="N",
         help="Jobs under way at a time, with --count or --seeds. Default: 8 for each generator.",
+    ),
+    click.option(
+        "--priority",
+        type=click.Choice(PRIORITIES),
+        help="Urgency of the jobs at the generator. Default: interactive; normal with --count or --seeds.",
     ),
     click.option("--detach", is_flag=True, help="Leave it to the generator and return; says how to come back."),
 )

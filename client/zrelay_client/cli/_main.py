@@ -9,11 +9,16 @@ from zrelay_client.cli._root import cli
 from zrelay_shared import exits
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs `zrelay` with these arguments (the process's own by default); its exit code."""
+def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int:
+    """Runs `zrelay`, or another command as `zrelay` is run, and returns its exit code.
+
+    Args:
+        args: The arguments; those of the process if None.
+        command: What is run.
+    """
     given = list(sys.argv[1:] if args is None else args)
     try:
-        code = cli.main(given, prog_name="zrelay", standalone_mode=False)
+        code = command.main(given, prog_name="zrelay", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

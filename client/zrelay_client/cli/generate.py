@@ -60,6 +60,7 @@ def command(
     zrelay generate "a red fox" -o fox.png --seed 7
     zrelay generate "a red fox" -o fox.png --num-images 4     fox-1.png ... fox-4.png
     zrelay generate "a red fox" -o foxes/ --count 1000 --generator box1 --generator box2
+    zrelay generate "a red fox" -o foxes/ --seeds 1-500 --priority batch
     zrelay generate "a red fox" --reference style.png --alpha 0.3
     zrelay generate "a red fox in this room" --omni room.png
     zrelay generate "a red fox" --detach                      zrelay jobs fetch ID -o fox.png
@@ -83,7 +84,7 @@ def command(
         raise click.UsageError("--json and --output - both want stdout: choose one")
     source = _source(prompt, prompt_embeds, picture.negative_prompt)
     seeds = _seeds(picture, batch)
-    order = _order(source, settings, file, picture, reference, jobs=len(seeds or [0]))
+    order = _order(source, settings, file, picture, reference, batch, jobs=len(seeds or [0]))
     from zrelay_client.cli._console import Console
 
     console = Console(quiet=quiet)
@@ -102,6 +103,7 @@ def _order(
     file: FileFlags,
     picture: PictureFlags,
     reference: ReferenceFlags,
+    batch: BatchFlags,
     *,
     jobs: int,
 ) -> "Order":
@@ -129,6 +131,7 @@ def _order(
         quality=wanted.quality,
         keep_prompt=not file.no_prompt_in_file,
         preview_every=file.preview_every if file.preview is not None else 0,
+        priority=batch.effective_priority,
     )
     title = source.stem if isinstance(source, Path) else source
     count = picture.num_images * jobs

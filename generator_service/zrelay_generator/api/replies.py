@@ -11,7 +11,7 @@ from zrelay.v1 import jobs_pb2 as pb
 from zrelay_generator.cost.model import CostSnapshot
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.features.acceptance import Acceptance
-from zrelay_generator.features.protocol import Capability, JobSpec, Sampling
+from zrelay_generator.features.protocol import Capability, JobSpec, SamplingSettings
 from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.features.registry import FEATURES, UNBUILT
 from zrelay_generator.images.writing import ImageFormat
@@ -135,7 +135,7 @@ def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: JobAccept
     return message.SerializeToString()
 
 
-def sampling_message(sampling: Sampling) -> generation_pb2.SamplingOptions:
+def sampling_message(sampling: SamplingSettings) -> generation_pb2.SamplingOptions:
     """Returns every setting as it is used. Sending it back asks for the same sampling."""
     message = generation_pb2.SamplingOptions(
         width=sampling.width,

@@ -13,7 +13,7 @@ from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.api.contents import named, whole
 from zrelay_generator.api.replies import sampling_message
 from zrelay_generator.features.acceptance import Acceptance, SamplingLimits
-from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, Sampling
+from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, SamplingSettings
 from zrelay_generator.features.registry import FEATURES, UNBUILT
 from zrelay_generator.features.request import SpecRequest, missing
 from zrelay_generator.features.schedule import Schedule, explicit_schedule, shifted_schedule
@@ -100,7 +100,7 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
     )
 
 
-def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampling:
+def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> SamplingSettings:
     """Parses SamplingOptions and fills in the defaults.
 
     Raises:
@@ -118,7 +118,7 @@ def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampl
         raise invalid("spec.sampling.num_images", f"1 to {limits.max_images}", num_images)
     guidance = message.guidance_scale if message.HasField("guidance_scale") else defaults.guidance_scale
     truncation = message.cfg_truncation if message.HasField("cfg_truncation") else 1.0
-    return Sampling(
+    return SamplingSettings(
         width=width,
         height=height,
         guidance_scale=_number("guidance_scale", guidance, _MAX_GUIDANCE),
@@ -225,7 +225,7 @@ class RequestReader:
             budget_s=budget_s,
         )
 
-    def _fill_in(self, spec: pb.GenerationSpec, sampling: Sampling) -> None:
+    def _fill_in(self, spec: pb.GenerationSpec, sampling: SamplingSettings) -> None:
         """Writes the sampling into a spec to be stored, so that later defaults do not change the job.
 
         At least the seed is written. The rest is left out if a default is not exact as a float of the contract.

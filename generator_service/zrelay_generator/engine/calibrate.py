@@ -12,7 +12,7 @@ from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, JobFailed
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.ticks import DecodeTick, DenoiseTick, Tick
-from zrelay_generator.features.protocol import JobSpec, Prompt, Sampling
+from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.size import segment_size
@@ -87,7 +87,7 @@ def _generate(model: LoadedModel, side: int) -> None:
         if isinstance(event, JobFailed):
             raise event.error
 
-    sampling = Sampling(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
+    sampling = SamplingSettings(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
     engine = StepEngine(model, 1, JobEstimator(), _only_image, emit, decode_beside=False)
     engine.add(DeviceJob("warm-up", JobSpec(Prompt(torch.zeros(1, model.limits.embeds_width)), sampling), 0))
     run_to_end(engine)

@@ -26,7 +26,7 @@ PROMPT = "prompt"
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingSettings:
     """Size, schedule, guidance and seed of a job, with every default filled in.
 
     Attributes:
@@ -126,7 +126,7 @@ class FeatureSpec:
 
     __slots__ = ()
 
-    def applied_to(self, sampling: Sampling) -> Sampling:
+    def applied_to(self, sampling: SamplingSettings) -> SamplingSettings:
         """Returns the sampling under this feature, for example with fewer steps to run."""
         return sampling
 
@@ -154,7 +154,7 @@ class JobSpec:
     """
 
     prompt: Prompt
-    sampling: Sampling
+    sampling: SamplingSettings
     output: Output = Output()
     origin: Origin = Origin()
     priority: Priority = Priority.NORMAL

@@ -8,7 +8,7 @@ import torch
 from zrelay.v1 import content_pb2, embeds_pb2
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.features.acceptance import Acceptance
-from zrelay_generator.features.protocol import Prompt, Sampling
+from zrelay_generator.features.protocol import Prompt, SamplingSettings
 from zrelay_shared.errors import FeatureMissing
 from zrelay_shared.fingerprint import Verdict, compare, from_message
 from zrelay_shared.service.parsing import invalid
@@ -29,7 +29,7 @@ class SpecRequest:
 
     parcel: Parcel[Any]
     spec: pb.GenerationSpec
-    sampling: Sampling
+    sampling: SamplingSettings
     accepts: Acceptance
     _read: dict[str, tuple[Prompt, Verdict]] = field(default_factory=dict)
 

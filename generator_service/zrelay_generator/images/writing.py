@@ -31,7 +31,7 @@ class ImageFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
+class WrittenImage:
     """An encoded image.
 
     Attributes:
@@ -48,7 +48,7 @@ def pixels_sha256(pixels: Tensor) -> str:
     return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
 
-def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: str) -> EncodedImage:
+def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: str) -> WrittenImage:
     """Encodes an image.
 
     Args:
@@ -72,7 +72,7 @@ def write_image(pixels: Tensor, format: ImageFormat, quality: int, provenance: s
     else:
         image.save(buffer, "WEBP", quality=quality, lossless=quality == 100, exif=_exif(provenance))
     data = buffer.getvalue()
-    return EncodedImage(data, hashlib.sha256(data).hexdigest())
+    return WrittenImage(data, hashlib.sha256(data).hexdigest())
 
 
 def write_preview(pixels: Tensor) -> bytes:

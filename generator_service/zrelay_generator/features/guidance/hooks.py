@@ -13,7 +13,7 @@ from zrelay_generator.features.protocol import (
     JobFeature,
     JobSpec,
     Prompt,
-    Sampling,
+    SamplingSettings,
     SequenceSize,
     Step,
 )
@@ -34,7 +34,7 @@ def guidance_hooks(spec: GuidanceSpec, job: JobSpec) -> "Guidance | None":
 class Guidance(JobFeature):
     """Adds a second segment, that of the negative prompt, in every step in which guidance is on."""
 
-    def __init__(self, negative_prompt: Prompt, sampling: Sampling) -> None:
+    def __init__(self, negative_prompt: Prompt, sampling: SamplingSettings) -> None:
         self._negative_prompt, self._sampling = negative_prompt, sampling
         self._conditioning: Conditioning | None = None
 

@@ -7,7 +7,7 @@ from zrelay_generator.features.protocol import FeatureSpec, Prompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuidanceSpec(FeatureSpec):
-    """Classifier-free guidance with the scale, bound and truncation of the job's `Sampling`.
+    """Classifier-free guidance with the scale, bound and truncation of the job's `SamplingSettings`.
 
     It adds nothing to the provenance: `sampling` and `negative_prompt` are written for every job.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from zrelay_generator.features.protocol import FeatureSpec, Sampling
+from zrelay_generator.features.protocol import FeatureSpec, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class ImageToImageSpec(FeatureSpec):
     file_sha256: str
     strength: float
 
-    def applied_to(self, sampling: Sampling) -> Sampling:
+    def applied_to(self, sampling: SamplingSettings) -> SamplingSettings:
         """Returns the sampling that runs the last steps only."""
         return replace(sampling, first_step=first_step(sampling.num_inference_steps, self.strength))
 

@@ -22,7 +22,7 @@ from zrelay_generator.features.omni.positions import (
 )
 from zrelay_generator.features.omni.spec import OmniSpec
 from zrelay_generator.features.omni.tokens import embedded_pictures, refined_prompt, refined_siglip
-from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt, Sampling, Step
+from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt, SamplingSettings, Step
 from zrelay_generator.model.latents import PATCH
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
@@ -42,7 +42,7 @@ def omni_hooks(spec: OmniSpec, job: JobSpec) -> "Omni":
 class Omni(JobFeature):
     """Replaces the sequence of every prompt. Its place is after the features that add segments."""
 
-    def __init__(self, spec: OmniSpec, sampling: Sampling) -> None:
+    def __init__(self, spec: OmniSpec, sampling: SamplingSettings) -> None:
         self._spec, self._sampling = spec, sampling
         self._pictures: Tensor | None = None
         self._siglip: dict[tuple[int, ...], Tensor] = {}
@@ -99,7 +99,7 @@ class Omni(JobFeature):
         return self._siglip[places]
 
 
-def omni_size(sampling: Sampling, spec: OmniSpec, segments: Sequence[int]) -> Size:
+def omni_size(sampling: SamplingSettings, spec: OmniSpec, segments: Sequence[int]) -> Size:
     """Returns the size of one forward of an image with its references and grids.
 
     Args:

@@ -1,0 +1,138 @@
+"""The structure of the product: no import cycles, a class name once, and a docstring in every module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from .structure import (
+    PACKAGES,
+    ROOT,
+    components,
+    cycles,
+    levels,
+    module_graph,
+    parsed,
+    repeated_class_names,
+    shipped,
+    sub_package_graph,
+)
+
+FILES = shipped(ROOT)
+
+KNOWN_CYCLES = {
+    # package: modules that may import each other in a circle until their next rebuild
+    "zrelay_client": {
+        "zrelay_client._embeds",
+        "zrelay_client._omni",
+        "zrelay_client._options",
+        "zrelay_client._replies",
+        "zrelay_client._vision_embeds",
+        "zrelay_client._vision_messages",
+        "zrelay_client._vision_options",
+    },
+    "zrelay_demo": {"zrelay_demo.vision_folders", "zrelay_demo.vision_models"},
+}
+
+KNOWN_SUB_PACKAGE_CYCLES = {
+    # package: sub-packages that may import each other in a circle until their next rebuild
+    "zrelay_generator": {
+        "zrelay_generator.api",
+        "zrelay_generator.cost",
+        "zrelay_generator.engine",
+        "zrelay_generator.features",
+        "zrelay_generator.images",
+        "zrelay_generator.jobs",
+        "zrelay_generator.scheduling",
+    },
+}
+
+REPEATED_CLASS_NAMES = {
+    # names that are still defined more than once; this list only ever gets shorter
+    "Accepted",
+    "Batch",
+    "ConditionOptions",
+    "Conditioned",
+    "Content",
+    "Done",
+    "EncodeCall",
+    "EncoderService",
+    "Engine",
+    "Entry",
+    "Feature",
+    "GeneratorService",
+    "Image",
+    "ImageFile",
+    "Job",
+    "Moments",
+    "Order",
+    "Painter",
+    "Preview",
+    "Progress",
+    "References",
+    "Run",
+    "Sampling",
+    "Service",
+    "Stage",
+    "StatesOptions",
+    "Taken",
+    "Timings",
+    "Verdict",
+    "VisionService",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_cycle_between_modules(package: str) -> None:
+    """Imports within functions and under TYPE_CHECKING count."""
+    known = KNOWN_CYCLES.get(package, set())
+    assert [cycle for cycle in cycles(module_graph(FILES, package)) if not set(cycle) <= known] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_cycle_between_sub_packages(package: str) -> None:
+    known = KNOWN_SUB_PACKAGE_CYCLES.get(package, set())
+    found = cycles(sub_package_graph(module_graph(FILES, package)))
+    assert [cycle for cycle in found if not set(cycle) <= known] == []
+
+
+def test_a_class_name_exists_once() -> None:
+    repeated = repeated_class_names(FILES)
+    new = {name: where for name, where in repeated.items() if name not in REPEATED_CLASS_NAMES}
+    assert new == {}, "rename one of each: a class name exists once in the product"
+    unique = REPEATED_CLASS_NAMES - repeated.keys()
+    assert unique == set(), "these exist once now: remove them from REPEATED_CLASS_NAMES"
+
+
+def test_every_module_has_a_docstring() -> None:
+    bare = [name for name, path in FILES.items() if not ast.get_docstring(parsed(path))]
+    assert bare == []
+
+
+def test_graphs_of_a_small_package(tmp_path: Path) -> None:
+    """The rules above hold only if the graph sees every kind of import."""
+    package = tmp_path / "shared/zrelay_shared"
+    for name, text in {
+        "__init__": "",
+        "top": "import zrelay_shared.middle.one\n",
+        "middle/__init__": "",
+        "middle/one": "from zrelay_shared.low import two\n",
+        "middle/three": "def f():\n    from .. import top\n",
+        "low/__init__": "",
+        "low/two": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..middle.three import f\n",
+    }.items():
+        file = package / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    graph = module_graph(shipped(tmp_path), "zrelay_shared")
+    assert graph["zrelay_shared.top"] == {"zrelay_shared.middle.one"}
+    circle = {"zrelay_shared.top", "zrelay_shared.middle.one", "zrelay_shared.low.two", "zrelay_shared.middle.three"}
+    assert cycles(graph) == [sorted(circle)]
+    assert cycles(sub_package_graph(graph)) == [["zrelay_shared.low", "zrelay_shared.middle"]]
+    assert levels(graph) == 1
+
+
+def test_levels_and_components() -> None:
+    graph = {"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": {"e"}, "e": {"d"}, "f": set[str]()}
+    assert [part for part in components(graph) if len(part) > 1] == [{"d", "e"}]
+    assert levels(graph) == 3
