@@ -23,7 +23,7 @@ def load(profile: str | None = None, flags: Mapping[str, object] | None = None) 
     return config.load(paths.config_file(), os.environ, profile=profile, flags=flags)
 
 
-def strange_variables() -> list[str]:
+def unknown_variables() -> list[str]:
     """`ZRELAY_*` variables that mean nothing, each with a hint."""
     return config.unknown_variables(os.environ)
 

@@ -1,7 +1,6 @@
 """The encoder behind its queue: loads in the background, formats in one thread, computes in another."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from zrelay_encoder.encoder import (
     load_formatter,
 )
 from zrelay_encoder.omni import fit_omni
-from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared import checkpoints
-from zrelay_shared.errors import Draining, FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
+from zrelay_shared.errors import FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.service.lifecycle import Readiness
+from zrelay_shared.service.worker import DeviceWorker, serving_threads
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
 _ENVELOPE_BYTES = 1024 * 1024
@@ -63,12 +63,12 @@ class EncoderEngine:
         self._texts = DeviceWorker("encoder-text", config.max_waiting)
         self._formatter: PromptFormatter | None = None
         self._checkpoint_limit: int | None = None
-        self._draining = False
+        self._readiness = Readiness("encoder")
 
     @property
     def ready(self) -> bool:
         """Whether calls are taken."""
-        return self.encoder is not None and not self._draining
+        return self._readiness.ready
 
     async def load(self) -> None:
         """The tokenizer, then the model, and one warm-up run. Raises CheckpointError, FailedPrecondition."""
@@ -77,7 +77,7 @@ class EncoderEngine:
         self._formatter = (await self._texts.run(lambda: load_formatter(folder))).value
 
         def load() -> Encoder:
-            torch.set_num_threads(self.config.threads or max(1, _cores() - 1))  # one core for the event loop
+            torch.set_num_threads(serving_threads(self.config.threads))
             encoder = load_encoder(folder, self.config)
             encoder.encode([[0]], encoder.model.plan, torch.float32)
             return encoder
@@ -86,6 +86,7 @@ class EncoderEngine:
         for worker in (self._texts, self.device):
             worker.forget()  # a load of a minute is no ground for a caller's retry hint
         self.encoder = encoder
+        self._readiness.set_loaded()
 
     def text_limit(self, requested: int | None = None) -> tokens.TextLimit:
         """The limit that applies to a request."""
@@ -137,7 +138,7 @@ class EncoderEngine:
 
     async def drain(self, grace_s: float) -> None:
         """No new calls from now on; returns when none runs, or after `grace_s`."""
-        self._draining = True
+        self._readiness.set_draining()
         try:
             await asyncio.wait_for(self.device.drained(), grace_s)
         except TimeoutError:
@@ -145,20 +146,19 @@ class EncoderEngine:
 
     async def close(self) -> None:
         """Ends the threads; what waits is dropped."""
-        self._draining = True
+        self._readiness.set_draining()
         await self._texts.close()
         await self.device.close()
         self.encoder = self._formatter = None
 
     def _ready(self) -> Encoder:
-        if self._draining:
-            raise Draining("this encoder is going away: try again later, or on another encoder")
+        self._readiness.check()
         if self.encoder is None:
-            raise ModelLoading("this encoder is still loading its model: try again in a moment")
+            raise RuntimeError("encoder: expected a loaded model, got none")
         return self.encoder
 
     def _texts_ready(self) -> PromptFormatter:
-        if self._formatter is not None and not self._draining:
+        if self._formatter is not None and not self._readiness.draining:
             return self._formatter
         self._ready()
         raise ModelLoading("this encoder is still loading its tokenizer: try again in a moment")
@@ -234,8 +234,3 @@ def _check_reply(total_tokens: int, width: int, dtype: torch.dtype) -> None:
             field="prompts",
             metadata={"bytes": size, "max_bytes": room},
         )
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

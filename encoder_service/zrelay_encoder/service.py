@@ -6,16 +6,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource
-from zrelay.v1.info_pb2 import DeviceInfo, Feature, QueueInfo, ServerVersion
 from zrelay_encoder import parsing
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.engine import EncodedPrompt, EncoderEngine
 from zrelay_encoder.features import FEATURES
 from zrelay_encoder.tokens import LimitSource
-from zrelay_shared import __version__, fingerprint, torch_devices
+from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
-from zrelay_shared.serving import libraries
+from zrelay_shared.service.info import device_info, features, queue_info, server_version
+from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
@@ -26,17 +26,12 @@ _SOURCES = {
 }
 
 
-class EncoderService:
-    """The servicer and its life (`zrelay_shared.serving.Service`)."""
+class EncoderService(Service):
+    """The servicer and its lifecycle."""
 
     def __init__(self, config: EncoderConfig) -> None:
         self._engine = EncoderEngine(config)
-        self._version = ServerVersion(
-            service="encoder",
-            version=__version__,
-            contract="v1",
-            libraries=libraries(["torch", "transformers", "tokenizers", "grpcio"]),
-        )
+        self._version = server_version("encoder", ("torch", "transformers", "tokenizers", "grpcio"))
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -95,13 +90,8 @@ class EncoderService:
         info = pb.EncoderServiceGetInfoResponse(
             version=self._version,
             ready=engine.ready,
-            features=[Feature(name=f.name, available=f.available, note=f.note) for f in FEATURES],
-            queue=QueueInfo(
-                waiting=queue.waiting,
-                running=queue.running,
-                max_waiting=config.max_waiting,
-                estimated_wait_s=queue.estimated_wait_s,
-            ),
+            features=features(FEATURES),
+            queue=queue_info(queue, config.max_waiting),
             max_prompts=config.max_prompts,
             max_prompt_chars=config.max_prompt_chars,
             text_limit=limit.tokens,
@@ -111,15 +101,7 @@ class EncoderService:
         if loaded is not None:
             device = await asyncio.to_thread(torch_devices.report, loaded.device)  # a driver may make it wait
             info.fingerprint.CopyFrom(fingerprint.to_message(loaded.fingerprint))
-            info.device.CopyFrom(
-                DeviceInfo(
-                    kind=device.kind,
-                    name=device.name,
-                    memory_total_bytes=device.memory_total_bytes,
-                    memory_free_bytes=device.memory_free_bytes,
-                    compute_dtype=loaded.fingerprint.compute_dtype,
-                )
-            )
+            info.device.CopyFrom(device_info(device, loaded.fingerprint.compute_dtype))
             info.loaded_blocks, info.total_blocks = loaded.model.plan.blocks, loaded.model.total_blocks
         return info
 

@@ -29,8 +29,8 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.service import EncoderService
 from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.settings import GeneratorConfig
-from zrelay_shared import serving
-from zrelay_shared.listening import ListenAddress
+from zrelay_shared.service import lifecycle
+from zrelay_shared.service.listening import ListenAddress
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.service import VisionService
 
@@ -47,12 +47,12 @@ class Services:
         self.endpoints: dict[str, str] = {}
         """Encoder and generator of the demo checkpoint: 128 x 128, 8 steps; one job may wait behind another."""
 
-    def start(self, service: serving.Service) -> str:
+    def start(self, service: lifecycle.Service) -> str:
         """Serves it, loaded; its endpoint."""
 
         async def started() -> str:
-            options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-            server = await self._running.enter_async_context(serving.running(service, options))
+            options = lifecycle.ServeOptions(ListenAddress("127.0.0.1", 0))
+            server = await self._running.enter_async_context(lifecycle.running(service, options))
             await server.loaded
             return str(server.address)
 

@@ -16,9 +16,10 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.encoder import Encoder, PromptFormatter, load_encoder, load_formatter
 from zrelay_encoder.service import EncoderService
 from zrelay_encoder.template import of_prompt
-from zrelay_shared import channels, checkpoints, rpc, serving
-from zrelay_shared.listening import ListenAddress
-from zrelay_shared.serving import RunningServer
+from zrelay_shared import channels, checkpoints, rpc
+from zrelay_shared.service import lifecycle
+from zrelay_shared.service.lifecycle import RunningServer
+from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.wire import Parcel
 
 BLOCKS, WIDTH = 5, 32
@@ -123,8 +124,8 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(what: EncoderConfig | EncoderService) -> Served:
             service = EncoderService(what) if isinstance(what, EncoderConfig) else what
-            options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-            server = await stack.enter_async_context(serving.running(service, options))
+            options = lifecycle.ServeOptions(ListenAddress("127.0.0.1", 0))
+            server = await stack.enter_async_context(lifecycle.running(service, options))
             channel = await stack.enter_async_context(channels.dial(str(server.address)))
             return Served(
                 service, server, rpc.Stub(channel, service.descriptor, str(server.address)), str(server.address)

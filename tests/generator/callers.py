@@ -16,9 +16,9 @@ from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
-from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import RunningServer, ServeOptions, running
+from zrelay_shared.service.lifecycle import RunningServer, ServeOptions, running
+from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]

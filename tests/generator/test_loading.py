@@ -146,9 +146,9 @@ def test_what_running_out_of_memory_looks_like():
 def test_help_loads_no_torch():
     code = (
         "import sys\n"
-        "from zrelay_generator.__main__ import cli\n"
+        "from zrelay_generator.__main__ import main\n"
         "from click.testing import CliRunner\n"
-        "out = CliRunner().invoke(cli, ['--help'])\n"
+        "out = CliRunner().invoke(main, ['--help'])\n"
         "assert out.exit_code == 0 and '--tick-tokens' in out.output, out.output\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'PIL', 'grpc'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

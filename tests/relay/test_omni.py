@@ -20,9 +20,9 @@ from zrelay_encoder.service import EncoderService
 from zrelay_generator.api.servicer import GeneratorService
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
-from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import ServeOptions, Service, running
+from zrelay_shared.service.lifecycle import ServeOptions, Service, running
+from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.service import VisionService

@@ -19,14 +19,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 PRELUDE = textwrap.dedent("""
     import asyncio, sys, time
     from zrelay.v1 import vision_pb2
-    from zrelay_shared import command
     from zrelay_shared.errors import CheckpointError
+    from zrelay_shared.service import command
+    from zrelay_shared.service.roles import VisionConfig
     from zrelay_vision.service import VisionService
     class Service(VisionService):
         async def load(self): {load}
         async def drain(self, grace_s): {drain}
-    sys.exit(command.start({build}, listen="{listen}", insecure_listen=False, log_level="info", grace_s=5.0,
-                           address_file=None))
+    sys.exit(command.start(lambda: VisionConfig(listen="{listen}", grace_s=5.0), {build}))
 """)
 
 
@@ -140,7 +140,7 @@ def test_a_second_signal_ends_the_drain():
     [
         (["--listen", "0.0.0.0:0"], exits.REFUSED, "--insecure-listen"),
         (["--listen", "nowhere"], exits.REFUSED, "expected HOST:PORT"),
-        (["--log-level", "loud"], exits.REFUSED, "log-level: expected one of"),
+        (["--log-level", "loud"], exits.USAGE, "'--log-level': expected one of debug, info"),
         (
             ["--listen", "127.0.0.1:0", "--address-file", "/nonexistent/x"],
             exits.LOCAL_FILE,
@@ -150,7 +150,7 @@ def test_a_second_signal_ends_the_drain():
 )
 def test_wrong_flags_are_told_in_one_line(arguments, code, said):
     got, log = ended(launch([sys.executable, "-m", "zrelay_vision", *arguments]))
-    told = [line for line in log.splitlines() if line.startswith("error: ")]
+    told = [line for line in log.splitlines() if line.lower().startswith("error: ")]
     assert got == code and len(told) == 1 and said in told[0] and "Traceback" not in log
 
 
@@ -160,5 +160,5 @@ def test_a_taken_port_and_a_missing_library_are_told_in_one_line():
         listener.listen()
         code, log = ended(start(listen=f"127.0.0.1:{listener.getsockname()[1]}"))
     assert code == exits.UNREACHABLE and "error: cannot listen on" in log and "Traceback" not in log
-    code, log = ended(start(build="lambda: __import__('no_such_library')"))
+    code, log = ended(start(build="lambda _: __import__('no_such_library')"))
     assert code == exits.LOCAL_FILE and "error: no_such_library is not installed: pip install" in log

@@ -1,12 +1,13 @@
-"""Listening addresses, exit codes, lists that are cut, log levels: small tables that people rely on."""
+"""Listening addresses, exit codes, lists that are cut: small tables that people rely on."""
 
 import platform
 
 import pytest
 
-from zrelay_shared import errors, exits, logs, malloc, status
+from zrelay_shared import errors, exits, status
 from zrelay_shared.errors import InvalidArgument, listed
-from zrelay_shared.listening import parse_listen
+from zrelay_shared.service import process
+from zrelay_shared.service.listening import parse_listen
 
 
 @pytest.mark.parametrize(
@@ -90,10 +91,5 @@ def test_reasons_are_upper_snake_and_name_one_class_each():
     assert retried == {"QueueFull", "QuotaExceeded", "ModelLoading", "Draining"}
 
 
-def test_log_levels():
-    with pytest.raises(InvalidArgument, match="debug, info, warning, error, got 'loud'"):
-        logs.configure("loud")
-
-
 def test_large_buffers_stay_on_the_heap_where_there_is_glibc():
-    assert malloc.keep_large_buffers() is (platform.libc_ver()[0] == "glibc")
+    assert process.keep_large_buffers() is (platform.libc_ver()[0] == "glibc")

@@ -18,10 +18,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.embeds_pb2 import PromptReport
-from zrelay_shared import channels, fingerprint, reference_file, rpc, serving
+from zrelay_shared import channels, fingerprint, reference_file, rpc
 from zrelay_shared.fingerprint import EncoderFingerprint
-from zrelay_shared.listening import ListenAddress
-from zrelay_shared.serving import RunningServer
+from zrelay_shared.service import lifecycle
+from zrelay_shared.service.lifecycle import RunningServer
+from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.torch_tensors import from_wire, to_wire
 from zrelay_shared.wire import Parcel
 from zrelay_vision.config import VisionConfig
@@ -238,8 +239,8 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(what: VisionConfig | VisionService) -> Served:
             service = VisionService(what) if isinstance(what, VisionConfig) else what
-            options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-            server = await stack.enter_async_context(serving.running(service, options))
+            options = lifecycle.ServeOptions(ListenAddress("127.0.0.1", 0))
+            server = await stack.enter_async_context(lifecycle.running(service, options))
             channel = await stack.enter_async_context(channels.dial(str(server.address)))
             stub = rpc.Stub(channel, service.descriptor, str(server.address))
             return Served(service, server, stub, str(server.address))

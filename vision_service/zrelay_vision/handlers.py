@@ -3,8 +3,8 @@
 import asyncio
 
 from zrelay.v1 import vision_pb2 as pb
-from zrelay.v1.info_pb2 import DeviceInfo
 from zrelay_shared import torch_devices, vision_fingerprint
+from zrelay_shared.service.info import device_info, queue_info
 from zrelay_shared.wire import Parcel
 from zrelay_vision import messages, parsing, parsing_conditioning
 from zrelay_vision.condition_prompt import condition_prompt
@@ -36,8 +36,7 @@ async def score(runtime: VisionRuntime, parcel: Parcel[pb.ScoreImagesRequest]) -
 async def describe(runtime: VisionRuntime, info: pb.VisionServiceGetInfoResponse) -> None:
     """GetInfo: adds what only a runtime knows: fingerprints, calibrations, queue, device."""
     queue, loaded = runtime.worker, {engine.kind.value: engine for engine in runtime.engines}
-    info.queue.waiting, info.queue.running = queue.waiting, queue.running
-    info.queue.estimated_wait_s = queue.estimated_wait_s
+    info.queue.CopyFrom(queue_info(queue, runtime.config.max_waiting))
     for said in info.engines:
         kind = parsing.ENGINES[said.engine].value
         if kind in loaded and (made := loaded[kind].fingerprint) is not None:
@@ -46,12 +45,5 @@ async def describe(runtime: VisionRuntime, info: pb.VisionServiceGetInfoResponse
             said.calibrations.extend(runtime.references.digests if kind == EngineKind.QWEN3_VL else ())
     if runtime.device is not None:
         device = await asyncio.to_thread(torch_devices.report, runtime.device)  # a driver may make it wait
-        info.device.CopyFrom(
-            DeviceInfo(
-                kind=device.kind,
-                name=device.name,
-                memory_total_bytes=device.memory_total_bytes,
-                memory_free_bytes=device.memory_free_bytes,
-                compute_dtype=info.engines[0].fingerprint.compute_dtype if info.engines else "",
-            )
-        )
+        dtype = info.engines[0].fingerprint.compute_dtype if info.engines else ""
+        info.device.CopyFrom(device_info(device, dtype))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,14 +10,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from zrelay_shared import torch_devices
-from zrelay_shared.errors import Draining, ModelLoading
+from zrelay_shared.service.lifecycle import Readiness
+from zrelay_shared.service.worker import serving_threads
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import Engine, EngineKind
 from zrelay_vision.features import engine_missing
 from zrelay_vision.images import Picture
 from zrelay_vision.picture_store import ImageRef, PictureStore, StoredPicture
 from zrelay_vision.reference_stats import ReferenceSets, open_reference_sets
-from zrelay_vision.worker import Worker
+from zrelay_vision.worker import VisionWorker
 
 if TYPE_CHECKING:  # transformers takes seconds to load, and not every service needs it: `_load` does
     from zrelay_vision.qwen import Qwen3VLEngine
@@ -36,18 +36,18 @@ class VisionRuntime:
 
     def __init__(self, config: VisionConfig) -> None:
         self.config = config
-        self.worker = Worker(config.max_waiting, lambda: torch.set_num_threads(config.threads or _threads()))
+        self.worker = VisionWorker(config.max_waiting, lambda: torch.set_num_threads(serving_threads(config.threads)))
         self.references: ReferenceSets = open_reference_sets(None)
         self.qwen3_vl: Qwen3VLEngine | None = None
         self.siglip: SiglipEngine | None = None
         self.device: torch.device | None = None
         self._pictures = PictureStore(config.image_cache_bytes, config.max_image_pixels)
-        self._loaded = self._draining = False
+        self._readiness = Readiness("vision service")
 
     @property
     def ready(self) -> bool:
         """Whether calls are taken: what the process was started with is loaded, and it is not draining."""
-        return self._loaded and not self._draining
+        return self._readiness.ready
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -57,7 +57,7 @@ class VisionRuntime:
     async def load(self) -> None:
         """Reference statistics, then each engine, and one small run. Raises CheckpointError, FailedPrecondition."""
         self.references, self.siglip, self.qwen3_vl, self.device = await self.worker.on_device(self._load)
-        self._loaded = True
+        self._readiness.set_loaded()
         if not self.engines:
             log.warning("no engine: prompts are conditioned with saved states alone; give --qwen3-vl or --siglip")
 
@@ -100,10 +100,7 @@ class VisionRuntime:
 
     def check_ready(self) -> None:
         """Raises ModelLoading, Draining."""
-        if self._draining:
-            raise Draining("this vision service is going away: try again later, or on another one")
-        if not self._loaded:
-            raise ModelLoading("this vision service is still loading its models: try again in a moment")
+        self._readiness.check()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Gone]:
@@ -129,7 +126,7 @@ class VisionRuntime:
 
     async def drain(self, grace_s: float) -> None:
         """No new calls from now on; returns when none runs, or after `grace_s`."""
-        self._draining = True
+        self._readiness.set_draining()
         try:
             await asyncio.wait_for(self.worker.drained(), grace_s)
         except TimeoutError:
@@ -137,12 +134,6 @@ class VisionRuntime:
 
     async def close(self) -> None:
         """Ends the threads; what waits is dropped."""
-        self._draining = True
+        self._readiness.set_draining()
         await self.worker.close()
         self.qwen3_vl = self.siglip = None
-
-
-def _threads() -> int:
-    """All cores that this process may use but one, which is the event loop's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)

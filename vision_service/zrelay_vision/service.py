@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import vision_pb2 as pb
-from zrelay.v1.info_pb2 import Feature, QueueInfo, ServerVersion
-from zrelay_shared import __version__
-from zrelay_shared.errors import Draining, ModelLoading
+from zrelay.v1.info_pb2 import QueueInfo
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
-from zrelay_shared.serving import libraries
+from zrelay_shared.service import info as service_info
+from zrelay_shared.service.lifecycle import Readiness, Service
 from zrelay_shared.vision_fingerprint import ENGINES
 from zrelay_shared.wire import Parcel
 from zrelay_vision.config import VisionConfig
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from zrelay_vision.runtime import VisionRuntime
 
 
-class VisionService:
-    """The servicer and its life (`zrelay_shared.serving.Service`)."""
+class VisionService(Service):
+    """The servicer and its lifecycle."""
 
     descriptor: ServiceDescriptor = pb.DESCRIPTOR.services_by_name["VisionService"]
 
@@ -30,13 +29,9 @@ class VisionService:
         """Without a config there is no engine: prompts are conditioned with saved states alone."""
         self._config = config or VisionConfig()
         self._made: VisionRuntime | None = None
-        self._draining = False
-        self._version = ServerVersion(
-            service="vision",
-            version=__version__,
-            contract="v1",
-            libraries=libraries(["torch", "transformers", "tokenizers", "pillow", "grpcio"]),
-        )
+        self._readiness = Readiness("vision service")
+        libraries = ("torch", "transformers", "tokenizers", "pillow", "grpcio")
+        self._version = service_info.server_version("vision", libraries)
 
     async def load(self) -> None:
         """Loads torch, then the engines. Raises CheckpointError, FailedPrecondition."""
@@ -48,7 +43,7 @@ class VisionService:
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new calls; returns when none runs, or after `grace_s`."""
-        self._draining = True
+        self._readiness.set_draining()
         if self._made is not None:
             await self._made.drain(grace_s)
 
@@ -98,7 +93,7 @@ class VisionService:
             engines=[
                 pb.VisionEngineInfo(engine=ENGINES[name]) for name, folder in folders.items() if folder is not None
             ],
-            features=[Feature(name=one.name, available=one.available, note=one.note) for one in listed],
+            features=service_info.features(listed),
             queue=QueueInfo(max_waiting=config.max_waiting),
             max_images=config.max_images,
             max_image_bytes=config.max_image_bytes,
@@ -113,11 +108,10 @@ class VisionService:
 
     def _runtime(self) -> "VisionRuntime":
         """Raises ModelLoading, Draining."""
-        if self._made is not None:
-            return self._made
-        if self._draining:
-            raise Draining("this vision service is going away: try again later, or on another one")
-        raise ModelLoading("this vision service is still starting: try again in a moment")
+        if self._made is None:
+            self._readiness.check()
+            raise RuntimeError("vision service: expected a runtime, got none")
+        return self._made
 
 
 def _import_handlers() -> None:

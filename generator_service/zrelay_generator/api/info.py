@@ -1,6 +1,5 @@
 """What a generator says of itself."""
 
-from functools import cache
 from pathlib import Path
 
 from zrelay.v1 import generation_pb2 as gpb
@@ -12,10 +11,9 @@ from zrelay_generator.features.offered import AVAILABLE, MISSING, OMNI
 from zrelay_generator.images.provenance import Painter
 from zrelay_generator.jobs.board import JobBoard
 from zrelay_generator.settings import GeneratorConfig
-from zrelay_shared import __version__
 from zrelay_shared.fingerprint import to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_OMNI_IMAGES
-from zrelay_shared.serving import libraries
+from zrelay_shared.service.info import device_info, server_version
 from zrelay_shared.torch_devices import DeviceReport
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")
@@ -24,21 +22,13 @@ _KEPT = ("jobs.submit", "jobs.watch", "jobs.get", "jobs.list", "content.upload")
 _IN_MEMORY = "in memory: lost when the process ends"
 
 
-@cache
-def _version() -> info_pb2.ServerVersion:
-    """Once: looking up seven installed packages takes 6 ms."""
-    return info_pb2.ServerVersion(
-        service="generator", version=__version__, contract="v1", libraries=libraries(LIBRARIES)
-    )
-
-
 def loading_info(
     model_id: str, state: Path | None, omni: OmniLimits | None = None
 ) -> pb.GeneratorServiceGetInfoResponse:
     """What can be said before the model is there; `omni` is known with it."""
     kept = "" if state is not None else _IN_MEMORY
     return pb.GeneratorServiceGetInfoResponse(
-        version=_version(),
+        version=server_version("generator", LIBRARIES),
         model_id=model_id,
         features=[
             *(
@@ -76,15 +66,7 @@ def ready_info(
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
     info.defaults.CopyFrom(_defaults(accepts))
     info.limits.CopyFrom(_limits(accepts))
-    info.device.CopyFrom(
-        info_pb2.DeviceInfo(
-            kind=device.kind,
-            name=device.name,
-            memory_total_bytes=device.memory_total_bytes,
-            memory_free_bytes=device.memory_free_bytes,
-            compute_dtype=painter.compute_dtype,
-        )
-    )
+    info.device.CopyFrom(device_info(device, painter.compute_dtype))
     info.queue.CopyFrom(
         info_pb2.QueueInfo(
             waiting=board.workload.waiting,

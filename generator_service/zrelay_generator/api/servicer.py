@@ -22,14 +22,15 @@ from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import CheckpointError, InvalidArgument, ModelLoading
 from zrelay_shared.rpc import Context
+from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.wire import Parcel
 
 _PAGE, _MAX_PAGE = 50, 200
 _NEWEST = 1 << 62
 
 
-class GeneratorService:
-    """The servicer and its life (`zrelay_shared.serving.Service`)."""
+class GeneratorService(Service):
+    """The servicer and its lifecycle."""
 
     def __init__(self, config: GeneratorConfig, load: LoadModel = load_model) -> None:
         """`load` makes the model of the folder: another one where what is served is to be measured without a device."""
@@ -43,12 +44,12 @@ class GeneratorService:
         return pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
     @property
-    def trouble(self) -> str:
+    def unhealthy_reason(self) -> str:
         """Why it cannot serve now (the device is stuck or lost, the disk refuses), "" where it can."""
         return "" if self._runtime is None else self._runtime.device.stuck or self._runtime.store.disk.trouble
 
     @property
-    def lost(self) -> str:
+    def restart_reason(self) -> str:
         """Why the process must be started again (the device is lost), "" while it need not."""
         return "" if self._runtime is None else self._runtime.device.broken
 
@@ -60,7 +61,7 @@ class GeneratorService:
             await runtime.close()
             raise CheckpointError(
                 f"zrelay.json: its defaults are refused here: {error.message}; change it, or start with wider limits "
-                "(`zrelay serve generator -- --help`)",
+                "(`zrelay serve generator --help`)",
                 metadata={"file": "zrelay.json"},
             ) from error
         self._runtime = runtime

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared.errors import QueueFull
+from zrelay_shared.service.worker import DeviceWorker
 
 
 async def test_results_and_times() -> None:

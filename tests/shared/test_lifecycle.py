@@ -13,18 +13,19 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from zrelay.v1 import vision_pb2
 from zrelay.v1.info_pb2 import ServerVersion
-from zrelay_shared import channels, rpc, serving
+from zrelay_shared import channels, rpc
 from zrelay_shared.errors import FeatureMissing, ModelLoading, Unavailable
-from zrelay_shared.listening import parse_listen
+from zrelay_shared.service import lifecycle
+from zrelay_shared.service.listening import parse_listen
 
 VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]
 NAME = "zrelay.v1.VisionService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-ANYWHERE = serving.ServeOptions(parse_listen("127.0.0.1:0"), grace_s=5.0)
+ANYWHERE = lifecycle.ServeOptions(parse_listen("127.0.0.1:0"), grace_s=5.0)
 
 
-class Slow:
+class Slow(lifecycle.Service):
     """A service that loads when it is told to, and drains when it is told to."""
 
     descriptor = VISION
@@ -59,24 +60,24 @@ class Slow:
 
 async def states(channel) -> dict[str, int]:
     stub = health_pb2_grpc.HealthStub(channel)
-    names = ("", NAME, serving.ALIVE)
+    names = ("", NAME, lifecycle.LIVENESS)
     return {name: (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
 
 
 async def test_health_follows_the_life_of_the_service():
     service = Slow()
-    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
-        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, serving.ALIVE: SERVING}
+    async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, lifecycle.LIVENESS: SERVING}
         with pytest.raises(ModelLoading):
             await info(channel)
         service.load_now.set()
         await server.loaded
-        assert await states(channel) == {"": SERVING, NAME: SERVING, serving.ALIVE: SERVING}
+        assert await states(channel) == {"": SERVING, NAME: SERVING, lifecycle.LIVENESS: SERVING}
         assert (await info(channel)).ready
         drain = asyncio.create_task(server.drain())
         while not service.draining:
             await asyncio.sleep(0.01)
-        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, serving.ALIVE: SERVING}
+        assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, lifecycle.LIVENESS: SERVING}
         service.drain_now.set()
         await drain
         with pytest.raises(Unavailable):
@@ -86,8 +87,8 @@ async def test_health_follows_the_life_of_the_service():
 
 async def test_it_settles_before_anybody_hears_that_it_is_ready(monkeypatch):
     service, order = Slow(), []
-    monkeypatch.setattr(serving, "notify", order.append)
-    async with serving.running(service, ANYWHERE, lambda: order.append("settled")) as server:
+    monkeypatch.setattr(lifecycle, "notify", order.append)
+    async with lifecycle.running(service, ANYWHERE, lambda: order.append("settled")) as server:
         assert order == []
         service.load_now.set()
         await server.loaded
@@ -101,7 +102,7 @@ async def info(channel):
 
 
 async def test_an_unknown_health_name_is_not_found():
-    async with serving.running(Slow(), ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    async with lifecycle.running(Slow(), ANYWHERE) as server, channels.dial(str(server.address)) as channel:
         with pytest.raises(grpc.RpcError) as refusal:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"))
     assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
@@ -110,7 +111,7 @@ async def test_an_unknown_health_name_is_not_found():
 async def test_a_model_that_is_loaded_while_draining_is_not_ready():
     service = Slow()
     service.drain_now.set()
-    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status == NOT_SERVING
         drain = asyncio.create_task(server.drain())
@@ -124,7 +125,7 @@ async def test_a_model_that_is_loaded_while_draining_is_not_ready():
 async def test_a_watcher_of_health_does_not_hold_up_the_end():
     service = Slow()
     service.load_now.set(), service.drain_now.set()
-    async with serving.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status in (SERVING, NOT_SERVING)
         await asyncio.wait_for(server.drain(), ANYWHERE.grace_s - 2.0)
@@ -140,7 +141,7 @@ async def test_an_answer_on_its_way_over_a_slow_link_arrives():
 
     service.GetInfo = get_info
     async with (
-        serving.running(service, ANYWHERE) as server,
+        lifecycle.running(service, ANYWHERE) as server,
         slow_link(server.address.port, 1_500_000) as port,
         channels.dial(f"127.0.0.1:{port}") as channel,
     ):
@@ -178,7 +179,7 @@ async def slow_link(port: int, bytes_per_s: int):
 
 
 async def test_reflection_tells_the_contract_on_loopback():
-    async with serving.running(Slow(), ANYWHERE) as server:
+    async with lifecycle.running(Slow(), ANYWHERE) as server:
 
         def look() -> tuple[set[str], list[str]]:
             with grpc.insecure_channel(str(server.address)) as channel:
@@ -193,8 +194,8 @@ async def test_reflection_tells_the_contract_on_loopback():
 
 
 async def test_no_reflection_beyond_loopback():
-    options = serving.ServeOptions(parse_listen("0.0.0.0:0", insecure=True))
-    async with serving.running(Slow(), options) as server:
+    options = lifecycle.ServeOptions(parse_listen("0.0.0.0:0", insecure=True))
+    async with lifecycle.running(Slow(), options) as server:
         with grpc.insecure_channel(f"127.0.0.1:{server.address.port}") as channel:
             look = ProtoReflectionDescriptorDatabase(channel)
             with pytest.raises(grpc.RpcError) as refusal:
@@ -203,10 +204,10 @@ async def test_no_reflection_beyond_loopback():
 
 
 async def test_a_taken_port_is_refused_and_the_service_closed():
-    async with serving.running(Slow(), ANYWHERE) as first:
+    async with lifecycle.running(Slow(), ANYWHERE) as first:
         second = Slow()
         with pytest.raises(Unavailable) as refusal:
-            async with serving.running(second, serving.ServeOptions(first.address)):
+            async with lifecycle.running(second, lifecycle.ServeOptions(first.address)):
                 pytest.fail("two servers share a port")
     assert refusal.value.reason == "LISTEN_FAILED" and str(first.address) in refusal.value.message
     assert second.closed
@@ -214,12 +215,14 @@ async def test_a_taken_port_is_refused_and_the_service_closed():
 
 async def test_the_address_file_names_the_port(tmp_path):
     path = tmp_path / "address"
-    options = serving.ServeOptions(ANYWHERE.listen, address_file=path)
-    async with serving.running(Slow(), options) as server:
+    options = lifecycle.ServeOptions(ANYWHERE.listen, address_file=path)
+    async with lifecycle.running(Slow(), options) as server:
         assert path.read_text() == str(server.address) and server.address.port > 0
     service = Slow()
     with pytest.raises(FileNotFoundError):
-        async with serving.running(service, serving.ServeOptions(ANYWHERE.listen, address_file=tmp_path / "a" / "b")):
+        async with lifecycle.running(
+            service, lifecycle.ServeOptions(ANYWHERE.listen, address_file=tmp_path / "a" / "b")
+        ):
             pytest.fail("the address could not be told")
     assert service.closed
 
@@ -228,12 +231,8 @@ async def test_closing_does_not_wait_for_a_load_in_a_thread():
     service, loading = Slow(), threading.Event()
     service.load = lambda: asyncio.to_thread(loading.wait, 60)
     try:
-        async with serving.running(service, ANYWHERE) as server:
+        async with lifecycle.running(service, ANYWHERE) as server:
             await asyncio.sleep(0.05)
         assert server.loaded.cancelled() and service.closed
     finally:
         loading.set()
-
-
-def test_libraries_that_are_there():
-    assert set(serving.libraries(["grpcio", "no-such-library"])) == {"grpcio"}
