@@ -138,7 +138,9 @@ OWNERS = {
         "zrelay_client._services",
         "zrelay_client._health",
     ),
-    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck"),
+    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
+    "psutil": ("zrelay_client._stack.processes",),
+    "filelock": ("zrelay_client._stack.record",),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
         "zrelay_shared.*",

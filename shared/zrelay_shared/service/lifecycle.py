@@ -229,8 +229,8 @@ class RunningServer:
             return int(self._server.add_insecure_port(str(self._options.listen)))
         except RuntimeError as error:
             raise Unavailable(
-                f"cannot listen on {self._options.listen}: the port is in use or the address is not this machine's; "
-                "choose another with --listen HOST:PORT, or end the process that uses it",
+                f"cannot listen on {self._options.listen}: the port is taken or the address is not this machine's; "
+                "choose another with --listen HOST:PORT, or end the process that holds it",
                 reason="LISTEN_FAILED",
             ) from error
 
