@@ -135,7 +135,7 @@ async def test_weights_that_paint_nothing_are_not_served(copy, monkeypatch, tmp_
 async def test_a_device_that_is_not_here(tiny):
     if torch.backends.mps.is_available():
         pytest.skip("this machine has mps")
-    with pytest.raises(FailedPrecondition, match="device: mps was asked for, this machine has cpu"):
+    with pytest.raises(FailedPrecondition, match="device: expected one of cpu, which this machine has, got mps"):
         await GeneratorService(GeneratorConfig(model=tiny, device="mps")).load()
 
 
