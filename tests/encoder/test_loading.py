@@ -59,7 +59,7 @@ def test_what_no_layer_needs_may_be_missing(copy: Path) -> None:
 
 def test_weights_of_another_size_are_refused(copy: Path) -> None:
     rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(60, 32)})
-    with pytest.raises(CheckpointError, match=r"has shape \[60, 32\], config.json asks for \[64, 32\]"):
+    with pytest.raises(CheckpointError, match=r"has shape \[60, 32\], config.json requires \[64, 32\]"):
         load(copy)
 
 
