@@ -32,6 +32,6 @@ def most_alive(call: str) -> int:
     return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
-def test_cycles_that_grew_old_are_collected_soon():
+def test_cycles_that_grew_old_are_collected_soon() -> None:
     assert most_alive("process.freeze_objects()") < 1000
     assert most_alive("pass") > 5000, "the test shows something"

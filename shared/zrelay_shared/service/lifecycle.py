@@ -25,7 +25,6 @@ from zrelay_shared.service.listening import ListenAddress
 log = logging.getLogger(__name__)
 LIVENESS = "liveness"
 """Health name that only states that the event loop runs; "" and the service's own name state that it is ready."""
-_WATCH_INTERVAL_S = 1.0
 
 
 class Service(Protocol):
@@ -37,12 +36,12 @@ class Service(Protocol):
 
     @property
     def unhealthy_reason(self) -> str:
-        """Why it cannot serve at the moment, "" where it can. Read every second once the model is loaded."""
+        """Why it cannot serve at the moment, "" where it can. Read regularly once the model is loaded."""
         return ""
 
     @property
     def restart_reason(self) -> str:
-        """Why only a new process can serve again, "" where this one can. Read every second."""
+        """Why only a new process can serve again, "" where this one can. Read regularly."""
         return ""
 
     async def load(self) -> None:
@@ -130,11 +129,13 @@ class ServeOptions:
         listen: The address to bind.
         grace_s: Seconds that running calls get after SIGTERM.
         address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
+        watch_interval_s: Seconds between two looks at `unhealthy_reason` and `restart_reason`.
     """
 
     listen: ListenAddress
     grace_s: float = 30.0
     address_file: Path | None = None
+    watch_interval_s: float = 1.0
 
 
 def serve(service: Service, options: ServeOptions) -> int:
@@ -255,7 +256,7 @@ class RunningServer:
             before = now
             if self._service.restart_reason:
                 self.restart_needed.set()
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.sleep(self._options.watch_interval_s)
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
