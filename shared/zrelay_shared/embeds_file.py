@@ -16,7 +16,7 @@ from zrelay.v1.generation_pb2 import GenerationSpec
 from zrelay_shared import safetensors_file
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.safetensors_file import Entry
+from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
 from zrelay_shared.tensors import check, dtype_name
 from zrelay_shared.wire import Parcel
@@ -33,7 +33,7 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
         OSError: The file cannot be written.
         ValueError: `spec` holds the embeddings by reference.
     """
-    tensors: list[tuple[str, Entry]] = []
+    tensors: list[tuple[str, FileTensor]] = []
     metadata = {"format": FORMAT}
     for key, field in _PARTS.items():
         if not spec.message.HasField(field):
@@ -47,7 +47,7 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
             tensor = segment.prompt_embeds
             data = spec.bytes_of(tensor)
             tensor.ClearField("data")
-            tensors.append((f"{key}.{index}", Entry(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
+            tensors.append((f"{key}.{index}", FileTensor(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
         metadata[key] = json_format.MessageToJson(embeds, indent=None, preserving_proto_field_name=True)
     for name in ("prompt", "negative_prompt"):
         if spec.message.provenance.HasField(name):

@@ -17,7 +17,7 @@ from zrelay_shared import fingerprint as fingerprints
 from zrelay_shared import safetensors_file
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.fingerprint import EncoderFingerprint
-from zrelay_shared.safetensors_file import Content, Entry
+from zrelay_shared.safetensors_file import FileTensor, SafetensorsFile
 from zrelay_shared.safetensors_header import SafetensorsError
 
 FORMAT = "zrelay.reference_statistics.v1"
@@ -111,14 +111,14 @@ def read(path: Path) -> ReferenceSet:
         raise _refusal(path, "a file of `zrelay calibrate`", f"a damaged one ({error})") from error
 
 
-def _entry(values: "array[float]") -> Entry:
+def _entry(values: "array[float]") -> FileTensor:
     little = array("f", values)
     if sys.byteorder == "big":
         little.byteswap()
-    return Entry("F32", (len(little),), memoryview(little.tobytes()))
+    return FileTensor("F32", (len(little),), memoryview(little.tobytes()))
 
 
-def _floats(content: Content, name: str) -> "array[float]":
+def _floats(content: SafetensorsFile, name: str) -> "array[float]":
     entry = content.tensors[name]
     if entry.dtype != "F32" or len(entry.shape) != 1:
         raise ValueError(f"{name}: expected F32 of one dimension, got {entry.dtype} {list(entry.shape)}")

@@ -17,7 +17,7 @@ from zrelay_shared.safetensors_header import SafetensorsError, read_header
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FileTensor:
     """One tensor: dtype by safetensors' name, shape, and little-endian row-major bytes."""
 
     dtype: str
@@ -26,14 +26,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class SafetensorsFile:
     """The metadata of a file, and its tensors by name in the order of their bytes."""
 
     metadata: Mapping[str, str]
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, FileTensor]
 
 
-def write(path: Path, tensors: Iterable[tuple[str, Entry]], metadata: Mapping[str, str]) -> None:
+def write(path: Path, tensors: Iterable[tuple[str, FileTensor]], metadata: Mapping[str, str]) -> None:
     """Writes a file, atomically. Raises OSError."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     blobs: list[memoryview] = []
@@ -55,7 +55,7 @@ def write(path: Path, tensors: Iterable[tuple[str, Entry]], metadata: Mapping[st
             file.write(blob)
 
 
-def read(path: Path, *, max_bytes: int) -> Content:
+def read(path: Path, *, max_bytes: int) -> SafetensorsFile:
     """Reads a file of at most `max_bytes` and checks its header. Raises OSError and SafetensorsError."""
     size = path.stat().st_size
     if size > max_bytes:
@@ -65,7 +65,7 @@ def read(path: Path, *, max_bytes: int) -> Content:
     found = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
     metadata = found if isinstance(found, dict) else {}
     view = memoryview(raw)
-    return Content(
+    return SafetensorsFile(
         {key: value for key, value in metadata.items() if isinstance(value, str)},
-        {entry.name: Entry(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
+        {entry.name: FileTensor(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
     )

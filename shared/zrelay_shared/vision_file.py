@@ -14,7 +14,7 @@ from zrelay.v1.vision_pb2 import EncodedImage, EncodeImagesResponse
 from zrelay_shared import safetensors_file, vision_fingerprint
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.safetensors_file import Entry
+from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
 from zrelay_shared.tensors import check, dtype_name
 from zrelay_shared.wire import Parcel
@@ -27,12 +27,12 @@ def write(path: Path, images: Parcel[EncodeImagesResponse]) -> None:
     """Writes the embedding of every image to a file, atomically. Raises OSError."""
     message = EncodeImagesResponse()
     message.CopyFrom(images.message)
-    tensors: list[tuple[str, Entry]] = []
+    tensors: list[tuple[str, FileTensor]] = []
     for index, image in enumerate(message.results):
         name, tensor = tensor_of(image)
         data = images.bytes_of(tensor)
         tensor.ClearField("data")
-        tensors.append((f"{name}.{index}", Entry(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
+        tensors.append((f"{name}.{index}", FileTensor(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
     text = json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True)
     safetensors_file.write(path, tensors, {"format": FORMAT, "images": text})
 

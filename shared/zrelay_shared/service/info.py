@@ -16,7 +16,7 @@ CONTRACT = "v1"
 """Version of the contract, the last part of its package name."""
 
 
-class Capability(Protocol):
+class NamedFeature(Protocol):
     """A named feature of a service, and whether the service has it."""
 
     @property
@@ -68,9 +68,9 @@ def library_versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def features(capabilities: Iterable[Capability]) -> list[Feature]:
-    """Returns the messages of capabilities, in their order."""
-    return [Feature(name=one.name, available=one.available, note=one.note) for one in capabilities]
+def features(found: Iterable[NamedFeature]) -> list[Feature]:
+    """Returns the messages of features, in their order."""
+    return [Feature(name=one.name, available=one.available, note=one.note) for one in found]
 
 
 def queue_info(queue: QueueState, max_waiting: int) -> QueueInfo:
