@@ -169,6 +169,15 @@ async def test_serve_becomes_the_service(zrelay: Any, tmp_path: Path, monkeypatc
     assert seen == [(sys.executable, [sys.executable, "-m", "zrelay_generator", *flags])]
 
 
+async def test_serve_lists_the_settings_of_a_role_in_groups(zrelay: Any) -> None:
+    ran = await zrelay("serve", "generator", "--help")
+    assert ran.code == 0
+    for text in ("\nQueue:\n", "\nStorage:\n", "  --max-steps N", "[default: 100]", "  --profile NAME"):
+        assert text in ran.out
+    assert "--max-steps" in (await zrelay("serve", "generator", "--", "--help")).out
+    assert "No such command" in (await zrelay("serve", "mars")).err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(zrelay: Any, shell: str) -> None:
     assert "_ZRELAY_COMPLETE" in (await zrelay("completion", shell)).out

@@ -161,7 +161,7 @@ def test_wrong_flags_are_reported_in_one_line(arguments: list[str], code: int, s
     assert got == code and len(told) == 1 and said in told[0] and "Traceback" not in log
 
 
-def test_a_taken_port_and_a_missing_library_are_told_in_one_line() -> None:
+def test_a_taken_port_and_a_missing_library_are_reported_in_one_line() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
