@@ -30,7 +30,7 @@ from throughput import throughput
 
 from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
-from zrelay_generator.settings import serving_threads
+from zrelay_shared.service.worker import serving_threads
 
 GOALS = ("P2", "P3", "P4", "P5", "P8", "P10")
 

@@ -28,22 +28,23 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
 
     from zrelay.v1 import encoder_pb2, generator_pb2
     from zrelay.v1.embeds_pb2 import EncoderFingerprint
-    from zrelay_shared import malloc, rpc, serving
+    from zrelay_shared import rpc
     from zrelay_shared.errors import FeatureMissing
-    from zrelay_shared.listening import ListenAddress
+    from zrelay_shared.service import lifecycle, process
+    from zrelay_shared.service.listening import ListenAddress
     from zrelay_shared.torch_tensors import from_wire, to_wire
     from zrelay_shared.wire import Parcel
 
-    malloc.keep_large_buffers()
+    process.keep_large_buffers()
     torch.set_num_threads(1)
     stored = torch.randn(SHAPE).to(torch.bfloat16)
 
-    class Life:
+    class Measured(lifecycle.Service):
         async def load(self) -> None: ...
         async def drain(self, grace_s: float) -> None: ...
         async def close(self) -> None: ...
 
-    class Encoder(Life):
+    class Encoder(Measured):
         descriptor = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"]
 
         async def EncodePrompts(self, parcel: Parcel[Any], context: rpc.Context) -> Parcel[Any]:
@@ -53,7 +54,7 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
             to_wire(answer, embeds.segments.add().prompt_embeds, stored)
             return answer
 
-    class Generator(Life):
+    class Generator(Measured):
         descriptor = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
 
         async def Generate(self, parcel: Parcel[Any], context: rpc.Context) -> Any:
@@ -70,8 +71,8 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
             setattr(type(service), method.name, unused)
 
     async def run() -> None:
-        async with serving.running(
-            service, serving.ServeOptions(ListenAddress(far.host if far else "127.0.0.1", 0))
+        async with lifecycle.running(
+            service, lifecycle.ServeOptions(ListenAddress(far.host if far else "127.0.0.1", 0))
         ) as server:
             await server.loaded
             ready.send(str(server.address))
@@ -130,12 +131,12 @@ async def _compare(encoder: str, generator: str, tcp_port: int, host: str, round
     import statistics
 
     from zrelay.v1 import encoder_pb2, generator_pb2
-    from zrelay_shared import malloc
     from zrelay_shared.channels import dial
     from zrelay_shared.rpc import Stub
+    from zrelay_shared.service import process
     from zrelay_shared.wire import Parcel
 
-    malloc.keep_large_buffers()
+    process.keep_large_buffers()
     relay_s, tcp_s = [], []
     buffer = bytearray(_BYTES)
     async with dial(encoder) as down, dial(generator) as up:

@@ -95,10 +95,10 @@ class Host:
 
 
 def _serve(pipe: Connection, setting: Setting) -> None:
-    from zrelay_shared import logs, malloc
+    from zrelay_shared.service import process
 
-    malloc.keep_large_buffers()
-    logs.configure("warning")
+    process.keep_large_buffers()
+    process.configure_logging("warning")
     asyncio.run(_run(pipe, setting))
     pipe.close()
 
@@ -109,8 +109,8 @@ async def _run(pipe: Connection, setting: Setting) -> None:
     from zrelay_generator.model.loading import load_model
     from zrelay_generator.service import GeneratorServicer
     from zrelay_generator.settings import GeneratorConfig
-    from zrelay_shared import collector, serving
-    from zrelay_shared.listening import ListenAddress
+    from zrelay_shared.service import lifecycle, process
+    from zrelay_shared.service.listening import ListenAddress
 
     config = GeneratorConfig(model=setting.model, state=setting.state, **dict(setting.options))
     load = load_model if setting.rate is None else simulated.loader(simulated.Pace(setting.rate))
@@ -126,9 +126,9 @@ async def _run(pipe: Connection, setting: Setting) -> None:
         else:
             over.set()
 
-    options = serving.ServeOptions(ListenAddress("127.0.0.1", 0), grace_s=2.0)
+    options = lifecycle.ServeOptions(ListenAddress("127.0.0.1", 0), grace_s=2.0)
     # As a generator's own process does.
-    async with serving.running(GeneratorServicer(config, load), options, collector.keep_what_is_here) as server:
+    async with lifecycle.running(GeneratorServicer(config, load), options, process.freeze_objects) as server:
         await server.loaded
         asyncio.get_running_loop().add_reader(pipe.fileno(), asked)
         pipe.send(str(server.address))

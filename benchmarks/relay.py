@@ -29,7 +29,7 @@ from pinging import pings
 
 from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
-from zrelay_generator.settings import serving_threads
+from zrelay_shared.service.worker import serving_threads
 
 PROMPT = "a small red circle on a blue background"
 LONG_PROMPT = "three large striped orange stars next to a small dotted purple heart on a plain white background"

@@ -1,4 +1,5 @@
-"""Settings of every test: threads, hypothesis profiles, and Ctrl-C for the processes that tests start."""
+"""Settings of every test: threads, hypothesis profiles, no configuration of the person who runs the tests, and Ctrl-C
+for the processes that tests start."""
 
 import os
 import signal
@@ -8,6 +9,11 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # Before torch is imported. On models this small, several threads wait for each other many times longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Service processes read the variables and the configuration file themselves.
+for name in [name for name in os.environ if name.startswith("ZRELAY_")]:
+    del os.environ[name]
+os.environ["ZRELAY_CONFIG"] = "/nonexistent/zrelay/config.toml"
 
 # No deadlines: the machine may be busy. `make test-deep` chooses the second by --hypothesis-profile.
 settings.register_profile("default", deadline=None, max_examples=20)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from zrelay_client._budget import CONNECT_S, DEFAULT_S, RECONNECT_S, Budget
 from zrelay_client._events import Done, Event, Image
-from zrelay_client._fleet import Verdict, verdict
+from zrelay_client._fleet import FailureKind, failure_kind
 from zrelay_client._generators import Generator, Generators
 from zrelay_client._jobs import Job, JobPage
 from zrelay_client._replies import event_of, sequence_of
@@ -87,7 +87,7 @@ class AsyncJobs:
                     raise Unavailable("the generator ended its stream before the job was done")
                 again, sequence = True, max(0, job.sequence - 1)  # its end lies behind `sequence`: have it told again
             except ZrelayError as error:
-                gone = verdict(error) in (Verdict.LOST, Verdict.GOING)
+                gone = failure_kind(error) in (FailureKind.LOST, FailureKind.GOING)
                 if not gone or time.monotonic() - heard > RECONNECT_S:
                     raise
                 pause_s = error.retry_after_s or _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]

@@ -82,15 +82,15 @@ def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     if encoder.fingerprint is None or generator.expected_encoder is None:
         return Check(name, WARN, "not known while a model loads", "run `zrelay doctor` again when both are ready")
     try:
-        verdict = fingerprint.compare(generator.expected_encoder, encoder.fingerprint)
+        comparison = fingerprint.compare(generator.expected_encoder, encoder.fingerprint)
     except ZrelayError as error:
         return _failed(name, error)
-    if verdict.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
-        return Check(name, OK, "; ".join([verdict.relation, *verdict.differences]))
+    if comparison.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
+        return Check(name, OK, "; ".join([comparison.relation, *comparison.differences]))
     fix = "serve the encoder from the generator's own pipeline folder: `zrelay serve encoder --model FOLDER`"
-    if verdict.relation == fingerprint.UNVERIFIED:
+    if comparison.relation == fingerprint.UNVERIFIED:
         fix = "put text_encoder/ and tokenizer/ into the generator's folder for it to compare with, or trust it"
-    return Check(name, WARN, "; ".join([verdict.relation, *verdict.differences]), fix)
+    return Check(name, WARN, "; ".join([comparison.relation, *comparison.differences]), fix)
 
 
 async def _reach(role: str, name: str, host: str, port: int) -> Check:

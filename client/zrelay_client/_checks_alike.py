@@ -28,7 +28,7 @@ def _encoders(first: EncoderInfo, other: EncoderInfo) -> Check:
     try:
         found = fingerprint.compare(first.fingerprint, other.fingerprint)
     except ZrelayError:
-        found = fingerprint.Verdict(fingerprint.REFUSED)
+        found = fingerprint.EncoderComparison(fingerprint.REFUSED)
     if found.relation == fingerprint.EQUIVALENT:
         return Check(name, OK, f"equal to rounding ({'; '.join(found.differences)}): only where the first is away")
     fix = "serve the same folder from both, or name the first alone"

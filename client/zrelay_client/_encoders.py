@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from zrelay_client._budget import Budget
 from zrelay_client._events import Notice
-from zrelay_client._fleet import Verdict, verdict
+from zrelay_client._fleet import FailureKind, failure_kind
 from zrelay_client._info import EncoderInfo
 from zrelay_client._replies import EncodePromptsReply
 from zrelay_client._requests import EncodePrompts
@@ -20,7 +20,7 @@ from zrelay_shared import fingerprint
 from zrelay_shared.errors import FailedPrecondition, ZrelayError
 from zrelay_shared.fingerprint import EncoderFingerprint
 
-_GONE = (Verdict.LOST, Verdict.GOING, Verdict.BUSY)
+_GONE = (FailureKind.LOST, FailureKind.GOING, FailureKind.BUSY)
 _REACH_S = 3.0
 """One of several encoders that has not said in this time what it is, is taken for away."""
 _AWAY_S = 5.0
@@ -97,7 +97,7 @@ class Encoders:
                 self._asked_at = 0.0
                 await self.connect(budget)
             except ZrelayError as error:
-                if verdict(error) not in _GONE:
+                if failure_kind(error) not in _GONE:
                     raise
                 refusal = error
                 tried.add(service.endpoint)

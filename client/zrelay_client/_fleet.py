@@ -28,7 +28,7 @@ _MOST_REST_S = 5.0
 """An unreachable generator is tried again after 0.2, 0.4, ... up to this many seconds."""
 
 
-class Verdict(Enum):
+class FailureKind(Enum):
     """What a failure says of where the job can go next."""
 
     BUSY = auto()
@@ -47,24 +47,24 @@ class Verdict(Enum):
     """The same everywhere."""
 
 
-def verdict(error: ZrelayError) -> Verdict:
+def failure_kind(error: ZrelayError) -> FailureKind:
     """What to make of a failed call to a generator."""
     by_wire = "grpc" in error.metadata  # said by gRPC itself, not by the service
     if isinstance(error, (ModelLoading, Draining)):
-        return Verdict.GOING
+        return FailureKind.GOING
     if isinstance(error, Unavailable) and error.retry_after_s is not None:
-        return Verdict.BUSY  # it answers, and cannot now: its disk refuses
+        return FailureKind.BUSY  # it answers, and cannot now: its disk refuses
     if isinstance(error, Unavailable) or (by_wire and isinstance(error, (Cancelled, InternalError))):
-        return Verdict.LOST  # an unasked CANCELLED or a reset stream is a server that ended (grpc issue 41785)
+        return FailureKind.LOST  # an unasked CANCELLED or a reset stream is a server that ended (grpc issue 41785)
     if isinstance(error, (OutOfMemory, FeatureMissing)):
-        return Verdict.UNFIT
+        return FailureKind.UNFIT
     if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
-        return Verdict.BUSY
+        return FailureKind.BUSY
     if isinstance(error, NotFound) and error.reason == "CONTENT_UNKNOWN":
-        return Verdict.CONTENT
+        return FailureKind.CONTENT
     if isinstance(error, NotFound) or error.reason == "LEASE_EXPIRED":
-        return Verdict.FORGOTTEN
-    return Verdict.FINAL
+        return FailureKind.FORGOTTEN
+    return FailureKind.FINAL
 
 
 @dataclass(slots=True, eq=False)

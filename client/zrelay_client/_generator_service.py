@@ -14,14 +14,14 @@ from zrelay_client._info_replies import generator_info
 from zrelay_client._jobs import Job, JobPage
 from zrelay_client._replies import job_of
 from zrelay_client._requests import list_request
-from zrelay_client._services import Service
+from zrelay_client._services import ServiceStub
 from zrelay_shared.wire import Parcel
 
 _CHUNK_BYTES = 512 * 1024
 _UPLOAD_S = 600.0
 
 
-class GeneratorService(Service):
+class GeneratorService(ServiceStub):
     """The generator."""
 
     role = "generator"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from zrelay_client._budget import CONNECT_S, Budget
 from zrelay_client._contents import Contents
-from zrelay_client._fleet import Fleet, Member, Verdict, verdict
+from zrelay_client._fleet import FailureKind, Fleet, Member, failure_kind
 from zrelay_client._generator_service import GeneratorService
 from zrelay_client._info import GeneratorInfo
 from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, ModelLoading, Unavailable, ZrelayError
@@ -76,8 +76,8 @@ class Generator:
             if said.ready:
                 await self._cancel_abandoned()
         except ZrelayError as error:
-            kind = verdict(error)
-            if kind is Verdict.LOST or error.code == "DEADLINE_EXCEEDED":
+            kind = failure_kind(error)
+            if kind is FailureKind.LOST or error.code == "DEADLINE_EXCEEDED":
                 self.member.lost(time.monotonic())
             else:
                 self.member.rest(time.monotonic(), error.retry_after_s)
@@ -97,7 +97,7 @@ class Generator:
             try:
                 await self.service.cancel(request_id)
             except ZrelayError as error:  # it may never have had it; what it refuses for good is left to its lease
-                away = verdict(error) in (Verdict.BUSY, Verdict.GOING, Verdict.LOST)
+                away = failure_kind(error) in (FailureKind.BUSY, FailureKind.GOING, FailureKind.LOST)
                 if away or error.code == "DEADLINE_EXCEEDED":
                     raise
             self.adopt(request_id)

@@ -1,19 +1,32 @@
-"""grpc.health.v1 without its package, which only servers install: one byte each way."""
+"""Health checks of services (grpc.health.v1)."""
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from zrelay_shared import status
 
-_METHOD = "/grpc.health.v1.Health/Check"
-_WHOLE_SERVER = b""  # HealthCheckRequest(service="")
-_SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
-
 
 async def serving(channel: grpc.aio.Channel, *, role: str, endpoint: str, timeout: float) -> bool:
-    """Whether the server says that it is ready. Raises ZrelayError where it does not answer."""
-    check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
+    """Asks a server whether it is ready.
+
+    Args:
+        channel: The connection.
+        role: Role of the service, named in errors.
+        endpoint: Where it is, named in errors.
+        timeout: Seconds until the check fails.
+
+    Returns:
+        Whether the server reports SERVING for the whole server.
+
+    Raises:
+        ZrelayError: The server does not answer.
+    """
+    stub = health_pb2_grpc.HealthStub(channel)
     try:
-        return await check(_WHOLE_SERVER, timeout=timeout) == _SERVING
+        reply: health_pb2.HealthCheckResponse = await stub.Check(  # type: ignore[attr-defined]
+            health_pb2.HealthCheckRequest(), timeout=timeout
+        )
     except grpc.RpcError as error:
         raise status.from_call(error, service=role, endpoint=endpoint) from error
+    return reply.status == health_pb2.HealthCheckResponse.SERVING

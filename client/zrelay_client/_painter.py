@@ -18,7 +18,7 @@ from zrelay_client._painting import Hops, collect, order
 from zrelay_client._references import Sight, references_of
 from zrelay_client._requests import guided
 from zrelay_client._results import Result
-from zrelay_client._run import JobRun, Order
+from zrelay_client._run import JobRequest, JobRun
 from zrelay_shared.errors import InvalidArgument, NotFound
 
 
@@ -63,7 +63,7 @@ class Painter:
         return await run.detach()
 
     @contextlib.contextmanager
-    def running(self, job: Order, budget: Budget) -> Iterator[JobRun]:
+    def running(self, job: JobRequest, budget: Budget) -> Iterator[JobRun]:
         """A job while it is under way."""
         run = self._runs[job.request_id] = JobRun(self._to.generators, job, budget)
         try:

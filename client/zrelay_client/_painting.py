@@ -13,7 +13,7 @@ from zrelay_client._events import Accepted, Done, Event, Image, Sampling
 from zrelay_client._options import GenerateOptions
 from zrelay_client._requests import guided
 from zrelay_client._results import Result, Timings
-from zrelay_client._run import JobRun, Order
+from zrelay_client._run import JobRequest, JobRun
 from zrelay_shared.errors import InternalError
 
 _MOST_WHOLE = 16 * 1024 * 1024
@@ -28,7 +28,7 @@ def order(
     *,
     named: bool = False,
     patient: bool = False,
-) -> Order:
+) -> JobRequest:
     """A job with its name and seed settled, so that it is the same picture wherever and however often it is begun.
 
     A seed that was not asked for comes of the request_id: a repeat under the same one is the same request.
@@ -38,7 +38,7 @@ def order(
     if chosen.get("seed") is None:
         chosen["seed"] = int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:4], "big")
     large = embeds.omni is not None and embeds.omni.size_bytes > _MOST_WHOLE
-    return Order(embeds, chosen, name, _work(options, defaults), named=named or large, patient=patient)
+    return JobRequest(embeds, chosen, name, _work(options, defaults), named=named or large, patient=patient)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from zrelay_client._budget import RECONNECT_S, Budget
 from zrelay_client._contents import LEAST_BYTES, Content, content_of_file
 from zrelay_client._embeds import Embeds
 from zrelay_client._events import Accepted, Done, Event, Image, Notice
-from zrelay_client._fleet import Verdict, verdict
+from zrelay_client._fleet import FailureKind, failure_kind
 from zrelay_client._generators import Generator, Generators
 from zrelay_client._jobs import Job
 from zrelay_client._options import GenerateOptions
@@ -33,7 +33,7 @@ _SENDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobRequest:
     """A job as it is asked for, wherever it is painted. The seed is among the options.
 
     `work` is what it costs, in pixels times steps. `named` sends the embeddings by digest from the first time on,
@@ -57,7 +57,7 @@ class Order:
 class JobRun:
     """The life of one job. `events` is iterated once."""
 
-    def __init__(self, generators: Generators, order: Order, budget: Budget) -> None:
+    def __init__(self, generators: Generators, order: JobRequest, budget: Budget) -> None:
         self._generators, self._order, self._budget = generators, order, budget
         self._at: Generator | None = None
         self._job_id = ""
@@ -213,35 +213,35 @@ class JobRun:
 
     async def _next(self, here: Generator, error: ZrelayError) -> Notice | None:
         """Settles where to try next after a failure, waiting where it is the same place. Raises where it is final."""
-        kind, now = verdict(error), time.monotonic()
+        kind, now = failure_kind(error), time.monotonic()
         self._attempts += 1
-        if kind is Verdict.CONTENT and self._sends < _SENDS:
+        if kind is FailureKind.CONTENT and self._sends < _SENDS:
             self._sends += 1
             for content in self._order.contents.values():
                 here.contents.forget(content.sha256)
             return None
-        if kind is Verdict.FORGOTTEN and self._job_id:
+        if kind is FailureKind.FORGOTTEN and self._job_id:
             self._job_id, self._sequence = "", 0
             if (unlike := self._generators.unlike(here)) is not None:  # it came back with another model
                 self._without.add(here.endpoint)
                 self._refusal = unlike
                 self._leave()
             return None
-        if kind is Verdict.UNFIT and self._job_id and self._watchable and error.code == "UNIMPLEMENTED":
+        if kind is FailureKind.UNFIT and self._job_id and self._watchable and error.code == "UNIMPLEMENTED":
             self._watchable = False  # an older generator: submitting again attaches to the job
             return None
-        if kind is Verdict.UNFIT:
+        if kind is FailureKind.UNFIT:
             self._without.add(here.endpoint)
             self._refusal = error
             self._leave()
             return None
-        if kind in (Verdict.BUSY, Verdict.GOING) and not self._job_id:
+        if kind in (FailureKind.BUSY, FailureKind.GOING) and not self._job_id:
             here.member.rest(now, error.retry_after_s)
             self._refusal = error
             self._leave()
             return None
-        if kind in (Verdict.BUSY, Verdict.GOING, Verdict.LOST):
-            return await self._outage(here, error, going=kind is not Verdict.LOST)
+        if kind in (FailureKind.BUSY, FailureKind.GOING, FailureKind.LOST):
+            return await self._outage(here, error, going=kind is not FailureKind.LOST)
         raise error
 
     async def _outage(self, here: Generator, error: ZrelayError, *, going: bool) -> Notice | None:

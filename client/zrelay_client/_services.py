@@ -31,7 +31,7 @@ from zrelay_shared.rpc import M, Response, Stub
 from zrelay_shared.wire import Parcel
 
 
-class Service:
+class ServiceStub:
     """A channel to one service. Made inside the event loop that uses it."""
 
     role: str
@@ -64,7 +64,7 @@ class Service:
             ) from error
 
 
-class EncoderService(Service):
+class EncoderService(ServiceStub):
     """The encoder."""
 
     role = "encoder"
@@ -81,7 +81,7 @@ class EncoderService(Service):
         return await self.stub.call("EncodePrompts", request, EncodePromptsResponse, timeout=timeout)
 
 
-class VisionService(Service):
+class VisionService(ServiceStub):
     """The vision service."""
 
     role = "vision"

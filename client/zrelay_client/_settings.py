@@ -1,4 +1,4 @@
-"""Where the services are and what is preferred: flags over variables over the file, then the stack of `zrelay up`."""
+"""The configuration as the client uses it: the settings, and endpoints from them or from the stack of `zrelay up`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from zrelay_shared.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a service is (several joined by commas), and what said so."""
+    """Where a service is (several endpoints are joined by commas), and the origin of that value."""
 
     role: str
     target: str
@@ -19,17 +19,21 @@ class Endpoint:
 
 
 def load(profile: str | None = None, flags: Mapping[str, object] | None = None) -> config.Config:
-    """The effective configuration. `flags` are dotted keys, None for those not given. Raises as config.load."""
+    """Returns the effective configuration. Arguments and errors are those of `config.load`."""
     return config.load(paths.config_file(), os.environ, profile=profile, flags=flags)
 
 
-def strange_variables() -> list[str]:
-    """`ZRELAY_*` variables that mean nothing, each with a hint."""
+def unknown_variables() -> list[str]:
+    """Returns a message for each unknown `ZRELAY_*` variable."""
     return config.unknown_variables(os.environ)
 
 
 def endpoints(settings: config.Config) -> dict[str, Endpoint]:
-    """Role -> endpoint: as configured; where encoder or generator are not, the rest from the stack of `zrelay up`."""
+    """Returns role -> endpoint.
+
+    The configuration comes first. Where encoder or generator are not configured, the stack of `zrelay up` supplies the
+    endpoints that are missing.
+    """
     found = {}
     complete = settings.encoder.endpoint is not None and settings.generator.endpoint is not None
     known = None if complete else record.load(paths.state_dir())
@@ -44,19 +48,23 @@ def endpoints(settings: config.Config) -> dict[str, Endpoint]:
 
 
 def joined(given: str | Sequence[str] | None) -> str | None:
-    """Endpoints of a role as the settings hold them; None where none is given."""
+    """Returns the endpoints of a role as the settings hold them, joined by commas; None where none is given."""
     text = given if given is None or isinstance(given, str) else ",".join(given)
     return text or None
 
 
 def targets(profile: str | None, given: Mapping[str, str | Sequence[str] | None]) -> dict[str, str | None]:
-    """Role -> what to dial, or None: `given` over what is configured or runs here. Raises as `load`."""
+    """Returns role -> endpoint or None; what is `given` takes precedence over `endpoints`. Raises as `load`."""
     found = endpoints(load(profile, {f"{role}.endpoint": joined(endpoint) for role, endpoint in given.items()}))
     return {role: found[role].target if role in found else None for role in config.ROLES}
 
 
 def require(found: Mapping[str, Endpoint], settings: config.Config, *roles: str) -> None:
-    """Raises InvalidArgument (ENDPOINT_MISSING) that says what to do where one of the roles has no endpoint."""
+    """Checks that roles have an endpoint.
+
+    Raises:
+        InvalidArgument: ENDPOINT_MISSING; the message says what to do.
+    """
     missing = [role for role in roles if role not in found]
     if not missing:
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zrelay_shared import safetensors_file
-from zrelay_shared.safetensors_file import Entry
+from zrelay_shared.safetensors_file import FileTensor
 
 PARTS = "siglip_parts.safetensors"
 _MOST_BYTES = 1 << 30
@@ -51,7 +51,7 @@ def write_omni_folder(folder: Path, base: Path, siglip: Path, parts: Path) -> No
 
 def _merge(target: Path, files: Iterable[Path], *, keep: str = "") -> None:
     """The tensors of some files whose names begin with `keep`, in one file."""
-    tensors: list[tuple[str, Entry]] = []
+    tensors: list[tuple[str, FileTensor]] = []
     for file in files:
         content = safetensors_file.read(file, max_bytes=_MOST_BYTES)
         tensors += [(name, entry) for name, entry in content.tensors.items() if name.startswith(keep)]

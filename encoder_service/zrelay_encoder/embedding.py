@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from zrelay_encoder.model.encoder import Encoder
-from zrelay_encoder.worker import DeviceWorker, Timed
 from zrelay_shared import torch_devices
 from zrelay_shared.errors import Cancelled, FailedPrecondition
 from zrelay_shared.layers import LayerPlan
+from zrelay_shared.service.worker import DeviceWorker, Timed
 from zrelay_shared.torch_tensors import all_finite
 
 

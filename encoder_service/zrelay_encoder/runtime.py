@@ -1,7 +1,6 @@
 """Loads a checkpoint and answers parsed requests: formats prompts in one thread, embeds them in another."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +17,13 @@ from zrelay_encoder.prompts.fitting import (
     resolve_limit,
 )
 from zrelay_encoder.prompts.formatting import FormattedPrompt, PromptFormatter, PromptInput, load_formatter
-from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared import checkpoints
-from zrelay_shared.errors import Draining, FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
+from zrelay_shared.errors import FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.service.lifecycle import Readiness
+from zrelay_shared.service.worker import DeviceWorker, serving_threads
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
 _ENVELOPE_BYTES = 1024 * 1024
@@ -108,12 +108,12 @@ class EncoderRuntime:
         self._formatter: PromptFormatter | None = None
         self._embedder: Embedder | None = None
         self._checkpoint_limit: int | None = None
-        self._draining = False
+        self._readiness = Readiness("encoder")
 
     @property
     def ready(self) -> bool:
         """Whether requests are accepted."""
-        return self.encoder is not None and not self._draining
+        return self._readiness.ready
 
     async def load(self) -> None:
         """Loads the tokenizer, then the model, and runs one token through it.
@@ -127,7 +127,7 @@ class EncoderRuntime:
         self._formatter = (await self._texts.run(lambda: load_formatter(folder))).value
 
         def load() -> Encoder:
-            torch.set_num_threads(self.config.threads or max(1, _cores() - 1))  # one core for the event loop
+            torch.set_num_threads(serving_threads(self.config.threads))
             encoder = load_encoder(folder, self.config)
             warm_up = EmbeddingTask(((0,),), encoder.model.plan, torch.float32)
             embed_sequences(encoder, warm_up, self.config.batch_tokens)
@@ -138,6 +138,7 @@ class EncoderRuntime:
             worker.forget()  # the time to load says nothing about the next calls
         self._embedder = Embedder(encoder, self.device, self.config.batch_tokens)
         self.encoder = encoder
+        self._readiness.set_loaded()
 
     def text_limit(self, requested: int | None = None) -> TextLimit:
         """Returns the limit that applies to a request."""
@@ -192,7 +193,7 @@ class EncoderRuntime:
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new requests. Returns when none is running, or after `grace_s` seconds."""
-        self._draining = True
+        self._readiness.set_draining()
         try:
             await asyncio.wait_for(self.device.drained(), grace_s)
         except TimeoutError:
@@ -200,20 +201,19 @@ class EncoderRuntime:
 
     async def close(self) -> None:
         """Ends the threads. Waiting calls are dropped."""
-        self._draining = True
+        self._readiness.set_draining()
         await self._texts.close()
         await self.device.close()
         self.encoder = self._embedder = self._formatter = None
 
     def _loaded_model(self) -> tuple[Encoder, Embedder]:
-        if self._draining:
-            raise Draining("this encoder is shutting down; try again later, or use another encoder")
+        self._readiness.check()
         if self.encoder is None or self._embedder is None:
-            raise ModelLoading("this encoder is still loading its model; try again in a moment")
+            raise RuntimeError("encoder: expected a loaded model, got none")
         return self.encoder, self._embedder
 
     def _loaded_formatter(self) -> PromptFormatter:
-        if self._formatter is not None and not self._draining:
+        if self._formatter is not None and not self._readiness.draining:
             return self._formatter
         self._loaded_model()
         raise ModelLoading("this encoder is still loading its tokenizer; try again in a moment")
@@ -255,8 +255,3 @@ def _check_reply(total_tokens: int, width: int, dtype: torch.dtype) -> None:
             field="prompts",
             metadata={"bytes": size, "max_bytes": limit},
         )
-
-
-def _cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

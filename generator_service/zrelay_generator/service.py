@@ -11,10 +11,11 @@ from zrelay_generator.model.loading import load_model
 from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import CheckpointError, InvalidArgument
+from zrelay_shared.service.lifecycle import Service
 
 
-class GeneratorServicer(GeneratorHandlers):
-    """The servicer and its lifecycle (`zrelay_shared.serving.Service`)."""
+class GeneratorServicer(GeneratorHandlers, Service):
+    """The servicer with its lifecycle."""
 
     def __init__(
         self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
@@ -36,12 +37,12 @@ class GeneratorServicer(GeneratorHandlers):
         return pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
     @property
-    def trouble(self) -> str:
+    def unhealthy_reason(self) -> str:
         """Why the generator cannot serve now (device stuck or lost, disk not writable), "" if it can."""
         return "" if self._runtime is None else self._runtime.problem
 
     @property
-    def lost(self) -> str:
+    def restart_reason(self) -> str:
         """Why the process must be restarted (device lost), "" if it need not be."""
         return "" if self._runtime is None else self._runtime.device.broken
 

@@ -1,9 +1,9 @@
-"""What every zrelay process needs: tensors, errors, channels, serving, configuration."""
+"""Code that all zrelay processes share: tensors, errors, channels, the service kit and the configuration."""
 
 import os
 
 __version__ = "0.1.0"
 
-# Before grpc is loaded, which reads them once:
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core logs to stderr on its own
-os.environ.setdefault("GRPC_DNS_RESOLVER", "native")  # its own resolver asks DNS alone: no .local name, no NSS, no VPN
+# grpc reads these once, when it is imported:
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core would log to stderr
+os.environ.setdefault("GRPC_DNS_RESOLVER", "native")  # its own resolver only uses DNS: no .local names, NSS or VPN

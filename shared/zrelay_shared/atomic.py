@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears complete, or not at all."""
 
 import errno
 import os
@@ -11,14 +11,16 @@ from typing import BinaryIO
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes `path`'s place when the block ends well, and leaves nothing when it does not.
+    """Opens a temporary binary file, and renames it to `path` when the block ends without an exception.
 
-    The bytes are on disk (fsync) before the name changes. Raises OSError as writing does, with `path` as its filename.
-    A process that is killed in the middle may leave a hidden `.part` file beside it, never a half file under the name.
-    A device or pipe (`/dev/null`) is never replaced.
+    The bytes are on disk (fsync) before the rename. After an exception nothing is left; a process that is killed may
+    leave a hidden `.part` file, but never an incomplete `path`. A device or pipe (`/dev/null`) is never replaced.
+
+    Raises:
+        OSError: The file cannot be written; `filename` is `path`.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "is there and no ordinary file: name another", str(path))
+        raise OSError(errno.EINVAL, "exists and is not a regular file: choose another name", str(path))
     partial = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"  # short: names end at 255 bytes
     try:
         with partial.open("xb") as file:
@@ -34,6 +36,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Writes a whole file at once, as `writing` does."""
+    """Writes `data` to a file, as `writing` does."""
     with writing(path) as file:
         file.write(data)

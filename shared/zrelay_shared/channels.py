@@ -1,4 +1,4 @@
-"""How clients dial and servers bind: every channel option in one place, each with its reason."""
+"""gRPC channel options of clients and servers, each with its reason."""
 
 import json
 
@@ -13,8 +13,8 @@ _MESSAGE_BOUNDS = [
 ]
 
 _RETRIES = {
-    # A connection that failed, a server that loads or drains. Never after the first message of an answer (gRPC's own
-    # rule), but a lost connection may repeat a call that a handler saw: jobs carry a request_id for that.
+    # For failed connections and servers that load or drain. gRPC never retries after the first message of an answer,
+    # but after a lost connection a handler may see a call twice; jobs have a request_id for that.
     "methodConfig": [
         {
             "name": [{}],
@@ -31,19 +31,19 @@ _RETRIES = {
 
 CLIENT_OPTIONS = [
     *_MESSAGE_BOUNDS,
-    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # notice a sleeping Mac within 40 s
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # detects a sleeping Mac within 40 s
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 200),  # a restarted server, a cable put back: found within seconds,
-    ("grpc.max_reconnect_backoff_ms", 3000),  # where gRPC's own would let two minutes pass
-    ("grpc.enable_http_proxy", 0),  # http_proxy is for the web, not for a box on the LAN
+    ("grpc.initial_reconnect_backoff_ms", 200),  # reconnects to a restarted server within seconds;
+    ("grpc.max_reconnect_backoff_ms", 3000),  # gRPC's default is up to two minutes
+    ("grpc.enable_http_proxy", 0),  # http_proxy is meant for the web, not for hosts on the LAN
     ("grpc.service_config", json.dumps(_RETRIES)),
 ]
 
 SERVER_OPTIONS = [
     *_MESSAGE_BOUNDS,
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+    ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 2),  # permit our clients' pings
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
@@ -52,5 +52,5 @@ SERVER_OPTIONS = [
 
 
 def dial(endpoint: str) -> grpc.aio.Channel:
-    """A channel to `host:port`. Connects lazily; close it when done."""
+    """Returns a channel to `host:port`. It connects with the first call; close it when done."""
     return grpc.aio.insecure_channel(endpoint, options=CLIENT_OPTIONS)

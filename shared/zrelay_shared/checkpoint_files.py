@@ -1,4 +1,4 @@
-"""Read the files of a checkpoint folder, and refuse a broken one by its name and what it should hold."""
+"""Reads the files of a checkpoint folder, and refuses a missing or damaged one by name."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
 def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
-    """`<folder as given>: <file> <problem>; <remedy>`."""
+    """Returns the error `<folder as given>: <file> <problem>; <remedy>`."""
     return CheckpointError(
         f"{root}: {file} {problem}; {remedy}" if file else f"{root} {problem}; {remedy}",
         metadata={"file": file or root.name},
@@ -20,7 +20,7 @@ def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError
 
 
 def require_folder(path: Path) -> None:
-    """Raise CheckpointError unless `path` is a folder."""
+    """Checks that `path` is a folder. Raises CheckpointError."""
     if path.is_dir():
         return
     if path.suffix in PICKLE_SUFFIXES and path.is_file():
@@ -30,7 +30,7 @@ def require_folder(path: Path) -> None:
 
 
 def read_json(root: Path, file: str) -> Mapping[str, object]:
-    """The JSON object in `file` of the folder `root`. Raises CheckpointError."""
+    """Returns the JSON object in `file` of the folder `root`. Raises CheckpointError."""
     path = root / file
     if not path.is_file():
         raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from where you got it")
@@ -47,9 +47,12 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
 
 
 def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
-    """Safetensors files of the component in `root/inside` in order, and its index (tensor -> file) if sharded.
+    """Returns the safetensors files of the component in `root/inside` in order, and its index (tensor -> file) or None.
 
-    Each file's header is read and held against its size. Raises CheckpointError.
+    The header of each file is compared with the file's size.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or pickled.
     """
     folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
     if (folder / single).is_file():
@@ -93,12 +96,12 @@ def _tensor_names(root: Path, file: str) -> frozenset[str]:
 
 
 def find_pickles(folder: Path) -> list[str]:
-    """Names of the files in `folder` that are pickles, by suffix."""
+    """Returns the names of pickled files in a folder, by their suffix."""
     return sorted(item.name for item in folder.iterdir() if item.suffix in PICKLE_SUFFIXES and item.is_file())
 
 
 def pickle_refusal(root: Path, files: Sequence[str]) -> CheckpointError:
-    """The refusal of pickled weights, with the way to convert them."""
+    """Returns the refusal of pickled weights, which says how to convert them."""
     return CheckpointError(
         f"{root}: {listed(list(files))}: pickled weights are never opened, since a pickle can run any code; expected "
         "safetensors. Load it where you trust it and save it again: "
@@ -109,5 +112,5 @@ def pickle_refusal(root: Path, files: Sequence[str]) -> CheckpointError:
 
 
 def join(inside: str, name: str) -> str:
-    """`inside/name`, or `name` at the top."""
+    """Returns `inside/name`, or `name` where `inside` is empty."""
     return f"{inside}/{name}" if inside else name

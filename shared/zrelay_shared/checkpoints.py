@@ -1,4 +1,4 @@
-"""What a Z-Image checkpoint folder must hold, and a refusal that names the file when it does not."""
+"""Opens checkpoint folders of Z-Image, and refuses one that is incomplete by the name of the file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from zrelay_shared.errors import listed
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a component's folder holds: its config file, the key that says what it is, and the weights' base name."""
+    """Files of a kind of component: its config file, the key with its type, and the base name of its weights."""
 
     config_file: str
     key: str
@@ -36,10 +36,14 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ComponentFolder:
-    """One model of a checkpoint, checked.
+    """A checked component of a checkpoint.
 
-    Attributes: `path` the folder itself; `config` its parsed config; `weights` the safetensors files in order (none
-    for a scheduler); `index` tensor name -> file name for sharded weights, else None.
+    Attributes:
+        name: Kind of the component, for example `transformer`.
+        path: Its folder.
+        config: Its parsed configuration.
+        weights: Its safetensors files in order; empty for a scheduler.
+        index: Tensor name -> file name for sharded weights, else None.
     """
 
     name: str
@@ -51,18 +55,20 @@ class ComponentFolder:
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A diffusers pipeline folder. A component is opened (and checked) when it is asked for, since a machine that
-    only paints may hold no text encoder, and one that only encodes no transformer."""
+    """A diffusers pipeline folder.
+
+    Components are checked when they are opened: a generator needs no text encoder, an encoder no transformer.
+    """
 
     path: Path
     model_index: Mapping[str, object]
 
     def component(self, name: str) -> ComponentFolder:
-        """The checked component `text_encoder`, `transformer`, `vae` or `scheduler`. Raises CheckpointError."""
+        """Opens `text_encoder`, `transformer`, `vae` or `scheduler`. Raises CheckpointError."""
         return _component(self.path, name, name)
 
     def tokenizer(self) -> Path:
-        """The checked tokenizer folder. Raises CheckpointError."""
+        """Checks the tokenizer and returns its folder. Raises CheckpointError."""
         return _tokenizer(self.path, "tokenizer")
 
 
@@ -70,8 +76,11 @@ class PipelineFolder:
 class TextEncoderFolder:
     """A text encoder with its tokenizer.
 
-    Attributes: `tokenizer` the folder with the tokenizer's files; `chat_template` the template's text;
-    `transformer_config` the transformer/config.json of the same checkpoint where there is one, else None.
+    Attributes:
+        component: The model.
+        tokenizer: Folder with the tokenizer's files.
+        chat_template: Text of the chat template.
+        transformer_config: transformer/config.json of the same checkpoint, None where it has none.
     """
 
     component: ComponentFolder
@@ -82,7 +91,7 @@ class TextEncoderFolder:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a request that leaves a field out gets: sizes in pixels, forwards of the transformer, diffusers' words."""
+    """Values of fields that a request does not set. Sizes are in pixels; names are those of diffusers."""
 
     name: str = ""
     width: int = 1024
@@ -94,7 +103,7 @@ class GenerationDefaults:
 
 
 def open_pipeline(path: Path) -> PipelineFolder:
-    """The pipeline folder at `path`. Raises CheckpointError when it is none, or is another model's."""
+    """Opens a pipeline folder. Raises CheckpointError where it is none, or belongs to another model."""
     require_folder(path)
     if not (path / "model_index.json").is_file():
         raise refusal(
@@ -117,8 +126,8 @@ def open_pipeline(path: Path) -> PipelineFolder:
 
 
 def open_text_encoder(path: Path) -> TextEncoderFolder:
-    """The text encoder of a pipeline folder (text_encoder/ and tokenizer/), or a bare Qwen3 folder with its
-    tokenizer's files inside. Weights may be sharded. Raises CheckpointError."""
+    """Opens the text encoder of a pipeline folder (text_encoder/ and tokenizer/), or a bare Qwen3 folder that also
+    holds its tokenizer's files. Weights may be sharded. Raises CheckpointError."""
     require_folder(path)
     if (path / "model_index.json").is_file() or (path / "text_encoder").is_dir():
         component = _component(path, "text_encoder", "text_encoder")
@@ -145,42 +154,58 @@ def open_text_encoder(path: Path) -> TextEncoderFolder:
 
 
 def open_component(path: Path, kind: str) -> ComponentFolder:
-    """The bare component folder at `path` as a `kind` (text_encoder, transformer, vae, scheduler).
+    """Opens a bare component folder.
 
-    Raises CheckpointError; ValueError for an unknown kind."""
+    Args:
+        path: The folder.
+        kind: text_encoder, transformer, vae or scheduler.
+
+    Raises:
+        CheckpointError: The folder is no such component.
+        ValueError: The kind is unknown.
+    """
     require_folder(path)
     return _component(path, "", kind)
 
 
 def defaults(path: Path) -> GenerationDefaults:
-    """Defaults of the pipeline folder at `path`: its zrelay.json, and where that is silent 1024 x 1024, 8 forwards,
-    guidance 0 and the scheduler's shift. Raises CheckpointError for a value that cannot be one."""
-    said = read_json(path, "zrelay.json") if (path / "zrelay.json").is_file() else {}
+    """Returns the defaults of a pipeline folder.
+
+    They come from its zrelay.json; else they are 1024 x 1024 pixels, 8 steps, guidance 0 and the scheduler's shift.
+
+    Raises:
+        CheckpointError: zrelay.json has an unknown key or an invalid value.
+    """
+    own = read_json(path, "zrelay.json") if (path / "zrelay.json").is_file() else {}
     known = GenerationDefaults.__dataclass_fields__
-    if unknown := sorted(set(said) - set(known)):
+    if unknown := sorted(set(own) - set(known)):
         raise refusal(
             path, "zrelay.json", f"has unknown keys {listed(unknown)}", f"known are {', '.join(known)}; remove the rest"
         )
-    shift = said.get("shift", _component(path, "scheduler", "scheduler").config.get("shift", 1.0))
-    name = said.get("name", "")
+    shift = own.get("shift", _component(path, "scheduler", "scheduler").config.get("shift", 1.0))
+    name = own.get("name", "")
     if not isinstance(name, str):
-        raise refusal(path, "zrelay.json", f"says name {name!r}", "name must be a text")
+        raise refusal(path, "zrelay.json", f"says name {name!r}", "name must be a string")
     return GenerationDefaults(
         name=name,
-        width=_pixels(path, "width", said.get("width", GenerationDefaults.width)),
-        height=_pixels(path, "height", said.get("height", GenerationDefaults.height)),
-        num_inference_steps=_count(path, "num_inference_steps", said.get("num_inference_steps", 8)),
-        guidance_scale=_number(path, "guidance_scale", said.get("guidance_scale", 0.0), 0.0),
+        width=_pixels(path, "width", own.get("width", GenerationDefaults.width)),
+        height=_pixels(path, "height", own.get("height", GenerationDefaults.height)),
+        num_inference_steps=_count(path, "num_inference_steps", own.get("num_inference_steps", 8)),
+        guidance_scale=_number(path, "guidance_scale", own.get("guidance_scale", 0.0), 0.0),
         shift=_number(path, "shift", shift, 1e-6),
-        max_sequence_length=_count(path, "max_sequence_length", said.get("max_sequence_length", 512)),
+        max_sequence_length=_count(path, "max_sequence_length", own.get("max_sequence_length", 512)),
     )
 
 
 def text_limit(axes_lens: Sequence[int]) -> int:
-    """Most prompt tokens a transformer with these RoPE tables takes: the biggest multiple of 32 <= axes_lens[0] - 2.
+    """Returns the most prompt tokens of a transformer with these RoPE tables: the largest multiple of 32 up to
+    axes_lens[0] - 2.
 
-    Captions are padded to a multiple of 32 and start at position 1; every image token sits one behind them on the
-    same axis (ZImageTransformer2DModel). Raises ValueError where not even 32 tokens fit.
+    Captions are padded to a multiple of 32 and start at position 1; image tokens have the position after them on this
+    axis (ZImageTransformer2DModel).
+
+    Raises:
+        ValueError: Not even 32 tokens fit.
     """
     rows = axes_lens[0] if axes_lens else 0
     if rows < 34:
@@ -241,7 +266,7 @@ def _tokenizer(root: Path, inside: str) -> Path:
 
 
 def _chat_template(root: Path, inside: str) -> str:
-    """Text of the chat template: chat_template.jinja, else the field of tokenizer_config.json (as transformers)."""
+    """Returns the chat template: chat_template.jinja, else the field of tokenizer_config.json, as in transformers."""
     template = root / inside / "chat_template.jinja"
     if template.is_file():
         try:
@@ -250,15 +275,15 @@ def _chat_template(root: Path, inside: str) -> str:
             raise refusal(
                 root, join(inside, "chat_template.jinja"), "is not UTF-8", "it is damaged; copy it again"
             ) from error
-    said = read_json(root, join(inside, "tokenizer_config.json")).get("chat_template")
-    if not isinstance(said, str) or not said:
+    text = read_json(root, join(inside, "tokenizer_config.json")).get("chat_template")
+    if not isinstance(text, str) or not text:
         raise refusal(
             root,
             join(inside, "chat_template.jinja"),
             "is missing, and tokenizer_config.json has no chat_template",
             "prompts are wrapped in Qwen3's chat template; copy it from the same checkpoint",
         )
-    return said
+    return text
 
 
 def _pixels(root: Path, key: str, value: object) -> int:
@@ -280,8 +305,8 @@ def _number(root: Path, key: str, value: object, least: float) -> float:
 
 
 def model_id(path: Path) -> str:
-    """A checkpoint's name for people: the name in its zrelay.json, else the folder's own; never a path."""
+    """Returns the display name of a checkpoint: the name in its zrelay.json, else its folder's name; never a path."""
     whole = path.resolve()
     folder = whole.parent if whole.name == "text_encoder" else whole
-    said = read_json(folder, "zrelay.json").get("name") if (folder / "zrelay.json").is_file() else None
-    return said if isinstance(said, str) and said else folder.name
+    name = read_json(folder, "zrelay.json").get("name") if (folder / "zrelay.json").is_file() else None
+    return name if isinstance(name, str) and name else folder.name

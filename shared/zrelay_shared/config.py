@@ -1,4 +1,4 @@
-"""Configuration: one TOML file with profiles, `ZRELAY_*` variables and flags, read once into frozen values.
+"""The configuration: one TOML file with profiles, `ZRELAY_*` variables and flags, read once into frozen values.
 
     default_profile = "home"
 
@@ -7,162 +7,278 @@
 
     [profile.home.generator]
     endpoint = ["127.0.0.1:7503", "box.local"]  # one, or several that hold the same model
+    max_side = 2048                             # a setting of `zrelay serve generator`
 
     [generate]
     format = "png"
 
-A flag wins over a variable, a variable over the file, the file over the default, which is always "not set". The
-variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas),
-`ZRELAY_PROFILE`, and for every other key `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>`.
+A flag takes precedence over a variable, a variable over the file, the file over the default. The keys of a role's table
+are those of `EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the
+service reads. The variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by
+commas), `ZRELAY_PROFILE`, and `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>` for every other key.
 """
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from zrelay_shared.errors import InvalidArgument, listed
-from zrelay_shared.logs import LEVELS
+from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
+from zrelay_shared.service.settings import Setting, Value, describe, setting
 
-ROLES = ("encoder", "vision", "generator")
+ROLES = tuple(SERVICE_CONFIGS)
 DEFAULT_PROFILE = "default"
-"""The profile that is used where none is named, if there is one of that name."""
-_KNOWN_TOP = ("default_profile", "profile", "generate")
+"""The profile that is used where none is named, if the file has one of that name."""
+_TOP_LEVEL_KEYS = ("default_profile", "profile", "generate")
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_CHOICES = {"format": ("png", "jpeg", "webp"), "log_level": LEVELS}
-"""Keys that take one of a few words."""
-T = TypeVar("T")
+S = TypeVar("S", bound=ServiceConfig)
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceConfig:
-    """One service: where a client finds it (`endpoint`; several are joined by commas), and how `zrelay serve` starts it
-    (the rest)."""
+class EndpointConfig:
+    """Where a client finds a service. Several endpoints are joined by commas."""
 
-    endpoint: str | None = None
-    model: str | None = None
-    listen: str | None = None
-    insecure_listen: bool | None = None
-    device: str | None = None
-    dtype: str | None = None
-    log_level: str | None = None
-    grace_s: float | None = None
+    endpoint: str | None = setting(
+        None,
+        group="Client",
+        variable="",
+        metavar="HOST:PORT",
+        several=True,
+        help="Where clients find the service: HOST or HOST:PORT; several with the same model share the work.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateConfig:
-    """What `zrelay generate` sends where no flag says otherwise; None leaves it to the generator."""
+    """What `zrelay generate` sends where no flag sets it; None leaves the choice to the generator."""
 
-    width: int | None = None
-    height: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    shift: float | None = None
-    format: str | None = None
-    quality: int | None = None
-    timeout_s: float | None = None
+    width: int | None = setting(
+        None, group="Defaults", default_text="the checkpoint's", help="Width of the image in pixels.", example=1024
+    )
+    height: int | None = setting(
+        None, group="Defaults", default_text="the checkpoint's", help="Height of the image in pixels.", example=1024
+    )
+    num_inference_steps: int | None = setting(
+        None, group="Defaults", default_text="the checkpoint's", help="Number of denoising steps.", example=8
+    )
+    guidance_scale: float | None = setting(
+        None, group="Defaults", default_text="the checkpoint's", help="Classifier-free guidance; 0 is off.", example=0.0
+    )
+    shift: float | None = setting(
+        None, group="Defaults", default_text="the checkpoint's", help="Shift of the noise schedule.", example=3.0
+    )
+    format: str | None = setting(
+        None,
+        group="Defaults",
+        choices=("png", "jpeg", "webp"),
+        default_text="by the file's suffix, else png",
+        help="Format of the image file.",
+        example="png",
+    )
+    quality: int | None = setting(
+        None,
+        group="Defaults",
+        default_text="the generator's",
+        help="Quality of jpeg and webp files, 1 to 100.",
+        example=95,
+    )
+    timeout_s: float | None = setting(
+        None,
+        group="Defaults",
+        flags=("--timeout",),
+        unit="seconds",
+        default_text="the client library's",
+        help="Time for one call.",
+        example=1800,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """The value of one setting and where it comes from: `flag`, `env NAME`, a place in the file, or `default`."""
+
+    setting: Setting
+    value: Value
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The effective settings, and where each came from: `origins["encoder.endpoint"] == "env ZRELAY_ENCODER"`."""
+    """What a client needs of the configuration, and the origin of each value.
+
+    Attributes:
+        profile: The profile in use, None for none.
+        profiles: Names of all profiles of the file.
+        encoder, vision, generator: Where the services are.
+        generate: Defaults of `zrelay generate`.
+        origins: Dotted key -> origin of what is no default, for example `{"encoder.endpoint": "env ZRELAY_ENCODER"}`.
+        settings: Every setting of every section with its value, defaults included.
+    """
 
     profile: str | None = None
     profiles: tuple[str, ...] = ()
-    encoder: ServiceConfig = ServiceConfig()
-    vision: ServiceConfig = ServiceConfig()
-    generator: ServiceConfig = ServiceConfig()
+    encoder: EndpointConfig = EndpointConfig()
+    vision: EndpointConfig = EndpointConfig()
+    generator: EndpointConfig = EndpointConfig()
     generate: GenerateConfig = GenerateConfig()
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    settings: tuple[EffectiveSetting, ...] = field(default=(), compare=False, repr=False)
 
-    def service(self, role: str) -> ServiceConfig:
-        """The settings of "encoder", "vision" or "generator"."""
-        found = {"encoder": self.encoder, "vision": self.vision, "generator": self.generator}
-        return found[role]
+    def service(self, role: str) -> EndpointConfig:
+        """Returns where the service of a role is."""
+        return {"encoder": self.encoder, "vision": self.vision, "generator": self.generator}[role]
 
 
 def load(
-    file: Path, environ: Mapping[str, str], *, profile: str | None = None, flags: Mapping[str, object] | None = None
+    file: Path, environ: Mapping[str, str], *, profile: str | None = None, flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """Reads the file (which may be absent) and the variables. `flags` are dotted keys, e.g. "encoder.endpoint"; None
-    means the flag was not given.
+    """Reads the configuration as a client needs it, and checks the settings of all services.
 
-    Raises InvalidArgument (CONFIG_INVALID) naming file and key, and OSError where the file cannot be read.
+    Args:
+        file: The TOML file, which need not exist.
+        environ: Environment variables.
+        profile: The profile that a flag names.
+        flags: Dotted key -> value of a flag, for example `encoder.endpoint`; None where the flag was not given.
+
+    Raises:
+        InvalidArgument: CONFIG_INVALID; the message names the file, or the variable, and the key.
+        OSError: The file cannot be read.
     """
-    tables = read(file)
-    profiles: dict[str, dict[str, dict[str, object]]] = tables.get("profile", {})
-    name, said_by = _choose(file, tables, environ, profile)
-    if name is not None and name not in profiles:
-        there = f"known are {listed(sorted(profiles))}" if profiles else "there is none yet"
-        raise _refusal(f"{said_by}: no profile {name!r} in {file}; {there}{_nearest(name, profiles)}")
-    origins: dict[str, str] = {} if name is None else {"profile": said_by}
-    layers = _Layers(file, environ, flags or {}, origins)
-    chosen = profiles.get(name, {}) if name is not None else {}
-    encoder, vision, generator = (
-        layers.build(ServiceConfig, role, chosen.get(role, {}), f"profile.{name}.{role}") for role in ROLES
-    )
-    generate = layers.build(GenerateConfig, "generate", tables.get("generate", {}), "generate")
-    return Config(name, tuple(sorted(profiles)), encoder, vision, generator, generate, MappingProxyType(origins))
+    sources = _Sources.open(file, environ, profile, flags or {})
+    origins: dict[str, str] = {} if sources.profile is None else {"profile": sources.profile_origin}
+    values: dict[str, dict[str, Any]] = {}
+    settings = tuple(sources.effective(one) for section in (*ROLES, "generate") for one in settings_of(section))
+    for found in settings:
+        values.setdefault(found.setting.section, {})[found.setting.name] = found.value
+        if found.origin != "default":
+            origins[found.setting.dotted] = found.origin
+    encoder, vision, generator = (EndpointConfig(values[role]["endpoint"]) for role in ROLES)
+    generate = GenerateConfig(**values["generate"])
+    read_only = MappingProxyType(origins)
+    return Config(sources.profile, sources.profiles, encoder, vision, generator, generate, read_only, settings)
+
+
+def load_service(
+    kind: type[S],
+    file: Path,
+    environ: Mapping[str, str],
+    *,
+    profile: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> S:
+    """Reads the settings of a service.
+
+    Args:
+        kind: The settings class.
+        file, environ, profile, flags: As in `load`.
+
+    Raises:
+        InvalidArgument: CONFIG_INVALID as in `load`; SETTING_MISSING where a required setting has no value.
+        OSError: The file cannot be read.
+    """
+    sources = _Sources.open(file, environ, profile, flags or {})
+    values: dict[str, Any] = {}
+    for one in describe(kind, kind.role):
+        found = sources.effective(one)
+        if one.required and found.value is None:
+            raise InvalidArgument(
+                f"{one.key}: the {kind.role} needs one: pass {one.flags[0]} {one.metavar}, or set {one.variable} or "
+                f"`{one.key}` in [profile.NAME.{kind.role}] of {file}; `zrelay up` runs the demo checkpoint",
+                field=one.key,
+                reason="SETTING_MISSING",
+            )
+        values[one.name] = found.value
+    try:
+        return kind(**values)
+    except ValueError as error:  # settings that are valid alone, but not together
+        raise _refusal(f"{kind.role}: {error}") from error
+
+
+def settings_of(section: str) -> tuple[Setting, ...]:
+    """Returns the settings of a section: of a role what clients and the service read, or those of `generate`."""
+    if section == "generate":
+        return describe(GenerateConfig, section)
+    return describe(EndpointConfig, section) + describe(SERVICE_CONFIGS[section], section)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The checked tables of a file; none where it does not exist. Raises as `load`."""
+    """Reads and checks the tables of a file; returns an empty dict where it does not exist. Raises as `load`."""
     if not file.exists():
         return {}
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _refusal(f"{file}: not valid TOML: {error}") from error
-    _check_keys(file, "the top level", tables, _KNOWN_TOP)
-    _expect(file, "default_profile", tables.get("default_profile", ""), str)
-    for name, roles in _expect(file, "profile", tables.get("profile", {}), dict).items():
-        _check_keys(file, f"[profile.{name}]", _expect(file, f"profile.{name}", roles, dict), ROLES)
+    _check_keys(file, "the top level", tables, _TOP_LEVEL_KEYS)
+    if not isinstance(tables.get("default_profile", ""), str):
+        raise _refusal(f"{file}: default_profile: expected a string, got {tables['default_profile']!r}")
+    for name, roles in _table(file, "profile", tables.get("profile", {})).items():
+        _check_keys(file, f"[profile.{name}]", _table(file, f"profile.{name}", roles), ROLES)
         for role, table in roles.items():
-            _check_table(file, f"profile.{name}.{role}", table, ServiceConfig)
-    _check_table(file, "generate", tables.get("generate", {}), GenerateConfig)
+            _check_table(file, f"profile.{name}.{role}", table, settings_of(role))
+    _check_table(file, "generate", tables.get("generate", {}), settings_of("generate"))
     return tables
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """A line for each `ZRELAY_*` variable that means nothing, with the nearest that does."""
-    known = [*_OTHER_VARIABLES, *(_variable(role, key) for role in ROLES for key in _keys(ServiceConfig))]
-    known += [_variable("generate", key) for key in _keys(GenerateConfig)]
-    strange = [name for name in sorted(environ) if name.startswith("ZRELAY_") and name not in known]
-    return [f"{name} means nothing to zrelay{_nearest(name, known)}" for name in strange]
+    """Returns a message for each `ZRELAY_*` variable that has no meaning, with the nearest name that has one."""
+    known = [*_OTHER_VARIABLES, *(one.variable for section in (*ROLES, "generate") for one in settings_of(section))]
+    unknown = [name for name in sorted(environ) if name.startswith("ZRELAY_") and name not in known]
+    return [f"{name} is not a variable of zrelay{_nearest(name, known)}" for name in unknown]
 
 
-class _Layers:
-    """Flags over variables over the file, with a note of who won."""
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Flags, variables and the tables of the chosen profile, in order of precedence."""
 
-    def __init__(
-        self, file: Path, environ: Mapping[str, str], flags: Mapping[str, object], origins: dict[str, str]
-    ) -> None:
-        self._file, self._environ, self._flags, self._origins = file, environ, flags, origins
+    file: Path
+    environ: Mapping[str, str]
+    flags: Mapping[str, Any]
+    tables: Mapping[str, Any]
+    profile: str | None
+    profile_origin: str
 
-    def build(self, kind: type[T], section: str, table: Mapping[str, object], place: str) -> T:
-        values: dict[str, object] = {}
-        for key, wanted in _types(kind):
-            dotted, variable = f"{section}.{key}", _variable(section, key)
-            if self._flags.get(dotted) is not None:
-                values[key], origin = self._flags[dotted], "flag"
-            elif self._environ.get(variable, "") != "":
-                values[key], origin = _parse(variable, self._environ[variable], wanted), f"env {variable}"
-            elif key in table:
-                values[key], origin = _plain(table[key], wanted), f"{self._file} [{place}]"
-            else:
-                continue
-            _check_choice(f"{origin} {dotted}", key, values[key])
-            self._origins[dotted] = origin
-        return kind(**values)
+    @classmethod
+    def open(cls, file: Path, environ: Mapping[str, str], profile: str | None, flags: Mapping[str, Any]) -> "_Sources":
+        """Reads the file and chooses the profile. Raises as `load`."""
+        tables = read(file)
+        profiles = tables.get("profile", {})
+        name, origin = _choose_profile(file, tables, environ, profile)
+        if name is not None and name not in profiles:
+            known = f"known are {listed(sorted(profiles))}" if profiles else "the file has none"
+            raise _refusal(f"{origin}: no profile {name!r} in {file}; {known}{_nearest(name, profiles)}")
+        return cls(file, environ, flags, tables, name, origin)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        return tuple(sorted(self.tables.get("profile", {})))
+
+    def effective(self, one: Setting) -> EffectiveSetting:
+        """Returns the value of a setting and its origin. Raises InvalidArgument (CONFIG_INVALID)."""
+        if self.flags.get(one.dotted) is not None:
+            return EffectiveSetting(one, self.flags[one.dotted], "flag")
+        if text := self.environ.get(one.variable):
+            try:
+                return EffectiveSetting(one, one.parse(text), f"env {one.variable}")
+            except ValueError as error:
+                raise _refusal(f"{one.variable}: {error}") from error
+        place, table = "generate", self.tables.get("generate", {})
+        if one.section != "generate":
+            place = f"profile.{self.profile}.{one.section}"
+            table = self.tables.get("profile", {}).get(self.profile, {}).get(one.section, {})
+        if one.key in table:  # checked by `read`
+            return EffectiveSetting(one, one.from_toml(table[one.key]), f"{self.file} [{place}]")
+        return EffectiveSetting(one, one.start_default(), "default")
 
 
-def _choose(
+def _choose_profile(
     file: Path, tables: Mapping[str, Any], environ: Mapping[str, str], profile: str | None
 ) -> tuple[str | None, str]:
+    """Returns the name of the profile in use and its origin."""
     if profile is not None:
         return profile, "flag"
     if named := environ.get("ZRELAY_PROFILE"):
@@ -172,70 +288,31 @@ def _choose(
     return (DEFAULT_PROFILE if DEFAULT_PROFILE in tables.get("profile", {}) else None), f"{file} [profile.default]"
 
 
-def _types(kind: type) -> Iterator[tuple[str, type]]:
-    for item in fields(kind):
-        yield item.name, get_args(item.type)[0]
+def _check_table(file: Path, place: str, table: object, known: Iterable[Setting]) -> None:
+    by_key = {one.key: one for one in known}
+    checked = _table(file, place, table)
+    _check_keys(file, f"[{place}]", checked, tuple(by_key))
+    for key, value in checked.items():
+        try:
+            by_key[key].from_toml(value)
+        except ValueError as error:
+            raise _refusal(f"{file}: {place}.{key}: {error}") from error
 
 
-def _keys(kind: type) -> list[str]:
-    return [item.name for item in fields(kind)]
-
-
-def _variable(section: str, key: str) -> str:
-    return f"ZRELAY_{section.upper()}" if key == "endpoint" else f"ZRELAY_{section.upper()}_{key.upper()}"
-
-
-def _parse(variable: str, text: str, wanted: type) -> object:
-    if wanted is bool:
-        if text.lower() in _TRUE + _FALSE:
-            return text.lower() in _TRUE
-        raise _refusal(f"{variable}: expected true or false, got {text!r}")
-    try:
-        return wanted(text)
-    except ValueError as error:
-        raise _refusal(f"{variable}: expected {_SPOKEN[wanted]}, got {text!r}") from error
-
-
-_SPOKEN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
-
-
-def _check_choice(place: str, key: str, value: object) -> None:
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise _refusal(f"{place}: expected one of {', '.join(_CHOICES[key])}, got {value!r}")
-
-
-def _check_table(file: Path, place: str, table: object, kind: type) -> None:
-    checked = _expect(file, place, table, dict)
-    _check_keys(file, f"[{place}]", checked, _keys(kind))
-    for key, wanted in _types(kind):
-        if key in checked:
-            value = checked[key]
-            for part in value if key == "endpoint" and isinstance(value, list) and value else [value]:
-                _expect(file, f"{place}.{key}", part, wanted)
-
-
-def _check_keys(file: Path, place: str, table: Mapping[str, object], known: tuple[str, ...] | list[str]) -> None:
+def _check_keys(file: Path, place: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
             hint = f"{_nearest(key, known)}; known are {', '.join(known)}"
             raise _refusal(f"{file}: unknown key {key!r} in {place}{hint}")
 
 
-def _expect(file: Path, place: str, value: object, wanted: type[T]) -> T:
-    fits = isinstance(value, (int, float) if wanted is float else wanted)
-    if not fits or (isinstance(value, bool) and wanted is not bool):
-        raise _refusal(f"{file}: {place}: expected {_SPOKEN[wanted]}, got {value!r}")
-    return value  # type: ignore[return-value]  # a whole number where a number is wanted becomes one in `_plain`
+def _table(file: Path, place: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _refusal(f"{file}: {place}: expected a table, got {value!r}")
+    return value
 
 
-def _plain(value: object, wanted: type) -> object:
-    """A value of the file as the settings hold it: whole numbers as numbers, several endpoints joined by commas."""
-    if isinstance(value, list):
-        return ",".join(value)
-    return float(value) if wanted is float and isinstance(value, int) else value
-
-
-def _nearest(name: str, known: Mapping[str, object] | tuple[str, ...] | list[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

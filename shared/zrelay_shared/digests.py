@@ -1,7 +1,7 @@
-"""Digests that say which weights, tokenizer and chat template made an embedding, however the files are cut.
+"""Digests of weights, tokenizer and chat template that do not depend on how they are stored.
 
-All are 64 hex digits of SHA-256. The weights' digest is over the canonical tensors (names without the `model.` prefix,
-no LM head), so that a re-sharded, re-saved or bare copy of the same model has the same digest.
+All are SHA-256 as 64 hex digits. The digest of the weights covers the canonical tensors (names without the `model.`
+prefix, no LM head), so that a re-sharded, re-saved or bare copy of the same model has the same digest.
 """
 
 import hashlib
@@ -27,11 +27,15 @@ log = logging.getLogger(__name__)
 def weights_digest(
     component: ComponentFolder, *, cache: Path | None = None, progress: Callable[[int], None] | None = None
 ) -> str:
-    """Digest of every tensor of `component`: SHA-256 over the sorted lines [name, dtype, shape, SHA-256 of bytes].
+    """Returns the digest of a component's tensors: SHA-256 of the sorted lines [name, dtype, shape, SHA-256 of bytes].
 
-    Files are read once, front to back, `CHUNK_BYTES` at a time; `progress` is called with the bytes of each chunk. With
-    a `cache` folder the digest is kept there by each file's path, size, mtime and inode, and a hit reads no weights.
-    Raises CheckpointError when a file changes while it is read.
+    Args:
+        component: The component; its files are read once, sequentially, `CHUNK_BYTES` at a time.
+        cache: Folder for digests, keyed by path, size, mtime and inode of the files. A hit reads no weights.
+        progress: Called with the number of bytes of each chunk.
+
+    Raises:
+        CheckpointError: A file has changed while it was read.
     """
     identity = _identity(component.weights)
     entry = None if cache is None else cache / f"weights-{_sha256(str(component.path.resolve()).encode())[:24]}.json"
@@ -49,11 +53,14 @@ def weights_digest(
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Digest of what decides the ids in tokenizer `folder`: vocabulary, merges, added tokens, normaliser, splitting.
+    """Returns the digest of everything in a tokenizer's folder that determines token ids: vocabulary, merges, added
+    tokens, normaliser and pre-tokenizer.
 
-    From tokenizer.json where there is one, else from vocab.json, merges.txt and the added tokens of
-    tokenizer_config.json. Padding, truncation and decoding do not count, nor does the way merges are spelt.
-    Raises CheckpointError where the files are not what a tokenizer writes.
+    It is read from tokenizer.json, else from vocab.json, merges.txt and the added tokens of tokenizer_config.json.
+    Padding, truncation, decoding and the spelling of merges do not count.
+
+    Raises:
+        CheckpointError: The files are not those of a tokenizer.
     """
     try:
         if (folder / "tokenizer.json").is_file():
@@ -68,12 +75,12 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def template_digest(text: str) -> str:
-    """Digest of a chat template's text as Jinja sees it: newlines are \\n, one at the end does not count."""
+    """Returns the digest of a chat template as Jinja reads it: newlines are \\n, and one at the end does not count."""
     return _sha256(text.replace("\r\n", "\n").removesuffix("\n").encode("utf-8"))
 
 
 def canonical_name(name: str) -> str | None:
-    """`name` of a tensor without its `model.` prefix; None for the LM head, which no encoder runs."""
+    """Returns the name of a tensor without its `model.` prefix; None for the LM head, which no encoder runs."""
     bare = name.removeprefix(_PREFIX)
     return None if bare.startswith(_LM_HEAD) else bare
 
@@ -112,7 +119,7 @@ def _digest_tensors(tensors: Iterator[tuple[str, str, Sequence[int], str]]) -> s
     lines: dict[str, bytes] = {}
     for name, dtype, shape, bytes_digest in tensors:
         if name in lines:
-            raise CheckpointError(f"tensor {name!r} stands twice in the weights; copy the checkpoint again")
+            raise CheckpointError(f"tensor {name!r} occurs twice in the weights; copy the checkpoint again")
         lines[name] = _canonical([name, dtype, list(shape), bytes_digest])
     return _sha256(b"\n".join(lines[name] for name in sorted(lines)))
 
@@ -123,7 +130,7 @@ def _identity(files: Sequence[Path]) -> list[list[object]]:
 
 
 def _cached(entry: Path, identity: list[list[object]]) -> str | None:
-    """The digest kept for exactly these files; a damaged or outdated entry counts as none."""
+    """Returns the cached digest of exactly these files; None for a damaged or outdated entry."""
     try:
         kept = json.loads(entry.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -135,13 +142,13 @@ def _cached(entry: Path, identity: list[list[object]]) -> str | None:
 
 
 def _remember(entry: Path, identity: list[list[object]], digest: str) -> None:
-    """Write the entry in one piece. A cache that cannot be written costs time at the next start, so it only warns."""
+    """Writes a cache entry atomically. A failure only costs time at the next start, so it is logged and not raised."""
     content = json.dumps({"version": _CACHE_VERSION, "files": identity, "digest": digest})
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(entry, content.encode())
     except OSError as error:
-        log.warning("the weights' digest cannot be kept, the next start reads them again: %s", error.strerror)
+        log.warning("the digest of the weights cannot be cached, the next start reads them again: %s", error.strerror)
 
 
 def _from_tokenizer_json(whole: Mapping[str, object]) -> object:
@@ -176,19 +183,19 @@ def _added(tokens: object) -> object:
 
 
 def _without_defaults(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings that say something: writers differ in whether they spell null, "" and false."""
+    """Returns the settings without null, "" and false, which some writers leave out."""
     return {key: value for key, value in settings.items() if value is not None and value is not False and value != ""}
 
 
 def _without_offsets(value: object) -> object:
-    """A pre-tokenizer without `trim_offsets`, which moves character offsets and no ids."""
+    """Returns a pre-tokenizer without `trim_offsets`, which changes character offsets but no ids."""
     if isinstance(value, dict):
         return {key: _without_offsets(item) for key, item in value.items() if key != "trim_offsets"}
     return [_without_offsets(item) for item in value] if isinstance(value, list) else value
 
 
 def _inserted_tokens(post_processor: object) -> object:
-    """What a post-processor adds to the ids: None for those that only move offsets (ByteLevel) or insert nothing."""
+    """Returns a post-processor that adds ids; None for one that only changes offsets (ByteLevel) or adds nothing."""
     if not isinstance(post_processor, dict) or post_processor.get("type") == "ByteLevel":
         return None
     if post_processor.get("type") == "TemplateProcessing" and not post_processor.get("special_tokens"):

@@ -1,9 +1,9 @@
-"""The hand-over format: prompt embeddings as a safetensors file with their fingerprint in its header.
+"""Prompt embeddings as a safetensors file, with the encoder's fingerprint in its header.
 
-One format, written by `zrelay encode` and read by `zrelay generate --prompt-embeds`, for machines that never meet.
+`zrelay encode` writes it and `zrelay generate --prompt-embeds` reads it, for machines without a connection.
 Tensors are named `prompt_embeds.0`, `prompt_embeds.1`, ... (segments) and `negative_prompt_embeds.0`, ...; the metadata
-holds `format`, each PromptEmbeds as protobuf JSON without its bytes, and the prompt where it may be told. Any
-safetensors reader opens it. docs/contract.md has the specification.
+holds `format`, each PromptEmbeds as protobuf JSON without its bytes, and the prompt unless it is private. Any
+safetensors reader can open it. docs/contract.md has the specification.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from zrelay.v1.generation_pb2 import GenerationSpec
 from zrelay_shared import safetensors_file
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.safetensors_file import Entry
+from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
 from zrelay_shared.tensors import check, dtype_name
 from zrelay_shared.wire import Parcel
@@ -27,11 +27,13 @@ _PARTS = {"prompt_embeds": "prompt", "negative_prompt_embeds": "negative_prompt"
 
 
 def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
-    """Writes the prompt, the negative prompt and the provenance of `spec` to `path`, whole or not at all.
+    """Writes prompt, negative prompt and provenance of `spec` to a file, atomically.
 
-    Raises OSError as writing does, ValueError where the embeddings are not in `spec` by value.
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: `spec` holds the embeddings by reference.
     """
-    tensors: list[tuple[str, Entry]] = []
+    tensors: list[tuple[str, FileTensor]] = []
     metadata = {"format": FORMAT}
     for key, field in _PARTS.items():
         if not spec.message.HasField(field):
@@ -45,7 +47,7 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
             tensor = segment.prompt_embeds
             data = spec.bytes_of(tensor)
             tensor.ClearField("data")
-            tensors.append((f"{key}.{index}", Entry(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
+            tensors.append((f"{key}.{index}", FileTensor(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
         metadata[key] = json_format.MessageToJson(embeds, indent=None, preserving_proto_field_name=True)
     for name in ("prompt", "negative_prompt"):
         if spec.message.provenance.HasField(name):
@@ -54,10 +56,12 @@ def write(path: Path, spec: Parcel[GenerationSpec]) -> None:
 
 
 def read(path: Path) -> Parcel[GenerationSpec]:
-    """The beginning of a GenerationSpec from a file of `write`, checksums verified.
+    """Reads a file of `write` into a new GenerationSpec, and verifies the checksums.
 
-    Raises OSError where it cannot be read, InvalidArgument (EMBEDS_FILE_INVALID, or as `tensors.check`) where it is not
-    such a file, and PayloadCorrupt where its bytes were damaged.
+    Raises:
+        OSError: The file cannot be read.
+        InvalidArgument: EMBEDS_FILE_INVALID, or as `tensors.check`: it is not such a file.
+        PayloadCorrupt: Its bytes are damaged.
     """
     try:
         content = safetensors_file.read(path, max_bytes=MAX_MESSAGE_BYTES)
@@ -84,8 +88,8 @@ def read(path: Path) -> Parcel[GenerationSpec]:
             check(tensor, entry.data, field=f"{path.name}: {name}", rank=2)
             spec.attach(tensor, entry.data)
     for name in ("prompt", "negative_prompt"):
-        if (told := metadata.get(name)) is not None:
-            setattr(spec.message.provenance, name, told.encode("utf-8", "replace").decode())
+        if (text := metadata.get(name)) is not None:
+            setattr(spec.message.provenance, name, text.encode("utf-8", "replace").decode())
     return spec
 
 

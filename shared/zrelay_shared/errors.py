@@ -1,4 +1,4 @@
-"""The one table of refusals: an exception tree, its status codes, and the way over the wire and back.
+"""The errors of zrelay: one exception tree, with the status code and reason of each class.
 
     ZrelayError
     ├── InvalidArgument        INVALID_ARGUMENT      a field is wrong (names the field)
@@ -20,12 +20,12 @@
     ├── PermissionDenied       PERMISSION_DENIED
     ├── NotFound               NOT_FOUND
     ├── IdempotencyConflict    ALREADY_EXISTS
-    ├── DeadlineExceeded       DEADLINE_EXCEEDED     names the stage that spent the budget
+    ├── DeadlineExceeded       DEADLINE_EXCEEDED     names the stage that used the time
     ├── Cancelled              CANCELLED
-    └── InternalError          INTERNAL              a bug; nothing about it but an id travels
+    └── InternalError          INTERNAL              a bug; only an incident id is sent
 
-Every refusal carries a google.rpc.ErrorInfo whose reason and metadata say the same to a program that the
-message says to a person. `zrelay_shared.status` turns these into gRPC statuses and back.
+Every error travels with a google.rpc.ErrorInfo, whose reason and metadata give a program the information that the
+message gives a person. `zrelay_shared.status` converts errors to gRPC statuses and back.
 """
 
 from collections.abc import Mapping
@@ -33,20 +33,24 @@ from typing import ClassVar
 
 DOMAIN = "zrelay"
 MAX_LISTED = 20
-"""Names listed in one refusal; longer lists are cut and say how many there are."""
+"""Names in one message; longer lists are cut and end with the number of the rest."""
 
 
 class ZrelayError(Exception):
-    """A refusal: what was expected, what was got, what to do.
+    """Base class of all errors. A message says what was expected, what was received, and what to do.
 
-    Attributes: `message` for a person; `reason` (UPPER_SNAKE) and `metadata` for a program; `field` the path of
-    the request field at fault or ""; `retry_after_s` seconds until a retry is sensible, or None.
+    Attributes:
+        message: Text for a person.
+        reason: UPPER_SNAKE reason for a program.
+        metadata: Further details for a program.
+        field: Path of the request field at fault, "" for none.
+        retry_after_s: Seconds until a retry is sensible, None where a retry does not help.
     """
 
     code: ClassVar[str] = "UNKNOWN"
     default_reason: ClassVar[str] = "UNKNOWN"
     further_reasons: ClassVar[tuple[str, ...]] = ()
-    """Other reasons that mean this class and not its parent, where it arrives over the wire."""
+    """Other reasons that are converted to this class and not to its parent."""
     default_retry_after_s: ClassVar[float | None] = None
 
     def __init__(
@@ -74,14 +78,14 @@ class InvalidArgument(ZrelayError):
 
 
 class PayloadCorrupt(ZrelayError):
-    """Bytes arrived that do not match their checksum."""
+    """Received bytes do not match their checksum."""
 
     code = "DATA_LOSS"
     default_reason = "CHECKSUM_MISMATCH"
 
 
 class FailedPrecondition(ZrelayError):
-    """The request is well formed and this server cannot serve it as it stands."""
+    """The request is well formed, but this server cannot serve it in its present state."""
 
     code = "FAILED_PRECONDITION"
     default_reason = "FAILED_PRECONDITION"
@@ -108,47 +112,47 @@ class CheckpointError(FailedPrecondition):
 
 
 class ResourceExhausted(ZrelayError):
-    """There is not enough of something."""
+    """A resource is exhausted."""
 
     code = "RESOURCE_EXHAUSTED"
     default_reason = "RESOURCE_EXHAUSTED"
 
 
 class QueueFull(ResourceExhausted):
-    """The queue is full; come back after `retry_after_s`."""
+    """The queue is full; retry after `retry_after_s`."""
 
     default_reason = "QUEUE_FULL"
     default_retry_after_s = 1.0
 
 
 class QuotaExceeded(ResourceExhausted):
-    """Too much for one caller at a time."""
+    """A limit per caller is exceeded."""
 
     default_reason = "QUOTA"
     default_retry_after_s = 1.0
 
 
 class OutOfMemory(ResourceExhausted):
-    """The device has not the memory for this job; retrying does not help, a smaller job does."""
+    """The device has too little memory for this job; a retry does not help, a smaller job does."""
 
     default_reason = "OUT_OF_MEMORY"
 
 
 class MessageTooLarge(ResourceExhausted):
-    """A message is over the limit of one end."""
+    """A message exceeds the size limit of client or server."""
 
     default_reason = "MESSAGE_TOO_LARGE"
 
 
 class FeatureMissing(ZrelayError):
-    """This server does not do that; its GetInfo lists what it does."""
+    """This server does not have the feature; its GetInfo lists the features that it has."""
 
     code = "UNIMPLEMENTED"
     default_reason = "FEATURE_MISSING"
 
 
 class Unavailable(ZrelayError):
-    """The service cannot be reached or cannot answer now."""
+    """The service cannot be reached, or cannot answer at the moment."""
 
     code = "UNAVAILABLE"
     default_reason = "UNAVAILABLE"
@@ -162,14 +166,14 @@ class ModelLoading(Unavailable):
 
 
 class Draining(Unavailable):
-    """The server is going away and takes no new work."""
+    """The server is shutting down and takes no new calls."""
 
     default_reason = "DRAINING"
     default_retry_after_s = 2.0
 
 
 class Unauthenticated(ZrelayError):
-    """No credentials, or bad ones."""
+    """Credentials are missing or invalid."""
 
     code = "UNAUTHENTICATED"
     default_reason = "UNAUTHENTICATED"
@@ -190,21 +194,21 @@ class NotFound(ZrelayError):
 
 
 class IdempotencyConflict(ZrelayError):
-    """The same request_id with other content."""
+    """A request_id was used before with other content."""
 
     code = "ALREADY_EXISTS"
     default_reason = "IDEMPOTENCY_CONFLICT"
 
 
 class DeadlineExceeded(ZrelayError):
-    """The budget is spent; `metadata["stage"]` says where."""
+    """The time limit is exceeded; `metadata["stage"]` names the stage."""
 
     code = "DEADLINE_EXCEEDED"
     default_reason = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(ZrelayError):
-    """The caller went away or asked for it."""
+    """The call was cancelled, or its client disconnected."""
 
     code = "CANCELLED"
     default_reason = "CANCELLED"
@@ -212,14 +216,14 @@ class Cancelled(ZrelayError):
 
 
 class InternalError(ZrelayError):
-    """A bug in the server; the log holds the rest under the same incident id."""
+    """A bug in the server; its log holds the details under the same incident id."""
 
     code = "INTERNAL"
     default_reason = "INTERNAL"
 
 
 def listed(names: "list[str] | tuple[str, ...]") -> str:
-    """`a, b, c`, cut after 20 names with the count of the rest, so that details stay under gRPC's limits."""
+    """Returns `a, b, c`, cut after 20 names, so that messages stay within gRPC's limits."""
     shown = ", ".join(names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
     return f"{shown} (and {more} more)" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""Exit codes of every zrelay command, and which refusal ends in which."""
+"""Exit codes of the zrelay commands, and the exit code of each error."""
 
 from typing import TYPE_CHECKING
 
@@ -7,30 +7,30 @@ if TYPE_CHECKING:
 
 OK = 0
 BUG = 1
-"""Something that should not happen; the message says where to look."""
+"""An unexpected error; the message explains how to report it."""
 USAGE = 2
 """Wrong flags or arguments (click's own code)."""
 REFUSED = 3
-"""The request cannot be served as it stands: a bad value, parts that do not fit, a feature that is missing."""
+"""The request was refused: an invalid value, incompatible parts, a missing feature."""
 UNREACHABLE = 4
-"""A service cannot be reached, is still loading, or went away."""
+"""A service cannot be reached, is loading, or was shut down."""
 LOCAL_FILE = 5
 """A local file cannot be read or written, or a model folder cannot be loaded."""
 BUSY = 6
 """A service is at its limit; try again later."""
 TIMEOUT = 7
-"""The time was up."""
+"""A time limit was exceeded."""
 INTERRUPTED = 130
 """Ctrl-C."""
 
 
 def code_of(error: "ZrelayError") -> int:
-    """The exit code of a command that ends in this refusal."""
-    from zrelay_shared import errors  # `zrelay --help` shows the codes above and needs no more
+    """Returns the exit code of a command that fails with this error."""
+    from zrelay_shared import errors  # not needed by `zrelay --help`, which shows the codes above
 
     by_class = (
         (errors.CheckpointError, LOCAL_FILE),
-        (errors.OutOfMemory, REFUSED),  # waiting does not help: a smaller request does
+        (errors.OutOfMemory, REFUSED),  # not BUSY: only a smaller request helps
         (errors.MessageTooLarge, REFUSED),
         (errors.Unavailable, UNREACHABLE),
         (errors.ResourceExhausted, BUSY),

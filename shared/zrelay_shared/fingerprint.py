@@ -1,6 +1,6 @@
-"""Encoder identity: what produced some embeddings, one digest over it, and whether a generator may use them.
+"""Encoder fingerprint: what produced some embeddings, a digest of it, and whether a generator may use them.
 
-Which difference makes which relation is the table below and in docs/contract.md; no other place decides it.
+`RELATION_OF_DIFFERENCE`, which docs/contract.md repeats, is the only place that classifies differences.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ RELATION_OF_DIFFERENCE = {
     "compute_dtype": EQUIVALENT,
     "backend": EQUIVALENT,
 }
-"""What a difference in each field means, worst first."""
+"""Field -> relation that a difference in it leads to, worst first."""
 
 _WORST_FIRST = (EXPERIMENTAL, UNVERIFIED, EQUIVALENT, EXACT)
 _WHERE_EMPTY_IS_UNKNOWN = ("weights_digest", "tokenizer_digest", "chat_template_digest", "compute_dtype", "backend")
@@ -48,9 +48,10 @@ RELATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class EncoderFingerprint:
-    """What produced some embeddings. Digests are SHA-256 in hex; "" where a generator does not know.
+    """What produced some embeddings.
 
-    Weights of layers are kept as the float32 values that travel, so that both ends see the same.
+    Digests are SHA-256 in hex, "" where a generator does not know them. Weights of layers are rounded to float32, as in
+    the message, so that client and server compute the same digest.
     """
 
     family: str
@@ -76,30 +77,35 @@ class EncoderFingerprint:
 
     @property
     def canonical(self) -> bytes:
-        """Every field but model_id as ASCII JSON, keys sorted, no blanks; weights as the hex of their float32 bits."""
+        """All fields but model_id as ASCII JSON with sorted keys and no spaces; weights as the hex of their float32."""
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model_id"}
         content["layer_weights"] = [(layer, struct.pack(">f", weight).hex()) for layer, weight in self.layer_weights]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of `canonical`."""
+        """SHA-256 of `canonical` in hex."""
         return hashlib.sha256(self.canonical).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an encoder relates to a generator, and which differences made it so ("field: there, here ...")."""
+class EncoderComparison:
+    """The relation of an encoder to a generator, and the differences that lead to it ("field: there, here ...")."""
 
     relation: str
     differences: tuple[str, ...] = field(default=())
 
 
-def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> Verdict:
-    """Whether a generator that belongs to `expected` may use embeddings made by `actual`.
+def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> EncoderComparison:
+    """Compares the fingerprint of embeddings with the one that a generator expects.
 
-    Fields that are "" in `expected` are not known and make the verdict `unverified` at best. Raises EncoderMismatch
-    where a difference is refused.
+    Args:
+        expected: The encoder that the generator was trained with. Fields that are "" are unknown and make the verdict
+            `unverified` at best.
+        actual: The encoder that made the embeddings.
+
+    Raises:
+        EncoderMismatch: A difference is refused.
     """
     worst, differences = EXACT, []
     for name, meaning in RELATION_OF_DIFFERENCE.items():
@@ -114,7 +120,7 @@ def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> Verdict
         relation = UNVERIFIED if unknown else meaning
         differences.append(f"{name}: {_shown(got)}, here {'not known' if unknown else _shown(wanted)}")
         worst = min(worst, relation, key=_WORST_FIRST.index)
-    return Verdict(worst, tuple(differences))
+    return EncoderComparison(worst, tuple(differences))
 
 
 def _mismatch(
@@ -137,7 +143,7 @@ def _shown(value: object) -> str:
 
 
 def to_message(fingerprint: EncoderFingerprint) -> FingerprintMessage:
-    """The fingerprint as it travels."""
+    """Returns the message of a fingerprint."""
     return FingerprintMessage(
         family=fingerprint.family,
         model_id=fingerprint.model_id,
@@ -158,7 +164,7 @@ def to_message(fingerprint: EncoderFingerprint) -> FingerprintMessage:
 
 
 def from_message(message: FingerprintMessage, *, path: str = "fingerprint") -> EncoderFingerprint:
-    """The fingerprint that arrived. Raises EncoderMismatch where it is absent or its digest is not its own."""
+    """Returns the fingerprint of a message. Raises EncoderMismatch where it is missing or its digest is wrong."""
     modes = {value: name for name, value in THINK_MODES.items()}
     fingerprint = EncoderFingerprint(
         family=message.family,
@@ -177,7 +183,7 @@ def from_message(message: FingerprintMessage, *, path: str = "fingerprint") -> E
         modifications=tuple(message.modifications),
     )
     if not message.family or message.digest != fingerprint.digest:
-        what = "no fingerprint" if not message.family else "a fingerprint whose digest is not over its fields"
+        what = "no fingerprint" if not message.family else "a fingerprint whose digest does not match its fields"
         raise EncoderMismatch(
             f"{path}: expected the fingerprint as the encoder sent it, got {what}: pass PromptEmbeds on unchanged",
             field=path,

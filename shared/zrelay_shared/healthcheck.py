@@ -1,7 +1,8 @@
-"""`python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]`: whether a service is ready, as an exit code.
+"""`python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]`: checks the health of a service, for docker.
 
-For what can only run a command, such as docker. SERVICE is a health name: `zrelay.v1.EncoderService` (ready: the model
-is loaded, nothing drains), `liveness` (the event loop runs), or nothing (as ready).
+SERVICE is a health name: `zrelay.v1.EncoderService` (ready: the model is loaded and the service does not drain) or
+`liveness` (the event loop runs); without it the whole server is checked, which is the same as ready. The exit code is 0
+for SERVING, 1 for any other state, 2 for wrong arguments.
 """
 
 import sys
@@ -13,11 +14,11 @@ from zrelay_shared.channels import CLIENT_OPTIONS
 
 SERVING, NOT_SERVING, USAGE = 0, 1, 2
 DEADLINE_S = 3.0
-"""Shorter than the 5 s that the deploy files give the whole command, start of Python included."""
+"""Shorter than the 5 s that the deploy files allow the whole command, which include the start of Python."""
 
 
 def check(endpoint: str, service: str = "", *, deadline_s: float = DEADLINE_S) -> str:
-    """What `service` at `endpoint` answers: SERVING, NOT_SERVING, or a gRPC code's name such as UNAVAILABLE."""
+    """Returns the state of a service: SERVING, NOT_SERVING, or the name of a gRPC code such as UNAVAILABLE."""
     with grpc.insecure_channel(endpoint, options=CLIENT_OPTIONS) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
@@ -29,7 +30,7 @@ def check(endpoint: str, service: str = "", *, deadline_s: float = DEADLINE_S) -
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the state; 0 where it is SERVING, 1 where it is not, 2 for wrong arguments."""
+    """Prints the state and returns the exit code."""
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
         print("usage: python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]", file=sys.stderr)
         return USAGE

@@ -1,4 +1,4 @@
-"""Z-Image Omni's prompt: how many segments it has, and where they stand on the transformer's first RoPE axis."""
+"""The prompt of Z-Image Omni: its segments, and their positions on the transformer's first RoPE axis."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,29 @@ _TOKEN_MULTIPLE = 32
 
 
 def segment_count(images: int) -> int:
-    """Segments of a prompt of so many reference images: what stands before, between and behind their places and the
-    painted image's."""
+    """Returns the number of segments of a prompt with so many reference images: the text before, between and after the
+    positions of these images and of the generated one."""
     return images + 2 if images else 1
 
 
 def image_count(segments: int) -> int:
-    """Reference images of a prompt of so many segments, the inverse of `segment_count`."""
+    """Returns the number of reference images of a prompt with so many segments; the inverse of `segment_count`."""
     return max(0, segments - 2)
 
 
 def text_segment(images: int) -> int:
-    """The segment that holds the user's words; the painted image's place is right behind it."""
+    """Returns the index of the segment with the user's text; the generated image follows it."""
     return images
 
 
 def segment_starts(lengths: Sequence[int]) -> list[int]:
-    """Position of each segment's first token, given their tokens without padding.
+    """Returns the position of each segment's first token.
 
-    The next segment begins two behind the last token of the one before: an image's place and its SigLIP grid's are
-    between them, and padding counts on into all of that (ZImageTransformer2DModel.patchify_and_embed_omni).
+    A segment starts two positions after the last token of the segment before: the image and its SigLIP grid take the
+    positions between. Padding overlaps with them (ZImageTransformer2DModel.patchify_and_embed_omni).
+
+    Args:
+        lengths: Tokens of each segment without padding.
     """
     starts, start = [], 1
     for length in lengths:
@@ -36,7 +39,7 @@ def segment_starts(lengths: Sequence[int]) -> list[int]:
 
 
 def last_position(lengths: Sequence[int]) -> int:
-    """The highest position that a token of such a prompt takes, padding and images included."""
+    """Returns the highest position in a prompt with these segments, padding and images included."""
     starts = segment_starts(lengths)
     ends = [
         start + -(-length // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE - 1
@@ -47,5 +50,5 @@ def last_position(lengths: Sequence[int]) -> int:
 
 
 def fits(lengths: Sequence[int], text_limit: int) -> bool:
-    """Whether a transformer that takes ordinary prompts of `text_limit` tokens has positions for all of them."""
+    """Returns whether a transformer that takes ordinary prompts of `text_limit` tokens has enough positions."""
     return last_position(lengths) <= text_limit + 1

@@ -1,7 +1,7 @@
-"""Reference statistics of an encoder as a file: what its prompt embeddings look like, dimension by dimension.
+"""Reference statistics of an encoder's prompt embeddings as a safetensors file.
 
-`zrelay calibrate` writes it, the vision service and `zrelay analyze` read it. A safetensors file with the encoder's
-fingerprint in its header; docs/contract.md has the specification. No torch, no numpy: numbers are arrays of floats.
+`zrelay calibrate` writes it; the vision service and `zrelay analyze` read it. The encoder's fingerprint is in the
+header. docs/contract.md has the specification. The module needs no torch or numpy: numbers are arrays of floats.
 """
 
 import math
@@ -17,7 +17,7 @@ from zrelay_shared import fingerprint as fingerprints
 from zrelay_shared import safetensors_file
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.fingerprint import EncoderFingerprint
-from zrelay_shared.safetensors_file import Content, Entry
+from zrelay_shared.safetensors_file import FileTensor, SafetensorsFile
 from zrelay_shared.safetensors_header import SafetensorsError
 
 FORMAT = "zrelay.reference_statistics.v1"
@@ -28,12 +28,17 @@ _PER_DIMENSION = ("mean", "std", "mean_with_first", "std_with_first")
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSet:
-    """Statistics of the embeddings that an encoder gave a corpus of prompts.
+    """Statistics of an encoder's embeddings of a corpus of prompts.
 
-    `mean` and `std` are per dimension (population statistics, float32 [width]) over every token but the first of each
-    prompt: that one is an attention sink, whose few massive dimensions would swamp all others. `mean_with_first` and
-    `std_with_first` are over all tokens. `token_rms` is the root mean square of every token but the first ones,
-    ascending. `corpus` names the prompts and `prompts` counts them; `tokens` counts those of mean and std.
+    Attributes:
+        fingerprint: The encoder.
+        mean, std: Population statistics per dimension, float32 [width], over all tokens but the first of each prompt.
+            The first token is an attention sink, whose few massive dimensions would dominate the statistics.
+        mean_with_first, std_with_first: The same over all tokens.
+        token_rms: Root mean square of each token but the first ones, ascending.
+        prompts: Number of prompts.
+        tokens: Number of tokens of mean and std.
+        corpus: Name of the corpus.
     """
 
     fingerprint: EncoderFingerprint
@@ -47,7 +52,7 @@ class ReferenceSet:
     corpus: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the parts do not belong together."""
+        """Checks that the parts fit together. Raises ValueError."""
         for name in _PER_DIMENSION:
             if len(getattr(self, name)) != self.fingerprint.width:
                 got = len(getattr(self, name))
@@ -61,12 +66,12 @@ class ReferenceSet:
 
     @property
     def median_token_rms(self) -> float:
-        """The middle one of `token_rms`."""
+        """The median of `token_rms`."""
         return self.token_rms[len(self.token_rms) // 2]
 
 
 def write(path: Path, found: ReferenceSet) -> None:
-    """Writes a set, whole or not at all. Raises OSError as writing does."""
+    """Writes a set to a file, atomically. Raises OSError."""
     message = fingerprints.to_message(found.fingerprint)
     metadata = {
         "format": FORMAT,
@@ -80,7 +85,7 @@ def write(path: Path, found: ReferenceSet) -> None:
 
 
 def read(path: Path) -> ReferenceSet:
-    """The set in a file of `write`. Raises OSError, InvalidArgument (REFERENCE_FILE_INVALID)."""
+    """Reads a file of `write`. Raises OSError and InvalidArgument (REFERENCE_FILE_INVALID)."""
     try:
         content = safetensors_file.read(path, max_bytes=MAX_BYTES)
     except SafetensorsError as error:
@@ -103,17 +108,17 @@ def read(path: Path) -> ReferenceSet:
     except KeyError as error:
         raise _refusal(path, f"{error.args[0]!r} in it", "none") from error
     except (json_format.ParseError, ValueError, RecursionError, ZrelayError) as error:
-        raise _refusal(path, "what `zrelay calibrate` writes", f"a damaged one ({error})") from error
+        raise _refusal(path, "a file of `zrelay calibrate`", f"a damaged one ({error})") from error
 
 
-def _entry(values: "array[float]") -> Entry:
+def _entry(values: "array[float]") -> FileTensor:
     little = array("f", values)
     if sys.byteorder == "big":
         little.byteswap()
-    return Entry("F32", (len(little),), memoryview(little.tobytes()))
+    return FileTensor("F32", (len(little),), memoryview(little.tobytes()))
 
 
-def _floats(content: Content, name: str) -> "array[float]":
+def _floats(content: SafetensorsFile, name: str) -> "array[float]":
     entry = content.tensors[name]
     if entry.dtype != "F32" or len(entry.shape) != 1:
         raise ValueError(f"{name}: expected F32 of one dimension, got {entry.dtype} {list(entry.shape)}")

@@ -1,8 +1,8 @@
-"""Servers and stubs straight from the contract's descriptors, with Parcels at both ends.
+"""Servers and stubs made from the contract's descriptors, with Parcels at both ends.
 
-One place parses requests, writes responses and turns failures into statuses, for every method of every service. A
+This module parses requests, serialises responses and converts errors to statuses, for every method of every service. A
 handler takes a `Parcel` of the request and the call's context, and returns (or yields) a message or a Parcel; it raises
-ZrelayError to refuse.
+ZrelayError to refuse a call.
 """
 
 import asyncio
@@ -28,9 +28,10 @@ Response = Message | Parcel[Any]
 
 
 def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-    """Serves every method of `service` by the servicer's method of the same name.
+    """Serves every method of `service` with the servicer's method of the same name.
 
-    Raises TypeError where the servicer lacks one: a contract is served whole (refuse with FeatureMissing instead).
+    Raises:
+        TypeError: The servicer lacks a method. A method that is not supported must raise FeatureMissing.
     """
     missing = [method.name for method in service.methods if not callable(getattr(servicer, method.name, None))]
     if missing:
@@ -86,7 +87,8 @@ async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescrip
 
 
 async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
-    """Ends the call with the refusal's status. What is not a refusal is a bug: logged whole, told by its id alone."""
+    """Ends the call with the status of an error. An exception that is no ZrelayError is a bug: it is logged with its
+    traceback, and only an incident id is sent."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ZrelayError):
@@ -108,9 +110,9 @@ def _raw(response: Response) -> bytes:
 
 
 class Stub:
-    """Calls a service over a channel; failures arrive as ZrelayError.
+    """Calls the methods of a service over a channel. Failures are raised as ZrelayError.
 
-    `endpoint` is for messages alone. Deadlines are seconds from now; None waits for ever.
+    Timeouts are in seconds from the start of the call; None waits without limit.
     """
 
     def __init__(self, channel: grpc.aio.Channel, service: ServiceDescriptor, endpoint: str = "") -> None:
@@ -122,7 +124,7 @@ class Stub:
     async def call(
         self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
     ) -> Parcel[M]:
-        """One request, one response."""
+        """Sends one request and returns the response."""
         callable_: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(self._path(method))
         call = callable_(_raw(request), timeout=timeout)
         try:
@@ -137,7 +139,7 @@ class Stub:
     async def stream(
         self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
     ) -> AsyncIterator[Parcel[M]]:
-        """One request, many responses. Closing the iterator cancels the call."""
+        """Sends one request and yields the responses. Closing the iterator cancels the call."""
         callable_: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._path(method))
         call = callable_(_raw(request), timeout=timeout)
         try:
@@ -151,7 +153,7 @@ class Stub:
     async def send(
         self, method: str, requests: AsyncIterator[Message], response_type: type[M], *, timeout: float | None = None
     ) -> Parcel[M]:
-        """Many requests, one response; the service may answer before it has read them all."""
+        """Sends many requests and returns the response, which may arrive before all requests are sent."""
         callable_: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(self._path(method))
 
         async def raw_requests() -> AsyncIterator[bytes]:
@@ -174,7 +176,7 @@ class Stub:
     def _parsed(self, response_type: type[M], raw: bytes) -> Parcel[M]:
         try:
             return Parcel.parse(response_type, raw)
-        except InvalidArgument as error:  # the far end's fault, not the caller's
+        except InvalidArgument as error:  # the server's fault, not the caller's
             where = f"the {self._name} service" + (f" at {self._endpoint}" if self._endpoint else "")
             raise InternalError(
                 f"{where} answered with {len(raw)} bytes that are not a {response_type.DESCRIPTOR.full_name}: it is "

@@ -1,7 +1,9 @@
-"""Write and read whole safetensors files with metadata, as bytes: no torch, no numpy, nothing but the format.
+"""Writes and reads small safetensors files with metadata, for embeddings, image states and reference statistics.
 
-For small files that are carried between machines (embeddings, image states, reference statistics). Checkpoints are
-read tensor by tensor instead (`safetensors_header.read_header`).
+The library is not used, for three reasons. Its functions for raw bytes take pointers since 0.8 and dicts before, so
+that they would tie zrelay to one version; `deserialize` returns no metadata and copies every tensor; and its errors do
+not say which tensor is wrong or whether the file is truncated. Checkpoints are read tensor by tensor instead
+(`safetensors_header.read_header`).
 """
 
 import json
@@ -15,8 +17,8 @@ from zrelay_shared.safetensors_header import SafetensorsError, read_header
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor: dtype by safetensors' name, shape, and its little-endian row-major bytes."""
+class FileTensor:
+    """One tensor: dtype by safetensors' name, shape, and little-endian row-major bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -24,15 +26,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What a file holds: its metadata and its tensors by name, in the order of their bytes."""
+class SafetensorsFile:
+    """The metadata of a file, and its tensors by name in the order of their bytes."""
 
     metadata: Mapping[str, str]
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, FileTensor]
 
 
-def write(path: Path, tensors: Iterable[tuple[str, Entry]], metadata: Mapping[str, str]) -> None:
-    """Writes a file, whole or not at all. Raises OSError as writing does."""
+def write(path: Path, tensors: Iterable[tuple[str, FileTensor]], metadata: Mapping[str, str]) -> None:
+    """Writes a file, atomically. Raises OSError."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     blobs: list[memoryview] = []
     at = 0
@@ -53,17 +55,17 @@ def write(path: Path, tensors: Iterable[tuple[str, Entry]], metadata: Mapping[st
             file.write(blob)
 
 
-def read(path: Path, *, max_bytes: int) -> Content:
-    """A whole file, its header checked. Raises OSError, and SafetensorsError where it is none or over `max_bytes`."""
+def read(path: Path, *, max_bytes: int) -> SafetensorsFile:
+    """Reads a file of at most `max_bytes` and checks its header. Raises OSError and SafetensorsError."""
     size = path.stat().st_size
     if size > max_bytes:
         raise SafetensorsError(f"has {size} bytes, at most {max_bytes} are allowed")
     entries = read_header(path)
     raw = path.read_bytes()
-    said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
-    metadata = said if isinstance(said, dict) else {}
+    found = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
+    metadata = found if isinstance(found, dict) else {}
     view = memoryview(raw)
-    return Content(
+    return SafetensorsFile(
         {key: value for key, value in metadata.items() if isinstance(value, str)},
-        {entry.name: Entry(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
+        {entry.name: FileTensor(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
     )

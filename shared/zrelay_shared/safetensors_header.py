@@ -1,4 +1,8 @@
-"""Read and check the header of a safetensors file without loading it: names, dtypes, shapes, byte ranges."""
+"""Reads and checks the header of a safetensors file without loading it: names, dtypes, shapes and byte ranges.
+
+The library checks the same rules, but its errors do not name the tensor, a truncated file or a Git LFS pointer, and it
+accepts a tensor that is named twice. Checkpoint files must be refused with the reason.
+"""
 
 import json
 import math
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit; a header is JSON and is parsed in memory."""
+"""The limit of the format. The header is JSON and is parsed in memory."""
 
 _DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
@@ -16,12 +20,12 @@ _DTYPE_BITS = {
 
 
 class SafetensorsError(ValueError):
-    """The file is not a whole, well-formed safetensors file; the message says what was expected and got."""
+    """A file is not a complete, well-formed safetensors file; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: `dtype` in safetensors' names, `begin` and `end` in bytes from the start of the file."""
+    """One tensor of a file: `dtype` is safetensors' name, `begin` and `end` are offsets in the file in bytes."""
 
     name: str
     dtype: str
@@ -31,10 +35,11 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> tuple[TensorEntry, ...]:
-    """Entries of the file at `path` in the order of their bytes.
+    """Returns the entries of a file in the order of their bytes.
 
-    Raises SafetensorsError unless the header is well formed, the byte ranges follow each other without a hole or an
-    overlap, each has the size its dtype and shape ask for, and they end where the file ends (the format's own rules).
+    Raises:
+        SafetensorsError: The header is malformed, a byte range does not have the size of its dtype and shape, or the
+            ranges have gaps, overlap or do not end at the end of the file (the rules of the format).
     """
     file_bytes = path.stat().st_size
     with path.open("rb") as file:

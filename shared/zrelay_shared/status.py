@@ -1,4 +1,4 @@
-"""Refusals over the wire: ZrelayError to a gRPC status with details, and a failed call back to a ZrelayError."""
+"""Converts errors to gRPC statuses with details, and failed calls back to errors."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +35,10 @@ BY_CODE = {child.code: child for child in CLASSES if child.__base__ is ZrelayErr
 
 
 def to_status(error: ZrelayError) -> status_pb2.Status:
-    """The google.rpc.Status of a refusal: ErrorInfo always; BadRequest, RetryInfo, PreconditionFailure where they fit.
+    """Returns the google.rpc.Status of an error.
 
-    At most 4 KB: long texts are cut.
+    It always holds an ErrorInfo; BadRequest, RetryInfo and PreconditionFailure where they apply. Long texts are cut, so
+    that the whole takes at most 4 KiB.
     """
     message = _cut(_cut(error.message, _MAX_MESSAGE_BYTES), _MAX_MESSAGE_ENCODED, _encoded_bytes)
     status = status_pb2.Status(code=getattr(grpc.StatusCode, error.code).value[0], message=message)
@@ -66,7 +67,7 @@ def to_status(error: ZrelayError) -> status_pb2.Status:
 
 
 def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata cut to its share of the details: whole entries while they fit, each cut to its own bound."""
+    """Returns as many entries of the metadata as fit into their share of the details, long values cut."""
     out: dict[str, str] = {}
     left = _MAX_METADATA_BYTES
     for name, text in metadata.items():
@@ -79,37 +80,43 @@ def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cut(text: str, most: int, measure: Callable[[str], int] = lambda text: len(text.encode())) -> str:
-    """`text` cut to `most` bytes by `measure`, with "..." where something is missing. Broken surrogates become "?"."""
+    """Cuts `text` to `most` bytes by `measure` and appends "..." if it was cut. Lone surrogates become "?"."""
     whole = text.encode("utf-8", "replace").decode()
     if measure(whole) <= most:
         return whole
     low, high = 0, len(whole)
-    while low < high:  # the longest beginning that fits
+    while low < high:  # the longest prefix that fits
         middle = (low + high + 1) // 2
         low, high = (middle, high) if measure(whole[:middle]) + 3 <= most else (low, middle - 1)
     return whole[:low] + "..."
 
 
 def _encoded_bytes(text: str) -> int:
-    """Bytes of a grpc-message: all but printable ASCII, and the percent sign, take three each."""
+    """Returns the size of a grpc-message, in which everything but printable ASCII, and %, takes three bytes."""
     return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
 
 
 def trailers(error: ZrelayError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata that carries a refusal's details."""
+    """Returns the trailing metadata with the details of an error."""
     return ((DETAILS_KEY, to_status(error).SerializeToString()),)
 
 
 def from_call(call: grpc.RpcError, *, service: str, endpoint: str = "") -> ZrelayError:
-    """What a failed call means. `service` and `endpoint` name the far end for what gRPC refuses by itself.
+    """Converts a failed call to an error; the inverse of `to_status`.
 
-    The inverse of `to_status` for our own refusals; anything else becomes the class of its code.
+    Args:
+        call: The failed call.
+        service: Role of the service, for messages about errors that gRPC itself reports.
+        endpoint: Where the service is, likewise.
+
+    Returns:
+        The error that the server raised, or one of the class that belongs to the status code.
     """
     code, text = call.code(), call.details() or ""
-    metadata: Any = call.trailing_metadata() or ()  # pairs, whatever the stubs say
+    metadata: Any = call.trailing_metadata() or ()  # a sequence of pairs; the stubs are wrong
     for key, value in metadata:
         if key == DETAILS_KEY:
-            with contextlib.suppress(DecodeError):  # not ours: what gRPC says by itself still holds
+            with contextlib.suppress(DecodeError):  # not written by zrelay: use the status alone
                 return _from_details(code.name, text, value if isinstance(value, bytes) else value.encode())
     return _from_transport(code.name, text, service, endpoint)
 
@@ -134,7 +141,7 @@ def _from_details(code: str, text: str, raw: bytes) -> ZrelayError:
 
 
 def _from_transport(code: str, text: str, service: str, endpoint: str) -> ZrelayError:
-    """What gRPC says by itself, in words that say what to do."""
+    """Returns the error for a status that gRPC itself reports, with a message that says what to do."""
     where = f"the {service} service" + (f" at {endpoint}" if endpoint else "")
     meta = {"service": service, "endpoint": endpoint, "grpc": text[:_MAX_VALUE_BYTES]}
     if code == "RESOURCE_EXHAUSTED" and "message" in text.lower() and "larger" in text.lower():

@@ -1,7 +1,7 @@
-"""Tensors at the border: header, checksum and bounds, checked before anything is allocated. No torch, no numpy.
+"""Validation of received tensors: header, size and checksum, before anything is allocated. Needs no torch or numpy.
 
-The order of checks is the contract's: known dtype, rank, dimensions and their product, byte count, size limit,
-checksum. Finiteness needs arithmetic and is checked where tensors are made (`zrelay_shared.torch_tensors`).
+The contract fixes the order of the checks: dtype, rank, dimensions and their product, byte count, size limit, checksum.
+Finiteness needs arithmetic and is checked where torch tensors are made (`zrelay_shared.torch_tensors`).
 """
 
 import math
@@ -14,6 +14,7 @@ from crc32c import crc32c as _crc32c
 from zrelay.v1.tensor_pb2 import Tensor, TensorDtype
 from zrelay_shared.errors import InvalidArgument, PayloadCorrupt
 from zrelay_shared.limits import MAX_TENSOR_BYTES, MAX_TENSOR_RANK
+from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Buffer
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8}
@@ -34,26 +35,26 @@ class TensorView:
 
 
 def dtype_name(value: int) -> str:
-    """safetensors' name of a wire dtype, or "" where it is unspecified or unknown."""
+    """Returns safetensors' name of a dtype of the contract, "" where it is unspecified or unknown."""
     known = value in TensorDtype.values()
     name = TensorDtype.Name(value).removeprefix(_PREFIX) if known else ""
     return name if name in ITEM_BYTES else ""
 
 
 def dtype_value(name: str) -> TensorDtype:
-    """The wire dtype of safetensors' name. Raises ValueError for a name that does not travel."""
+    """Returns the contract's dtype of safetensors' name. Raises ValueError for a name that the contract lacks."""
     if name not in ITEM_BYTES:
         raise ValueError(f"dtype must be one of {', '.join(ITEM_BYTES)}, got {name!r}")
     return cast(TensorDtype, TensorDtype.Value(_PREFIX + name))
 
 
 def crc32c(data: Buffer) -> int:
-    """CRC-32C (Castagnoli) of some bytes."""
+    """Returns the CRC-32C (Castagnoli) of some bytes."""
     return int(_crc32c(data))
 
 
 def header(dtype: str, shape: Sequence[int], data: Buffer) -> Tensor:
-    """The wire header of a tensor, checksum included, without its bytes (`Parcel.attach` adds them)."""
+    """Returns the message of a tensor with its checksum, without its bytes (`Parcel.attach` adds them)."""
     return Tensor(dtype=dtype_value(dtype), shape=shape, crc32c=crc32c(data))
 
 
@@ -66,19 +67,23 @@ def check(
     dtypes: Collection[str] = FLOATS,
     max_bytes: int = MAX_TENSOR_BYTES,
 ) -> TensorView:
-    """Checks a tensor off the wire. `field` is its path in the request, for the refusal.
+    """Checks a received tensor.
 
-    Raises InvalidArgument (TENSOR_DTYPE, TENSOR_RANK, TENSOR_SHAPE, TENSOR_SIZE, TENSOR_CHECKSUM_MISSING) and
-    PayloadCorrupt (CHECKSUM_MISMATCH).
+    Args:
+        tensor: Its message.
+        data: Its bytes.
+        field: Its path in the request, for error messages.
+        rank: The number of dimensions, None for any.
+        dtypes: The dtypes that are allowed, by safetensors' names.
+        max_bytes: The size that is allowed.
+
+    Raises:
+        InvalidArgument: TENSOR_DTYPE, TENSOR_RANK, TENSOR_SHAPE, TENSOR_SIZE or TENSOR_CHECKSUM_MISSING.
+        PayloadCorrupt: CHECKSUM_MISMATCH.
     """
 
     def refuse(reason: str, expected: str, got: object) -> InvalidArgument:
-        return InvalidArgument(
-            f"{field}: expected {expected}, got {got}",
-            field=field,
-            reason=reason,
-            metadata={"expected": expected, "got": got},
-        )
+        return invalid(field, expected, got, reason=reason)
 
     name = dtype_name(tensor.dtype)
     if name not in dtypes:
@@ -100,7 +105,7 @@ def check(
     if (actual := crc32c(data)) != tensor.crc32c:
         raise PayloadCorrupt(
             f"{field}: the checksum says 0x{tensor.crc32c:08x}, the {size} bytes that arrived have 0x{actual:08x}: "
-            "they were damaged on the way; send them again",
+            "they were damaged in transit; send them again",
             field=field,
             metadata={"expected": f"0x{tensor.crc32c:08x}", "got": f"0x{actual:08x}"},
         )

@@ -1,4 +1,4 @@
-"""The device that a service computes on: which one, in which dtype and why, and how much memory it has."""
+"""The device of a service: its choice, the compute dtype, its memory, and its failures."""
 
 import os
 import platform
@@ -22,13 +22,13 @@ _HARMLESS = (
     "operation not supported\n",
     "too many resources requested",
 )
-"""CUDA errors that a call reports before anything ran: the next call is as good as before."""
+"""CUDA errors that are reported before anything ran; later calls are not affected."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """The device as GetInfo tells it; memory in bytes, 0 where the platform does not tell."""
+    """Description of a device. Memory is in bytes, 0 where the platform does not report it."""
 
     kind: str
     name: str
@@ -36,29 +36,40 @@ class DeviceReport:
     memory_free_bytes: int
 
 
-def pick_device(asked: str) -> torch.device:
-    """The device of `asked` (auto: cuda, else mps, else cpu). Raises FailedPrecondition (DEVICE_MISSING)."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    present = [kind for kind, is_there in there.items() if is_there]
-    if asked == "auto":
-        return torch.device(present[0])
-    if asked not in present:
-        raise FailedPrecondition(
-            f"device: {asked} was asked for, this machine has {', '.join(present)}: leave --device out, or install the "
-            "torch build for it",
-            reason="DEVICE_MISSING",
-            metadata={"expected": asked, "got": ",".join(present)},
-        )
-    return torch.device(asked)
+def pick_device(requested: str) -> torch.device:
+    """Returns the device to use.
 
+    Args:
+        requested: cuda, mps or cpu; auto takes the first of them that is available.
 
-def pick_dtype(asked: str, device: torch.device, stored: torch.dtype) -> tuple[torch.dtype, str]:
-    """The compute dtype of `asked`, and the reason. `stored` is the weights' own dtype.
-
-    auto never takes float16: Qwen3's massive activations (thousands, in two dimensions) leave it little headroom.
+    Raises:
+        FailedPrecondition: DEVICE_MISSING, the machine does not have the device.
     """
-    if asked != "auto":
-        return _DTYPES[asked], "asked for"
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [kind for kind, usable in available.items() if usable]
+    if requested == "auto":
+        return torch.device(present[0])
+    if requested not in present:
+        raise FailedPrecondition(
+            f"device: expected one of {', '.join(present)}, which this machine has, got {requested}: leave --device "
+            "out, or install the torch build for it",
+            reason="DEVICE_MISSING",
+            metadata={"expected": requested, "got": ",".join(present)},
+        )
+    return torch.device(requested)
+
+
+def pick_dtype(requested: str, device: torch.device, stored: torch.dtype) -> tuple[torch.dtype, str]:
+    """Returns the compute dtype and the reason for it.
+
+    Args:
+        requested: bfloat16, float16, float32 or auto. auto never takes float16: Qwen3's massive activations (thousands,
+            in two dimensions) leave it little headroom.
+        device: Where the model runs.
+        stored: Dtype of the weights.
+    """
+    if requested != "auto":
+        return _DTYPES[requested], "as requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "the GPU computes in bfloat16"
@@ -73,19 +84,21 @@ def pick_dtype(asked: str, device: torch.device, stored: torch.dtype) -> tuple[t
 
 
 def stored_dtype(files: Sequence[Path]) -> torch.dtype:
-    """The dtype of the first floating tensor of a checkpoint's safetensors files; bfloat16 where none is plain."""
+    """Returns the dtype of the first float tensor in safetensors files; bfloat16 where all are quantised."""
     entries = (entry for file in files for entry in read_header(file))
     return next((FLOAT_DTYPES[entry.dtype] for entry in entries if entry.dtype in FLOAT_DTYPES), torch.bfloat16)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`bfloat16` for torch.bfloat16."""
+    """Returns torch's name of a dtype without the module, for example `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
 def report(device: torch.device) -> DeviceReport:
-    """What the device is and how much memory this process could take now; what torch holds and does not use counts as
-    free. Touches no stream and allocates nothing."""
+    """Returns the description of a device. Memory that torch has reserved and does not use counts as free.
+
+    It touches no stream and allocates nothing, but the driver may block the calling thread.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -99,32 +112,32 @@ def report(device: torch.device) -> DeviceReport:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host ran out of memory. Only CUDA has a type of its own for it."""
+    """Returns whether an error means that device or host ran out of memory. Only CUDA has a type of its own for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    said = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in text for words in said)
+    known = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in text for words in known)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether a GPU has failed so that every later call of this process fails as well: an illegal access, an assertion
-    in a kernel, an ECC error. Only a new process has the device again.
+    """Returns whether an error means that every later call of this process fails, too: an illegal memory access, an
+    assertion in a kernel, an ECC error. Only a new process can use the device again.
 
-    What CUDA says and is not known here counts as lost: to go on beside a dead device fails every job that comes, to
-    start again costs a minute.
+    Unknown CUDA errors count as lost: to go on with a failed device would fail every later job, while a restart costs a
+    minute.
     """
     if is_out_of_memory(error) or not isinstance(error, RuntimeError):
         return False
     text = f"{error}\n"
-    if "_STATUS_" in text:  # of a library on CUDA: wrong arguments too, which harm nothing
+    if "_STATUS_" in text:  # of a CUDA library; errors about arguments have no lasting effect
         return any(f"_STATUS_{word}" in text for word in ("EXECUTION_FAILED", "MAPPING_ERROR"))
-    said = isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "HIP error" in text
-    return said and not any(words in text for words in _HARMLESS)
+    from_device = isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "HIP error" in text
+    return from_device and not any(words in text for words in _HARMLESS)
 
 
 def release_cached_memory(device: torch.device) -> None:
-    """Give unused blocks back to the device, so that a smaller job fits after one that did not."""
+    """Returns unused memory to the device, so that a smaller job fits after one that did not."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -132,7 +145,7 @@ def release_cached_memory(device: torch.device) -> None:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; emulated it is slower than float32."""
+    """Returns whether the CPU multiplies bfloat16 natively; emulation is slower than float32."""
     if not hasattr(torch.cpu, "get_capabilities"):  # older than torch 2.9
         return "AVX512" in torch.backends.cpu.get_cpu_capability()
     has = torch.cpu.get_capabilities()
@@ -140,11 +153,11 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of the host; 0 where it does not tell."""
-    if _MEMINFO.exists():  # on Linux sysconf leaves out what files take in memory while nobody needs it
-        said = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
-        if "MemTotal" in said and "MemAvailable" in said:
-            return _kib(said["MemTotal"]), _kib(said["MemAvailable"])
+    """Returns the total and available bytes of the host's memory; 0 where the platform does not report them."""
+    if _MEMINFO.exists():  # on Linux sysconf counts the page cache as used
+        info = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        if "MemTotal" in info and "MemAvailable" in info:
+            return _kib(info["MemTotal"]), _kib(info["MemAvailable"])
     names = os.sysconf_names
     if "SC_PHYS_PAGES" not in names or "SC_AVPHYS_PAGES" not in names:
         return 0, 0
@@ -153,5 +166,5 @@ def _host_memory() -> tuple[int, int]:
 
 
 def _kib(text: str) -> int:
-    """Bytes of "   123 kB"."""
+    """Returns the bytes of a value such as "   123 kB"."""
     return int(text.split()[0]) * 1024

@@ -1,8 +1,8 @@
-"""Weights from safetensors files straight into a module's place: only the tensors it has, chunk by chunk.
+"""Loads the weights of safetensors files into a module: only the tensors that it has, chunk by chunk.
 
-transformers' own from_pretrained holds 3.0 times the weights while it converts their dtype (measured, 350 M
-parameters), and its mapped files are at the mercy of whoever rewrites them; so the tensors are read here, each once,
-into its place on the device.
+transformers' from_pretrained needs 3.0 times the memory of the weights while it converts their dtype (measured with 350
+M parameters), and maps files that another process may overwrite. Here each tensor is read once into its place on the
+device.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,20 @@ def load_weights(
     name_of: Callable[[str], str | None],
     what: str,
 ) -> None:
-    """Fill `module` (made on the meta device) in `dtype` on `device`, ready for inference.
+    """Loads weights into a module and prepares it for inference.
 
-    `name_of` maps a tensor's name in the files to the name in the module's state_dict, None for one that is not wanted;
-    tensors that the module does not have are skipped. Buffers that are not saved (rotary tables) are the caller's.
-    `what` names the checkpoint in refusals. Raises CheckpointError for a missing, misshapen or quantised tensor.
+    Buffers that are not saved, such as rotary tables, are left to the caller.
+
+    Args:
+        module: A module on the meta device.
+        files: The safetensors files; tensors that the module does not have are skipped.
+        device: Where the weights go.
+        dtype: Their dtype.
+        name_of: Maps the name of a tensor in the files to its name in the module's state_dict, None to skip it.
+        what: Name of the checkpoint in error messages.
+
+    Raises:
+        CheckpointError: A tensor is missing, quantised or has another shape.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     located: dict[str, tuple[Path, TensorEntry]] = {}
@@ -42,14 +51,14 @@ def load_weights(
                 located[name] = (path, entry)
     if missing := sorted(set(wanted) - set(located)):
         raise CheckpointError(
-            f"{what}: the weights lack {listed(missing)}; expected what config.json says; copy the checkpoint again"
+            f"{what}: the weights lack {listed(missing)}, which config.json requires; copy the checkpoint again"
         )
     buffer = bytearray(CHUNK_BYTES)
     state = {}
     for name, (path, entry) in located.items():
         if entry.shape != wanted[name]:
             raise CheckpointError(
-                f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json asks for "
+                f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
                 f"{list(wanted[name])}; weights and config are of different models"
             )
         state[name] = _read(path, entry, device, dtype, buffer)
@@ -58,7 +67,7 @@ def load_weights(
 
 
 def _read(path: Path, entry: TensorEntry, device: torch.device, dtype: torch.dtype, buffer: bytearray) -> torch.Tensor:
-    """One tensor in `dtype` on `device`, through `buffer`. Raises CheckpointError if the file ends early."""
+    """Reads one tensor in `dtype` to `device`, through `buffer`. Raises CheckpointError."""
     if entry.dtype not in FLOAT_DTYPES:
         raise CheckpointError(
             f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(FLOAT_DTYPES)}: quantised weights "

@@ -1,4 +1,4 @@
-"""What a vision service made of images, as a safetensors file: for later, or for a machine that never meets it.
+"""Embeddings of images as a safetensors file, for later use or for machines without a connection.
 
 `zrelay vision encode` writes it. Tensors are named `hidden_states.0` (Qwen3-VL) or `grid.0` (SigLIP), ... in the order
 of the images; the metadata holds `format` and `images`, an EncodeImagesResponse as protobuf JSON without its bytes,
@@ -14,7 +14,7 @@ from zrelay.v1.vision_pb2 import EncodedImage, EncodeImagesResponse
 from zrelay_shared import safetensors_file, vision_fingerprint
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.safetensors_file import Entry
+from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
 from zrelay_shared.tensors import check, dtype_name
 from zrelay_shared.wire import Parcel
@@ -24,24 +24,26 @@ _RANK = {"grid": 3, "hidden_states": 2}
 
 
 def write(path: Path, images: Parcel[EncodeImagesResponse]) -> None:
-    """Writes every image's embedding, whole or not at all. Raises OSError as writing does."""
-    told = EncodeImagesResponse()
-    told.CopyFrom(images.message)
-    tensors: list[tuple[str, Entry]] = []
-    for index, image in enumerate(told.results):
+    """Writes the embedding of every image to a file, atomically. Raises OSError."""
+    message = EncodeImagesResponse()
+    message.CopyFrom(images.message)
+    tensors: list[tuple[str, FileTensor]] = []
+    for index, image in enumerate(message.results):
         name, tensor = tensor_of(image)
         data = images.bytes_of(tensor)
         tensor.ClearField("data")
-        tensors.append((f"{name}.{index}", Entry(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
-    said = json_format.MessageToJson(told, indent=None, preserving_proto_field_name=True)
-    safetensors_file.write(path, tensors, {"format": FORMAT, "images": said})
+        tensors.append((f"{name}.{index}", FileTensor(dtype_name(tensor.dtype), tuple(tensor.shape), data)))
+    text = json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True)
+    safetensors_file.write(path, tensors, {"format": FORMAT, "images": text})
 
 
 def read(path: Path) -> Parcel[EncodeImagesResponse]:
-    """The images' embeddings in a file of `write`, checksums and fingerprints verified.
+    """Reads a file of `write`, and verifies checksums and fingerprints.
 
-    Raises OSError where it cannot be read, InvalidArgument (VISION_FILE_INVALID, FINGERPRINT_INVALID, or as
-    `tensors.check`) where it is not such a file, and PayloadCorrupt where its bytes were damaged.
+    Raises:
+        OSError: The file cannot be read.
+        InvalidArgument: VISION_FILE_INVALID, FINGERPRINT_INVALID, or as `tensors.check`: it is not such a file.
+        PayloadCorrupt: Its bytes are damaged.
     """
     try:
         content = safetensors_file.read(path, max_bytes=MAX_MESSAGE_BYTES)
@@ -75,7 +77,7 @@ def read(path: Path) -> Parcel[EncodeImagesResponse]:
 
 
 def tensor_of(image: EncodedImage) -> tuple[str, Tensor]:
-    """The one tensor of an encoded image, and what it is called."""
+    """Returns the name and the message of an encoded image's tensor."""
     if image.WhichOneof("result") == "states":
         return "hidden_states", image.states.hidden_states
     return "grid", image.siglip_embeds.grid

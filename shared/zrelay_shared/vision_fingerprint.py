@@ -1,4 +1,4 @@
-"""Vision identity: what produced an image's embedding, and one digest over it, on both ends of the wire."""
+"""Vision fingerprint: what produced the embedding of an image, and a digest of it."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ from zrelay.v1.vision_pb2 import VisionFingerprint as FingerprintMessage
 from zrelay_shared.errors import InvalidArgument
 
 ENGINES = {"siglip": VisionEngine.VISION_ENGINE_SIGLIP, "qwen3_vl": VisionEngine.VISION_ENGINE_QWEN3_VL}
-"""How fingerprints spell an engine -> the wire's value."""
+"""Name of an engine in fingerprints -> value of the contract's enum."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisionFingerprint:
-    """What produced an image's embedding.
+    """What produced the embedding of an image.
 
-    `engine` is siglip or qwen3_vl; digests are SHA-256 in hex; `hidden_layer` is 0 for SigLIP.
+    `engine` is siglip or qwen3_vl, digests are SHA-256 in hex, `hidden_layer` is 0 for SigLIP.
     """
 
     engine: str
@@ -31,19 +31,19 @@ class VisionFingerprint:
 
     @property
     def canonical(self) -> bytes:
-        """Every field but model_id as ASCII JSON, keys sorted, no blanks."""
+        """All fields but model_id as ASCII JSON with sorted keys and no spaces."""
         content = asdict(self)
         del content["model_id"]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of `canonical`."""
+        """SHA-256 of `canonical` in hex."""
         return hashlib.sha256(self.canonical).hexdigest()
 
 
 def to_message(fingerprint: VisionFingerprint) -> FingerprintMessage:
-    """The fingerprint as it travels."""
+    """Returns the message of a fingerprint."""
     return FingerprintMessage(
         engine=ENGINES[fingerprint.engine],
         family=fingerprint.family,
@@ -59,7 +59,11 @@ def to_message(fingerprint: VisionFingerprint) -> FingerprintMessage:
 
 
 def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint:
-    """The fingerprint that arrived. Raises InvalidArgument (FINGERPRINT_INVALID) where it is absent or not whole."""
+    """Returns the fingerprint of a message.
+
+    Raises:
+        InvalidArgument: FINGERPRINT_INVALID, it is missing or its digest is wrong.
+    """
     names = {value: name for name, value in ENGINES.items()}
     fingerprint = VisionFingerprint(
         engine=names.get(message.engine, ""),
@@ -73,7 +77,7 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
         backend=message.backend,
     )
     if not message.family or message.digest != fingerprint.digest:
-        what = "none" if not message.family else "one whose digest is not over its fields"
+        what = "none" if not message.family else "one whose digest does not match its fields"
         raise InvalidArgument(
             f"{path}: expected the fingerprint as the vision service sent it, got {what}: encode the image again, and "
             "pass its embedding on unchanged",

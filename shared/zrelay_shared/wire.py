@@ -1,8 +1,8 @@
-"""Messages whose tensor bytes stay out of protobuf: parsed, moved and written without copying them.
+"""The parcel codec: protobuf messages whose tensor bytes are parsed, moved and serialised without copies.
 
-protobuf copies a `bytes` field up to five times on its way (performance.md, section 2), and refuses memoryviews. A
-`Parcel` is a message in which every `Tensor.data` holds a short marker, and the real bytes stand beside it as views.
-The bytes on the wire are exactly protobuf's: a plain protobuf client talks to a Parcel server and the other way round.
+protobuf copies a `bytes` field up to five times between socket and user (performance.md, section 2), and does not
+accept memoryviews. In a `Parcel` every `Tensor.data` holds a short marker, and the parcel keeps views of the real
+bytes. The serialised form is identical to protobuf's, so that plain protobuf clients and servers can be used with it.
 
     parcel = Parcel.parse(EncodePromptsResponse, raw)       # no copy of the tensors
     request = Parcel(GenerateRequest(...), parcel)          # sub-messages copied from `parcel` keep their bytes
@@ -24,7 +24,7 @@ from zrelay_shared.limits import MAX_MESSAGE_FIELDS
 M = TypeVar("M", bound=Message)
 Buffer = bytes | bytearray | memoryview
 Paths = dict[int, "Paths | None"]
-"""Sub-messages of a message: field number -> those within it, None where the field is a tensor's bytes."""
+"""Sub-messages of a message: field number -> their sub-messages, None for a tensor's bytes."""
 
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _MAX_VARINT_BYTES, _MAX_SIZE_BYTES = 10, 5
@@ -33,7 +33,7 @@ _markers = itertools.count(1)
 
 @cache
 def message_paths(descriptor: Descriptor) -> Paths:
-    """Every field of a message type that is a message, down to `Tensor.data`. The type must not contain itself."""
+    """Returns the fields of a message type that are messages, down to `Tensor.data`. The type must not be recursive."""
     if descriptor.full_name == Tensor.DESCRIPTOR.full_name:
         return {Tensor.DESCRIPTOR.fields_by_name["data"].number: None}
     return {field.number: message_paths(field.message_type) for field in descriptor.fields if field.message_type}
@@ -43,7 +43,7 @@ class Parcel(Generic[M]):
     """A message and the tensor bytes that belong to it.
 
     `message` may be read and changed as any message, except that `Tensor.data` holds markers: use `bytes_of` and
-    `attach`. Parcels given as `sources` lend their bytes, so that sub-messages copied from them stay complete.
+    `attach`. Sub-messages may be copied from parcels that are given as `sources`; their bytes come with them.
     """
 
     __slots__ = ("_blobs", "message")
@@ -55,22 +55,24 @@ class Parcel(Generic[M]):
             self._blobs.update(source._blobs)
 
     def attach(self, tensor: Tensor, data: Buffer) -> None:
-        """Makes `data` the bytes of `tensor`, a part of this parcel's message. Keeps a view, copies nothing."""
+        """Sets the bytes of `tensor`, which is part of this parcel's message. Keeps a view without a copy."""
         tensor.data = self._store(memoryview(data))
 
     def bytes_of(self, tensor: Tensor) -> memoryview:
-        """The bytes of a tensor of this parcel's message; empty where it has none.
+        """Returns the bytes of a tensor of this parcel's message, empty where it has none.
 
-        Raises ValueError for a tensor that was copied from a parcel which is not among the sources.
+        Raises:
+            ValueError: The tensor was copied from a parcel that is not among the sources.
         """
         return self._look_up(tensor.data)
 
     @classmethod
     def parse(cls, message_type: type[M], raw: Buffer) -> "Parcel[M]":
-        """Reads a serialized message.
+        """Parses a serialised message.
 
-        Raises InvalidArgument: MESSAGE_MALFORMED on anything else, MESSAGE_TOO_COMPLEX where it has more fields than
-        any message of the contract (`limits.MAX_MESSAGE_FIELDS`).
+        Raises:
+            InvalidArgument: MESSAGE_MALFORMED, the bytes are not such a message; MESSAGE_TOO_COMPLEX, it has more than
+                `limits.MAX_MESSAGE_FIELDS` fields.
         """
         parcel = cls(message_type())
         try:
@@ -87,9 +89,10 @@ class Parcel(Generic[M]):
         return parcel
 
     def to_bytes(self) -> bytes:
-        """The serialized message, with every tensor's bytes in their place.
+        """Serialises the message with the bytes of every tensor.
 
-        Raises ValueError where a tensor's bytes are not this parcel's (see `bytes_of`).
+        Raises:
+            ValueError: The bytes of a tensor are missing (see `bytes_of`).
         """
         skeleton = self.message.SerializeToString()
         walk = _Walk(self._look_up)
@@ -116,9 +119,9 @@ class Parcel(Generic[M]):
 
 
 class _Walk:
-    """One pass over a serialized message that replaces the bytes of every tensor, and counts fields.
+    """One pass over a serialised message that replaces the bytes of every tensor and counts fields.
 
-    The count bounds what a hostile message costs: 64 MiB of empty sub-messages would take minutes and gigabytes.
+    The count limits the cost of a hostile message: 64 MiB of empty sub-messages would take minutes and gigabytes.
     """
 
     __slots__ = ("_left", "_replace", "replaced")
@@ -129,7 +132,7 @@ class _Walk:
         self.replaced = False
 
     def pieces(self, raw: memoryview, paths: Paths) -> list[Buffer]:
-        """The message after the replacement, in pieces; what is not a tensor's stays as it is."""
+        """Returns the message after the replacement, in pieces."""
         pieces: list[Buffer] = []
         done = 0
         for number, start, payload, end in self._fields(raw):
@@ -148,9 +151,12 @@ class _Walk:
         return pieces
 
     def _fields(self, raw: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:
-        """(number, start, payload if length-delimited, end) of each field; a group is one field.
+        """Yields (number, start, payload if length-delimited, end) of each field; a group is one field.
 
-        Raises ValueError or IndexError on what is not a message. Encoding: protobuf.dev/programming-guides/encoding.
+        The encoding is described at protobuf.dev/programming-guides/encoding.
+
+        Raises:
+            ValueError, IndexError: The bytes are not a message.
         """
         at, end, start = 0, len(raw), 0
         groups: list[int] = []

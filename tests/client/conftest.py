@@ -79,8 +79,8 @@ class Services(ServerThread):
     def __init__(self, state: Path) -> None:
         super().__init__()
         demo = demo_checkpoint()
-        self.encoder = self.start(EncoderServicer(EncoderConfig(demo, device="cpu", threads=1)))
-        config = GeneratorConfig(demo, device="cpu", threads=1, max_waiting=1, state=state / "generator")
+        self.encoder = self.start(EncoderServicer(EncoderConfig(model=demo, device="cpu", threads=1)))
+        config = GeneratorConfig(model=demo, device="cpu", threads=1, max_waiting=1, state=state / "generator")
         self._generator = RecordingGenerator(config)
         self.generator = self.start(self._generator)
 
@@ -159,7 +159,7 @@ def stranger(services: Services, tmp_path_factory: pytest.TempPathFactory) -> st
     )
     Qwen3Model(config).save_pretrained(folder)
     shutil.copytree(demo_checkpoint() / "tokenizer", folder, dirs_exist_ok=True)
-    return services.start(EncoderServicer(EncoderConfig(folder, device="cpu", threads=1)))
+    return services.start(EncoderServicer(EncoderConfig(model=folder, device="cpu", threads=1)))
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +175,7 @@ def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A generator of the demo checkpoint with Omni's parts."""
     root = tmp_path_factory.mktemp("omni")
     write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
-    config = GeneratorConfig(root / "omni", device="cpu", threads=1, state=root / "state")
+    config = GeneratorConfig(model=root / "omni", device="cpu", threads=1, state=root / "state")
     return services.start(GeneratorServicer(config))
 
 

@@ -88,7 +88,7 @@ def test_a_bug_is_one_line_and_debug_shows_where() -> None:
 
 
 async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "nothing is configured" in (await zrelay("config")).stdout
+    assert "no configuration file" in (await zrelay("config")).stderr
     made = await zrelay("config", "init")
     assert made.stdout == (await zrelay("config", "path")).stdout == f"{tmp_path / 'config.toml'}\n"
     assert (await zrelay("config", "init")).returncode == exits.LOCAL_FILE
@@ -98,15 +98,22 @@ async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, m
     assert said["encoder.endpoint"] == {"value": "mac:1", "from": "env ZRELAY_ENCODER"}
     assert said["generator.endpoint"]["value"] == "127.0.0.1:7503"
     assert "[profile.home.generator]" in said["generator.endpoint"]["from"]
+    assert said["generator.max_wait_s"] == {"value": 600, "from": "default"}
+    assert said["generator.keep_results_h"] == {"value": 24, "from": "default"}
+    assert said["encoder.model"] == {"value": None, "from": "default"}
+    assert json.loads((await zrelay("config", "show", "--profile", "home", "--json")).stdout) == said
+    lines = (await zrelay("config", "show", "--profile", "home")).stdout.splitlines()
+    assert len(lines) == len(said)
+    assert any(line.startswith("encoder.threads ") and "<all cores but one>" in line for line in lines)
     checked = await zrelay("config", "check")
     assert checked.returncode == 0
-    assert "ZRELAY_ENCODR means nothing" in checked.stderr
+    assert "ZRELAY_ENCODR is not a variable of zrelay" in checked.stderr
 
 
 async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Zrelay, tmp_path: Path) -> None:
     await zrelay("config", "init")
     assert "used: none" in (await zrelay("config", "check")).stdout
-    assert "choose one with --profile (home)" in (await zrelay("config")).stdout
+    assert "choose one with --profile (home)" in (await zrelay("config")).stderr
     stack_of(tmp_path, encoder=start_mark(os.getpid()), generator=start_mark(os.getpid()))
     said = json.loads((await zrelay("config", "--json")).stdout)
     assert {said[f"{role}.endpoint"]["from"] for role in ("encoder", "generator")} == {"zrelay up"}
@@ -139,8 +146,8 @@ async def test_info_of_services(services: Services, zrelay: Zrelay) -> None:
 
 async def test_serve_asks_for_a_model_and_names_the_extra(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = await zrelay("serve", "generator")
-    assert ran.returncode == exits.REFUSED
-    assert "--model FOLDER" in ran.stderr
+    assert ran.returncode == exits.USAGE
+    assert "--model DIR" in ran.stderr
     monkeypatch.setitem(sys.modules, "diffusers", None)  # as where it is not installed
     ran = await zrelay("serve", "generator", "--model", "x")
     assert "pip install 'zrelay[generator]'" in ran.stderr
@@ -158,17 +165,24 @@ async def test_up_names_everything_that_is_missing_at_once(zrelay: Zrelay, monke
 async def test_serve_becomes_the_service(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(os, "execv", lambda *args: seen.append(args))
-    monkeypatch.setenv("HOME", "/home/somebody")
     (tmp_path / "config.toml").write_text(
         '[profile.a.generator]\nmodel = "~/m"\ndevice = "cpu"\nlisten = "127.0.0.1:9"\ninsecure_listen = true\n'
     )
     ran = await zrelay(
-        "serve", "generator", "--profile", "a", "--device", "cuda", "--grace-s", "2", "--address-file", "f"
+        "serve", "generator", "--profile", "a", "--device", "cuda", "--", "--grace-s", "2", "--address-file", "f"
     )
+    assert ran.returncode == 0, ran.stderr
+    flags = ["--profile", "a", "--device", "cuda", "--grace-s", "2", "--address-file", "f"]
+    assert seen == [(sys.executable, [sys.executable, "-m", "zrelay_generator", *flags])]
+
+
+async def test_serve_lists_the_settings_of_a_role_in_groups(zrelay: Zrelay) -> None:
+    ran = await zrelay("serve", "generator", "--help")
     assert ran.returncode == 0
-    flags = ["--model", "/home/somebody/m", "--listen", "127.0.0.1:9", "--device", "cuda", "--grace-s", "2"]
-    command = [sys.executable, "-m", "zrelay_generator", *flags, "--insecure-listen", "--address-file", "f"]
-    assert seen == [(sys.executable, command)]
+    for text in ("\nQueue:\n", "\nStorage:\n", "  --max-steps N", "[default: 100]", "  --profile NAME"):
+        assert text in ran.stdout
+    assert "--max-steps" in (await zrelay("serve", "generator", "--", "--help")).stdout
+    assert "No such command" in (await zrelay("serve", "mars")).stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -15,8 +15,8 @@ from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.tensors import check
 from zrelay_shared.torch_tensors import as_torch
 from zrelay_vision.api.servicer import VisionServicer
+from zrelay_vision.conditioning.reference import open_reference_sets
 from zrelay_vision.config import VisionConfig
-from zrelay_vision.reference_stats import open_reference_sets
 
 from .conftest import Services, Zrelay
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zrelay_client._fleet import Fleet, Member, Verdict, verdict
+from zrelay_client._fleet import FailureKind, Fleet, Member, failure_kind
 from zrelay_shared import errors
 
 
@@ -88,24 +88,24 @@ def test_who_stays_away_is_asked_less_and_less_often() -> None:
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (errors.QueueFull("full"), Verdict.BUSY),
-        (errors.QuotaExceeded("much"), Verdict.BUSY),
-        (errors.OutOfMemory("big"), Verdict.UNFIT),
-        (errors.FeatureMissing("no"), Verdict.UNFIT),
-        (errors.ModelLoading("wait"), Verdict.GOING),
-        (errors.Draining("bye"), Verdict.GOING),
-        (errors.Unavailable("gone"), Verdict.LOST),
-        (errors.Unavailable("no disk", reason="STATE_UNWRITABLE", retry_after_s=5.0), Verdict.BUSY),
-        (errors.Cancelled("server went away", metadata={"grpc": "x"}), Verdict.LOST),
-        (errors.Cancelled("somebody asked"), Verdict.FINAL),
-        (errors.Cancelled("nobody watched", reason="LEASE_EXPIRED"), Verdict.FORGOTTEN),
-        (errors.InternalError("reset", metadata={"grpc": "RST_STREAM"}), Verdict.LOST),
-        (errors.InternalError("bug"), Verdict.FINAL),
-        (errors.NotFound("what?", reason="CONTENT_UNKNOWN"), Verdict.CONTENT),
-        (errors.NotFound("what?", reason="JOB_UNKNOWN"), Verdict.FORGOTTEN),
-        (errors.InvalidArgument("width"), Verdict.FINAL),
-        (errors.DeadlineExceeded("late"), Verdict.FINAL),
+        (errors.QueueFull("full"), FailureKind.BUSY),
+        (errors.QuotaExceeded("much"), FailureKind.BUSY),
+        (errors.OutOfMemory("big"), FailureKind.UNFIT),
+        (errors.FeatureMissing("no"), FailureKind.UNFIT),
+        (errors.ModelLoading("wait"), FailureKind.GOING),
+        (errors.Draining("bye"), FailureKind.GOING),
+        (errors.Unavailable("gone"), FailureKind.LOST),
+        (errors.Unavailable("no disk", reason="STATE_UNWRITABLE", retry_after_s=5.0), FailureKind.BUSY),
+        (errors.Cancelled("server went away", metadata={"grpc": "x"}), FailureKind.LOST),
+        (errors.Cancelled("somebody asked"), FailureKind.FINAL),
+        (errors.Cancelled("nobody watched", reason="LEASE_EXPIRED"), FailureKind.FORGOTTEN),
+        (errors.InternalError("reset", metadata={"grpc": "RST_STREAM"}), FailureKind.LOST),
+        (errors.InternalError("bug"), FailureKind.FINAL),
+        (errors.NotFound("what?", reason="CONTENT_UNKNOWN"), FailureKind.CONTENT),
+        (errors.NotFound("what?", reason="JOB_UNKNOWN"), FailureKind.FORGOTTEN),
+        (errors.InvalidArgument("width"), FailureKind.FINAL),
+        (errors.DeadlineExceeded("late"), FailureKind.FINAL),
     ],
 )
-def test_what_a_failure_says_of_the_next_try(error: errors.ZrelayError, found: Verdict) -> None:
-    assert verdict(error) is found
+def test_what_a_failure_says_of_the_next_try(error: errors.ZrelayError, found: FailureKind) -> None:
+    assert failure_kind(error) is found

@@ -105,7 +105,7 @@ async def test_content_that_the_generator_lost_is_sent_again(services: Services,
         first, other = await client.encode_batch([f"{word}, in words enough to be sent by digest" for word in "ab"])
     digests = [embeds.contents["prompt"].sha256 for embeds in (first, other)]
     keep = first.contents["prompt"].size_bytes * 3 // 2
-    config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=tmp_path, keep_contents_bytes=keep)
+    config = GeneratorConfig(model=demo_checkpoint(), device="cpu", threads=1, state=tmp_path, keep_contents_bytes=keep)
     forgetful = RecordingGenerator(config)
     async with AsyncClient(generator=services.start(forgetful)) as client:
         for embeds in (first, first, other, first):
@@ -115,7 +115,7 @@ async def test_content_that_the_generator_lost_is_sent_again(services: Services,
 
 
 async def test_content_that_is_not_kept_travels_whole(services: Services, embeds: Embeds) -> None:
-    config = GeneratorConfig(demo_checkpoint(), device="cpu", threads=1, state=None, keep_contents_bytes=0)
+    config = GeneratorConfig(model=demo_checkpoint(), device="cpu", threads=1, state=None, keep_contents_bytes=0)
     async with AsyncClient(generator=services.start(GeneratorServicer(config))) as client:
         outcomes = await all_of(client, embeds, seeds=range(3), **QUICK)
         job = await client.submit(embeds, seed=3, **QUICK)

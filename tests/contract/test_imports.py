@@ -61,6 +61,7 @@ PROCESS = {"__main__", "config", "settings", "worker"}
 BORDER = (
     # modules that may see messages: the tensor codec, servicers with their parsing and replies, stubs
     "zrelay_shared.wire",
+    "zrelay_shared.service.info",  # common parts of GetInfo
     "zrelay_shared.tensors",
     "zrelay_shared.torch_tensors",
     "zrelay_shared.fingerprint",
@@ -130,19 +131,21 @@ OWNERS = {
     ),
     "safetensors": ("zrelay_encoder.*", "zrelay_generator.*", "zrelay_demo.*"),
     "flash_attn": ("zrelay_generator.model.attention",),
-    "click": ("zrelay_*.__main__", "zrelay_client.cli.*"),
+    "click": ("zrelay_shared.service.command", "zrelay_client.cli.*"),
     "grpc": (
         "zrelay_shared.channels",
         "zrelay_shared.healthcheck",
         "zrelay_shared.rpc",
-        "zrelay_shared.serving",
+        "zrelay_shared.service.lifecycle",
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._services",
         "zrelay_client._health",
     ),
-    "grpc_health": ("zrelay_shared.serving", "zrelay_shared.health", "zrelay_shared.healthcheck"),
-    "grpc_reflection": ("zrelay_shared.serving",),
+    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
+    "psutil": ("zrelay_client._stack.processes",),
+    "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.lock"),
+    "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
         "zrelay_shared.*",
         "zrelay_*.service",
@@ -152,7 +155,6 @@ OWNERS = {
         "zrelay_client._services",
         "zrelay_client._enums",
     ),
-    "filelock": ("zrelay_generator.store.lock",),
     "crc32c": ("zrelay_shared.tensors",),
 }
 
@@ -160,7 +162,8 @@ READS_ENVIRONMENT = (
     "zrelay_shared",  # before gRPC is loaded
     "zrelay_shared.paths",
     "zrelay_shared.config",
-    "zrelay_shared.serving",  # systemd's sockets
+    "zrelay_shared.service.command",
+    "zrelay_shared.service.lifecycle",  # systemd's sockets
     "zrelay_client._settings",
     "zrelay_client._stack.launch",  # what a service that it starts inherits
 )

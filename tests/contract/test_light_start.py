@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "transformers", "diffusers", "PIL", "accelerate", "grpc_health", "grpc_reflection"}
+HEAVY = {"torch", "numpy", "transformers", "diffusers", "PIL", "accelerate", "grpc_reflection"}
 
 
 @pytest.mark.parametrize(

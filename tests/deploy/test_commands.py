@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zrelay_shared.limits import DEFAULT_PORTS
-from zrelay_shared.listening import parse_listen
-from zrelay_shared.serving import ServeOptions
+from zrelay_shared.service.lifecycle import ServeOptions
+from zrelay_shared.service.listening import parse_listen
 
 _GRACE_S = next(f.default for f in dataclasses.fields(ServeOptions) if f.name == "grace_s")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zrelay_shared.limits import DEFAULT_PORTS
-from zrelay_shared.serving import ALIVE
+from zrelay_shared.service.lifecycle import LIVENESS
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
@@ -78,7 +78,7 @@ def test_each_role_is_whole(render: Render, folder: str, health_names: dict[str,
         assert (offered["port"], offered["targetPort"]) == (port, "grpc")
         probes = {name: container[f"{name}Probe"]["grpc"] for name in ("startup", "readiness", "liveness")}
         ready = {"port": port, "service": health_names[role]}
-        assert probes == {"startup": ready, "readiness": ready, "liveness": {"port": port, "service": ALIVE}}
+        assert probes == {"startup": ready, "readiness": ready, "liveness": {"port": port, "service": LIVENESS}}
         startup = container["startupProbe"]
         load_s = startup["failureThreshold"] * startup["periodSeconds"]
         assert load_s >= 900

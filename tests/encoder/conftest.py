@@ -40,7 +40,7 @@ def tiny_untied(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path)
 def demo_endpoint(demo_checkpoint: Path) -> Iterator[str]:
     """The endpoint of the demo checkpoint's encoder, loaded in float32."""
     servers = ServerThread()
-    yield servers.start(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu", dtype="float32")))
+    yield servers.start(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu", dtype="float32")))
     servers.stop()
 
 

@@ -77,7 +77,7 @@ class LoadedEncoder:
 def load(path: Path, *, hidden_layer: int = -2, dtype: str = "float32", cache: Path | None = None) -> LoadedEncoder:
     """Loads an encoder on the CPU. For a folder that no test changes, `loaded` is faster."""
     folder = checkpoints.open_text_encoder(path)
-    config = EncoderConfig(path, device="cpu", dtype=dtype, hidden_layer=hidden_layer, cache=cache)
+    config = EncoderConfig(model=path, device="cpu", dtype=dtype, hidden_layer=hidden_layer, cache=cache)
     return LoadedEncoder(load_formatter(folder), load_encoder(folder, config))
 
 

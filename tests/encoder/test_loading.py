@@ -59,7 +59,7 @@ def test_what_no_layer_needs_may_be_missing(copy: Path) -> None:
 
 def test_weights_of_another_size_are_refused(copy: Path) -> None:
     rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(60, 32)})
-    with pytest.raises(CheckpointError, match=r"has shape \[60, 32\], config.json asks for \[64, 32\]"):
+    with pytest.raises(CheckpointError, match=r"has shape \[60, 32\], config.json requires \[64, 32\]"):
         load(copy)
 
 
@@ -146,4 +146,4 @@ def test_the_text_limit_of_the_transformer_beside(demo_checkpoint: Path, tiny: P
 )
 def test_a_config_is_checked_once(tmp_path: Path, bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
-        EncoderConfig(tmp_path, **bad)
+        EncoderConfig(model=tmp_path, **bad)

@@ -152,7 +152,7 @@ async def test_bytes_that_are_no_request(demo_endpoint: str) -> None:
 
 async def test_more_than_one_reply_can_carry(demo_checkpoint: Path) -> None:
     options = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F32, pad_to=992)
-    async with serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu", max_prompts=400))) as served:
+    async with serve(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu", max_prompts=400))) as served:
         await refused_async(
             client_of(served).encode(request(*["a"] * 160, options=options)),
             errors.MessageTooLarge,
@@ -173,7 +173,7 @@ class HeldEncoder(EncoderServicer):
 
 
 async def test_while_it_loads_and_while_it_drains(demo_checkpoint: Path) -> None:
-    async with serve(HeldEncoder(EncoderConfig(demo_checkpoint, device="cpu")), loaded=False) as served:
+    async with serve(HeldEncoder(EncoderConfig(model=demo_checkpoint, device="cpu")), loaded=False) as served:
         client = client_of(served)
         error = await refused_async(client.encode(request(CIRCLE)), errors.ModelLoading)
         assert error.retry_after_s
@@ -191,7 +191,7 @@ async def test_while_it_loads_and_while_it_drains(demo_checkpoint: Path) -> None
 async def test_a_folder_that_lacks_a_file_ends_the_start(demo_checkpoint: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(demo_checkpoint, tmp_path / "broken"))
     (broken / "tokenizer/tokenizer_config.json").unlink()
-    async with serve(EncoderServicer(EncoderConfig(broken, device="cpu")), loaded=False) as served:
+    async with serve(EncoderServicer(EncoderConfig(model=broken, device="cpu")), loaded=False) as served:
         with pytest.raises(errors.CheckpointError, match=r"tokenizer/tokenizer_config\.json is missing"):
             await served.server.loaded
 
@@ -216,7 +216,7 @@ class ForwardGate:
 
 async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: Path) -> None:
     async with (
-        serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu"))) as served,
+        serve(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu"))) as served,
         channels.dial(served.endpoint) as channel,
     ):
         gate, client = ForwardGate(served.service), client_of(served)
@@ -236,7 +236,7 @@ async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: 
 
 async def test_a_cancelled_call_frees_the_device(demo_checkpoint: Path) -> None:
     prompts = 32
-    async with serve(EncoderServicer(EncoderConfig(demo_checkpoint, device="cpu"))) as served:
+    async with serve(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu"))) as served:
         gate, client = ForwardGate(served.service), client_of(served)
         call = asyncio.create_task(
             client.encode(request(*[CIRCLE] * prompts, options=EncodeOptions(deterministic=True)))

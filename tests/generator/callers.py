@@ -17,9 +17,9 @@ from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
-from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import RunningServer, ServeOptions, running
+from zrelay_shared.service.lifecycle import RunningServer, ServeOptions, running
+from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]

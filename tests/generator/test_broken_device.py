@@ -43,7 +43,7 @@ async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken, 
     assert refused.value.metadata == {"job_id": bad.job_id, "parked": "true"}
     await is_refused(caller, request_of(**SMALL, width=64))
     await ready(caller.channel, False)
-    assert caller.server.lost.is_set(), "the process ends, which supervisors hear"
+    assert caller.server.restart_needed.is_set(), "the process ends, which supervisors hear"
     assert (await caller.job(bad.job_id)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING), "it has not failed"
     caller = await serve_broken(loader(when=lambda segments: False))
     await ready(caller.channel)

@@ -105,7 +105,7 @@ async def test_a_database_that_cannot_be_read_is_no_bug(serve_kept, request_of, 
         await caller.upload(b"content")
     assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
     await ready(caller.channel, False)
-    assert "restart this generator" in caller.server._service.trouble
+    assert "start this generator again" in caller.server._service.unhealthy_reason
     path.write_bytes(sound)
     caller = await serve_kept()
     await ready(caller.channel)

@@ -13,8 +13,8 @@ from zrelay_shared.errors import (
     IdempotencyConflict,
     ZrelayError,
 )
-from zrelay_shared.listening import parse_listen
-from zrelay_shared.serving import ServeOptions
+from zrelay_shared.service.lifecycle import ServeOptions
+from zrelay_shared.service.listening import parse_listen
 
 from .callers import LONG, images, pixels
 

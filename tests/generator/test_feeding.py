@@ -64,7 +64,7 @@ async def test_a_file_that_cannot_be_read_ends_its_job_alone(bad_file):
         await asyncio.wait_for(caller.watch(bad.job_id), SOON_S)
     assert damaged.value.reason == "STORE_DAMAGED"
     await begun(caller, behind)
-    assert not caller.server._service.trouble
+    assert not caller.server._service.unhealthy_reason
     await ready(caller.channel)
 
 

@@ -140,7 +140,7 @@ async def test_weights_that_paint_nothing_are_not_served(
 async def test_a_device_that_is_not_here(tiny: Path) -> None:
     if torch.backends.mps.is_available():
         pytest.skip("this machine has mps")
-    with pytest.raises(FailedPrecondition, match="device: mps was asked for, this machine has cpu"):
+    with pytest.raises(FailedPrecondition, match="device: expected one of cpu, which this machine has, got mps"):
         await GeneratorServicer(GeneratorConfig(model=tiny, device="mps")).load()
 
 
@@ -151,9 +151,9 @@ def test_what_running_out_of_memory_looks_like() -> None:
 def test_help_loads_no_torch() -> None:
     code = (
         "import sys\n"
-        "from zrelay_generator.__main__ import cli\n"
+        "from zrelay_generator.__main__ import main\n"
         "from click.testing import CliRunner\n"
-        "out = CliRunner().invoke(cli, ['--help'])\n"
+        "out = CliRunner().invoke(main, ['--help'])\n"
         "assert out.exit_code == 0 and '--tick-tokens' in out.output, out.output\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'PIL', 'grpc'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

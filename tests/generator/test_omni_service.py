@@ -21,9 +21,9 @@ from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
 from zrelay_shared.fingerprint import EncoderFingerprint
-from zrelay_shared.listening import parse_listen
 from zrelay_shared.rpc import Stub
-from zrelay_shared.serving import ServeOptions, running
+from zrelay_shared.service.lifecycle import ServeOptions, running
+from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 
 from .kinds import Load, MakeSampling

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from zrelay_generator.__main__ import cli
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
@@ -18,6 +17,8 @@ from zrelay_generator.store.retention import LEAST_BYTES, Retention
 from zrelay_generator.store.schema import MIGRATIONS
 from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, PayloadCorrupt
+from zrelay_shared.service.roles import GeneratorConfig
+from zrelay_shared.service.settings import describe
 
 from .stores import KEEP, KEPT, ended, named, row
 
@@ -26,7 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 
 def test_the_numbers_in_the_docs_are_the_defaults():
     told = dict(re.findall(r"^\| `--([a-z-]+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
-    defaults = {option.opts[0][2:]: option.default for option in cli.params}
+    defaults = {one.flags[0][2:]: one.to_user(one.default) for one in describe(GeneratorConfig, "generator")}
     assert len(told) == 9
     assert told.pop("max-caller-waiting") == "none"
     assert {flag: float(number) for flag, number in told.items()} == {flag: defaults[flag] for flag in told}

@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from zrelay_shared import channels, serving
-from zrelay_shared.listening import ListenAddress
+from zrelay_shared import channels
 from zrelay_shared.rpc import Stub
+from zrelay_shared.service import lifecycle
+from zrelay_shared.service.listening import ListenAddress
 
-S = TypeVar("S", bound=serving.Service)
+S = TypeVar("S", bound=lifecycle.Service)
 T = TypeVar("T")
 
 
@@ -20,7 +21,7 @@ class ServedService(Generic[S]):
     """A running service with a stub that calls it."""
 
     service: S
-    server: serving.RunningServer
+    server: lifecycle.RunningServer
     stub: Stub
     endpoint: str
 
@@ -34,8 +35,8 @@ async def serve(service: S, *, loaded: bool = True) -> AsyncIterator[ServedServi
         loaded: Whether to wait for the model; else the service may still be loading.
     """
     async with AsyncExitStack() as stack:
-        options = serving.ServeOptions(ListenAddress("127.0.0.1", 0))
-        server = await stack.enter_async_context(serving.running(service, options))
+        options = lifecycle.ServeOptions(ListenAddress("127.0.0.1", 0))
+        server = await stack.enter_async_context(lifecycle.running(service, options))
         if loaded:
             await server.loaded
         endpoint = str(server.address)
@@ -52,7 +53,7 @@ class ServerThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="services", daemon=True)
         self._thread.start()
 
-    def start(self, service: serving.Service) -> str:
+    def start(self, service: lifecycle.Service) -> str:
         """Serves `service` until `stop`, and returns its endpoint once the model is loaded."""
 
         async def started() -> str:

@@ -44,9 +44,9 @@ def endpoints(folder: Path) -> Iterator[dict[str, str]]:
     common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "threads": 1}
     thread = ServerThread()
     yield {
-        "encoder": thread.start(EncoderServicer(EncoderConfig(folder, **common))),
+        "encoder": thread.start(EncoderServicer(EncoderConfig(model=folder, **common))),
         "vision": thread.start(VisionServicer(VisionConfig(siglip=folder, **common))),
-        "generator": thread.start(GeneratorServicer(GeneratorConfig(folder, state=None, **common))),
+        "generator": thread.start(GeneratorServicer(GeneratorConfig(model=folder, state=None, **common))),
     }
     thread.stop()
 

@@ -90,7 +90,7 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
 def test_a_device_or_pipe_is_never_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no ordinary file"):
+    with pytest.raises(OSError, match="not a regular file"):
         atomic.write_bytes(pipe, b"x")
     assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 

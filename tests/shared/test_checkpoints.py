@@ -209,7 +209,7 @@ def test_defaults_without_zrelay_json(pipeline: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "fragment"),
     [({"width": 100}, "multiple of 16"), ({"shift": "3"}, "shift"), ({"steps": 8}, "unknown keys steps"),
-     ({"num_inference_steps": True}, "whole number"), ({"name": 3}, "name must be a text")],
+     ({"num_inference_steps": True}, "whole number"), ({"name": 3}, "name must be a string")],
 )  # fmt: skip
 def test_bad_defaults_are_refused(pipeline: Path, said: dict[str, object], fragment: str) -> None:
     write_json(pipeline / "zrelay.json", said)

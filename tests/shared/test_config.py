@@ -40,8 +40,10 @@ def test_flag_over_variable_over_file_over_default(tmp_path: Path) -> None:
     loaded = config.load(file, environ, flags=flags)
     assert loaded.profile == "home"
     assert loaded.encoder.endpoint == "flag:1"
-    assert loaded.encoder.model == "/models/z"
-    assert loaded.encoder.grace_s == 5.0
+    settings = {one.setting.dotted: (one.value, one.origin) for one in loaded.settings}
+    assert settings["encoder.model"] == (Path("/models/z"), f"{file} [profile.home.encoder]")
+    assert settings["encoder.grace_s"] == (5.0, f"{file} [profile.home.encoder]")
+    assert settings["generator.max_side"] == (4096, "default")
     assert loaded.generator.endpoint == "env:2"
     assert loaded.vision.endpoint is None
     assert (loaded.generate.width, loaded.generate.format, loaded.generate.height) == (256, "webp", None)
@@ -102,7 +104,7 @@ def test_bad_variables_are_refused_by_name(tmp_path: Path) -> None:
             config.load(tmp_path / "none.toml", {variable: value})
 
 
-def test_variables_that_mean_nothing_are_told() -> None:
+def test_unknown_variables_are_reported_with_the_nearest_name() -> None:
     environ = {"ZRELAY_ENCODR": "a:1", "ZRELAY_ENCODER": "a:1", "ZRELAY_STATE": "/s", "HOME": "/"}
     lines = config.unknown_variables(environ)
-    assert lines == ["ZRELAY_ENCODR means nothing to zrelay; did you mean 'ZRELAY_ENCODER'?"]
+    assert lines == ["ZRELAY_ENCODR is not a variable of zrelay; did you mean 'ZRELAY_ENCODER'?"]

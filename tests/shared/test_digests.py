@@ -85,7 +85,7 @@ def test_a_damaged_cache_is_ignored_and_mended(tmp_path: Path, damage: bytes) ->
 def test_a_cache_that_cannot_be_written_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert weights_digest(component(tmp_path / "a", model=TENSORS), cache=tmp_path / "cache")
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_template() -> None:

@@ -98,7 +98,7 @@ def test_every_field_has_a_row_in_the_relation_table():
 
 
 def test_the_same_is_exact_wherever_it_lies():
-    assert compare(USUAL, dataclasses.replace(USUAL, model_id="elsewhere")) == fp.Verdict("exact")
+    assert compare(USUAL, dataclasses.replace(USUAL, model_id="elsewhere")) == fp.EncoderComparison("exact")
 
 
 @pytest.mark.parametrize(("name", "meaning"), fp.RELATION_OF_DIFFERENCE.items())

@@ -8,13 +8,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import vision_pb2
 from zrelay_shared import healthcheck
-from zrelay_shared.listening import ListenAddress
-from zrelay_shared.serving import ServeOptions, running
+from zrelay_shared.service.lifecycle import ServeOptions, Service, running
+from zrelay_shared.service.listening import ListenAddress
 
 NAME = "zrelay.v1.VisionService"
 
 
-class Slow:
+class Slow(Service):
     """A service whose model loads when the test says so, and whose methods nobody calls."""
 
     descriptor: ServiceDescriptor = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]

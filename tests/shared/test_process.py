@@ -6,6 +6,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,30 +22,33 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 PRELUDE = textwrap.dedent("""
     import asyncio, sys, time
     from zrelay.v1 import vision_pb2
-    from zrelay_shared import command
     from zrelay_shared.errors import CheckpointError
+    from zrelay_shared.service import command
+    from zrelay_shared.service.roles import VisionConfig
     from zrelay_vision.api.servicer import VisionServicer
     class Service(VisionServicer):
         async def load(self): {load}
         async def drain(self, grace_s): {drain}
-    sys.exit(command.start({build}, listen="{listen}", insecure_listen=False, log_level="info", grace_s=5.0,
-                           address_file=None))
+    sys.exit(command.start(lambda: VisionConfig(listen="{listen}", grace_s=5.0), {build}))
 """)
 
 
-def start(load="pass", drain="pass", build="Service", listen="127.0.0.1:0", **environment) -> subprocess.Popen:
+def start(
+    load: str = "pass", drain: str = "pass", build: str = "Service", listen: str = "127.0.0.1:0", **environment: str
+) -> subprocess.Popen[str]:
     script = PRELUDE.format(load=load, drain=drain, build=build, listen=listen)
     return launch([sys.executable, "-c", script], **environment)
 
 
-def launch(arguments: list[str], **environment: str) -> subprocess.Popen:
+def launch(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
 
 
-def wait_for(process: subprocess.Popen, text: str) -> str:
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
     """The log up to the line with `text`."""
+    assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
@@ -51,7 +57,7 @@ def wait_for(process: subprocess.Popen, text: str) -> str:
     pytest.fail(f"{text!r} was never logged: {''.join(lines)}")
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     try:
         _, log = process.communicate(timeout=20)
     finally:
@@ -60,14 +66,14 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.fixture
-def systemd(tmp_path):
+def systemd(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(20)
         yield listener
 
 
-def test_a_process_under_systemd_from_start_to_sigterm(systemd, tmp_path):
+def test_a_process_under_systemd_from_start_to_sigterm(systemd: socket.socket, tmp_path: Path) -> None:
     address = tmp_path / "address"
     command = [sys.executable, "-m", "zrelay_vision", "--listen", "127.0.0.1:0", "--address-file", str(address)]
     process = launch(command, NOTIFY_SOCKET=systemd.getsockname(), WATCHDOG_USEC="200000")
@@ -75,7 +81,8 @@ def test_a_process_under_systemd_from_start_to_sigterm(systemd, tmp_path):
     while told != {b"READY=1", b"WATCHDOG=1"}:
         told.add(systemd.recv(100))
     with grpc.insecure_channel(address.read_text()) as channel:
-        state = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME), timeout=20)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        state = stub.Check(health_pb2.HealthCheckRequest(service=NAME), timeout=20)
         assert state.status == SERVING
     assert systemd.recv(100) == b"WATCHDOG=1"
     process.send_signal(signal.SIGTERM)
@@ -92,14 +99,14 @@ def test_a_process_under_systemd_from_start_to_sigterm(systemd, tmp_path):
         ("raise KeyError('bug')", exits.BUG, "loading failed"),
     ],
 )
-def test_a_load_that_fails_ends_the_process(load, code, said):
+def test_a_load_that_fails_ends_the_process(load: str, code: int, said: str) -> None:
     got, log = ended(start(load=load))
     assert got == code and said in log
     assert ("Traceback" in log) == (code == exits.BUG)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_loading_ends_the_process_at_once(number):
+def test_a_signal_while_loading_ends_the_process_at_once(number: signal.Signals) -> None:
     process = start(load="await asyncio.to_thread(time.sleep, 60)")
     wait_for(process, "listening on")
     process.send_signal(number)
@@ -108,7 +115,7 @@ def test_a_signal_while_loading_ends_the_process_at_once(number):
     assert "stopped while loading" in log and "Traceback" not in log
 
 
-def test_sigterm_waits_for_what_runs():
+def test_sigterm_waits_for_what_runs() -> None:
     process = start(drain="await asyncio.sleep(0.3); print('drained', file=sys.stderr)")
     wait_for(process, "ready on")
     process.send_signal(signal.SIGTERM)
@@ -116,7 +123,7 @@ def test_sigterm_waits_for_what_runs():
     assert code == exits.OK and "drained" in log
 
 
-def test_what_loading_made_is_out_of_the_collectors_sight():
+def test_what_loading_made_is_out_of_the_collectors_sight() -> None:
     load = "import gc; self.weights = [[] for _ in range(300_000)]"
     process = start(load=load, drain="import gc; print('frozen', gc.get_freeze_count() > 300_000, file=sys.stderr)")
     wait_for(process, "ready on")
@@ -125,7 +132,7 @@ def test_what_loading_made_is_out_of_the_collectors_sight():
     assert code == exits.OK and "frozen True" in log
 
 
-def test_a_second_signal_ends_the_drain():
+def test_a_second_signal_ends_the_drain() -> None:
     process = start(drain="await asyncio.sleep(60)")
     wait_for(process, "ready on")
     process.send_signal(signal.SIGINT)
@@ -140,7 +147,7 @@ def test_a_second_signal_ends_the_drain():
     [
         (["--listen", "0.0.0.0:0"], exits.REFUSED, "--insecure-listen"),
         (["--listen", "nowhere"], exits.REFUSED, "expected HOST:PORT"),
-        (["--log-level", "loud"], exits.REFUSED, "log-level: expected one of"),
+        (["--log-level", "loud"], exits.USAGE, "'--log-level': expected one of debug, info"),
         (
             ["--listen", "127.0.0.1:0", "--address-file", "/nonexistent/x"],
             exits.LOCAL_FILE,
@@ -148,17 +155,44 @@ def test_a_second_signal_ends_the_drain():
         ),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(arguments, code, said):
+def test_wrong_flags_are_reported_in_one_line(arguments: list[str], code: int, said: str) -> None:
     got, log = ended(launch([sys.executable, "-m", "zrelay_vision", *arguments]))
-    told = [line for line in log.splitlines() if line.startswith("error: ")]
+    told = [line for line in log.splitlines() if line.lower().startswith("error: ")]
     assert got == code and len(told) == 1 and said in told[0] and "Traceback" not in log
 
 
-def test_a_taken_port_and_a_missing_library_are_told_in_one_line():
+def test_a_taken_port_and_a_missing_library_are_reported_in_one_line() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         code, log = ended(start(listen=f"127.0.0.1:{listener.getsockname()[1]}"))
     assert code == exits.UNREACHABLE and "error: cannot listen on" in log and "Traceback" not in log
-    code, log = ended(start(build="lambda: __import__('no_such_library')"))
+    code, log = ended(start(build="lambda _: __import__('no_such_library')"))
     assert code == exits.LOCAL_FILE and "error: no_such_library is not installed: pip install" in log
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "message"),
+    [
+        ({"ZRELAY_VISION_LISTEN": "0.0.0.0:0"}, exits.REFUSED, "--insecure-listen"),
+        ({"ZRELAY_VISION_MAX_WAITING": "0"}, exits.REFUSED, "ZRELAY_VISION_MAX_WAITING: expected at least 1, got 0"),
+        ({"ZRELAY_PROFILE": "home"}, exits.REFUSED, "no profile 'home'"),
+        ({"ZRELAY_VISION_SIGLIP": "/nonexistent"}, exits.LOCAL_FILE, "/nonexistent"),
+    ],
+)
+def test_variables_are_read_as_flags_are(tmp_path: Path, environment: dict[str, str], code: int, message: str) -> None:
+    nothing = {"ZRELAY_CONFIG": str(tmp_path / "config.toml"), "ZRELAY_STATE": str(tmp_path)}
+    got, log = ended(launch([sys.executable, "-m", "zrelay_vision"], **nothing | environment))
+    assert got == code and message in log and "Traceback" not in log
+
+
+def test_the_configuration_file_is_read_and_unknown_variables_are_reported(tmp_path: Path) -> None:
+    file, address = tmp_path / "config.toml", tmp_path / "address"
+    file.write_text(f'[profile.default.vision]\nlisten = "127.0.0.1:0"\naddress_file = "{address}"\n')
+    environment = {"ZRELAY_CONFIG": str(file), "ZRELAY_STATE": str(tmp_path), "ZRELAY_VISION_DEVISE": "cpu"}
+    process = launch([sys.executable, "-m", "zrelay_vision"], **environment)
+    log = wait_for(process, "listening on")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == exits.OK
+    assert address.read_text().startswith("127.0.0.1:")
+    assert "ZRELAY_VISION_DEVISE is not a variable of zrelay; did you mean 'ZRELAY_VISION_DEVICE'?" in log

@@ -20,7 +20,7 @@ def test_the_device_asked_for_or_the_best_there_is():
 
 
 def test_the_dtype_asked_for_or_what_the_device_does_well():
-    assert pick_dtype("float16", CPU, torch.bfloat16) == (torch.float16, "asked for")
+    assert pick_dtype("float16", CPU, torch.bfloat16) == (torch.float16, "as requested")
     assert pick_dtype("auto", CPU, torch.float32)[0] is torch.float32
     assert pick_dtype("auto", CPU, torch.bfloat16)[0] in (torch.bfloat16, torch.float32)
     assert pick_dtype("auto", torch.device("mps"), torch.float32)[0] is torch.bfloat16

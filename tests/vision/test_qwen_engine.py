@@ -217,7 +217,7 @@ def broken(source: Path, target: Path, what: str) -> Path:
         ("no tokenizer", "tokenizer.json is missing"),
         ("no template", "chat_template.jinja is missing"),
         ("no processor", "preprocessor_config.json is missing"),
-        ("other widths", "config.json asks for"),
+        ("other widths", "config.json requires"),
         ("more layers", "the weights lack"),
         ("quantised weights", "up_proj.weight is I8; expected BF16, F16, F32: quantised weights are not supported"),
         ("a template without images", "its chat template cannot show an image"),

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from zrelay_shared.errors import QueueFull
-from zrelay_vision.worker import Worker
+from zrelay_vision.worker import VisionWorker
 
 
 async def test_calls_take_turns_in_order_and_at_most_two_at_a_time() -> None:
-    worker, inside, most, order = Worker(10), 0, 0, []
+    worker, inside, most, order = VisionWorker(10), 0, 0, []
 
     async def call(at: int) -> None:
         nonlocal inside, most
@@ -30,7 +30,7 @@ async def test_calls_take_turns_in_order_and_at_most_two_at_a_time() -> None:
 
 
 async def test_more_than_may_wait_are_refused_with_a_hint() -> None:
-    worker, go = Worker(1), threading.Event()
+    worker, go = VisionWorker(1), threading.Event()
 
     async def call() -> None:
         async with worker.turn():
@@ -50,7 +50,7 @@ async def test_more_than_may_wait_are_refused_with_a_hint() -> None:
 
 
 async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread() -> None:
-    worker, go, ran = Worker(4), threading.Event(), []
+    worker, go, ran = VisionWorker(4), threading.Event(), []
 
     def wait_and_note(what: str) -> None:
         go.wait()
@@ -77,7 +77,7 @@ async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread()
 
 async def test_threads_begin_as_they_are_told() -> None:
     begun = []
-    worker = Worker(1, lambda: begun.append(threading.current_thread().name))
+    worker = VisionWorker(1, lambda: begun.append(threading.current_thread().name))
     await worker.on_device(lambda: None)
     assert len(begun) == 1 and begun[0].startswith("vision-device")
     with pytest.raises(ZeroDivisionError):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from zrelay_shared import torch_devices
-from zrelay_shared.errors import Draining, ModelLoading
+from zrelay_shared.service.lifecycle import Readiness
+from zrelay_shared.service.worker import serving_threads
 from zrelay_vision.conditioning.reference import ReferenceSets, open_reference_sets
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import EngineKind, ImageEngine, engine_missing
 from zrelay_vision.images.reading import DecodedImage
 from zrelay_vision.images.store import ImageRef, ImageStore, StoredImage
-from zrelay_vision.worker import Worker
+from zrelay_vision.worker import VisionWorker
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a service without engines does not need it
     from zrelay_vision.qwen3_vl.engine import Qwen3VLEngine
@@ -44,18 +44,18 @@ class VisionRuntime:
 
     def __init__(self, config: VisionConfig) -> None:
         self.config = config
-        self.worker = Worker(config.max_waiting, lambda: torch.set_num_threads(config.threads or _threads()))
+        self.worker = VisionWorker(config.max_waiting, lambda: torch.set_num_threads(serving_threads(config.threads)))
         self.references: ReferenceSets = open_reference_sets(None)
         self.qwen3_vl: Qwen3VLEngine | None = None
         self.siglip: SiglipEngine | None = None
         self.device: torch.device | None = None
         self._images = ImageStore(config.image_cache_bytes, config.max_image_pixels)
-        self._loaded = self._draining = False
+        self._readiness = Readiness("vision service")
 
     @property
     def ready(self) -> bool:
         """Whether calls are accepted: all configured engines are loaded, and the service is not draining."""
-        return self._loaded and not self._draining
+        return self._readiness.ready
 
     @property
     def engines(self) -> tuple[ImageEngine, ...]:
@@ -71,7 +71,7 @@ class VisionRuntime:
             OutOfMemory: The weights do not fit.
         """
         self.references, self.siglip, self.qwen3_vl, self.device = await self.worker.on_device(self._load)
-        self._loaded = True
+        self._readiness.set_loaded()
         if not self.engines:
             log.warning("no engine: prompts can only be conditioned with saved states; give --qwen3-vl or --siglip")
 
@@ -119,10 +119,7 @@ class VisionRuntime:
 
     def check_ready(self) -> None:
         """Raises ModelLoading or Draining if calls are not accepted."""
-        if self._draining:
-            raise Draining("this vision service is shutting down; try again later, or use another one")
-        if not self._loaded:
-            raise ModelLoading("this vision service is still loading its models; try again in a moment")
+        self._readiness.check()
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[CancelCheck]:
@@ -149,7 +146,7 @@ class VisionRuntime:
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new calls. Returns when none is running, or after `grace_s` seconds."""
-        self._draining = True
+        self._readiness.set_draining()
         try:
             await asyncio.wait_for(self.worker.drained(), grace_s)
         except TimeoutError:
@@ -157,12 +154,6 @@ class VisionRuntime:
 
     async def close(self) -> None:
         """Ends the threads. Waiting calls are dropped."""
-        self._draining = True
+        self._readiness.set_draining()
         await self.worker.close()
         self.qwen3_vl = self.siglip = None
-
-
-def _threads() -> int:
-    """Returns all cores that this process may use but one, which is for the event loop."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)

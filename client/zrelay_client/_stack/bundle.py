@@ -1,4 +1,4 @@
-"""Where the demo checkpoint is, found without importing what trained it."""
+"""Finds the bundled demo checkpoint without importing the demo package."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from zrelay_shared.errors import CheckpointError
 
 
 def demo_checkpoint() -> Path:
-    """The bundled checkpoint's folder. Raises CheckpointError where this installation has none."""
+    """Returns the folder of the bundled checkpoint. Raises CheckpointError where this installation has none."""
     folder = _bundled("checkpoint", "model_index.json")
     if folder is None:
         raise CheckpointError(
@@ -20,18 +20,22 @@ def demo_checkpoint() -> Path:
 
 
 def omni_checkpoint(folder: Path) -> Path:
-    """The demo checkpoint with Omni's parts, put together at `folder`. Raises CheckpointError where it cannot be."""
+    """Writes the demo checkpoint with the parts of Omni to `folder`, and returns it. Raises CheckpointError."""
     demo_checkpoint()
     command = [sys.executable, "-m", "zrelay_demo.omni_folder", str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
-        raise CheckpointError(f"the demo's Omni checkpoint cannot be put together: {made.stderr.strip()[-300:]}")
+        raise CheckpointError(f"the demo's Omni checkpoint cannot be written: {made.stderr.strip()[-300:]}")
     return folder
 
 
 def vision_model(model: Path) -> Path | None:
-    """The folder of the vision service that stands beside the pipeline folder `model`: itself, where it holds qwen3_vl/
-    or siglip/ (as an Omni pipeline does); for the demo checkpoint its bundled company; None where there is none."""
+    """Returns the folder from which the vision service runs beside a pipeline folder.
+
+    Returns:
+        `model` itself where it holds qwen3_vl/ or siglip/, as an Omni pipeline does; the bundled vision checkpoint
+        where `model` is the demo checkpoint; else None.
+    """
     if any((model / name / "config.json").is_file() for name in ("qwen3_vl", "siglip")):
         return model
     demo = _bundled("checkpoint", "model_index.json")
@@ -41,7 +45,7 @@ def vision_model(model: Path) -> Path | None:
 
 
 def _bundled(name: str, mark: str) -> Path | None:
-    """A folder of the demo package that holds the file `mark`."""
+    """Returns a folder of the demo package that holds the file `mark`, None where there is none."""
     spec = find_spec("zrelay_demo")
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
         folder = Path(place) / name

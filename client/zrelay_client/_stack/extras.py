@@ -1,4 +1,4 @@
-"""Whether this installation can run a service, and the command that makes it so."""
+"""Whether this installation can run a service, and what to install where it cannot."""
 
 from importlib.util import find_spec
 
@@ -9,12 +9,16 @@ _NEEDS = {
     "vision": ("torch", "transformers", "PIL", "numpy", "grpc_health", "grpc_reflection"),
     "generator": ("torch", "diffusers", "transformers", "PIL", "numpy", "grpc_health", "grpc_reflection"),
 }
-"""Role -> modules of its extra."""
+"""Role -> modules that its extra installs."""
 
 
 def require(*roles: str) -> None:
-    """Raises FeatureMissing, naming all that is missing, where one of the roles cannot be served."""
-    lacking = {role: missing for role in roles if (missing := [name for name in _NEEDS[role] if not _is_there(name)])}
+    """Checks that the roles can be served.
+
+    Raises:
+        FeatureMissing: Modules are missing; the message names all of them and what to install.
+    """
+    lacking = {role: missing for role in roles if (missing := [name for name in _NEEDS[role] if not _installed(name)])}
     if lacking:
         missing = list(dict.fromkeys(name for names in lacking.values() for name in names))
         raise FeatureMissing(
@@ -25,13 +29,17 @@ def require(*roles: str) -> None:
 
 
 def module_of(role: str) -> str:
-    """The module that serves a role. Raises FeatureMissing where it or what it needs is not installed."""
+    """Returns the name of the module that serves a role.
+
+    Raises:
+        FeatureMissing: The module, or one that it needs, is not installed.
+    """
     require(role)
     module = f"zrelay_{role}"
-    if not _is_there(module) or not _is_there(f"{module}.__main__"):
-        raise FeatureMissing(f"this version of zrelay has no {role} service yet")
+    if not _installed(module) or not _installed(f"{module}.__main__"):
+        raise FeatureMissing(f"this installation has no {role} service: install the package of zrelay again")
     return module
 
 
-def _is_there(module: str) -> bool:
+def _installed(module: str) -> bool:
     return find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""Starting one service as a process of its own, with its output in a log file."""
+"""Starts one service as a process of its own, with its output in a log file."""
 
 import os
 import subprocess
@@ -17,8 +17,19 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What to run and where; `timeout_s` is for getting ready. `qwen3_vl` and `siglip` are the vision service's,
-    in place of those that stand beside the model."""
+    """What to run, and how.
+
+    Attributes:
+        model: Z-Image pipeline folder.
+        state: State folder.
+        logs: Folder of the services' logs.
+        roles: The services to start.
+        device, dtype: Settings of every service; None leaves them to the configuration of each.
+        log_level: Least severe messages in the logs.
+        grace_s: Seconds that running calls get when the services end.
+        timeout_s: Seconds that the services may take to be ready.
+        qwen3_vl, siglip: Checkpoints of the vision service, in place of those beside the model.
+    """
 
     model: Path
     state: Path
@@ -35,7 +46,7 @@ class StackOptions:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A process that was started."""
+    """A process that was started for a role."""
 
     role: str
     popen: subprocess.Popen[bytes]
@@ -45,19 +56,24 @@ class Launched:
 
     @property
     def address(self) -> str:
-        """`host:port` once it listens, "" before."""
+        """`host:port` once the service listens, "" before."""
         return self.address_file.read_text() if self.address_file.exists() else ""
 
     def last_lines(self) -> str:
-        """The end of its log, indented."""
+        """Returns the end of its log, indented."""
         lines = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        return "\n".join(f"  {line}" for line in lines) or "  (it said nothing)"
+        return "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
 
 
 def launch(role: str, options: StackOptions) -> Launched:
-    """Starts a service on a free port of this machine. Raises FeatureMissing, Unavailable and OSError.
+    """Starts a service on a free port of this machine.
 
-    It gets a session of its own, so that Ctrl-C in the terminal reaches only the command that started it.
+    The process gets a session of its own, so that Ctrl-C in the terminal reaches only the command that started it.
+
+    Raises:
+        FeatureMissing: The service is not installed.
+        Unavailable: The process ended at once.
+        OSError: A file cannot be written.
     """
     module = module_of(role)
     options.logs.mkdir(parents=True, exist_ok=True)

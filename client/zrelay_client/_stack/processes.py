@@ -1,65 +1,100 @@
-"""Processes by pid and start time together, so that a recycled pid is never taken for ours."""
+"""Processes identified by pid and start time, so that a recycled pid is never mistaken for one of ours."""
 
 import contextlib
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 _POLL_S = 0.05
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TOLERANCE_S = 2.0
+"""Linux rounds the time of the boot to a second, and start times are computed from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process: its pid, and a mark of when it started that no later process of that pid has."""
+    """A process: its pid, and a mark of its start (`start_mark`) that no later process with this pid has."""
 
     pid: int
     started: str
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
-        return start_mark(self.pid) == self.started
+        """Whether this very process still runs; a zombie does not."""
+        return self._process() is not None
+
+    def _process(self) -> "psutil.Process | None":
+        process = _running(self.pid)
+        return process if process is not None and _same_start(_mark(process), self.started) else None
 
 
 def start_mark(pid: int) -> str | None:
-    """When a process started, as the system tells it; None where there is no such process, or a zombie."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.parent.parent.joinpath("self").exists():
-        return _start_mark_of_ps(pid)
-    try:
-        fields = stat.read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
-
-
-def _start_mark_of_ps(pid: int) -> str | None:
-    said = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, started = said.stdout.strip().partition(" ")
-    return None if not started or state.startswith("Z") else started.strip()
+    """Returns a mark of when a process started, None where there is no such process or only a zombie."""
+    process = _running(pid)
+    return None if process is None else _mark(process)
 
 
 def end(processes: Iterable[ProcessId], grace_s: float) -> list[ProcessId]:
-    """Ends exactly these processes: SIGTERM, `grace_s` seconds to finish, then SIGKILL. Returns those it killed."""
-    running = [process for process in processes if _signal(process, signal.SIGTERM)]
+    """Ends exactly these processes: SIGTERM, `grace_s` seconds to finish, then SIGKILL.
+
+    Returns:
+        The processes that had to be killed.
+    """
+    # Not psutil.wait_procs: it counts a zombie of another parent as running.
+    running = [process for process in processes if _signal(process, kill=False)]
     deadline = time.monotonic() + grace_s
     while (running := [process for process in running if process.alive]) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    killed = [process for process in running if _signal(process, signal.SIGKILL)]
+    killed = [process for process in running if _signal(process, kill=True)]
     while any(process.alive for process in killed):
         time.sleep(_POLL_S)
     return killed
 
 
-def _signal(process: ProcessId, number: signal.Signals) -> bool:
-    if not process.alive:
+def _signal(target: ProcessId, *, kill: bool) -> bool:
+    """Sends SIGTERM or SIGKILL, and returns whether the process was there to receive it."""
+    import psutil
+
+    process = target._process()
+    if process is None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, number)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill() if kill else process.terminate()
         return True
     return False
+
+
+def _running(pid: int) -> "psutil.Process | None":
+    import psutil  # only where a stack is recorded: commands must start at once
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else process
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _mark(process: "psutil.Process") -> str:
+    """Returns the boot and the start time in seconds: since the boot on Linux, where the time since the epoch changes
+    when the clock is set, else since the epoch."""
+    import psutil
+
+    try:
+        if not _BOOT_ID.exists():
+            return f":{process.create_time():.2f}"
+        return f"{_BOOT_ID.read_text().strip()}:{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _same_start(one: str, other: str) -> bool:
+    (boot, _, seconds), (other_boot, _, other_seconds) = one.rpartition(":"), other.rpartition(":")
+    try:
+        return boot == other_boot and abs(float(seconds) - float(other_seconds)) <= _TOLERANCE_S
+    except ValueError:
+        return False

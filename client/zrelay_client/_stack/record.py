@@ -1,4 +1,4 @@
-"""What runs on this machine, written down: `stack.json` in the state folder."""
+"""The record of the services that `zrelay up` started: `stack.json` in the state folder."""
 
 import contextlib
 import json
@@ -21,16 +21,16 @@ class StackService:
     log: str
 
     @property
-    def told(self) -> str:
-        """Its role, and where it is or what became of it."""
+    def summary(self) -> str:
+        """Its role, and its endpoint or its state."""
         if not self.process.alive:
             return f"{self.role} has ended"
-        return f"{self.role} on {self.endpoint}" if self.endpoint else f"{self.role} still starts"
+        return f"{self.role} on {self.endpoint}" if self.endpoint else f"{self.role} is starting"
 
 
 @dataclass(frozen=True, slots=True)
 class StackRecord:
-    """The services of one `zrelay up`, the model they run and the time they get to finish, in seconds."""
+    """The services of one `zrelay up`, their model, and the seconds that they get to finish."""
 
     model: str
     grace_s: float
@@ -43,57 +43,68 @@ class StackRecord:
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Role -> endpoint of the services that run and listen."""
+        """Role -> endpoint of the services that are running and listening."""
         return {s.role: s.endpoint for s in self.services if s.endpoint and s.process.alive}
 
 
 def load(state: Path) -> StackRecord | None:
-    """The record, None where there is none. Raises FailedPrecondition (STACK_RECORD_INVALID) where it is damaged."""
+    """Returns the record, None where there is none.
+
+    Raises:
+        FailedPrecondition: STACK_RECORD_INVALID, the file is damaged.
+    """
     file = _file(state)
     try:
-        said = json.loads(file.read_text())
+        content = json.loads(file.read_text())
         services = tuple(
             StackService(
                 s["role"], ProcessId(int(s["process"]["pid"]), s["process"]["started"]), s["endpoint"], s["log"]
             )
-            for s in said["services"]
+            for s in content["services"]
         )
-        return StackRecord(said["model"], float(said["grace_s"]), services)
+        return StackRecord(content["model"], float(content["grace_s"]), services)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise FailedPrecondition(
-            f"{file} is not what `zrelay up` writes: end the services it started by hand, and remove it",
+            f"{file} was not written by `zrelay up`, or is damaged: end its services by hand, and remove the file",
             reason="STACK_RECORD_INVALID",
         ) from error
 
 
 def save(state: Path, record: StackRecord) -> None:
-    """Writes the record, whole or not at all."""
+    """Writes the record; the file is replaced as a whole."""
     state.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(_file(state), json.dumps(asdict(record), indent=2).encode() + b"\n")
 
 
 def remove(state: Path) -> None:
-    """Forgets it."""
+    """Removes the record."""
     _file(state).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Alone among the `up` and `down` commands of this state folder."""
-    import fcntl  # not everywhere where a client runs
+    """Holds the lock of this state folder's stack, so that only one `up` or `down` changes it at a time.
+
+    Raises:
+        FailedPrecondition: STACK_BUSY, another command holds it.
+    """
+    from filelock import FileLock, Timeout  # only for `up` and `down`: other commands must start at once
 
     state.mkdir(parents=True, exist_ok=True)
-    with (state / "stack.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FailedPrecondition(
-                "another `zrelay up` or `zrelay down` is at work on this machine: wait until it is done",
-                reason="STACK_BUSY",
-            ) from error
+    lock = FileLock(state / "stack.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FailedPrecondition(
+            "another `zrelay up` or `zrelay down` is running on this machine: wait until it has finished",
+            reason="STACK_BUSY",
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _file(state: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The stack of one machine: up, watched, down."""
+"""Starting, watching and ending the services of one machine."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from zrelay_shared.errors import CheckpointError, DeadlineExceeded, FailedPrecon
 
 _POLL_S = 0.1
 _AFTER_GRACE_S = 5.0
-"""What a service may take beyond its own grace period before it is killed."""
-Tell = Callable[[str], None]
+"""Seconds beyond a service's own grace period after which it is killed."""
+Report = Callable[[str], None]
 
 
 class Stack:
@@ -29,10 +29,16 @@ class Stack:
         """Role -> endpoint."""
         return {service.role: service.address for service in self._launched}
 
-    async def ready(self, tell: Tell, status: Tell) -> None:
-        """Returns when every service serves; `tell` hears of each that does, `status` of the waiting.
+    async def ready(self, report: Report, status: Report) -> None:
+        """Waits until every service is ready.
 
-        Raises Unavailable or CheckpointError when one ends, DeadlineExceeded when it takes too long.
+        Args:
+            report: Receives a line for each service that is ready.
+            status: Receives the progress while it waits.
+
+        Raises:
+            Unavailable, CheckpointError: A service has ended.
+            DeadlineExceeded: A service takes too long.
         """
         started = time.monotonic()
         waiting = list(self._launched)
@@ -42,7 +48,7 @@ class Stack:
             for service in list(waiting):
                 if await _serving(service):
                     waiting.remove(service)
-                    tell(f"{service.role} ready on {service.address} after {time.monotonic() - started:.1f} s")
+                    report(f"{service.role} ready on {service.address} after {time.monotonic() - started:.1f} s")
             if waiting and time.monotonic() - started > self._options.timeout_s:
                 late = waiting[0]
                 raise DeadlineExceeded(
@@ -53,7 +59,11 @@ class Stack:
         record.save(self._options.state, self.record())
 
     def check(self) -> None:
-        """Raises CheckpointError or Unavailable, with its last lines, where a service has ended."""
+        """Checks that no service has ended.
+
+        Raises:
+            CheckpointError, Unavailable: A service has ended; the message holds the last lines of its log.
+        """
         for service in self._launched:
             code = service.popen.poll()
             if code is not None:
@@ -66,25 +76,29 @@ class Stack:
                 )
 
     @property
-    def asked_to_stop(self) -> bool:
-        """Whether a service has ended in order: somebody asked it to (`zrelay down`, a signal)."""
+    def stopped(self) -> bool:
+        """Whether a service has ended normally, because of `zrelay down` or a signal."""
         return any(service.popen.poll() == exits.OK for service in self._launched)
 
     def record(self) -> StackRecord:
-        """What is to be remembered."""
+        """Returns the record of the stack."""
         services = tuple(StackService(s.role, s.process, s.address, str(s.log)) for s in self._launched)
         return StackRecord(str(self._options.model), self._options.grace_s, services)
 
     def stop(self) -> None:
-        """Ends every service and forgets the stack."""
+        """Ends every service and removes the record."""
         _end(self._options.state, self.record())
         for service in self._launched:
             service.popen.wait()
 
 
 def start(options: StackOptions) -> Stack:
-    """Starts the services, not yet ready. Raises FailedPrecondition (STACK_RUNS) where some run already,
-    CheckpointError, FeatureMissing and OSError; then nothing runs."""
+    """Starts the services without waiting for them.
+
+    Raises:
+        FailedPrecondition: STACK_RUNS, services of an earlier `up` are running.
+        CheckpointError, FeatureMissing, OSError: A service cannot be started; none is running then.
+    """
     extras.require(*options.roles)
     checkpoints.open_pipeline(options.model)
     for flag, folder in (("--qwen3-vl", options.qwen3_vl), ("--siglip", options.siglip)):
@@ -95,7 +109,7 @@ def start(options: StackOptions) -> Stack:
     with record.locked(options.state):
         known = record.load(options.state)
         if known is not None and known.alive:
-            where = ", ".join(service.told for service in known.services)
+            where = ", ".join(service.summary for service in known.services)
             raise FailedPrecondition(f"a stack runs already ({where}); end it with `zrelay down`", reason="STACK_RUNS")
         stack = Stack(options, [])
         try:
@@ -109,7 +123,11 @@ def start(options: StackOptions) -> Stack:
 
 
 def down(state: Path) -> list[StackService]:
-    """Ends the stack that is on record, exactly its processes; those that ran. None where there is none."""
+    """Ends the processes of the recorded stack, and no others.
+
+    Returns:
+        The services that were running; empty where no stack is recorded.
+    """
     with record.locked(state):
         known = record.load(state)
         if known is None:
@@ -130,7 +148,7 @@ async def _serving(service: Launched) -> bool:
     address = service.address
     if not address:
         return False
-    from zrelay_client._health import serving  # grpc comes with the first service that listens
+    from zrelay_client._health import serving  # loads grpc, which is not needed before a service listens
     from zrelay_shared.channels import dial
 
     channel = dial(address)

@@ -9,14 +9,14 @@ from zrelay_client._events import Event, Notice, Preview
 from zrelay_client._many import Outcome
 from zrelay_client.cli._console import Console, spoken_seconds
 from zrelay_client.cli._interrupts import interruptible
-from zrelay_client.cli._painting import ComeBack, Order, client_of, file_told, leaver, warnings_of
+from zrelay_client.cli._painting import ComeBack, GenerateCommand, client_of, file_told, leaver, warnings_of
 from zrelay_shared import exits
 
 
-class Batch:
+class BatchWriter:
     """A batch on its way: what is written, what failed, and the line that says so."""
 
-    def __init__(self, order: Order, total: int, console: Console, *, say_paths: bool) -> None:
+    def __init__(self, order: GenerateCommand, total: int, console: Console, *, say_paths: bool) -> None:
         self._order, self._total, self._console, self._say_paths = order, total, console, say_paths
         self._started = time.monotonic()
         self.files: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ class Batch:
 
 
 async def paint_many(
-    order: Order,
+    order: GenerateCommand,
     seeds: list[int],
     in_flight: int | None,
     endpoints: Mapping[str, str],
@@ -77,7 +77,7 @@ async def paint_many(
     """Paints a job for each seed and writes what comes; what is to be told of it, and the exit code: that of the first
     failure. Raises ZrelayError where nothing can begin, OSError, and Interrupted."""
     order.check()
-    batch = Batch(order, order.targets.count, console, say_paths=say_paths)
+    batch = BatchWriter(order, order.targets.count, console, say_paths=say_paths)
     console.status("connecting")
     async with client_of(endpoints, order.timeout_s) as client:
 

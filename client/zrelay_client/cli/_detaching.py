@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from zrelay_client._jobs import Job
 from zrelay_client._options import GenerateOptions
 from zrelay_client.cli._console import Console
-from zrelay_client.cli._painting import Order, client_of
+from zrelay_client.cli._painting import GenerateCommand, client_of
 
 _AT_ONCE = 32
 _PREPARED: GenerateOptions = {"reference": None, "conditioning": None, "omni": None}
 """References are seen once, and go with the embeddings."""
 
 
-async def submit(order: Order, seeds: list[int] | None, endpoints: Mapping[str, str], console: Console) -> list[Job]:
+async def submit(
+    order: GenerateCommand, seeds: list[int] | None, endpoints: Mapping[str, str], console: Console
+) -> list[Job]:
     """Submits a job, or one for each seed, the prompt encoded once. Raises ZrelayError at the first that is refused."""
     console.status("submitting")
     async with client_of(endpoints, order.timeout_s) as client:

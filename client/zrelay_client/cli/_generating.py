@@ -16,7 +16,7 @@ from zrelay_client.cli._detaching import submit
 from zrelay_client.cli._generate_flags import BatchFlags
 from zrelay_client.cli._interrupts import Interrupted
 from zrelay_client.cli._job_table import plain_job
-from zrelay_client.cli._painting import Order, paint
+from zrelay_client.cli._painting import GenerateCommand, paint
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 
@@ -25,7 +25,7 @@ from zrelay_shared.config import Config
 class Run:
     """One command: an order, a job for each of `seeds` where there are any, and how it is told."""
 
-    order: Order
+    order: GenerateCommand
     seeds: list[int] | None
     batch: BatchFlags
     settings: Config

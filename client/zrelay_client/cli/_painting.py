@@ -26,7 +26,7 @@ ComeBack = Callable[[Job], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class GenerateCommand:
     """What to paint (a prompt, or a file of embeddings) and where it goes."""
 
     source: str | Path
@@ -58,7 +58,7 @@ def client_of(endpoints: Mapping[str, str], timeout_s: float | None) -> AsyncCli
 
 
 async def paint(
-    order: Order, endpoints: Mapping[str, str], console: Console, come_back: ComeBack | None = None
+    order: GenerateCommand, endpoints: Mapping[str, str], console: Console, come_back: ComeBack | None = None
 ) -> dict[str, Any]:
     """Paints and writes; what is to be told of it, as JSON's values. Raises ZrelayError and OSError.
 

@@ -1,7 +1,8 @@
-"""`zrelay config`: the settings, where each came from, and a file to begin with."""
+"""`zrelay config`: the settings, where each comes from, and a file to begin with."""
 
 import json
-from dataclasses import fields
+import textwrap
+from pathlib import Path
 
 import click
 
@@ -9,41 +10,24 @@ from zrelay_client import _settings
 from zrelay_client.cli._flags import profile_option
 from zrelay_client.cli._targets import check_file
 from zrelay_shared import atomic, paths
-from zrelay_shared.config import ROLES, Config
+from zrelay_shared.config import ROLES, Config, settings_of
+from zrelay_shared.service.settings import Setting
 
-_EXAMPLE = """\
-# zrelay's configuration. Flags and ZRELAY_* variables win over it; `zrelay config` shows what applies and why.
+_INIT_START = """\
+# Configuration of zrelay. Flags and ZRELAY_* variables take precedence over it; `zrelay config` shows every effective
+# value and where it comes from. A line that starts with `# key =` shows the default or an
+# example; remove the # to change it.
 
 # The profile that is used where --profile names none. Without it: the services of `zrelay up` on this machine.
 # default_profile = "home"
-
-# Where this machine finds the services. HOST alone takes the role's own port.
-[profile.home.encoder]
-endpoint = "127.0.0.1:7501"
-
-[profile.home.generator]
-endpoint = "127.0.0.1:7503"  # several that serve the same model share the work: ["box1", "box2:7503"]
-
-# How `zrelay serve ROLE` runs a service on this machine.
-# [profile.home.encoder]
-# model = "/models/Z-Image-Turbo"
-# listen = "127.0.0.1:7501"
-# device = "mps"
-# dtype = "bfloat16"
-# log_level = "info"
-# grace_s = 30
-
-# What `zrelay generate` asks for where no flag says otherwise. Absent: the generator's checkpoint decides.
-[generate]
-# width = 1024
-# height = 1024
-# num_inference_steps = 8
-# guidance_scale = 0.0
-# shift = 3.0
-# format = "png"
-# quality = 95
-# timeout_s = 1800
 """
+_ENDPOINTS = {
+    "encoder": 'endpoint = "127.0.0.1:7501"',
+    "vision": '# endpoint = "127.0.0.1:7502"',
+    "generator": 'endpoint = "127.0.0.1:7503"  # several with the same model share the work: ["box1", "box2:7503"]',
+}
+_WIDTH = 118
+_HIDDEN = "(hidden)"
 
 
 @click.group("config", invoke_without_command=True)
@@ -51,24 +35,17 @@ endpoint = "127.0.0.1:7503"  # several that serve the same model share the work:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
 def command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
-    """Show the effective settings and where each came from; or check, locate or begin the file."""
-    if ctx.invoked_subcommand is not None:
-        return
-    settings = _settings.load(profile)
-    rows = _rows(settings)
-    if as_json:
-        click.echo(json.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}))
-        return
-    width = max((len(name) for name, _, _ in rows), default=0)
-    for name, value, origin in rows:
-        click.echo(f"{name:{width}}  {value}   ({origin})")
-    if not rows and settings.profiles:
-        names = ", ".join(settings.profiles)
-        click.echo(
-            f"nothing applies: {paths.config_file()} names no default_profile; choose one with --profile ({names})"
-        )
-    elif not rows:
-        click.echo(f"nothing is configured; `zrelay config init` begins {paths.config_file()}")
+    """Show every effective setting and where it comes from; or check, locate or create the file."""
+    if ctx.invoked_subcommand is None:
+        _show(profile, as_json=as_json)
+
+
+@command.command("show")
+@profile_option("Show this profile.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(profile: str | None, as_json: bool) -> None:
+    """Show every effective setting and where it comes from; the same as `zrelay config`."""
+    _show(profile, as_json=as_json)
 
 
 @command.command("path")
@@ -80,11 +57,11 @@ def path() -> None:
 @command.command("init")
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 def init(force: bool) -> None:
-    """Write a commented file to begin with."""
+    """Write a commented file that lists every setting."""
     file = paths.config_file()
     check_file(file, force=force)
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(file, _EXAMPLE.encode())
+    atomic.write_bytes(file, _initial_file().encode())
     click.echo(str(file))
 
 
@@ -92,25 +69,85 @@ def init(force: bool) -> None:
 def check() -> None:
     """Check the file and the ZRELAY_* variables; refuses what it does not know."""
     settings = _settings.load()
-    for line in _settings.strange_variables():
+    for line in _settings.unknown_variables():
         click.echo(f"warning: {line}", err=True)
     file = paths.config_file()
-    click.echo(f"{file} is fine" if file.exists() else f"{file} does not exist; nothing is wrong with that")
+    click.echo(f"{file} is valid" if file.exists() else f"{file} does not exist, which is fine")
     click.echo(f"profiles: {', '.join(settings.profiles) or 'none'}; used: {settings.profile or 'none'}")
 
 
+def _show(profile: str | None, *, as_json: bool) -> None:
+    settings = _settings.load(profile)
+    rows = _rows(settings)
+    notes = {one.setting.dotted: _note(one.setting) for one in settings.settings}
+    if as_json:
+        click.echo(json.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}))
+        return
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, origin in rows:
+        shown = notes[name] if value is None else _toml(value)
+        click.echo(f"{name:{width}}  {shown}   ({origin})")
+    if settings.profiles and settings.profile is None:
+        names = ", ".join(settings.profiles)
+        click.echo(
+            f"no profile is used: {paths.config_file()} has no default_profile; choose one with --profile ({names})",
+            err=True,
+        )
+    elif not paths.config_file().exists():
+        click.echo(f"no configuration file; `zrelay config init` creates {paths.config_file()}", err=True)
+
+
 def _rows(settings: Config) -> list[tuple[str, object, str]]:
-    """(name, value, origin) of every setting that is set, and of the endpoints that `zrelay up` supplies."""
+    """Returns (dotted key, value in the user's unit, origin) of every setting; None where nothing sets it.
+
+    An endpoint that is not configured may come from `zrelay up`.
+    """
     rows: list[tuple[str, object, str]] = []
     if settings.profile is not None:
         rows.append(("profile", settings.profile, settings.origins["profile"]))
-    found = _settings.endpoints(settings)
-    for section in (*ROLES, "generate"):
-        part = settings.generate if section == "generate" else settings.service(section)
-        for item in fields(part):
-            name, value = f"{section}.{item.name}", getattr(part, item.name)
-            if value is not None:
-                rows.append((name, value, settings.origins[name]))
-            elif item.name == "endpoint" and section in found:
-                rows.append((name, found[section].target, found[section].origin))
+    endpoints = _settings.endpoints(settings)
+    for found in settings.settings:
+        one, value, origin = found.setting, found.setting.to_user(found.value), found.origin
+        if one.key == "endpoint" and one.section in endpoints:
+            value, origin = endpoints[one.section].target, endpoints[one.section].origin
+        elif found.value is None and origin == "default":
+            value = None  # not the word for None, which only counts where a user wrote it
+        rows.append((one.dotted, _HIDDEN if one.secret and value is not None else value, origin))
     return rows
+
+
+def _note(one: Setting) -> str:
+    """Returns what stands for a value that is not set."""
+    return f"<{one.default_text}>" if one.default_text else "<required to serve>" if one.required else "<none>"
+
+
+def _initial_file() -> str:
+    """Returns the text of a configuration file in which every default stands as a comment."""
+    parts = [_INIT_START]
+    for role in ROLES:
+        parts.append(
+            f"\n[profile.home.{role}]\n#   Where clients find the service: HOST or HOST:PORT.\n{_ENDPOINTS[role]}\n"
+        )
+        parts.append(f"\n# Settings of `zrelay serve {role}` on this machine:\n")
+        parts += [_commented(one) for one in settings_of(role) if one.key != "endpoint"]
+    parts.append("\n# What `zrelay generate` asks for where no flag sets it.\n[generate]\n")
+    parts += [_commented(one) for one in settings_of("generate")]
+    return "".join(parts)
+
+
+def _commented(one: Setting) -> str:
+    """Returns the description of a setting and its default, as comments."""
+    text = one.description
+    if one.default is None:
+        text += " Required." if one.required else f" Default: {one.default_text or 'none'}."
+    lines = textwrap.wrap(text, _WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"#   {line}\n" for line in lines) + f"# {one.key} = {_toml(one.example)}\n"
+
+
+def _toml(value: object) -> str:
+    """Writes a value as TOML does."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False)
+    return str(value)

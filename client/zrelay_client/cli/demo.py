@@ -68,11 +68,11 @@ async def _demo(prompt: str, file: Path, options: "GenerateOptions", state: Path
     from zrelay_client._stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client._stack.launch import StackOptions
     from zrelay_client._stack.stack import start
-    from zrelay_client.cli._painting import Order, paint
+    from zrelay_client.cli._painting import GenerateCommand, paint
     from zrelay_client.cli._targets import chosen_format, targets
 
     format = chosen_format(str(file), None, None)
-    order = Order(
+    order = GenerateCommand(
         source=prompt,
         negative_prompt=None,
         options={**options, "format": format},

@@ -35,7 +35,7 @@ def command(as_json: bool, encoder: str | None, vision: str | None, generator: s
         found = _settings.endpoints(settings)
         file = paths.config_file()
         checks.append(Check("configuration", "ok", f"{file}" if file.exists() else f"none ({file} does not exist)"))
-        checks += [Check("environment", "warn", line, "unset or correct it") for line in _settings.strange_variables()]
+        checks += [Check("environment", "warn", line, "unset or correct it") for line in _settings.unknown_variables()]
         _settings.require(found, settings, "encoder", "generator")
     except ZrelayError as error:
         checks.append(Check("configuration", FAIL, error.message, exit_code=exits.code_of(error)))

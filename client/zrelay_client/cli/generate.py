@@ -19,7 +19,7 @@ from zrelay_client.cli._generate_flags import (
 from zrelay_client.cli._reference_flags import ReferenceFlags, reference_options
 
 if TYPE_CHECKING:
-    from zrelay_client.cli._painting import Order
+    from zrelay_client.cli._painting import GenerateCommand
     from zrelay_shared.config import Config
 
 
@@ -106,10 +106,10 @@ def _order(
     batch: BatchFlags,
     *,
     jobs: int,
-) -> "Order":
+) -> "GenerateCommand":
     from zrelay_client._options import GenerateOptions
     from zrelay_client._vision_images import read_image
-    from zrelay_client.cli._painting import Order
+    from zrelay_client.cli._painting import GenerateCommand
     from zrelay_client.cli._previews import Previews
     from zrelay_client.cli._targets import chosen_format, targets
 
@@ -135,7 +135,7 @@ def _order(
     )
     title = source.stem if isinstance(source, Path) else source
     count = picture.num_images * jobs
-    return Order(
+    return GenerateCommand(
         source=source,
         negative_prompt=picture.negative_prompt,
         options=reference.added_to(options),

@@ -2,80 +2,64 @@
 
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client import _settings
-from zrelay_client.cli._flags import PLACE, profile_option
-from zrelay_shared.errors import InvalidArgument
+if TYPE_CHECKING:
+    from zrelay_shared.service.command import SettingsCommand
 
-_ROLES = ("encoder", "generator", "vision")
-_LEVELS = ("debug", "info", "warning", "error")
+_ROLES = {
+    "encoder": "Serve prompt encoding: prompts to prompt_embeds.",
+    "vision": "Serve reading of reference images, for --reference and Omni.",
+    "generator": "Serve generation: prompt_embeds to images.",
+}
 
 
-@click.command("serve")
-@click.argument("role", type=click.Choice(_ROLES))
-@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[-- MORE]")
-@click.option(
-    "--model",
-    type=PLACE,
-    metavar="FOLDER",
-    help="Z-Image pipeline folder; an encoder also takes a bare Qwen3 folder.",
-)
-@click.option("--listen", metavar="HOST:PORT", help="Default: 127.0.0.1 and the role's own port.")
-@click.option("--insecure-listen", is_flag=True, default=None, help="Listen beyond this machine without encryption.")
-@click.option("--device", metavar="NAME", help="cuda, mps or cpu. Default: the best there is.")
-@click.option("--dtype", metavar="NAME", help="bfloat16, float16 or float32. Default: what suits the device.")
-@click.option("--log-level", type=click.Choice(_LEVELS), help="Default: info.")
-@click.option("--grace-s", type=float, metavar="SECONDS", help="For running work after SIGTERM. Default: 30.")
-@click.option("--address-file", type=PLACE, metavar="FILE", help="Where to write HOST:PORT once it listens.")
-@profile_option("Profile of the configuration file.")
-def command(
-    role: str,
-    more: tuple[str, ...],
-    model: str | None,
-    listen: str | None,
-    insecure_listen: bool | None,
-    device: str | None,
-    dtype: str | None,
-    log_level: str | None,
-    grace_s: float | None,
-    address_file: str | None,
-    profile: str | None,
-) -> None:
-    """Run the service ROLE in the foreground: encoder, generator or vision.
+class ServeGroup(click.Group):
+    """A group with a command for each role, made of the role's settings when it is needed."""
 
-    MORE is passed on to the service: `zrelay serve generator -- --help` lists flags of its own, such as --max-steps.
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the roles."""
+        return list(_ROLES)
 
-    Settings come from flags, ZRELAY_<ROLE>_* variables, or the table [profile.NAME.ROLE] of the configuration file.
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the command of a role, None for another name."""
+        return _role_command(cmd_name) if cmd_name in _ROLES else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the roles without making their commands."""
+        with formatter.section("Roles"):
+            formatter.write_dl(list(_ROLES.items()))
+
+
+@click.group("serve", cls=ServeGroup, subcommand_metavar="ROLE [OPTIONS]")
+def command() -> None:
+    """Run one service in the foreground. `zrelay serve ROLE --help` lists its options.
+
+    Settings come from options, ZRELAY_<ROLE>_* variables, or the table [profile.NAME.ROLE] of the configuration file.
     """
-    given = {
-        "model": model,
-        "listen": listen,
-        "insecure_listen": insecure_listen,
-        "device": device,
-        "dtype": dtype,
-        "log_level": log_level,
-        "grace_s": grace_s,
-    }
-    settings = _settings.load(profile, {f"{role}.{key}": value for key, value in given.items()}).service(role)
-    from zrelay_client._stack.extras import module_of
 
-    module = module_of(role)
-    if settings.model is None and role != "vision" and "--help" not in more:
-        raise InvalidArgument(
-            f"which model shall the {role} serve? Pass --model FOLDER, or set `model` in [profile.NAME.{role}] of the "
-            "configuration file; `zrelay up` runs the demo checkpoint",
-            field="model",
-            reason="MODEL_MISSING",
-        )
-    # A model of a file or variable: no shell has expanded it.
-    flags = ["--model", str(Path(settings.model).expanduser())] if settings.model is not None else []
-    for name in ("listen", "device", "dtype", "log_level"):
-        if (value := getattr(settings, name)) is not None:
-            flags += [f"--{name.replace('_', '-')}", value]
-    flags += ["--grace-s", f"{settings.grace_s:g}"] if settings.grace_s is not None else []
-    flags += ["--insecure-listen"] if settings.insecure_listen else []
-    flags += ["--address-file", address_file] if address_file is not None else []
-    os.execv(sys.executable, [sys.executable, "-m", module, *flags, *more])
+
+def _role_command(role: str) -> "SettingsCommand":
+    from zrelay_shared.service import command as kit
+    from zrelay_shared.service.roles import SERVICE_CONFIGS
+
+    kind = SERVICE_CONFIGS[role]
+
+    class RoleCommand(kit.SettingsCommand):
+        """Keeps the arguments for the service's own process, which reads the same options."""
+
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            ctx.obj = [arg for arg in args if arg != "--"]  # `serve ROLE -- OPTIONS` is the spelling of older versions
+            return super().parse_args(ctx, list(ctx.obj))
+
+    @click.pass_context
+    def run(ctx: click.Context, /, profile: str | None, **values: Any) -> None:
+        from zrelay_client._stack.extras import module_of
+
+        module = module_of(role)
+        kit.load_settings(kind, profile, values)
+        os.execv(sys.executable, [sys.executable, "-m", module, *ctx.obj])
+
+    return RoleCommand(role, kind=kind, callback=run, help=_ROLES[role])

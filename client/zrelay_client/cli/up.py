@@ -105,7 +105,7 @@ async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int
             console.line('running; paint with `zrelay generate "..."`, end with `zrelay down`')
             return exits.OK
         console.line('paint with `zrelay generate "..."`; Ctrl-C ends the services')
-        while not stop.is_set() and not stack.asked_to_stop:
+        while not stop.is_set() and not stack.stopped:
             stack.check()
             await asyncio.wait({stopped}, timeout=_WATCH_S)
         console.line("ending")

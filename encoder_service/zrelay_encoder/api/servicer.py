@@ -6,16 +6,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource
-from zrelay.v1.info_pb2 import DeviceInfo, QueueInfo, ServerVersion
 from zrelay_encoder.api import requests
 from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.prompts.fitting import LimitSource
 from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
-from zrelay_shared import __version__, fingerprint, torch_devices
+from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
-from zrelay_shared.serving import libraries
+from zrelay_shared.service.info import device_info, queue_info, server_version
+from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
@@ -26,8 +26,8 @@ _SOURCES = {
 }
 
 
-class EncoderServicer:
-    """Implements EncoderService of the contract, and the lifecycle that `zrelay_shared.serving` expects.
+class EncoderServicer(Service):
+    """Implements EncoderService of the contract, with its lifecycle.
 
     Attributes:
         runtime: What answers the requests.
@@ -35,12 +35,7 @@ class EncoderServicer:
 
     def __init__(self, config: EncoderConfig) -> None:
         self.runtime = EncoderRuntime(config)
-        self._version = ServerVersion(
-            service="encoder",
-            version=__version__,
-            contract="v1",
-            libraries=libraries(["torch", "transformers", "tokenizers", "grpcio"]),
-        )
+        self._version = server_version("encoder", ("torch", "transformers", "tokenizers", "grpcio"))
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -100,12 +95,7 @@ class EncoderServicer:
             version=self._version,
             ready=runtime.ready,
             features=CAPABILITIES,
-            queue=QueueInfo(
-                waiting=queue.waiting,
-                running=queue.running,
-                max_waiting=config.max_waiting,
-                estimated_wait_s=queue.estimated_wait_s,
-            ),
+            queue=queue_info(queue, config.max_waiting),
             max_prompts=config.max_prompts,
             max_prompt_chars=config.max_prompt_chars,
             text_limit=limit.tokens,
@@ -115,15 +105,7 @@ class EncoderServicer:
         if encoder is not None:
             device = await asyncio.to_thread(torch_devices.report, encoder.device)  # the driver may block
             info.fingerprint.CopyFrom(fingerprint.to_message(encoder.fingerprint))
-            info.device.CopyFrom(
-                DeviceInfo(
-                    kind=device.kind,
-                    name=device.name,
-                    memory_total_bytes=device.memory_total_bytes,
-                    memory_free_bytes=device.memory_free_bytes,
-                    compute_dtype=encoder.fingerprint.compute_dtype,
-                )
-            )
+            info.device.CopyFrom(device_info(device, encoder.fingerprint.compute_dtype))
             info.loaded_blocks, info.total_blocks = encoder.model.plan.blocks, encoder.model.total_blocks
         return info
 

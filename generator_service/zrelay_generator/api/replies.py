@@ -1,6 +1,5 @@
 """Replies: events, jobs and GetInfo as messages of the contract."""
 
-from functools import cache
 from pathlib import Path
 from typing import assert_never
 
@@ -20,11 +19,10 @@ from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.records import JobState
-from zrelay_shared import __version__
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS, to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.serving import libraries
+from zrelay_shared.service.info import device_info, server_version
 from zrelay_shared.torch_devices import DeviceReport
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")
@@ -165,7 +163,7 @@ def loading_info(
         accepts: What requests may ask for, known once the model is loaded.
     """
     return generator_pb2.GeneratorServiceGetInfoResponse(
-        version=_version(),
+        version=server_version("generator", LIBRARIES),
         model_id=model_id,
         features=[
             info_pb2.Feature(name=each.name, available=each.available, note=each.note)
@@ -189,15 +187,7 @@ def ready_info(
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
     info.defaults.CopyFrom(_defaults(accepts))
     info.limits.CopyFrom(_limits(accepts))
-    info.device.CopyFrom(
-        info_pb2.DeviceInfo(
-            kind=device.kind,
-            name=device.name,
-            memory_total_bytes=device.memory_total_bytes,
-            memory_free_bytes=device.memory_free_bytes,
-            compute_dtype=loaded.compute_dtype,
-        )
-    )
+    info.device.CopyFrom(device_info(device, loaded.compute_dtype))
     info.queue.CopyFrom(
         info_pb2.QueueInfo(
             waiting=scheduler.waiting,
@@ -208,14 +198,6 @@ def ready_info(
     )
     info.cost.CopyFrom(_cost(cost))
     return info
-
-
-@cache
-def _version() -> info_pb2.ServerVersion:
-    """Returns the versions. Cached: looking up the installed packages takes 6 ms."""
-    return info_pb2.ServerVersion(
-        service="generator", version=__version__, contract="v1", libraries=libraries(LIBRARIES)
-    )
 
 
 def _capabilities(state: Path | None, accepts: Acceptance | None) -> list[Capability]:

@@ -10,7 +10,7 @@ from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.protocol import Prompt, SamplingSettings
 from zrelay_shared.errors import FeatureMissing
-from zrelay_shared.fingerprint import Verdict, compare, from_message
+from zrelay_shared.fingerprint import EncoderComparison, compare, from_message
 from zrelay_shared.service.parsing import invalid
 from zrelay_shared.torch_tensors import from_wire
 from zrelay_shared.wire import Parcel
@@ -31,7 +31,7 @@ class SpecRequest:
     spec: pb.GenerationSpec
     sampling: SamplingSettings
     accepts: Acceptance
-    _read: dict[str, tuple[Prompt, Verdict]] = field(default_factory=dict)
+    _read: dict[str, tuple[Prompt, EncoderComparison]] = field(default_factory=dict)
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class SpecRequest:
         """
         return self._prompt(name)[0]
 
-    def verdict(self, name: str) -> Verdict:
+    def verdict(self, name: str) -> EncoderComparison:
         """Returns how the encoder of one prompt field relates to the checkpoint's. Raises as `prompt`."""
         return self._prompt(name)[1]
 
@@ -97,7 +97,7 @@ class SpecRequest:
             )
         return bytes(source.data)
 
-    def _prompt(self, name: str) -> tuple[Prompt, Verdict]:
+    def _prompt(self, name: str) -> tuple[Prompt, EncoderComparison]:
         if name not in self._read:
             path, embeds = f"spec.{name}.prompt_embeds", self.embeds(name)
             verdict = compare(self.accepts.encoder, from_message(embeds.fingerprint, path=f"{path}.fingerprint"))

@@ -3,9 +3,9 @@
 import asyncio
 
 from zrelay.v1 import vision_pb2 as pb
-from zrelay.v1.info_pb2 import DeviceInfo
 from zrelay_shared import fingerprint as encoder_fingerprint
 from zrelay_shared import torch_devices, vision_fingerprint
+from zrelay_shared.service.info import device_info, queue_info
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 from zrelay_vision.api import requests
@@ -45,8 +45,7 @@ async def score(runtime: VisionRuntime, parcel: Parcel[pb.ScoreImagesRequest]) -
 async def describe(runtime: VisionRuntime, info: pb.VisionServiceGetInfoResponse) -> None:
     """Adds to GetInfo what only the runtime knows: fingerprints, calibrations, queue, device."""
     queue, loaded = runtime.worker, {engine.kind: engine for engine in runtime.engines}
-    info.queue.waiting, info.queue.running = queue.waiting, queue.running
-    info.queue.estimated_wait_s = queue.estimated_wait_s
+    info.queue.CopyFrom(queue_info(queue, runtime.config.max_waiting))
     for entry in info.engines:
         kind = requests.ENGINES[entry.engine]
         if kind in loaded and (fingerprint := loaded[kind].fingerprint) is not None:
@@ -55,15 +54,8 @@ async def describe(runtime: VisionRuntime, info: pb.VisionServiceGetInfoResponse
             entry.calibrations.extend(runtime.references.digests if kind is EngineKind.QWEN3_VL else ())
     if runtime.device is not None:
         device = await asyncio.to_thread(torch_devices.report, runtime.device)  # the driver may block
-        info.device.CopyFrom(
-            DeviceInfo(
-                kind=device.kind,
-                name=device.name,
-                memory_total_bytes=device.memory_total_bytes,
-                memory_free_bytes=device.memory_free_bytes,
-                compute_dtype=info.engines[0].fingerprint.compute_dtype if info.engines else "",
-            )
-        )
+        dtype = info.engines[0].fingerprint.compute_dtype if info.engines else ""
+        info.device.CopyFrom(device_info(device, dtype))
 
 
 def _encode_reply(images: list[EncodedImage]) -> Parcel[pb.EncodeImagesResponse]:

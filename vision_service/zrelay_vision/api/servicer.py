@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import vision_pb2 as pb
-from zrelay.v1.info_pb2 import QueueInfo, ServerVersion
-from zrelay_shared import __version__
-from zrelay_shared.errors import Draining, ModelLoading
+from zrelay.v1.info_pb2 import QueueInfo
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
-from zrelay_shared.serving import libraries
+from zrelay_shared.service.info import server_version
+from zrelay_shared.service.lifecycle import Readiness, Service
 from zrelay_shared.vision_fingerprint import ENGINES
 from zrelay_shared.wire import Parcel
 from zrelay_vision.api.capabilities import capabilities
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from zrelay_vision.runtime import VisionRuntime
 
 
-class VisionServicer:
-    """Implements VisionService of the contract, and the lifecycle that `zrelay_shared.serving` expects.
+class VisionServicer(Service):
+    """Implements VisionService of the contract, with its lifecycle.
 
     Attributes:
         runtime: What answers the calls, None until torch is imported.
@@ -34,13 +33,8 @@ class VisionServicer:
         """Without a config there is no engine, and prompts can only be conditioned with saved states."""
         self._config = config or VisionConfig()
         self.runtime: VisionRuntime | None = None
-        self._draining = False
-        self._version = ServerVersion(
-            service="vision",
-            version=__version__,
-            contract="v1",
-            libraries=libraries(["torch", "transformers", "tokenizers", "pillow", "grpcio"]),
-        )
+        self._readiness = Readiness("vision service")
+        self._version = server_version("vision", ("torch", "transformers", "tokenizers", "pillow", "grpcio"))
 
     async def load(self) -> None:
         """Imports torch, then loads the engines. Raises CheckpointError, FailedPrecondition, OutOfMemory."""
@@ -52,7 +46,7 @@ class VisionServicer:
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new calls. Returns when none is running, or after `grace_s` seconds."""
-        self._draining = True
+        self._readiness.set_draining()
         if self.runtime is not None:
             await self.runtime.drain(grace_s)
 
@@ -117,11 +111,10 @@ class VisionServicer:
 
     def _require_runtime(self) -> "VisionRuntime":
         """Returns the runtime. Raises ModelLoading, Draining."""
-        if self.runtime is not None:
-            return self.runtime
-        if self._draining:
-            raise Draining("this vision service is shutting down; try again later, or use another one")
-        raise ModelLoading("this vision service is still starting; try again in a moment")
+        if self.runtime is None:
+            self._readiness.check()
+            raise RuntimeError("vision service: expected a runtime, got none")
+        return self.runtime
 
 
 def _import_handlers() -> None:

@@ -1,4 +1,4 @@
-"""One thread, first come first served; who went away costs nothing, who is too many is told."""
+"""The device worker: one thread, first come first served; cancelled calls are not computed, too many are refused."""
 
 import asyncio
 import threading
@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from zrelay_encoder.worker import DeviceWorker
 from zrelay_shared.errors import QueueFull
+from zrelay_shared.service.worker import DeviceWorker, serving_threads
 
 
 async def test_results_and_times() -> None:
@@ -75,14 +75,43 @@ async def test_a_failure_reaches_its_caller_alone() -> None:
 
 
 async def test_closing_drops_what_waits() -> None:
-    worker, go = DeviceWorker("test", 4), threading.Event()
-    running = asyncio.create_task(worker.run(go.wait))
+    worker, go, begun = DeviceWorker("test", 4), threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        begun.set()
+        return go.wait()
+
+    running = asyncio.create_task(worker.run(hold))
+    await asyncio.to_thread(begun.wait)
     waiting = asyncio.create_task(worker.run(lambda: 2))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     closing = asyncio.create_task(worker.close())
-    await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     go.set()
     await closing
     assert (await running).value is True
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+
+
+async def test_turns_are_taken_in_order_and_at_most_as_many_as_there_are_slots() -> None:
+    worker, order, inside, most = DeviceWorker("test", 10, slots=2), list[int](), 0, 0
+    other = worker.add_thread("other")
+
+    async def call(number: int) -> None:
+        nonlocal inside, most
+        async with worker.turn():
+            inside += 1
+            most = max(most, inside)
+            await worker.on_thread(other, lambda: None)
+            await worker.on_device(lambda: order.append(number))
+            inside -= 1
+
+    await asyncio.gather(*(call(number) for number in range(6)))
+    await worker.drained()
+    assert (order, most, worker.running, worker.waiting) == (list(range(6)), 2, 0, 0)
+    await worker.close()
+
+
+def test_one_core_is_left_to_the_event_loop() -> None:
+    assert serving_threads(3) == 3
+    assert serving_threads(None) >= 1

@@ -1,0 +1,75 @@
+"""Writes configuration.md beside it from the definitions of the settings: `python docs/reference/configuration.py`."""
+
+from pathlib import Path
+
+from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.service.settings import Setting
+
+PAGE = Path(__file__).with_suffix(".md")
+_START = """\
+# Configuration
+
+<!-- Written by docs/reference/configuration.py from the definitions of the settings; do not edit. -->
+
+Every setting can be given as a flag, as an environment variable, or in the configuration file. A flag takes precedence
+over a variable, a variable over the file, the file over the default. `zrelay config` prints every effective value and
+where it comes from; `zrelay config init` writes a commented file; `zrelay config check` reports unknown keys and
+variables.
+
+The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or `~/.config`. It holds profiles:
+
+    default_profile = "home"
+
+    [profile.home.encoder]
+    endpoint = "macbook.local:7501"     # read by clients
+
+    [profile.home.generator]
+    model = "/models/Z-Image-Turbo"     # read by `zrelay serve generator`
+    max_side = 2048
+
+    [generate]
+    format = "png"
+
+The profile in use is the one of `--profile`, else of `ZRELAY_PROFILE`, else `default_profile`, else the profile named
+`default`. The services that `zrelay up` starts read their settings in the same way; `up` sets model, address, state
+folder, log level and grace period itself.
+
+Three variables have no key: `ZRELAY_PROFILE`, `ZRELAY_CONFIG` (the file), and `ZRELAY_STATE` (the state folder, by
+default `$STATE_DIRECTORY`, else `zrelay` in `$XDG_STATE_HOME` or `~/.local/state`).
+"""
+_SECTIONS = {
+    "encoder": ("Encoder", "Table `[profile.NAME.encoder]`. Flags are those of `zrelay serve encoder`."),
+    "vision": ("Vision service", "Table `[profile.NAME.vision]`. Flags are those of `zrelay serve vision`."),
+    "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
+    "generate": ("Defaults of `zrelay generate`", "Table `[generate]`, outside of any profile."),
+}
+
+
+def page() -> str:
+    """Returns the text of the page."""
+    parts = [_START]
+    for section in (*ROLES, "generate"):
+        title, text = _SECTIONS[section]
+        parts.append(f"\n## {title}\n\n{text}\n")
+        group = ""
+        for one in settings_of(section):
+            if one.group != group and section != "generate":
+                parts.append(f"\n### {title}: {one.group}\n")
+            if one.group != group:
+                parts.append("\n| key | flag | variable | default | meaning |\n|---|---|---|---|---|\n")
+            group = one.group
+            parts.append(f"| {' | '.join(_cells(one, section))} |\n")
+    return "".join(parts)
+
+
+def _cells(one: Setting, section: str) -> list[str]:
+    flags = ", ".join(f"`{flag}`" for flag in one.flags)
+    if one.key == "endpoint":
+        flags = f"`--{section}` of client commands"
+    default = "required" if one.required else one.default_text or "none"
+    return [f"`{one.key}`", flags, f"`{one.variable}`", default, one.description.replace("|", "\\|")]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)

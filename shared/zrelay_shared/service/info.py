@@ -1,0 +1,78 @@
+"""The parts of GetInfo that all services have."""
+
+import contextlib
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Protocol
+
+from zrelay.v1.info_pb2 import DeviceInfo, QueueInfo, ServerVersion
+from zrelay_shared import __version__
+
+if TYPE_CHECKING:
+    from zrelay_shared.torch_devices import DeviceReport
+
+CONTRACT = "v1"
+"""Version of the contract, the last part of its package name."""
+
+
+class QueueState(Protocol):
+    """What waits and runs, for example a `DeviceWorker`."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+
+    @property
+    def running(self) -> int:
+        """Calls that run."""
+
+    @property
+    def estimated_wait_s(self) -> float:
+        """Seconds until a call that arrives now would start."""
+
+
+@cache
+def server_version(service: str, libraries: tuple[str, ...]) -> ServerVersion:
+    """Returns the versions of a service and of its libraries; cached, since looking one up takes a millisecond.
+
+    Args:
+        service: The role, for example `encoder`.
+        libraries: Names of distributions; those that are not installed are left out.
+    """
+    return ServerVersion(service=service, version=__version__, contract=CONTRACT, libraries=library_versions(libraries))
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of installed distributions by name; those that are not installed are left out."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def queue_info(queue: QueueState, max_waiting: int) -> QueueInfo:
+    """Returns the state of a queue."""
+    return QueueInfo(
+        waiting=queue.waiting,
+        running=queue.running,
+        max_waiting=max_waiting,
+        estimated_wait_s=queue.estimated_wait_s,
+    )
+
+
+def device_info(report: "DeviceReport", compute_dtype: str) -> DeviceInfo:
+    """Returns the description of a device.
+
+    Args:
+        report: Kind, name and memory of the device.
+        compute_dtype: Data type in which the model computes, by torch's name; "" where no model is loaded.
+    """
+    return DeviceInfo(
+        kind=report.kind,
+        name=report.name,
+        memory_total_bytes=report.memory_total_bytes,
+        memory_free_bytes=report.memory_free_bytes,
+        compute_dtype=compute_dtype,
+    )

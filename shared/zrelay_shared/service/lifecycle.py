@@ -1,0 +1,318 @@
+"""The lifecycle of a service: bind, health, reflection, load in the background, watch, drain on SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from zrelay_shared import atomic, exits, rpc
+from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
+from zrelay_shared.service import process
+from zrelay_shared.service.listening import ListenAddress
+
+log = logging.getLogger(__name__)
+LIVENESS = "liveness"
+"""Health name that only states that the event loop runs; "" and the service's own name state that it is ready."""
+
+
+class Service(Protocol):
+    """A servicer of the contract with its lifecycle. Services inherit from it."""
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """The service of the contract whose methods it has."""
+
+    @property
+    def unhealthy_reason(self) -> str:
+        """Why it cannot serve at the moment, "" where it can. Read regularly once the model is loaded."""
+        return ""
+
+    @property
+    def restart_reason(self) -> str:
+        """Why only a new process can serve again, "" where this one can. Read regularly."""
+        return ""
+
+    async def load(self) -> None:
+        """Loads the model, off the event loop. Calls that arrive meanwhile are refused with ModelLoading.
+
+        Raises:
+            ZrelayError: The model cannot be loaded (usually CheckpointError); the process then ends.
+        """
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new calls with Draining, and returns when no call runs, or after `grace_s` seconds."""
+
+    async def close(self) -> None:
+        """Ends threads and frees the device."""
+
+
+class Readiness:
+    """Whether a service takes calls, and the refusal of those that it does not take."""
+
+    def __init__(self, service: str) -> None:
+        """Starts as loading. `service` names it in refusals, for example `encoder`."""
+        self._service = service
+        self._loaded = self._draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken."""
+        return self._loaded and not self._draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new calls are taken any more."""
+        return self._draining
+
+    def set_loaded(self) -> None:
+        """Takes calls from now on."""
+        self._loaded = True
+
+    def set_draining(self) -> None:
+        """Refuses calls from now on."""
+        self._draining = True
+
+    def check(self) -> None:
+        """Refuses a call where the service does not take it.
+
+        Raises:
+            Draining: The service shuts down.
+            ModelLoading: The model is not loaded yet.
+        """
+        if self._draining:
+            raise Draining(f"this {self._service} is shutting down: try again later, or use another one")
+        if not self._loaded:
+            raise ModelLoading(f"this {self._service} is still loading its model: try again in a few seconds")
+
+
+class HealthServicer(health.aio.HealthServicer):
+    """grpc.health.v1 whose watches end with the drain; the library's would delay the end of the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Streams the states of a service until the caller or `end_watches` ends the stream."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            done, _ = await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if watching in done:
+                watching.result()  # a watch ends by itself only with an error
+        finally:
+            watching.cancel()
+            ended.cancel()
+
+    def end_watches(self) -> None:
+        """Ends all watches, and later ones at once."""
+        self._ended.set()
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How a service is served.
+
+    Attributes:
+        listen: The address to bind.
+        grace_s: Seconds that running calls get after SIGTERM.
+        address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
+        watch_interval_s: Seconds between two looks at `unhealthy_reason` and `restart_reason`.
+    """
+
+    listen: ListenAddress
+    grace_s: float = 30.0
+    address_file: Path | None = None
+    watch_interval_s: float = 1.0
+
+
+def serve(service: Service, options: ServeOptions) -> int:
+    """Serves until SIGTERM or SIGINT, and returns the exit code of the process."""
+    return asyncio.run(_serve(service, options))
+
+
+async def _serve(service: Service, options: ServeOptions) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # before anyone can know that it listens
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(service, options, process.freeze_objects) as server:
+        stopped = asyncio.create_task(stop.wait())
+        watchdog = asyncio.create_task(_systemd_watchdog())
+        await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
+        if server.loaded.done() and (error := server.loaded.exception()) is not None:
+            _leave_at_once(_failed(error))
+        restart = asyncio.create_task(server.restart_needed.wait())
+        await asyncio.wait({stopped, restart}, return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        if not server.loaded.done():
+            log.info("stopped while loading")
+            _leave_at_once(exits.OK)
+        log.info("draining: running calls have %.0f s, a second signal ends them", options.grace_s)
+        stop.clear()
+        again, drained = asyncio.create_task(stop.wait()), asyncio.create_task(server.drain())
+        await asyncio.wait({again, drained}, return_when=asyncio.FIRST_COMPLETED)
+        watchdog.cancel()
+        if drained.done():
+            drained.result()
+        # systemd, Kubernetes, docker and launchd restart a process that ends with an error; of these only Kubernetes
+        # also reacts to a failing health check.
+        return exits.UNREACHABLE if server.restart_needed.is_set() else exits.OK
+
+
+def _failed(error: BaseException) -> int:
+    """Logs why loading failed, and returns the exit code."""
+    if isinstance(error, ZrelayError):
+        log.error("%s", error.message)
+        return exits.code_of(error)
+    log.error("loading failed", exc_info=error)
+    return exits.BUG
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Ends the process although a thread may still load the model. No call was accepted yet, and a normal exit would
+    wait for the thread, or abort inside torch."""
+    logging.shutdown()
+    os._exit(code)
+
+
+class RunningServer:
+    """A bound server whose model loads in the background."""
+
+    def __init__(self, service: Service, options: ServeOptions, on_loaded: Callable[[], None] = lambda: None) -> None:
+        """Prepares the server; `start` binds it. `on_loaded` runs before the service is reported as ready."""
+        self._service, self._options, self._on_loaded = service, options, on_loaded
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = HealthServicer()
+        self._started = self._draining = False
+        self._watch: asyncio.Task[None] | None = None
+        self.address = options.listen
+        self.loaded: asyncio.Task[None]
+        """Ends when loading has succeeded or failed; set by `start`."""
+        self.restart_needed = asyncio.Event()
+        """Set once the service has a `restart_reason`."""
+
+    async def start(self) -> None:
+        """Binds the address, answers health checks and calls, and starts to load the model.
+
+        Raises:
+            Unavailable: LISTEN_FAILED, the address cannot be bound.
+            OSError: The address file cannot be written.
+        """
+        name = self._service.descriptor.full_name
+        rpc.add_service(self._server, self._service.descriptor, self._service)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._options.listen.loopback:
+            reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.address = ListenAddress(self._options.listen.host, self._bind())
+        await self._set_ready(False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        self._started = True
+        self.loaded = asyncio.create_task(self._load())
+        if self._options.address_file is not None:
+            atomic.write_bytes(self._options.address_file, str(self.address).encode())
+        log.info("%s listening on %s, loading", name, self.address)
+
+    def _bind(self) -> int:
+        try:
+            return int(self._server.add_insecure_port(str(self._options.listen)))
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {self._options.listen}: the port is taken or the address is not this machine's; "
+                "choose another with --listen HOST:PORT, or end the process that holds it",
+                reason="LISTEN_FAILED",
+            ) from error
+
+    async def _load(self) -> None:
+        await self._service.load()
+        if self._draining:
+            return
+        self._on_loaded()
+        await self._set_ready(True)
+        notify("READY=1")
+        log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
+        self._watch = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Keeps the reported health equal to the state of the service."""
+        before = ""
+        while not self._draining:
+            now = self._service.unhealthy_reason
+            if bool(now) != bool(before):
+                log.log(logging.ERROR if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready again")
+                await self._set_ready(not now)
+            before = now
+            if self._service.restart_reason:
+                self.restart_needed.set()
+            await asyncio.sleep(self._options.watch_interval_s)
+
+    async def _set_ready(self, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self._service.descriptor.full_name):
+            await self._health.set(name, state)
+
+    async def drain(self) -> None:
+        """Reports NOT_SERVING, refuses new calls, and waits until running calls have been answered or time is up."""
+        self._draining = True
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._options.grace_s
+        await self._set_ready(False)
+        await self._service.drain(self._options.grace_s)
+        self._health.end_watches()
+        # Returns once every answer has arrived: a finished one may still be under way on a slow network.
+        await self._server.stop(max(1.0, ends - clock()))
+
+    async def close(self) -> None:
+        """Ends the server and the service at once, also after a `start` that failed."""
+        if self._started:
+            self.loaded.cancel()
+            await asyncio.wait({self.loaded})
+            if self._watch is not None:
+                self._watch.cancel()
+            await self._server.stop(None)
+        await self._service.close()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    service: Service, options: ServeOptions, on_loaded: Callable[[], None] = lambda: None
+) -> AsyncIterator[RunningServer]:
+    """Serves while the block runs. Yields the server, bound and still loading."""
+    server = RunningServer(service, options, on_loaded)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.close()
+
+
+def notify(*messages: str) -> None:
+    """Sends messages to systemd (sd_notify's protocol); does nothing without systemd."""
+    where = os.environ.get("NOTIFY_SOCKET")
+    if not where:
+        return
+    address = "\0" + where[1:] if where.startswith("@") else where
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.sendto("\n".join(messages).encode(), address)
+
+
+async def _systemd_watchdog() -> None:
+    """Notifies systemd's watchdog from the event loop, twice per period."""
+    period = os.environ.get("WATCHDOG_USEC")
+    if not period:
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(int(period) / 2e6)

@@ -1,0 +1,182 @@
+"""The device worker: threads that compute, and the bounded queue of calls in front of them."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from zrelay_shared.errors import QueueFull
+
+T = TypeVar("T")
+_SMOOTHING = 0.2
+"""Weight of the newest call in the smoothed mean of seconds per call."""
+_MIN_RETRY_S = 0.1
+
+
+def serving_threads(threads: int | None) -> int:
+    """Returns the number of torch threads on a CPU.
+
+    Args:
+        threads: The setting; None leaves one of the usable cores to the event loop.
+    """
+    if threads is not None:
+        return threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """A result with the seconds that the call waited and computed."""
+
+    value: T
+    queue_seconds: float
+    compute_seconds: float
+
+
+class DeviceWorker:
+    """Admits calls up to a limit and runs their work in threads, first come first served.
+
+    It belongs to one event loop. A call that is cancelled while it waits is never computed. There are two ways to use
+    it: `run` for calls that are one function on the device, and `turn` with `on_device` for calls of several parts.
+    """
+
+    def __init__(
+        self, name: str, max_waiting: int, on_start: Callable[[], None] = lambda: None, *, slots: int = 1
+    ) -> None:
+        """Makes the worker; its threads start with the first call.
+
+        Args:
+            name: Prefix of the device thread's name.
+            max_waiting: Calls that may wait; more are refused.
+            on_start: Runs first in the device thread.
+            slots: Calls that have their turn at the same time: one on the device, others that prepare theirs.
+        """
+        self._max_waiting, self._slots = max_waiting, slots
+        self._turns = asyncio.Semaphore(slots)
+        self._calls = self._busy = 0
+        self._mean_s = 0.0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._threads: list[ThreadPoolExecutor] = []
+        self._device = self.add_thread(name, on_start)
+
+    @property
+    def running(self) -> int:
+        """Calls that have their turn."""
+        return min(self._slots, self._calls)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a turn."""
+        return max(0, self._calls - self._slots)
+
+    @property
+    def estimated_wait_s(self) -> float:
+        """Seconds until a call that arrives now would start, from the smoothed mean of past calls."""
+        return self._calls * self._mean_s
+
+    def forget(self) -> None:
+        """Forgets the measured seconds, for example those of loading the model."""
+        self._mean_s = 0.0
+
+    async def run(self, work: Callable[[], T]) -> Timed[T]:
+        """Runs one call that consists of `work` on the device.
+
+        Raises:
+            QueueFull: `max_waiting` calls wait already.
+        """
+        self._check_queue()
+        asked = time.perf_counter()
+
+        def timed() -> Timed[T]:
+            began = time.perf_counter()
+            value = work()
+            return Timed(value, began - asked, time.perf_counter() - began)
+
+        self._calls += 1
+        result = await self._submit(self._device, timed, self._leave)
+        self._measure(result.compute_seconds)
+        return result
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits for a turn; the block is one call.
+
+        Raises:
+            QueueFull: `max_waiting` calls wait already.
+        """
+        self._check_queue()
+        self._calls += 1
+        self._idle.clear()
+        try:
+            async with self._turns:
+                began = time.perf_counter()
+                yield
+                self._measure(time.perf_counter() - began)
+        finally:
+            self._leave()
+            self._set_idle()
+
+    async def on_device(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the device thread, as a part of a call."""
+        return await self._submit(self._device, work)
+
+    def add_thread(self, name: str, on_start: Callable[[], None] = lambda: None) -> ThreadPoolExecutor:
+        """Adds a thread for other parts of calls; `close` ends it. Use it with `on_thread`."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=on_start)
+        self._threads.append(thread)
+        return thread
+
+    async def on_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread that `add_thread` made, as a part of a call."""
+        return await self._submit(thread, work)
+
+    async def drained(self) -> None:
+        """Returns when nothing waits or runs."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Drops what waits, lets what runs end, and ends the threads."""
+        for thread in reversed(self._threads):
+            await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
+
+    def _check_queue(self) -> None:
+        if self.waiting >= self._max_waiting:
+            raise QueueFull(
+                f"{self.waiting} calls wait for this service, at most {self._max_waiting} may: try again later, or use "
+                "another one",
+                retry_after_s=max(_MIN_RETRY_S, self._mean_s),
+                metadata={"waiting": self.waiting, "max_waiting": self._max_waiting},
+            )
+
+    async def _submit(
+        self, thread: ThreadPoolExecutor, work: Callable[[], T], after: Callable[[], None] = lambda: None
+    ) -> T:
+        loop = asyncio.get_running_loop()
+
+        def release() -> None:
+            after()
+            self._busy -= 1
+            self._set_idle()
+
+        future = thread.submit(work)
+        self._busy += 1
+        self._idle.clear()
+        # The thread is free when its function returns; a cancelled caller does not wait for that.
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
+        return await asyncio.wrap_future(future)
+
+    def _leave(self) -> None:
+        self._calls -= 1
+
+    def _measure(self, seconds: float) -> None:
+        self._mean_s += _SMOOTHING * (seconds - self._mean_s) if self._mean_s else seconds
+
+    def _set_idle(self) -> None:
+        if not self._calls and not self._busy:
+            self._idle.set()
