@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks
 
-.PHONY: help demo test test-deep check proto bench bench-engine bench-fleet soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep check proto bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ bench-engine: $(INSTALLED)  ## the step engine's measurements, on the demo and o
 
 bench-fleet: $(INSTALLED)  ## 1 to 32 generators with simulated devices behind one client, 10,000 jobs queued (half an hour)
 	$(BIN)/python benchmarks/fleet.py
+
+bench-scheduling: $(INSTALLED)  ## waiting times under the scheduler and under other orders, in simulated time (seconds)
+	$(BIN)/python benchmarks/scheduling_simulation.py
 
 soak: $(INSTALLED)  ## mixed load with cancelled jobs and lost connections for 15 minutes; fails where memory, files or tasks leak
 	$(BIN)/python benchmarks/soak.py --minutes 15

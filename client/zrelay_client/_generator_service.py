@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import cast
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.content_pb2 import ContentRef
@@ -36,7 +35,7 @@ class GeneratorService(ServiceStub):
     async def generate(self, request: Parcel[pb.GenerateRequest], timeout: float) -> AsyncGenerator[JobEvent, None]:
         """Generate. Closing the generator ends the call."""
         stream = self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout)
-        async with contextlib.aclosing(cast("AsyncGenerator[Parcel[pb.GenerateResponse], None]", stream)) as replies:
+        async with contextlib.aclosing(stream) as replies:
             async for reply in replies:
                 yield reply.message.event
 
@@ -49,7 +48,7 @@ class GeneratorService(ServiceStub):
         """WatchJob, from behind a sequence number. Closing the generator ends the call."""
         request = pb.WatchJobRequest(job_id=job_id, after_sequence=after)
         stream = self.stub.stream("WatchJob", request, pb.WatchJobResponse, timeout=timeout)
-        async with contextlib.aclosing(cast("AsyncGenerator[Parcel[pb.WatchJobResponse], None]", stream)) as replies:
+        async with contextlib.aclosing(stream) as replies:
             async for reply in replies:
                 yield reply.message.event
 

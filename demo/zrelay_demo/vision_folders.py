@@ -1,5 +1,6 @@
 """Write the vision service's tiny checkpoints as folders that transformers and diffusers load, with a card."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
+from . import CHECKPOINT, VISION_CHECKPOINT
 from .folder import size_bytes, without_paths
 from .omni_folder import PARTS, write_omni_folder
 from .siglip_tokenizer import SiglipTokenizerSettings, build_siglip_tokenizer
@@ -114,3 +116,24 @@ def _save(model: Any, folder: Path) -> None:
 
 def _say(folder: Path, content: dict[str, object]) -> None:
     (folder / "zrelay.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Runs `python -m zrelay_demo.vision_folders`."""
+    parser = argparse.ArgumentParser(description="Write the vision service's tiny checkpoints, untrained.")
+    parser.add_argument("folder", type=Path, nargs="?", help="where to write qwen3_vl, siglip, siglip_fixed and omni")
+    parser.add_argument("--base", type=Path, default=CHECKPOINT, help="the pipeline that they belong to")
+    parser.add_argument("--bundle", action="store_true", help="renew what the package itself carries instead")
+    options = parser.parse_args()
+    if options.bundle == (options.folder is not None):
+        parser.error("expected a FOLDER or --bundle, one of the two")
+    torch.set_num_threads(1)
+    if options.bundle:
+        print(f"{write_bundle(VISION_CHECKPOINT, options.base)} bytes")
+    else:
+        for path in write_checkpoints(options.folder, options.base):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

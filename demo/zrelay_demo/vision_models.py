@@ -1,9 +1,8 @@
 """The tiny networks of the vision service, untrained: Qwen3-VL around the demo's text encoder, SigLIP2, Omni's parts.
 
-`python -m zrelay_demo.vision_models FOLDER` writes them as checkpoints; see `zrelay_demo.vision_folders`.
+`zrelay_demo.vision_folders` writes them as checkpoints.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,27 +155,3 @@ def _scored(model: Network) -> Network:
 def load_text_encoder(pipeline: Path) -> Network:
     """The text encoder of a pipeline folder, in float32."""
     return Qwen3ForCausalLM.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
-
-
-def main() -> None:
-    """The command."""
-    from . import CHECKPOINT, VISION_CHECKPOINT
-    from .vision_folders import write_bundle, write_checkpoints
-
-    parser = argparse.ArgumentParser(description="Write the vision service's tiny checkpoints, untrained.")
-    parser.add_argument("folder", type=Path, nargs="?", help="where to write qwen3_vl, siglip, siglip_fixed and omni")
-    parser.add_argument("--base", type=Path, default=CHECKPOINT, help="the pipeline that they belong to")
-    parser.add_argument("--bundle", action="store_true", help="renew what the package itself carries instead")
-    options = parser.parse_args()
-    if options.bundle == (options.folder is not None):
-        parser.error("expected a FOLDER or --bundle, one of the two")
-    torch.set_num_threads(1)
-    if options.bundle:
-        print(f"{write_bundle(VISION_CHECKPOINT, options.base)} bytes")
-    else:
-        for path in write_checkpoints(options.folder, options.base):
-            print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -39,8 +39,6 @@ from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, rep
 log = logging.getLogger(__name__)
 LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
 """Loads the model of a pipeline folder. Raises CheckpointError."""
-_RETAIN_EVERY = 5
-"""Heartbeats between two applications of the retention limits."""
 _IN_MEMORY_BYTES = 256 << 20
 
 
@@ -177,7 +175,7 @@ async def _start(
     restored = await jobs.restore()
     if restored:
         log.info("continuing %d unfinished jobs", restored)
-    runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, device, intervals.heartbeat_s))
+    runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, device, intervals))
     return runtime
 
 
@@ -205,14 +203,14 @@ class _EventRouter:
         self._loop.call_soon_threadsafe(self.publish, job, event)
 
 
-async def _heartbeats(runtime: GeneratorRuntime, device: torch.device, interval_s: float) -> None:
+async def _heartbeats(runtime: GeneratorRuntime, device: torch.device, intervals: Intervals) -> None:
     """Sends heartbeats to watchers, applies the limits of the store, and refreshes the report of free memory."""
-    beats = 0
+    beats, beats_to_retain = 0, max(1, round(intervals.retain_s / intervals.heartbeat_s))
     while True:
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(intervals.heartbeat_s)
         try:
             await runtime.jobs.heartbeat()
-            if (beats := beats + 1) % _RETAIN_EVERY == 0:
+            if (beats := beats + 1) % beats_to_retain == 0:
                 await runtime.jobs.recover()
             runtime.device_report = await asyncio.to_thread(report, device)
         except Exception:  # a device that cannot be queried must not end what watchers and the disk depend on

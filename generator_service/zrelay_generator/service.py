@@ -15,7 +15,11 @@ from zrelay_shared.service.lifecycle import Service
 
 
 class GeneratorServicer(GeneratorHandlers, Service):
-    """The servicer with its lifecycle."""
+    """The servicer with its lifecycle.
+
+    Attributes:
+        runtime: The running parts, None until the model is loaded.
+    """
 
     def __init__(
         self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
@@ -29,7 +33,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
         """
         super().__init__(config)
         self._load_model, self._intervals = load, intervals
-        self._runtime: GeneratorRuntime | None = None
+        self.runtime: GeneratorRuntime | None = None
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -39,12 +43,12 @@ class GeneratorServicer(GeneratorHandlers, Service):
     @property
     def unhealthy_reason(self) -> str:
         """Why the generator cannot serve now (device stuck or lost, disk not writable), "" if it can."""
-        return "" if self._runtime is None else self._runtime.problem
+        return "" if self.runtime is None else self.runtime.problem
 
     @property
     def restart_reason(self) -> str:
         """Why the process must be restarted (device lost), "" if it need not be."""
-        return "" if self._runtime is None else self._runtime.device.broken
+        return "" if self.runtime is None else self.runtime.device.broken
 
     async def load(self) -> None:
         """Loads the model and continues unfinished jobs.
@@ -63,14 +67,14 @@ class GeneratorServicer(GeneratorHandlers, Service):
                 "(`zrelay serve generator --help`)",
                 metadata={"file": "zrelay.json"},
             ) from error
-        self.served = self._runtime = runtime
+        self.served = self.runtime = runtime
 
     async def drain(self, grace_s: float) -> None:
         """Accepts no new work, finishes what can be finished in `grace_s` seconds, and suspends the rest."""
-        if self._runtime is not None:
-            await self._runtime.jobs.drain(grace_s)
+        if self.runtime is not None:
+            await self.runtime.jobs.drain(grace_s)
 
     async def close(self) -> None:
         """Ends the threads and lets the state folder go."""
-        if self._runtime is not None:
-            await self._runtime.close()
+        if self.runtime is not None:
+            await self.runtime.close()

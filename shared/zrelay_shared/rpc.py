@@ -8,7 +8,7 @@ ZrelayError to refuse a call.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -138,7 +138,7 @@ class Stub:
 
     async def stream(
         self, method: str, request: Response, response_type: type[M], *, timeout: float | None = None
-    ) -> AsyncIterator[Parcel[M]]:
+    ) -> AsyncGenerator[Parcel[M], None]:
         """Sends one request and yields the responses. Closing the iterator cancels the call."""
         callable_: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._path(method))
         call = callable_(_raw(request), timeout=timeout)

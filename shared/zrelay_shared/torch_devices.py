@@ -12,7 +12,6 @@ from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 
-_MEMINFO = Path("/proc/meminfo")
 _HARMLESS = (
     "invalid argument",
     "invalid configuration argument",
@@ -107,7 +106,7 @@ def report(device: torch.device) -> DeviceReport:
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.current_allocated_memory()
         return DeviceReport("mps", platform.processor() or "Apple GPU", total, max(0, free))
-    total, free = _host_memory()
+    total, free = host_memory()
     return DeviceReport("cpu", f"CPU ({torch.backends.cpu.get_cpu_capability()})", total, free)
 
 
@@ -152,10 +151,14 @@ def _cpu_has_bfloat16() -> bool:
     return any(bool(has.get(flag)) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _host_memory() -> tuple[int, int]:
-    """Returns the total and available bytes of the host's memory; 0 where the platform does not report them."""
-    if _MEMINFO.exists():  # on Linux sysconf counts the page cache as used
-        info = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+def host_memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+    """Returns the total and available bytes of the host's memory; 0 where the platform does not report them.
+
+    Args:
+        meminfo: Linux' report; other platforms have none.
+    """
+    if meminfo.exists():  # on Linux sysconf counts the page cache as used
+        info = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         if "MemTotal" in info and "MemAvailable" in info:
             return _kib(info["MemTotal"]), _kib(info["MemAvailable"])
     names = os.sysconf_names

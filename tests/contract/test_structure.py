@@ -31,7 +31,6 @@ KNOWN_CYCLES = {
         "zrelay_client._vision_messages",
         "zrelay_client._vision_options",
     },
-    "zrelay_demo": {"zrelay_demo.vision_folders", "zrelay_demo.vision_models"},
 }
 
 

@@ -16,7 +16,7 @@ from zrelay_demo.folder import size_bytes
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_demo.vision_folders import MOST_BYTES, write_checkpoints
 
-RENEW = "the demo checkpoint is a new one: run `python -m zrelay_demo.vision_models --bundle`"
+RENEW = "the demo checkpoint is a new one: run `python -m zrelay_demo.vision_folders --bundle`"
 FILES = sorted(path for path in VISION_CHECKPOINT.rglob("*") if path.is_file())
 
 

@@ -159,5 +159,5 @@ async def test_what_a_limit_refuses(demo: EncoderClient, options: pb.EncodeOptio
     ],
 )  # fmt: skip
 def test_what_is_refused(text: str, field: str, reason: str) -> None:
-    message, config = text_format.Parse(text, pb.EncodePromptsRequest()), EncoderConfig(Path("model"))
+    message, config = text_format.Parse(text, pb.EncodePromptsRequest()), EncoderConfig(model=Path("model"))
     refused(lambda: requests.parse_encode(message, config), reason=reason, field=field)

@@ -14,7 +14,7 @@ from zrelay_encoder.prompts.formatting import ChatMessage, Conversation, single_
 from zrelay_encoder.runtime import EncodeRequest, FormatRequest
 from zrelay_shared.errors import FeatureMissing
 
-CONFIG = EncoderConfig(Path("model"), max_prompts=2, max_prompt_chars=20, max_text_limit=4096)
+CONFIG = EncoderConfig(model=Path("model"), max_prompts=2, max_prompt_chars=20, max_text_limit=4096)
 STAR = "prompts { text: 'a star' }"
 
 

@@ -1,5 +1,6 @@
 """An engine on a model, tick by tick in the test's own thread."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import ServiceLedger
 from zrelay_generator.scheduling.ticks import TickSelector
 
+from .kinds import MakeEmbeds, MakeSampling, MakeSpec
+
 
 class LatentsKept:
     """A VAE whose pictures nobody looks at: it keeps the latents it is given. It encodes as the real one."""
@@ -30,8 +33,9 @@ class LatentsKept:
         self.latents: list[Tensor] = []
         self.moments = real.moments
         self.reference = real.reference
+        self.decode: Callable[[Tensor], Tensor] = self.keep
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def keep(self, latents: Tensor) -> Tensor:
         self.latents.append(latents)
         return torch.zeros(8, 8, 3, dtype=torch.uint8)
 
@@ -106,8 +110,10 @@ def bench() -> type[Bench]:
 
 
 @pytest.fixture
-def spec(sampling, embeds):
-    def made(output=None, priority=Priority.NORMAL, deterministic=False, **changed):
+def spec(sampling: MakeSampling, embeds: MakeEmbeds) -> MakeSpec:
+    def made(
+        output: Output | None = None, priority: Priority = Priority.NORMAL, deterministic: bool = False, **changed: Any
+    ) -> JobSpec:
         asked = sampling(width=64, height=64, **changed)
         return JobSpec(
             Prompt(embeds(20, 128)), asked, output or Output(), priority=priority, deterministic=deterministic
@@ -116,11 +122,11 @@ def spec(sampling, embeds):
     return made
 
 
-def kinds(bench, name):
+def kinds(bench: Bench, name: str) -> list[type[EngineEvent]]:
     return [type(event) for job, event in bench.events if job == name]
 
 
-def denoised_by(on, name):
+def denoised_by(on: Bench, name: str) -> int:
     """How often a job was told of a step."""
     steps = [event for job, event in on.events if job == name and isinstance(event, StageProgress)]
     return sum(event.stage is JobStage.DENOISE for event in steps)

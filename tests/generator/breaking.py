@@ -70,7 +70,6 @@ async def serve_broken(
             await stack.aclose()
             kind: Any = lambda config: GeneratorServicer(config, load)  # noqa: E731
             caller = await started(stack, demo, kind, state=tmp_path / "state")
-            assert caller.server is not None
             await caller.server.loaded
             return caller
 

@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,14 +15,17 @@ from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs.manager import Intervals
+from zrelay_generator.runtime import GeneratorRuntime
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.settings import GeneratorConfig
+from zrelay_generator.store.sqlite import SqliteJobStore
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 from zrelay_shared.service.lifecycle import RunningServer, ServeOptions, running
 from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 
+Request = Parcel[pb.GenerateRequest]
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 LONG = {"num_inference_steps": 100, "width": 512, "height": 512}
 """Tens of seconds on a CPU: never waited for."""
@@ -34,29 +38,52 @@ class Caller:
 
     def __init__(self, address: str, server: RunningServer | None = None) -> None:
         self.channel = dial(address)
-        self.server = server
+        self._server = server
         self.stub = Stub(self.channel, SERVICE)
 
-    async def info(self):
+    @property
+    def server(self) -> RunningServer:
+        assert self._server is not None
+        return self._server
+
+    @property
+    def service(self) -> GeneratorServicer:
+        service = self.server.service
+        assert isinstance(service, GeneratorServicer)
+        return service
+
+    @property
+    def runtime(self) -> GeneratorRuntime:
+        runtime = self.service.runtime
+        assert runtime is not None
+        return runtime
+
+    @property
+    def store(self) -> SqliteJobStore:
+        store = self.runtime.store
+        assert isinstance(store, SqliteJobStore)
+        return store
+
+    async def info(self) -> pb.GeneratorServiceGetInfoResponse:
         request, kind = pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse
         return (await self.stub.call("GetInfo", request, kind, timeout=SOON_S)).message
 
-    async def stream(self, request, timeout=280) -> AsyncIterator[jpb.JobEvent]:
+    async def stream(self, request: Request | pb.GenerateRequest, timeout: float = 280) -> AsyncIterator[jpb.JobEvent]:
         async for parcel in self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout):
             yield parcel.message.event
 
-    async def generate(self, request, timeout=280) -> list[jpb.JobEvent]:
+    async def generate(self, request: Request | pb.GenerateRequest, timeout: float = 280) -> list[jpb.JobEvent]:
         return [event async for event in self.stream(request, timeout)]
 
-    async def image(self, request) -> jpb.JobImage:
+    async def image(self, request: Request) -> jpb.JobImage:
         (image,) = images(await self.generate(request))
         return image
 
-    async def begun(self, request):
+    async def begun(self, request: Request) -> asyncio.Task[None]:
         """A task that paints, once its first step is done."""
         first_step = asyncio.Event()
 
-        async def watch():
+        async def watch() -> None:
             async for event in self.stream(request):
                 if event.progress.stage == jpb.STAGE_KIND_DENOISE:
                     first_step.set()
@@ -72,31 +99,35 @@ class Caller:
             assert time.monotonic() < ends, f"still busy after {SOON_S} s"
             await asyncio.sleep(0.01)
 
-    async def submit(self, request, detached=False) -> jpb.Job:
+    async def submit(self, request: Request, detached: bool = False) -> jpb.Job:
         message = pb.SubmitJobRequest(request_id=request.message.request_id, spec=request.message.spec)
         message.detached = detached
         reply = await self.stub.call("SubmitJob", Parcel(message, request), pb.SubmitJobResponse, timeout=60)
         return reply.message.job
 
-    def watching(self, job_id, after=0):
+    def watching(self, job_id: str, after: int = 0) -> AsyncGenerator[Parcel[pb.WatchJobResponse], None]:
         request = pb.WatchJobRequest(job_id=job_id, after_sequence=after)
-        return self.stub.stream("WatchJob", request, pb.WatchJobResponse)
+        events = self.stub.stream("WatchJob", request, pb.WatchJobResponse)
+        assert isinstance(events, AsyncGenerator)
+        return events
 
-    async def watch(self, job_id, after=0) -> list[jpb.JobEvent]:
+    async def watch(self, job_id: str, after: int = 0) -> list[jpb.JobEvent]:
         return [parcel.message.event async for parcel in self.watching(job_id, after)]
 
-    async def job(self, job_id) -> jpb.Job:
+    async def job(self, job_id: str) -> jpb.Job:
         return (await self.stub.call("GetJob", pb.GetJobRequest(job_id=job_id), pb.GetJobResponse)).message.job
 
-    async def jobs(self, *states) -> list[jpb.Job]:
+    async def jobs(self, *states: jpb.JobState) -> list[jpb.Job]:
         request = pb.ListJobsRequest(page_size=200, states=states)
         return list((await self.stub.call("ListJobs", request, pb.ListJobsResponse)).message.jobs)
 
-    async def cancel(self, job_id) -> jpb.Job:
+    async def cancel(self, job_id: str) -> jpb.Job:
         request = pb.CancelJobRequest(job_id=job_id)
         return (await self.stub.call("CancelJob", request, pb.CancelJobResponse)).message.job
 
-    async def upload(self, data: bytes, sha256: str = "", size: int | None = None, piece: int = 1 << 18):
+    async def upload(
+        self, data: bytes, sha256: str = "", size: int | None = None, piece: int = 1 << 18
+    ) -> pb.UploadBlobResponse:
         call = self.channel.stream_unary(
             f"/{SERVICE.full_name}/UploadBlob",
             request_serializer=pb.UploadBlobRequest.SerializeToString,
@@ -104,7 +135,7 @@ class Caller:
         )
         content = content_pb2.ContentRef(sha256=sha256 or digest(data), size_bytes=len(data) if size is None else size)
 
-        async def pieces():
+        async def pieces() -> AsyncIterator[pb.UploadBlobRequest]:
             yield pb.UploadBlobRequest(content=content, data=data[:piece])
             for at in range(piece, len(data), piece):
                 yield pb.UploadBlobRequest(data=data[at : at + piece])
@@ -116,20 +147,20 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def images(events) -> list[jpb.JobImage]:
+def images(events: Sequence[jpb.JobEvent]) -> list[jpb.JobImage]:
     return [event.image for event in events if event.WhichOneof("event") == "image"]
 
 
-def pixels(events) -> list[str]:
+def pixels(events: Sequence[jpb.JobEvent]) -> list[str]:
     return [image.pixels_sha256 for image in images(events)]
 
 
-def serialized(request) -> bytes:
+def serialized(request: Request) -> bytes:
     """The PromptEmbeds of a request as a client would send them."""
     return Parcel(request.message.spec.prompt.prompt_embeds, request).to_bytes()
 
 
-def by_name(request, data: bytes):
+def by_name(request: Request, data: bytes) -> Request:
     """The same request with its embeddings by their digest."""
     message = pb.GenerateRequest()
     message.CopyFrom(request.message)
@@ -143,24 +174,34 @@ async def stopped(task: asyncio.Task[None]) -> None:
 
 
 async def started(
-    stack: AsyncExitStack, model: Path, kind: type[GeneratorServicer], intervals: Intervals | None = None, **changed
+    stack: AsyncExitStack,
+    model: Path,
+    kind: type[GeneratorServicer],
+    intervals: Intervals | None = None,
+    **changed: Any,
 ) -> Caller:
     """A client of a generator that runs as long as the stack is open; it may still be loading."""
     config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **changed)
     service = kind(config) if intervals is None else kind(config, intervals=intervals)
-    server = await stack.enter_async_context(running(service, ServeOptions(parse_listen("127.0.0.1:0"))))
+    server = await stack.enter_async_context(
+        running(service, ServeOptions(parse_listen("127.0.0.1:0"), config.grace_s))
+    )
     caller = Caller(str(server.address), server)
     stack.push_async_callback(caller.channel.close)
     return caller
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def serve(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+async def serve(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Starts a generator with some configuration and gives a client of it."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(kind=GeneratorServicer, loaded=True, **changed) -> Caller:
+        async def start(
+            kind: type[GeneratorServicer] = GeneratorServicer, loaded: bool = True, **changed: Any
+        ) -> Caller:
             caller = await started(stack, demo, kind, **{"lease_s": 0.0, **changed})
             if loaded:
                 await caller.server.loaded
@@ -170,7 +211,7 @@ async def serve(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awai
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(demo, tmp_path_factory) -> AsyncIterator[Caller]:
+async def shared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Caller]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("state")))
         async with AsyncExitStack() as stack:
@@ -180,19 +221,21 @@ async def shared(demo, tmp_path_factory) -> AsyncIterator[Caller]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def caller(shared) -> AsyncIterator[Caller]:
+async def caller(shared: Caller) -> AsyncIterator[Caller]:
     """A client of a generator that others used before, and left idle."""
     yield shared
     await shared.idle()
 
 
 @pytest.fixture
-async def serve_kept(demo, tmp_path, monkeypatch) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+async def serve_kept(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(**changed) -> Caller:
+        async def start(**changed: Any) -> Caller:
             await stack.aclose()
             caller = await started(stack, demo, GeneratorServicer, **{"state": tmp_path / "state", **changed})
             await caller.server.loaded

@@ -50,7 +50,7 @@ def demo() -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder without text encoder: 2 refiner layers, width 48, random weights that all matter."""
     torch.manual_seed(0)
-    transformer = ZImageTransformer2DModel(
+    transformer: Any = ZImageTransformer2DModel(
         dim=64,
         n_layers=3,
         n_refiner_layers=2,
@@ -76,7 +76,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    ZImagePipeline(scheduler, vae, None, None, transformer).save_pretrained(folder)
+    pipeline: Any = ZImagePipeline(scheduler, vae, None, None, transformer)
+    pipeline.save_pretrained(folder)
     return folder
 
 

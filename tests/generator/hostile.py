@@ -39,16 +39,18 @@ class Victim:
     def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
         self.process = process
         self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-        self.stub = rpc.GeneratorServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.stub: Any = rpc.GeneratorServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
-    def call(self, method: str, *raws: bytes, timeout: float = 120.0) -> grpc.Call:
+    def call(self, method: str, *raws: bytes, timeout: float = 120.0) -> "grpc._CallIterator[bytes]":
         """A call of a method with requests of these bytes."""
         described = pb.DESCRIPTOR.services_by_name["GeneratorService"].methods_by_name[method]
         path = f"/zrelay.v1.GeneratorService/{method}"
         if described.client_streaming:
-            return self.channel.stream_stream(path)(iter(raws), timeout=timeout)
-        return self.channel.unary_stream(path)(raws[0], timeout=timeout)
+            streamed: grpc.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(path)
+            return streamed(iter(raws), timeout=timeout)
+        single: grpc.UnaryStreamMultiCallable[bytes, bytes] = self.channel.unary_stream(path)
+        return single(raws[0], timeout=timeout)
 
     def status(self, method: str, *raws: bytes) -> tuple[grpc.StatusCode, str]:
         """How a call ends."""
@@ -103,10 +105,11 @@ def paths(descriptor: Descriptor, before: tuple[FieldDescriptor, ...] = ()) -> I
 
 def fields_of(message: type[Message]) -> list[tuple[FieldDescriptor, ...]]:
     """Every field of a message type as the way to it, always in the same order."""
-    return sorted(paths(message.DESCRIPTOR), key=lambda path: [field.number for field in path])
+    descriptor: Any = message.DESCRIPTOR
+    return sorted(paths(descriptor), key=lambda path: [field.number for field in path])
 
 
-NUMBERS = {
+NUMBERS: dict[int, list[Any]] = {
     FieldDescriptor.CPPTYPE_UINT32: [0, 1, 7, 64, 65, 128, (1 << 31) - 1, (1 << 32) - 1],
     FieldDescriptor.CPPTYPE_INT32: [0, -1, 1, -(1 << 31), (1 << 31) - 1],
     FieldDescriptor.CPPTYPE_UINT64: [0, 1, 1 << 40, (1 << 64) - 1],
@@ -128,7 +131,8 @@ def values(field: FieldDescriptor) -> list[Any]:
 
 
 def repeated(field: FieldDescriptor) -> bool:
-    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
+    described: Any = field
+    return bool(described.is_repeated if hasattr(field, "is_repeated") else described.label == described.LABEL_REPEATED)
 
 
 def changed(message: Message, path: tuple[FieldDescriptor, ...], pick: int, times: int) -> None:

@@ -1,7 +1,7 @@
 """A job manager on a real store, with a list in the device's place."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.events import ImageFinished, JobEvent
+from zrelay_generator.jobs.intake import Submission
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import Dependencies, Intervals, JobManager
-from zrelay_generator.jobs.submission import Submission
 from zrelay_generator.priority import Priority
 from zrelay_generator.runtime import retention
 from zrelay_generator.scheduling.scheduler import Scheduler
@@ -74,7 +74,7 @@ class ManagedJobs:
 
 
 @pytest.fixture
-async def manager(demo: Path) -> AsyncIterator[Any]:
+async def manager(demo: Path) -> AsyncIterator[Callable[..., ManagedJobs]]:
     """Makes job managers; they are closed after the test."""
     made: list[ManagedJobs] = []
 

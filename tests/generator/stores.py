@@ -2,7 +2,9 @@
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from zrelay_generator.priority import Priority
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_generator.store.retention import Retention
-from zrelay_generator.store.sqlite import open_store
+from zrelay_generator.store.sqlite import SqliteJobStore, open_store
 
 KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_bytes=1 << 20)
 
@@ -47,11 +49,11 @@ def ended(arrival: int, state: JobState = JobState.SUCCEEDED, **changed: Any) ->
 
 
 @pytest.fixture
-def opened(tmp_path):
+def opened(tmp_path: Path) -> Iterator[Callable[..., SqliteJobStore]]:
     """Opens the store of one folder, closing the one before."""
-    stores = []
+    stores: list[SqliteJobStore] = []
 
-    def again(retention: Retention = KEEP, folder=tmp_path / "state"):
+    def again(retention: Retention = KEEP, folder: Path = tmp_path / "state") -> SqliteJobStore:
         for store in stores:
             store.close()
         stores[:] = [open_store(folder, retention)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,19 @@ import torch
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.engine.engine import StepEngine
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.engine.ticks import Tick
 from zrelay_generator.scheduling.ticks import TickSelector
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import Draining, InternalError, Unavailable
 from zrelay_shared.rpc import Stub
 from zrelay_shared.torch_devices import is_device_lost, is_out_of_memory
+from zrelay_shared.wire import Parcel
 
 from .breaking import FATAL_WIDTH, LOST, loader, ready, serve_broken
 from .callers import LONG, SERVICE, SOON_S, Caller, pixels
+from .kinds import RequestOf, Serve
 from .test_process import START_S, address_in
 
 __all__ = ["serve_broken"]
@@ -27,14 +32,14 @@ SMALL = {"num_inference_steps": 2, "height": 64}
 FATAL = {**SMALL, "width": FATAL_WIDTH}
 
 
-async def is_refused(caller: Caller, request) -> None:
+async def is_refused(caller: Caller, request: Parcel[pb.GenerateRequest]) -> None:
     with pytest.raises(Unavailable) as refused:
         await caller.generate(request, timeout=SOON_S)
     assert refused.value.reason == "DEVICE_LOST" and refused.value.retry_after_s
     assert "use another" in refused.value.message and "CUDA" not in refused.value.message
 
 
-async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken, request_of):
+async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken: Serve, request_of: RequestOf) -> None:
     caller = await serve_broken(loader())
     expected = await caller.generate(request_of(seed=1, **{**SMALL, "width": 64}))
     bad = await caller.submit(request_of(request_id="bad", seed=1, **FATAL), detached=True)
@@ -51,15 +56,18 @@ async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken, 
     assert pixels(await caller.generate(request_of(seed=1, **{**SMALL, "width": 64}))) == pixels(expected)
 
 
-async def test_jobs_that_wait_behind_a_lost_device_are_kept(serve_broken, request_of):
-    lose = []
+async def test_jobs_that_wait_behind_a_lost_device_are_kept(serve_broken: Serve, request_of: RequestOf) -> None:
+    lose: list[int] = []
     caller = await serve_broken(loader(when=lambda segments: bool(lose)))
     jobs = [await caller.submit(request_of(request_id="long", **LONG), detached=True)]
     for number in range(20):
         jobs.append(await caller.submit(request_of(request_id=f"{number}", width=64, **SMALL), detached=True))
     lose.append(1)
     outcomes = await asyncio.gather(*(caller.watch(job.job_id) for job in jobs), return_exceptions=True)
-    assert all(isinstance(outcome, Draining) or outcome[-1].WhichOneof("event") == "done" for outcome in outcomes)
+    assert all(
+        isinstance(outcome, Draining) or (isinstance(outcome, list) and outcome[-1].WhichOneof("event") == "done")
+        for outcome in outcomes
+    )
     assert isinstance(outcomes[0], Draining)
     caller = await serve_broken(loader(when=lambda segments: False))
     await caller.cancel(jobs[0].job_id)
@@ -67,7 +75,7 @@ async def test_jobs_that_wait_behind_a_lost_device_are_kept(serve_broken, reques
         assert (await caller.watch(job.job_id))[-1].WhichOneof("event") == "done"
 
 
-async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken, request_of):
+async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken: Serve, request_of: RequestOf) -> None:
     caller = await serve_broken(loader())
     longer = {"width": 64, "height": 64, "num_inference_steps": 60}
     good = await caller.submit(request_of(request_id="good", **longer), detached=True)
@@ -85,10 +93,12 @@ async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken, r
     assert (await caller.watch(again.job_id))[-1].WhichOneof("event") == "done"
 
 
-async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(serve_broken, request_of, monkeypatch):
+async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(
+    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = TickSelector.select
 
-    def wrong(selector, jobs, tick_tokens):
+    def wrong(selector: TickSelector, jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
         if any(job.spec.sampling.width == FATAL_WIDTH for job in jobs):
             raise KeyError("a bug of the scheduler")
         return real(selector, jobs, tick_tokens)
@@ -103,13 +113,15 @@ async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(serve_bro
     await ready(caller.channel)
 
 
-async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(serve_broken, request_of, monkeypatch):
-    real = StepEngine.waits
+async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(
+    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = vars(StepEngine)["waits"]
 
-    def wrong(engine):
+    def wrong(engine: StepEngine) -> bool:
         if any(job.spec.sampling.width == FATAL_WIDTH for job in engine._jobs):
             raise KeyError("a bug of the scheduler")
-        return real.fget(engine)
+        return bool(real.fget(engine))
 
     monkeypatch.setattr(StepEngine, "waits", property(wrong))
     caller = await serve_broken(loader(when=lambda segments: False))
@@ -118,7 +130,9 @@ async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(serv
     assert (await caller.generate(request_of(width=64, **SMALL)))[-1].WhichOneof("event") == "done"
 
 
-async def test_an_engine_that_fails_at_everything_ends(serve_broken, request_of, monkeypatch):
+async def test_an_engine_that_fails_at_everything_ends(
+    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(TickSelector, "select", lambda selector, jobs, tokens: 1 // 0 if jobs else None)
         caller = await serve_broken(loader(when=lambda segments: False))
@@ -134,7 +148,9 @@ async def test_an_engine_that_fails_at_everything_ends(serve_broken, request_of,
     assert (await caller.watch(job.job_id))[-1].WhichOneof("event") == "done"
 
 
-async def test_the_process_ends_in_an_error_so_that_it_is_started_again(demo, tmp_path, request_of, monkeypatch):
+async def test_the_process_ends_in_an_error_so_that_it_is_started_again(
+    demo: Path, tmp_path: Path, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     file = tmp_path / "address"
     process = await asyncio.create_subprocess_exec(
@@ -174,6 +190,6 @@ async def test_the_process_ends_in_an_error_so_that_it_is_started_again(demo, tm
         (KeyError("CUDA error"), False),
     ],
 )
-def test_which_errors_a_device_does_not_survive(error, lost):
+def test_which_errors_a_device_does_not_survive(error: Exception, lost: bool) -> None:
     assert is_device_lost(error) is lost
     assert not (lost and is_out_of_memory(error))

@@ -2,50 +2,50 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
 
-from zrelay_generator import runtime as runtime_module
+from zrelay_generator.engine.events import JobFailed
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs import saver as saving
 from zrelay_generator.jobs.events import ImageFinished, JobSucceeded
+from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.store.opening import DATABASE
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
 from .breaking import ready
-from .callers import SOON_S, digest, serialized
-from .managers import collected
+from .callers import SOON_S, Caller, digest, serialized
+from .kinds import MakeManager, RequestOf, Serve
+from .managers import ManagedJobs, collected
 
+QUICK = Intervals(heartbeat_s=0.2, retain_s=0.2)
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
-async def on_database(caller, *statements):
+async def on_database(caller: Caller, *statements: str) -> None:
     """Runs SQL on the generator's own connection, outside of its transactions."""
 
-    def call(db: sqlite3.Connection):
+    def call(db: sqlite3.Connection) -> None:
         db.execute("ROLLBACK TO call")
         for statement in statements:
             db.execute(statement).fetchall()
 
-    await asyncio.wrap_future(caller.server._service._runtime.store._database.run(call))
+    await asyncio.wrap_future(caller.store.database.run(call))
 
 
-@pytest.fixture
-def full(monkeypatch):
-    """Makes the database of a generator refuse to grow, as on a full disk, and lets it grow again."""
-    monkeypatch.setattr(runtime_module, "_RETAIN_EVERY", 1)
-
-    async def change(caller, is_full=True):
-        await on_database(caller, f"PRAGMA max_page_count = {1 if is_full else 1 << 30}")
-
-    return change
+async def set_full(caller: Caller, is_full: bool = True) -> None:
+    """Makes the database of a generator refuse to grow, as on a full disk, or lets it grow again."""
+    await on_database(caller, f"PRAGMA max_page_count = {1 if is_full else 1 << 30}")
 
 
-async def fill(caller, request_of):
+async def fill(caller: Caller, request_of: RequestOf) -> Unavailable:
     """Submits until the database has no page left; the refusal."""
     with pytest.raises(Unavailable) as refused:
         for number in range(500):
@@ -55,12 +55,14 @@ async def fill(caller, request_of):
     return refused.value
 
 
-async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(serve_kept, request_of, full, caplog):
-    caller = await serve_kept()
+async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
+    serve_kept: Serve, request_of: RequestOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller = await serve_kept(intervals=QUICK)
     request = request_of(request_id="before", seed=1, **SMALL)
     before = await caller.submit(request, detached=True)
     assert (await caller.watch(before.job_id))[-1].WhichOneof("event") == "done"
-    await full(caller)
+    await set_full(caller)
     refusal = await fill(caller, request_of)
     assert (refusal.reason, refusal.code) == ("STATE_UNWRITABLE", "UNAVAILABLE") and refusal.retry_after_s
     assert "use another" in refusal.message and "disk" in refusal.message
@@ -70,25 +72,25 @@ async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(serve
     told = [record for record in caplog.records if "disk of the state folder refuses" in record.getMessage()]
     assert len(told) <= 2, "once by the store, once by health"
     assert (await caller.watch(before.job_id))[-1].WhichOneof("event") == "done", "what is kept can be had"
-    await full(caller, False)
+    await set_full(caller, False)
     await ready(caller.channel)
     assert (await caller.generate(request_of(request_id="after", **SMALL)))[-1].WhichOneof("event") == "done"
 
 
-async def test_a_database_that_cannot_be_read_is_no_bug(serve_kept, request_of, tmp_path):
-    caller = await serve_kept()
+async def test_a_database_that_cannot_be_read_is_no_bug(
+    serve_kept: Serve, request_of: RequestOf, tmp_path: Path
+) -> None:
+    caller = await serve_kept(intervals=QUICK)
     request = request_of(request_id="a", seed=1, **SMALL)
     job = await caller.submit(request, detached=True)
     await caller.watch(job.job_id)
     path = tmp_path / "state" / "jobs.db"
-    store = caller.server._service._runtime.store
-    await caller.server._service._runtime.jobs.flush()
+    await caller.runtime.jobs.flush()
     other = sqlite3.connect(path)
     other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     other.close()
     sound = path.read_bytes()
     path.write_bytes(b"\xa5" * len(sound))
-    store._database._db.execute("PRAGMA shrink_memory")
     calls = (
         lambda: caller.job(job.job_id),
         lambda: caller.watch(job.job_id),
@@ -105,15 +107,16 @@ async def test_a_database_that_cannot_be_read_is_no_bug(serve_kept, request_of, 
         await caller.upload(b"content")
     assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
     await ready(caller.channel, False)
-    assert "start this generator again" in caller.server._service.unhealthy_reason
+    assert "restart this generator" in caller.service.unhealthy_reason
     path.write_bytes(sound)
     caller = await serve_kept()
     await ready(caller.channel)
 
 
-async def test_a_folder_of_contents_that_is_gone_is_no_bug(serve_kept, request_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime_module, "_RETAIN_EVERY", 1)
-    caller = await serve_kept()
+async def test_a_folder_of_contents_that_is_gone_is_no_bug(
+    serve_kept: Serve, request_of: RequestOf, tmp_path: Path
+) -> None:
+    caller = await serve_kept(intervals=QUICK)
     request = request_of(request_id="a", **SMALL)
     data = serialized(request)
     blobs = tmp_path / "state" / "blobs"
@@ -132,11 +135,11 @@ async def test_a_folder_of_contents_that_is_gone_is_no_bug(serve_kept, request_o
     assert (await caller.generate(request))[-1].WhichOneof("event") == "done"
 
 
-def picture(size):
+def picture(size: int) -> ImageFinished:
     return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, digest(b"x" * size), "")
 
 
-async def refusing(made, path, entries, sizes):
+async def refusing(made: ManagedJobs, path: Path, entries: list[LiveJob], sizes: Sequence[int]) -> None:
     """The jobs are done while the folder of contents is not there."""
     path.rename(path.with_name("gone"))
     for number, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
@@ -145,7 +148,7 @@ async def refusing(made, path, entries, sizes):
     path.with_name("gone").rename(path)
 
 
-async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager, tmp_path):
+async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entries = [await made.submit(f"{number}", detached=True) for number in range(3)]
     await refusing(made, tmp_path / "blobs", entries, (10, 11, 12))
@@ -157,11 +160,13 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager, tmp_
     assert (await made.store.unfinished())[0] == []
     kept = await made.manager.directory.by_id(entries[1].record.job_id)
     (_, image), _ = [told async for told in made.manager.watch(kept, 1)]
-    assert image.data == b"x" * 11
+    assert isinstance(image, ImageFinished) and image.data == b"x" * 11
 
 
 @pytest.mark.parametrize("bound", ["MAX_HELD_BYTES", "MAX_HELD_JOBS"])
-async def test_what_the_disk_refuses_does_not_fill_the_memory(manager, tmp_path, monkeypatch, bound):
+async def test_what_the_disk_refuses_does_not_fill_the_memory(
+    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
     monkeypatch.setattr(saving, bound, {"MAX_HELD_BYTES": 250, "MAX_HELD_JOBS": 2}[bound])
     made = manager(state=tmp_path)
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
@@ -174,7 +179,8 @@ async def test_what_the_disk_refuses_does_not_fill_the_memory(manager, tmp_path,
     with pytest.raises(IdempotencyConflict):
         await made.submit("1", identity="another", detached=True)
     _, last = await collected(made.manager, stub)
-    assert isinstance(last.error, Draining) and last.error.metadata["parked"] == "true"
+    assert isinstance(last, JobFailed) and isinstance(last.error, Draining)
+    assert last.error.metadata["parked"] == "true"
     made.manager.cancel(await made.manager.directory.by_id(entries[3].record.job_id))
     await made.manager.recover()
     for entry in entries[4:]:
@@ -184,7 +190,9 @@ async def test_what_the_disk_refuses_does_not_fill_the_memory(manager, tmp_path,
     assert (await made.manager.directory.by_id(entries[3].record.job_id)).record.state is JobState.CANCELLED
 
 
-async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(manager, tmp_path):
+async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(
+    manager: MakeManager, tmp_path: Path
+) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
     (tmp_path / "blobs").rename(tmp_path / "gone")
@@ -200,10 +208,13 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     made.manager.cancel(entry)
     await made.ended(entry)
     kept = await made.manager.directory.by_id(entry.record.job_id)
-    assert (kept.record.state, kept.record.error.code) == (JobState.CANCELLED, "CANCELLED")
+    assert kept.record.state is JobState.CANCELLED
+    assert kept.record.error is not None and kept.record.error.code == "CANCELLED"
 
 
-async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manager, tmp_path, monkeypatch):
+async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
+    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
     with monkeypatch.context() as patch:
@@ -219,7 +230,9 @@ async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manage
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "no file"])
-async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(manager, tmp_path, damage):
+async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
+    manager: MakeManager, tmp_path: Path, damage: str
+) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
     made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
@@ -233,7 +246,8 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(manager,
     assert refused.value.reason == "STORE_DAMAGED"
     spoilt = await made.manager.directory.by_id(entry.record.job_id)
     _, sound, last = await collected(made.manager, spoilt)
-    assert sound.data == b"x" * 10 and last.error.reason == "STORE_DAMAGED"
+    assert isinstance(sound, ImageFinished) and sound.data == b"x" * 10
+    assert isinstance(last, JobFailed) and last.error.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
     assert again.record.job_id != entry.record.job_id
     made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
@@ -246,7 +260,9 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(manager,
 
 
 @pytest.mark.parametrize("lost", ["image", "done"])
-async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(manager, tmp_path, lost):
+async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
+    manager: MakeManager, tmp_path: Path, lost: str
+) -> None:
     """As after a database that was damaged: what can be read of it goes on."""
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
@@ -262,7 +278,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(manager, tmp_pat
     assert again.record.job_id != entry.record.job_id
 
 
-async def test_a_result_whose_folder_is_away_is_not_damaged(manager, tmp_path):
+async def test_a_result_whose_folder_is_away_is_not_damaged(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
     made.publish(picture(10), JobSucceeded(1, StageTimings()))

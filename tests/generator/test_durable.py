@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +15,12 @@ from zrelay_shared.errors import (
     IdempotencyConflict,
     ZrelayError,
 )
-from zrelay_shared.service.lifecycle import ServeOptions
-from zrelay_shared.service.listening import parse_listen
 
 from .callers import LONG, images, pixels
+from .kinds import RequestOf, Serve
 
 
-async def test_submit_watch_and_watch_again(serve_kept, request_of):
+async def test_submit_watch_and_watch_again(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     info = await caller.stub.call("GetInfo", pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse)
     assert {f.name: f.note for f in info.message.features}["jobs.submit"] == ""
@@ -35,7 +36,7 @@ async def test_submit_watch_and_watch_again(serve_kept, request_of):
     assert (await caller.job(job.job_id)).state == jpb.JOB_STATE_SUCCEEDED
 
 
-async def test_what_was_asked_outlives_the_process(serve_kept, request_of):
+async def test_what_was_asked_outlives_the_process(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     done = await caller.generate(request_of(request_id="done", num_inference_steps=1))
     running_job = await caller.submit(request_of(request_id="running", **LONG))
@@ -62,7 +63,7 @@ async def test_what_was_asked_outlives_the_process(serve_kept, request_of):
         await caller.generate(request_of(request_id="done", num_inference_steps=2))
 
 
-async def test_a_watcher_comes_back_after_a_restart(serve_kept, request_of):
+async def test_a_watcher_comes_back_after_a_restart(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     job = await caller.submit(request_of(request_id="a", seed=1, num_images=2, num_inference_steps=20))
     seen = []
@@ -79,10 +80,11 @@ async def test_a_watcher_comes_back_after_a_restart(serve_kept, request_of):
     assert pixels(rest) == pixels(whole)
 
 
-async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept, request_of):
+async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(lease_s=1.0)
     detached = await caller.submit(request_of(request_id="detached", **LONG), detached=True)
     stream = caller.stub.stream("Generate", request_of(request_id="left", **LONG), pb.GenerateResponse)
+    assert isinstance(stream, AsyncGenerator)
     left = (await anext(stream)).message.event.accepted.job_id
     await stream.aclose()
     back = caller.watching(left)
@@ -97,7 +99,9 @@ async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept, r
     await caller.cancel(detached.job_id)
 
 
-async def test_another_checkpoint_does_not_paint_what_this_one_accepted(serve_kept, request_of, tmp_path):
+async def test_another_checkpoint_does_not_paint_what_this_one_accepted(
+    serve_kept: Serve, request_of: RequestOf, tmp_path: Path
+) -> None:
     caller = await serve_kept()
     job = await caller.submit(request_of(request_id="a", **LONG), detached=True)
     await caller.server.close()
@@ -110,12 +114,11 @@ async def test_another_checkpoint_does_not_paint_what_this_one_accepted(serve_ke
     assert refused.value.reason == "MODEL_CHANGED"
 
 
-async def test_a_drain_parks_what_it_cannot_finish(serve_kept, request_of):
-    caller = await serve_kept()
+async def test_a_drain_parks_what_it_cannot_finish(serve_kept: Serve, request_of: RequestOf) -> None:
+    caller = await serve_kept(grace_s=0.2)
     job = await caller.submit(request_of(request_id="long", seed=1, **LONG))
     watching = asyncio.create_task(caller.watch(job.job_id))
     await asyncio.sleep(0.3)
-    caller.server._options = ServeOptions(parse_listen("127.0.0.1:0"), grace_s=0.2)
     await caller.server.drain()
     with pytest.raises(Draining) as refused:
         await watching

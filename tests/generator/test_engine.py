@@ -1,6 +1,7 @@
 """The step engine tick by tick: order, cancelling, previews."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from zrelay_generator.features.protocol import Output
 from zrelay_generator.priority import Priority
 from zrelay_shared.errors import Cancelled
 
-from .benches import denoised_by
+from .benches import Bench, denoised_by
+from .kinds import Load, MakeSpec
 
 
-def test_stages_come_in_order(demo, load, bench, spec):
+def test_stages_come_in_order(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     on.paint(spec(steps=2))
     stages = [(event.stage, event.completed, event.total) for _, event in on.events if isinstance(event, StageProgress)]
@@ -24,11 +26,12 @@ def test_stages_come_in_order(demo, load, bench, spec):
         (JobStage.DENOISE, 2, 2),
         (JobStage.DECODE, 1, 1),
     ]
-    assert on.events[-1][1].last and on.engine.idle
+    _, last = on.events[-1]
+    assert isinstance(last, ImagePixels) and last.last and on.engine.idle
     assert on.estimator.cost.measured and on.estimator.cost.snapshot().decode_s_per_pixel > 0
 
 
-def test_a_cancelled_job_takes_no_further_step(demo, load, bench, spec):
+def test_a_cancelled_job_takes_no_further_step(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     job = on.add(spec(steps=50))
     (image,) = job.images
@@ -42,7 +45,7 @@ def test_a_cancelled_job_takes_no_further_step(demo, load, bench, spec):
     assert image.latents is None
 
 
-def test_a_job_is_cancelled_between_its_pictures(demo, load, bench, spec):
+def test_a_job_is_cancelled_between_its_pictures(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     job = on.add(spec(steps=1, num_images=3))
     on.tick()
@@ -52,13 +55,13 @@ def test_a_job_is_cancelled_between_its_pictures(demo, load, bench, spec):
     assert len(on.vae.latents) == 1 and on.engine.idle
 
 
-def test_the_next_job_follows(demo, load, bench, spec):
+def test_the_next_job_follows(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     on.paint(spec(steps=2), spec(steps=1))
     assert [job for job, event in on.events if isinstance(event, ImagePixels)] == ["job-0", "job-1"]
 
 
-def test_previews_come_every_so_many_steps(demo, load, bench, spec):
+def test_previews_come_every_so_many_steps(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     on.paint(spec(Output(preview_every=2, preview_max_side=6), steps=7))
     previews = [event for _, event in on.events if isinstance(event, PreviewPixels)]
@@ -66,14 +69,16 @@ def test_previews_come_every_so_many_steps(demo, load, bench, spec):
     assert previews[0].pixels.shape == (6, 6, 3)
 
 
-def test_a_deterministic_job_is_the_same_in_any_company(demo, load, bench, spec):
+def test_a_deterministic_job_is_the_same_in_any_company(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     model = load(demo, torch.bfloat16)
     together = bench(model).paint(spec(deterministic=True, num_images=3, seed=5))
     alone = [bench(model).paint(spec(seed=5 + i))[0] for i in range(3)]
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
-def test_priority_goes_before_arrival(demo, load, bench, spec):
+def test_priority_goes_before_arrival(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     on.paint(spec(priority=Priority.BATCH), spec(), spec(priority=Priority.INTERACTIVE))
     assert [job for job, event in on.events if isinstance(event, ImagePixels)] == ["job-2", "job-1", "job-0"]
@@ -82,11 +87,13 @@ def test_priority_goes_before_arrival(demo, load, bench, spec):
 @pytest.mark.parametrize(
     ("device", "default", "side"), [("cpu", 1024, 64), ("cuda", 1024, 512), ("cuda", 128, 128), ("mps", 16, 64)]
 )
-def test_what_is_painted_to_warm_up(device, default, side):
+def test_what_is_painted_to_warm_up(device: str, default: int, side: int) -> None:
     assert warm_up_side(device, 64, default) == side
 
 
-def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(demo, load, bench, spec):
+def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo))
     calibrate(load(demo), on.estimator.cost, 64)
     on.add(replace(spec(), sampling=replace(spec(steps=20).sampling, width=512, height=512)), "poster")
@@ -97,7 +104,7 @@ def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(demo, load, b
     assert denoised_by(on, "poster") == 1, "it was left alone until the preview was done"
 
 
-def test_cancelling_one_leaves_its_company_as_it_is(demo, load, bench, spec):
+def test_cancelling_one_leaves_its_company_as_it_is(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     specs = [spec(steps=4, seed=seed) for seed in range(3)]
     (_, expected, _), on = bench(load(demo), packs=True).paint(*specs), bench(load(demo), packs=True)
     jobs = [on.add(each, str(number)) for number, each in enumerate(specs)]

@@ -1,18 +1,24 @@
 """What fails in the engine fails alone: bad values, a full device, bugs."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.features.protocol import JobSpec, Prompt
-from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory
+from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory, ZrelayError
 
-from .benches import kinds
+from .benches import Bench, kinds
+from .kinds import Load, MakeSpec
 
 
-def test_latents_that_are_not_finite_fail_the_job_alone(demo, load, bench, spec):
+def test_latents_that_are_not_finite_fail_the_job_alone(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo))
     bad = replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan)))
     on.paint(bad, spec(steps=1))
@@ -34,7 +40,9 @@ def test_latents_that_are_not_finite_fail_the_job_alone(demo, load, bench, spec)
         (FloatingPointError("decoded"), FailedPrecondition),
     ],
 )
-def test_a_failing_device_ends_the_job_and_not_the_engine(error, expected, demo, load, bench, spec):
+def test_a_failing_device_ends_the_job_and_not_the_engine(
+    error: Exception, expected: type[ZrelayError], demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo))
     decode, on.vae.decode = on.vae.decode, lambda latents: (_ for _ in ()).throw(error)
     on.paint(spec(steps=1))
@@ -46,13 +54,15 @@ def test_a_failing_device_ends_the_job_and_not_the_engine(error, expected, demo,
     assert isinstance(on.events[-1][1], ImagePixels)
 
 
-def test_out_of_memory_says_what_would_fit(demo, load, bench, spec):
+def test_out_of_memory_says_what_would_fit(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     on.vae.decode = lambda latents: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
     on.add(JobSpec(spec().prompt, replace(spec().sampling, width=512, height=256)))
     for _ in range(20):
         on.tick()
-    error = on.events[-1][1].error
+    _, event = on.events[-1]
+    assert isinstance(event, JobFailed)
+    error = event.error
     assert (error.metadata["fits_width"], error.metadata["fits_height"]) == ("352", "176")
     assert error.retry_after_s is None and "352 x 176" in error.message
 
@@ -60,14 +70,14 @@ def test_out_of_memory_says_what_would_fit(demo, load, bench, spec):
 class Failing:
     """A forward that fails wherever `when` says so of its segments."""
 
-    def __init__(self, transformer, when, error):
+    def __init__(self, transformer: Any, when: Callable[[Sequence[Any]], bool], error: Exception) -> None:
         self._transformer, self._when, self._error = transformer, when, error
-        self.calls = []
+        self.calls: list[int] = []
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._transformer, name)
 
-    def forward(self, segments):
+    def forward(self, segments: Sequence[Any]) -> Any:
         self.calls.append(len(segments))
         if self._when(segments):
             raise self._error
@@ -75,11 +85,13 @@ class Failing:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a bug")])
-def test_company_that_fails_is_taken_apart_and_only_the_guilty_fails(error, demo, load, bench, spec):
+def test_company_that_fails_is_taken_apart_and_only_the_guilty_fails(
+    error: Exception, demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     model = load(demo)
     guilty = replace(spec(steps=2), sampling=replace(spec(steps=2).sampling, width=80))
     failing = Failing(model.transformer, lambda segments: any(s.latents.shape[2] == 10 for s in segments), error)
-    on = bench(replace(model, transformer=failing), packs=True)
+    on = bench(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
     on.paint(spec(steps=2), guilty, spec(steps=2, seed=9))
     assert kinds(on, "job-0")[-1] is kinds(on, "job-2")[-1] is ImagePixels
     (failed,) = [event for job, event in on.events if isinstance(event, JobFailed)]
@@ -88,16 +100,18 @@ def test_company_that_fails_is_taken_apart_and_only_the_guilty_fails(error, demo
     assert failing.calls[:4] == [3, 1, 1, 1]
 
 
-def test_a_tick_that_was_too_large_is_not_tried_again(demo, load, bench, spec):
+def test_a_tick_that_was_too_large_is_not_tried_again(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     model, error = load(demo), torch.OutOfMemoryError("CUDA out of memory.")
     failing = Failing(model.transformer, lambda segments: len(segments) > 2, error)
-    on = bench(replace(model, transformer=failing), packs=True)
+    on = bench(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
     on.paint(*(spec(steps=3, seed=seed) for seed in range(4)))
     assert not [event for _, event in on.events if isinstance(event, JobFailed)]
     assert max(failing.calls[2:]) <= 3 and failing.calls.count(4) == 1
 
 
-def test_a_job_that_cannot_begin_fails_alone(demo, load, bench, spec):
+def test_a_job_that_cannot_begin_fails_alone(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo), packs=True)
     on.paint(replace(spec(steps=2), prompt=Prompt(torch.zeros(4, 99))), spec(steps=2))
     assert kinds(on, "job-0") == [JobFailed] and kinds(on, "job-1")[-1] is ImagePixels

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ import torch
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
-from zrelay_generator.features.protocol import JobFeature, Prompt
+from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.packing import Conditioning
+
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSpec
 
 
 def kept() -> int:
@@ -30,7 +34,7 @@ def uncollected() -> Iterator[int]:
 
 
 @pytest.fixture
-def everything(spec, embeds):
+def everything(spec: MakeSpec, embeds: MakeEmbeds) -> JobSpec:
     """A job with every feature that a plain checkpoint has."""
     return replace(
         spec(steps=3, num_images=2, guidance_scale=2.0, first_step=1),
@@ -42,13 +46,17 @@ def everything(spec, embeds):
     )
 
 
-def test_a_finished_job_leaves_nothing(demo, load, bench, spec, everything, uncollected):
+def test_a_finished_job_leaves_nothing(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, everything: JobSpec, uncollected: int
+) -> None:
     on = bench(load(demo))
     on.paint(everything, spec(steps=2), everything)
     assert kept() == uncollected
 
 
-def test_a_cancelled_job_leaves_nothing(demo, load, bench, spec, everything, uncollected):
+def test_a_cancelled_job_leaves_nothing(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, everything: JobSpec, uncollected: int
+) -> None:
     on = bench(load(demo))
     jobs = [on.add(everything), on.add(spec(steps=4))]
     on.tick()
@@ -62,13 +70,15 @@ def test_a_cancelled_job_leaves_nothing(demo, load, bench, spec, everything, unc
     assert on.engine.idle and kept() == uncollected
 
 
-def test_a_job_whose_latents_are_not_finite_leaves_nothing(demo, load, bench, spec, uncollected):
+def test_a_job_whose_latents_are_not_finite_leaves_nothing(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, uncollected: int
+) -> None:
     on = bench(load(demo))
     on.paint(replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan))), spec(steps=2))
     assert kept() == uncollected
 
 
-def test_a_job_that_has_left_takes_no_more_time(demo, load, bench, spec):
+def test_a_job_that_has_left_takes_no_more_time(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
     on = bench(load(demo))
     job = on.add(spec(steps=2))
     while not on.engine.idle:

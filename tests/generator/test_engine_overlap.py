@@ -2,9 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine, run_to_end
@@ -12,16 +15,31 @@ from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.engine.watchdog import Watchdog
 
-from .benches import denoised_by, kinds
+from .benches import Bench, denoised_by, kinds
+from .kinds import Load, MakeSpec
 
 
-def test_decoding_beside_the_next_step(demo, load, bench, spec):
-    woken = []
+def held(
+    decode: Callable[[Tensor], Tensor], gate: threading.Event, began: threading.Event | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The same decoding, once the gate is open."""
+
+    def waiting(latents: Tensor) -> Tensor:
+        if began is not None:
+            began.set()
+        assert gate.wait(20)
+        return decode(latents)
+
+    return waiting
+
+
+def test_decoding_beside_the_next_step(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
+    woken: list[int] = []
     on = bench(load(demo), packs=True, changed=lambda: woken.append(1), decode_beside=True)
     on.add(spec(steps=1), "short")
     on.add(spec(steps=40), "long")
-    decode, gate = on.vae.decode, threading.Event()
-    on.vae.decode = lambda latents: gate.wait(20) and decode(latents)
+    gate = threading.Event()
+    on.vae.decode = held(on.vae.decode, gate)
     for _ in range(5):
         on.tick()
     assert denoised_by(on, "long") == 5 and ImagePixels not in kinds(on, "short")
@@ -36,10 +54,18 @@ def test_decoding_beside_the_next_step(demo, load, bench, spec):
     on.engine.close()
 
 
-def test_pictures_that_wait_for_the_decoder_can_be_cancelled(demo, load, bench, spec):
+def test_pictures_that_wait_for_the_decoder_can_be_cancelled(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo), packs=True, decode_beside=True)
     gate, begun, decode = threading.Event(), threading.Event(), on.vae.decode
-    on.vae.decode = lambda latents: (begun.set(), gate.wait(20), decode(latents))[-1]
+
+    def begin(latents: Tensor) -> Tensor:
+        begun.set()
+        gate.wait(20)
+        return decode(latents)
+
+    on.vae.decode = begin
     job = on.add(spec(steps=1, num_images=4), "cancelled")
     on.tick()
     assert begun.wait(20)
@@ -53,10 +79,12 @@ def test_pictures_that_wait_for_the_decoder_can_be_cancelled(demo, load, bench, 
     on.engine.close()
 
 
-def test_a_picture_that_is_being_decoded_can_be_cancelled(demo, load, bench, spec):
+def test_a_picture_that_is_being_decoded_can_be_cancelled(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo), decode_beside=True)
-    gate, decode = threading.Event(), on.vae.decode
-    on.vae.decode = lambda latents: gate.wait(20) and decode(latents)
+    gate = threading.Event()
+    on.vae.decode = held(on.vae.decode, gate)
     job = on.add(spec(steps=1))
     on.tick()
     assert on.engine.waits
@@ -66,11 +94,13 @@ def test_a_picture_that_is_being_decoded_can_be_cancelled(demo, load, bench, spe
     assert on.engine.idle and kinds(on, "job")[-1] is JobFailed
 
 
-def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo, load, bench, spec):
+def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo), decode_beside=True)
-    decode, threads = on.vae.decode, []
+    decode, threads = on.vae.decode, list[str]()
 
-    def crowded(latents):
+    def crowded(latents: Tensor) -> Tensor:
         threads.append(threading.current_thread().name)
         if len(threads) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -82,7 +112,7 @@ def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo, load, 
     assert threads[0].startswith("decode") and not threads[1].startswith("decode")
 
 
-def test_a_step_that_never_ends_is_seen_from_outside():
+def test_a_step_that_never_ends_is_seen_from_outside() -> None:
     clock = iter([100.0, 150.0, 170.0])
     watchdog = Watchdog(lambda: next(clock))
     assert watchdog.overdue_s == 0.0
@@ -92,11 +122,13 @@ def test_a_step_that_never_ends_is_seen_from_outside():
     assert watchdog.overdue_s == 0.0
 
 
-def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, bench, spec):
+def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     now = [0.0]
     on = bench(load(demo), decode_beside=True, clock=lambda: now[0])
-    gate, began, decode = threading.Event(), threading.Event(), on.vae.decode
-    on.vae.decode = lambda latents: began.set() or (gate.wait(20) and decode(latents))
+    gate, began = threading.Event(), threading.Event()
+    on.vae.decode = held(on.vae.decode, gate, began)
     on.add(spec(steps=1))
     on.tick()
     assert began.wait(20) and on.engine.overdue_s == 0.0
@@ -108,11 +140,11 @@ def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo, load, benc
     on.engine.close()
 
 
-def test_the_device_thread_says_when_it_is_not_well(demo, load):
+def test_the_device_thread_says_when_it_is_not_well(demo: Path, load: Load) -> None:
     thread = DeviceThread(1)
     assert thread.problem == ""
 
-    def engine():
+    def engine() -> StepEngine:
         return StepEngine(load(demo), 1 << 20, JobEstimator(), lambda jobs, tokens: None, lambda job, event: None)
 
     thread.start(engine).result(20)

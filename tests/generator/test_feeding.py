@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from zrelay_generator.store.blobs import FolderBlobs
 from zrelay_shared.errors import PayloadCorrupt
 
 from .breaking import ready
-from .callers import LONG, SOON_S, digest, serialized
-from .conftest import embeds_of
+from .callers import LONG, SOON_S, Caller, digest, serialized
+from .helpers import make_embeds
+from .kinds import RequestOf, Serve
 
+BadFile = Callable[..., Awaitable[tuple[Caller, jpb.Job, jpb.Job]]]
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
-async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept, request_of):
+async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(max_wait_s=1e6)
     posters = [
         await caller.submit(request_of(request_id=f"poster-{number}", **LONG), detached=True)
@@ -34,17 +37,17 @@ async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept
 
 
 @pytest.fixture
-def bad_file(serve_kept, request_of, tmp_path):
+def bad_file(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> BadFile:
     """Serves a job at the head of the line whose input cannot be read, and one behind it; tries again after a while."""
 
-    async def start(again_s):
+    async def start(again_s: float) -> tuple[Caller, jpb.Job, jpb.Job]:
         caller = await serve_kept(max_wait_s=1e6, intervals=Intervals(retry_s=again_s))
         before = [
             await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
             for number in range(LOADED_PER_CLASS)
         ]
         requests = [
-            request_of(embeds_of(20, 128, seed=images), request_id=f"{images}", num_images=images, **LONG)
+            request_of(make_embeds(20, 128, seed=images), request_id=f"{images}", num_images=images, **LONG)
             for images in (2, 3)  # more work than those before, so they wait behind them
         ]
         bad, behind = [await caller.submit(request, detached=True) for request in requests]
@@ -58,26 +61,28 @@ def bad_file(serve_kept, request_of, tmp_path):
     return start
 
 
-async def test_a_file_that_cannot_be_read_ends_its_job_alone(bad_file):
+async def test_a_file_that_cannot_be_read_ends_its_job_alone(bad_file: BadFile) -> None:
     caller, bad, behind = await bad_file(again_s=0.1)
     with pytest.raises(PayloadCorrupt) as damaged:
         await asyncio.wait_for(caller.watch(bad.job_id), SOON_S)
     assert damaged.value.reason == "STORE_DAMAGED"
     await begun(caller, behind)
-    assert not caller.server._service.unhealthy_reason
+    assert not caller.service.unhealthy_reason
     await ready(caller.channel)
 
 
-async def test_others_pass_a_job_whose_file_is_in_doubt(bad_file):
+async def test_others_pass_a_job_whose_file_is_in_doubt(bad_file: BadFile) -> None:
     caller, bad, behind = await bad_file(again_s=1000.0)
     await begun(caller, behind)
     assert (await caller.job(bad.job_id)).state == jpb.JOB_STATE_QUEUED
 
 
-def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(tmp_path, monkeypatch):
+def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blobs, path = FolderBlobs(tmp_path), tmp_path / digest(b"content")
 
-    def unreadable(_):
+    def unreadable(_: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     blobs.put(path.name, b"content")
@@ -93,13 +98,13 @@ def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(tmp
     assert inodes[0] != inodes[1] == inodes[2]
 
 
-async def ended(caller):
+async def ended(caller: Caller) -> list[str]:
     """The request ids of what was done, in the order of their ends."""
     done = await caller.jobs(jpb.JOB_STATE_SUCCEEDED)
     return [job.request_id for job in sorted(done, key=lambda job: job.ended_at)]
 
 
-async def begun(caller, job):
+async def begun(caller: Caller, job: jpb.Job) -> None:
     ends = time.monotonic() + SOON_S
     while (await caller.job(job.job_id)).state != jpb.JOB_STATE_RUNNING:
         assert time.monotonic() < ends, f"job {job.job_id} did not begin"

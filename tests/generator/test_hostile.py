@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from zrelay.v1 import generator_pb2 as pb
 
 from .hostile import MOST_MORE_MIB, Victim, changed, check, fields_of, started
+from .kinds import MakeEmbeds, RequestOf
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def victim(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vic
 
 
 @pytest.fixture(scope="module")
-def good(request_of, embeds) -> bytes:
+def good(request_of: RequestOf, embeds: MakeEmbeds) -> bytes:
     """A request that paints."""
     asked = {"num_inference_steps": 2, "width": 64, "height": 64, "guidance_scale": 1.0, "seed": 3}
     return request_of(negative=embeds(3, 128), **asked).to_bytes()
@@ -33,14 +35,14 @@ CHANGES = st.tuples(
 QUIET = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def test_any_request(victim, good):
+def test_any_request(victim: Victim, good: bytes) -> None:
     for _ in range(3):
         assert victim.status("Generate", good)[0] is grpc.StatusCode.OK
     before = victim.resident_mib()
 
     @QUIET
     @given(st.lists(CHANGES, min_size=1, max_size=4))
-    def fields(changes):
+    def fields(changes: list[Any]) -> None:
         message = pb.GenerateRequest.FromString(good)
         for path, pick, times in changes:
             changed(message, path, pick, times)
@@ -48,7 +50,7 @@ def test_any_request(victim, good):
 
     @QUIET
     @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=6), st.integers(0, 1 << 20))
-    def bits(flips, cut):
+    def bits(flips: list[tuple[int, int]], cut: int) -> None:
         raw = bytearray(good)
         for place, value in flips:
             raw[place % len(raw)] = value
@@ -56,7 +58,7 @@ def test_any_request(victim, good):
 
     @QUIET
     @given(st.binary(max_size=200))
-    def noise(raw):
+    def noise(raw: bytes) -> None:
         check(victim, "Generate", raw)
 
     fields()
@@ -69,7 +71,7 @@ def test_any_request(victim, good):
     assert grown < MOST_MORE_MIB
 
 
-def test_requests_that_are_given_up(victim, good):
+def test_requests_that_are_given_up(victim: Victim, good: bytes) -> None:
     """Callers that come and go at once leave nothing behind."""
     for number in range(60):
         call = victim.call("Generate", good)

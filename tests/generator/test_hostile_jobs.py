@@ -79,7 +79,7 @@ def test_any_job_request(victim: Victim, good: dict[str, Message], state: Path, 
     @quiet(EXAMPLES[method])
     @given(st.lists(changes, min_size=1, max_size=4))
     def fields(changes: list[Any]) -> None:
-        asked = type(message).FromString(message.SerializeToString())
+        asked: Any = type(message).FromString(message.SerializeToString())
         if method == "SubmitJob":
             asked.request_id = f"{method}-{next(numbers)}"
         for path, pick, times in changes:

@@ -105,7 +105,7 @@ def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling: MakeSam
     writer = ImageWriter(LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
-    writer._thread.shutdown(wait=True)
+    writer.close()
     ((event, cancelled),) = told
     assert isinstance(event, JobFailed) and isinstance(event.error, InternalError)
     assert job.cancelled and not cancelled, "it fails; the device hears afterwards that it need not go on"

@@ -172,6 +172,6 @@ def test_the_image_depends_on_transformer_and_vae(copy: Path, tmp_path: Path, pa
         name = sorted(weights)[0]
         save_file(weights | {name: weights[name] * 0.5}, file)
     after = identify(copy, "tiny", tmp_path / "cache")
-    assert after.image_digest != before.paints
+    assert after.image_digest != before.image_digest
     assert (after.transformer_digest != before.transformer_digest) == (part == "transformer")
     assert (after.vae_digest != before.vae_digest) == (part != "transformer")

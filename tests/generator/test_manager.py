@@ -1,6 +1,7 @@
 """Taking, watching and draining jobs, with a real store in memory and without a device."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,17 +10,20 @@ from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded, PreviewReady
 from zrelay_generator.scheduling.scheduler import QueueStanding
-from zrelay_generator.store.records import JobState
+from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import (
     Draining,
     IdempotencyConflict,
     InternalError,
 )
 
+from .kinds import MakeManager
 from .managers import collected, picture
 
+Before = Callable[[int, Sequence[JobState], int], Awaitable[list[JobRecord]]]
 
-async def test_a_job_from_beginning_to_end(manager):
+
+async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a")
     watching = asyncio.create_task(collected(made.manager, entry))
@@ -36,7 +40,7 @@ async def test_a_job_from_beginning_to_end(manager):
     assert await collected(made.manager, kept, after=1) == [image, JobSucceeded(1, StageTimings())]
 
 
-async def test_slow_readers_get_the_latest(manager):
+async def test_slow_readers_get_the_latest(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a")
     for step in range(100):
@@ -47,7 +51,7 @@ async def test_slow_readers_get_the_latest(manager):
     assert [event.completed for event in events if isinstance(event, StageProgress)] == list(range(69, 101))
 
 
-async def test_heartbeats_go_to_those_who_wait_and_are_watched(manager):
+async def test_heartbeats_go_to_those_who_wait_and_are_watched(manager: MakeManager) -> None:
     made = manager()
     await made.submit("a")
     entry, unwatched = await made.submit("b"), await made.submit("c")
@@ -62,7 +66,7 @@ async def test_heartbeats_go_to_those_who_wait_and_are_watched(manager):
     await watching.aclose()
 
 
-async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager):
+async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     entry = await made.submit("a", steps=4)
@@ -70,7 +74,10 @@ async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager):
     await anext(watching)
     made.publish(StageProgress(JobStage.DENOISE, 1, 4, 1.0, 3.0))
     await made.manager.heartbeat()
-    steps = lambda: [event for _, event in entry.log if isinstance(event, StageProgress)]  # noqa: E731
+
+    def steps() -> list[StageProgress]:
+        return [event for _, event in entry.log if isinstance(event, StageProgress)]
+
     assert [step.eta_s for step in steps()] == [3.0], "it has just moved"
     entry.progressed_at -= 2.0
     await made.manager.heartbeat()
@@ -83,13 +90,14 @@ async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager):
     await watching.aclose()
 
 
-async def test_a_page_of_many(manager):
+async def test_a_page_of_many(manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
     made = manager()
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     for number in (0, 1, 3):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entries[number])
-    made.store.before, asked = _counted(made.store.before)
+    counted, asked = _counted(made.store.before)
+    monkeypatch.setattr(made.store, "before", counted)
     everything = frozenset(JobState)
     pages, before = [], 1 << 62
     while page := await made.manager.directory.page(before, everything, 2):
@@ -101,17 +109,17 @@ async def test_a_page_of_many(manager):
     assert max(asked) <= 4, "not as many as there are jobs that wait"
 
 
-def _counted(call):
+def _counted(call: Before) -> tuple[Before, list[int]]:
     asked = []
 
-    async def counted(before, states, limit):
+    async def counted(before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
         asked.append(limit)
         return await call(before, states, limit)
 
     return counted, asked
 
 
-async def test_the_same_request_is_the_same_job(manager):
+async def test_the_same_request_is_the_same_job(manager: MakeManager) -> None:
     made = manager()
     several = await asyncio.gather(*(made.submit("a", identity="1") for _ in range(5)))
     assert len({id(entry) for entry in several}) == 1 and len(made.jobs) == 1
@@ -124,7 +132,7 @@ async def test_the_same_request_is_the_same_job(manager):
     assert await made.submit("a", identity="1") is not several[0], "a failed request may be made again"
 
 
-async def test_draining_finishes_what_it_can(manager):
+async def test_draining_finishes_what_it_can(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     short, long = await made.submit("short", steps=1), await made.submit("long", steps=90)
@@ -142,7 +150,7 @@ async def test_draining_finishes_what_it_can(manager):
     assert failed.error.metadata == {"job_id": long.record.job_id, "parked": "false"}
 
 
-async def test_a_parked_job_can_be_cancelled(manager):
+async def test_a_parked_job_can_be_cancelled(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a", detached=True)
     await made.manager.drain(0.0)

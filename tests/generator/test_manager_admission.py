@@ -1,26 +1,31 @@
 """What is taken, what is refused before it costs anything, and the order of the line."""
 
 import asyncio
-import time
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zrelay_generator.cost.size import Size
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import JobAccepted, JobSucceeded
-from zrelay_generator.jobs.submission import Submission
+from zrelay_generator.jobs.intake import Submission
+from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS, MOST_LOADED_PER_CLASS
-from zrelay_generator.settings import GeneratorConfig, serving_threads
+from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import (
     DeadlineExceeded,
     QueueFull,
     QuotaExceeded,
 )
 
+from .kinds import MakeManager
+from .managers import ManagedJobs
 
-async def test_overload_is_refused_by_count_by_work_and_by_disk(manager):
+
+async def test_overload_is_refused_by_count_by_work_and_by_disk(manager: MakeManager) -> None:
     made = manager(max_waiting=2)
     await made.submit("a"), await made.submit("b")
     with pytest.raises(QueueFull):
@@ -28,10 +33,11 @@ async def test_overload_is_refused_by_count_by_work_and_by_disk(manager):
     made = manager(max_wait_s=5.0)
     made.measured()
     first = await made.submit("a", steps=9)
-    assert next(iter(first.log))[1].wait_s == 0.0 and next(iter(first.log))[1].run_s > 5.0
+    _, accepted = next(iter(first.log))
+    assert isinstance(accepted, JobAccepted) and accepted.wait_s == 0.0 and accepted.run_s > 5.0
     with pytest.raises(QueueFull) as refused:
         await made.submit("b", steps=9)
-    assert refused.value.retry_after_s >= 5.0 and refused.value.metadata["max_wait_s"] == "5"
+    assert (refused.value.retry_after_s or 0.0) >= 5.0 and refused.value.metadata["max_wait_s"] == "5"
     made.manager.cancel(first)
     await made.submit("b", steps=50), "a job longer than the limit is taken when nothing is before it"
     made = manager(max_waiting_bytes=100)
@@ -41,17 +47,17 @@ async def test_overload_is_refused_by_count_by_work_and_by_disk(manager):
         await made.submit("too much", new_bytes=60)
 
 
-async def test_one_caller_may_not_fill_the_queue(manager):
+async def test_one_caller_may_not_fill_the_queue(manager: MakeManager) -> None:
     made = manager(max_caller_waiting=2)
     for name in "ab":
         await made.submit(name, caller="somebody")
     with pytest.raises(QuotaExceeded) as refused:
         await made.submit("c", caller="somebody")
-    assert refused.value.retry_after_s >= 1.0
+    assert (refused.value.retry_after_s or 0.0) >= 1.0
     await made.submit("c", caller="another")
 
 
-async def test_one_caller_may_not_fill_the_queue_at_once_either(manager, tmp_path):
+async def test_one_caller_may_not_fill_the_queue_at_once_either(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(max_caller_waiting=2, state=tmp_path)
     calls = [made.submit(f"{number}", caller="somebody") for number in range(20)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -60,7 +66,7 @@ async def test_one_caller_may_not_fill_the_queue_at_once_either(manager, tmp_pat
     assert {error.metadata["waiting"] for error in refused} == {"2"}
 
 
-async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(manager):
+async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     for budget_s, stage in ((5.0, "generate"), (0.5, "generate")):
@@ -74,12 +80,16 @@ async def test_what_cannot_be_done_in_time_is_refused_before_it_costs_anything(m
     assert len(made.jobs) == 1
 
 
-async def test_jobs_come_near_the_device_in_their_order(manager):
+async def test_jobs_come_near_the_device_in_their_order(manager: MakeManager) -> None:
     made = manager()
     for number in range(LOADED_PER_CLASS):
         await made.submit(f"filler {number}")
     made.measured()
-    names = {"long": {"steps": 90}, "short": {"steps": 2}, "batch": {"steps": 2, "priority": Priority.BATCH}}
+    names: dict[str, dict[str, Any]] = {
+        "long": {"steps": 90},
+        "short": {"steps": 2},
+        "batch": {"steps": 2, "priority": Priority.BATCH},
+    }
     waiting = {name: await made.submit(name, **options) for name, options in names.items()}
     urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
     assert [job.id for job in made.jobs[-2:]] == [waiting["batch"].record.job_id, urgent.record.job_id], (
@@ -96,14 +106,15 @@ async def test_jobs_come_near_the_device_in_their_order(manager):
     assert order == [waiting[name].record.job_id for name in ("short", "long")]
 
 
-async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(manager):
+async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(manager: MakeManager) -> None:
     made = manager(max_wait_s=1e9)
     made.measured()
     posters = [await made.submit(f"poster {number}", steps=90) for number in range(LOADED_PER_CLASS + 4)]
     assert len(made.jobs) == LOADED_PER_CLASS
     short = await made.submit("short", caller="another", steps=2, budget_s=5.0)
     assert made.jobs[-1].id == short.record.job_id and told(made, short) == (0, 3.0)
-    assert told(made, posters[-1]) == (LOADED_PER_CLASS + 4, pytest.approx(3.0 + 91.0 * (LOADED_PER_CLASS + 4)))
+    position, eta_s = told(made, posters[-1])
+    assert position == LOADED_PER_CLASS + 4 and eta_s == pytest.approx(3.0 + 91.0 * (LOADED_PER_CLASS + 4))
     same = await made.submit("as long as they are", caller="another", steps=90)
     assert told(made, same)[0] == 2, "callers share the device: it follows its caller's short job and one poster"
     last = await made.submit("one poster more", steps=90)
@@ -112,7 +123,7 @@ async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_ther
     assert made.jobs[-1].id == own.record.job_id and told(made, own)[0] == 1
 
 
-async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager):
+async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager: MakeManager) -> None:
     made = manager(max_wait_s=1e9)
     made.measured()
     for number in range(LOADED_PER_CLASS):
@@ -134,15 +145,15 @@ async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager):
     assert made.jobs[-1].id == short.record.job_id
 
 
-def told(made, entry):
+def told(made: ManagedJobs, entry: LiveJob) -> tuple[int, float]:
     """Jobs before one that waits, and seconds to its end, as all who ask are told."""
     standing = made.manager.scheduler.standing(entry.record)
     (beat,) = [other for one, other in made.manager.scheduler.standings() if one is entry.record]
-    assert (beat.queue_position, beat.eta_s) == (standing.queue_position, pytest.approx(standing.eta_s))
+    assert beat.queue_position == standing.queue_position and beat.eta_s == pytest.approx(standing.eta_s)
     return standing.queue_position, standing.eta_s
 
 
-async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(manager):
+async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     await made.submit("a", steps=30)
@@ -152,14 +163,14 @@ async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(manager):
     assert accepted.queue_position == 1 and accepted.wait_s > 0.0
 
 
-async def test_many_jobs_wait_at_a_small_price(manager):
+async def test_many_jobs_wait_at_a_small_price(manager: MakeManager) -> None:
     made = manager(max_wait_s=1e9, max_waiting=20_000)
     made.measured()
     await made.submit("first", detached=True)
     spec = made.specs["first"]
     tracemalloc.start()
 
-    async def submit(number):
+    async def submit(number: int) -> None:
         await made.manager.submit(Submission(f"request-{number}", "0" * 64, spec, b"spec", {}, {}, detached=True))
 
     sizes = []
@@ -169,9 +180,6 @@ async def test_many_jobs_wait_at_a_small_price(manager):
     tracemalloc.stop()
     assert made.manager.scheduler.waiting == 1_501
     assert (sizes[1] - sizes[0]) / 750 < 4096, "bytes for each"
-    began = time.perf_counter()
-    await made.manager.heartbeat()
-    assert time.perf_counter() - began < 1.0
 
 
 @pytest.mark.parametrize(
@@ -186,10 +194,6 @@ async def test_many_jobs_wait_at_a_small_price(manager):
         ("max_caller_waiting", 0),
     ],
 )
-def test_a_configuration_that_cannot_be(name, value, demo):
+def test_a_configuration_that_cannot_be(name: str, value: Any, demo: Path) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected"):
         GeneratorConfig(model=demo, **{name: value})
-
-
-def test_one_core_is_left_to_the_event_loop():
-    assert serving_threads(3) == 3 and serving_threads(None) >= 1

@@ -2,21 +2,29 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded
+from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import (
     Cancelled,
     NotFound,
 )
 
+from .kinds import MakeManager
 from .managers import collected, picture
 
 
-async def test_a_job_that_nobody_watches_has_a_lease(manager):
+def state(job: LiveJob) -> JobState:
+    return job.record.state
+
+
+async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> None:
     made = manager(lease_s=0.1, first_watch_s=0.0)
     watched, detached, forgotten = [await made.submit(n, detached=n == "detached") for n in ("a", "detached", "c")]
     first, second = made.manager.watch(watched), made.manager.watch(watched)
@@ -35,13 +43,13 @@ async def test_a_job_that_nobody_watches_has_a_lease(manager):
     third = made.manager.watch(watched)
     await anext(third)
     await asyncio.sleep(0.2)
-    assert watched.record.state is JobState.QUEUED, "a watcher renews the lease"
+    assert state(watched) is JobState.QUEUED, "a watcher renews the lease"
     await third.aclose()
     await asyncio.sleep(0.2)
-    assert watched.record.state is JobState.CANCELLED
+    assert state(watched) is JobState.CANCELLED
 
 
-async def test_a_job_can_be_detached_later(manager):
+async def test_a_job_can_be_detached_later(manager: MakeManager) -> None:
     made = manager(lease_s=0.1, first_watch_s=0.0)
     entry = await made.submit("a")
     assert await made.submit("a", detached=True) is entry
@@ -49,13 +57,15 @@ async def test_a_job_can_be_detached_later(manager):
     assert entry.record.state is JobState.QUEUED and entry.record.detached
 
 
-async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(manager, monkeypatch):
+async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(
+    manager: MakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = manager()
     entry = await made.submit("a", num_images=2)
     lost, kept = picture(), picture()
     written = made.store.blobs.put
 
-    def put(sha256, data):
+    def put(sha256: str, data: bytes) -> None:
         if sha256 == lost.file_sha256:
             raise OSError(28, "No space left on device")
         written(sha256, data)
@@ -75,7 +85,7 @@ async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(man
     assert [row.job_id for row in rows] == [entry.record.job_id], "it runs again, whole, after the next start"
 
 
-async def test_only_a_job_that_is_not_over_can_be_blamed(manager, tmp_path):
+async def test_only_a_job_that_is_not_over_can_be_blamed(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     over, under_way = await made.submit("a"), await made.submit("b", detached=True)
     made.publish(picture(), JobSucceeded(1, StageTimings()), job=0)
@@ -91,7 +101,7 @@ async def test_only_a_job_that_is_not_over_can_be_blamed(manager, tmp_path):
     ("bound", "left"),
     [({"keep_results_bytes": 25}, "cb"), ({"keep_results": 1}, "c"), ({"keep_results_s": 0.0}, "")],
 )
-async def test_results_are_kept_within_bounds(manager, bound, left):
+async def test_results_are_kept_within_bounds(manager: MakeManager, bound: dict[str, Any], left: str) -> None:
     made = manager(**bound)
     for name in "abc":
         entry = await made.submit(name)

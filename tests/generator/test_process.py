@@ -15,6 +15,8 @@ from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 
+from .kinds import RequestOf
+
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 START_S = 180.0
 """Most seconds that a process may take to start or to end, on a machine that is busy."""
@@ -42,7 +44,9 @@ async def ready(stub: Stub) -> pb.GeneratorServiceGetInfoResponse:
         await asyncio.sleep(0.05)
 
 
-async def test_a_process_paints_and_drains(demo, tmp_path, request_of, monkeypatch):
+async def test_a_process_paints_and_drains(
+    demo: Path, tmp_path: Path, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     file = tmp_path / "address"
     process = await start("--model", str(demo), "--listen", "127.0.0.1:0", "--address-file", str(file))
@@ -72,7 +76,9 @@ async def test_a_process_paints_and_drains(demo, tmp_path, request_of, monkeypat
         ([], exits.USAGE, "--model"),
     ],
 )
-async def test_a_process_that_cannot_start_says_why(flags, code, words, tmp_path, monkeypatch):
+async def test_a_process_that_cannot_start_says_why(
+    flags: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     process = await start(*flags, *([] if "--listen" in flags or not flags else ["--listen", "127.0.0.1:0"]))
     _, said = await asyncio.wait_for(process.communicate(), START_S)
@@ -80,7 +86,7 @@ async def test_a_process_that_cannot_start_says_why(flags, code, words, tmp_path
     assert words in said.decode() and "Traceback" not in said.decode()
 
 
-async def test_a_second_process_on_the_same_folder_is_refused(demo, tmp_path):
+async def test_a_second_process_on_the_same_folder_is_refused(demo: Path, tmp_path: Path) -> None:
     held = open_store(tmp_path / "state", Retention(1.0, 1, 1, 1))
     command = ["--model", str(demo), "--listen", "127.0.0.1:0", "--state", str(tmp_path / "state")]
     second = await asyncio.create_subprocess_exec(

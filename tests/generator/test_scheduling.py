@@ -61,7 +61,7 @@ def jobs() -> MakeJob:
 def record(arrival: int, **changed: Any) -> JobRecord:
     plain = {"priority": NORMAL, "caller": "", "work_s": 1.0, "input_bytes": 0, "accepted_at": NOW}
     fields = {"job_id": str(arrival), "request_id": str(arrival), "identity": "", "model": "", "accepted": b""}
-    return JobRecord(arrival=arrival, **{**fields, **plain, **changed})  # type: ignore[arg-type]
+    return JobRecord(arrival=arrival, **{**fields, **plain, **changed})
 
 
 def order(*jobs: DeviceJob, ledger: ServiceLedger | None = None) -> list[str]:
@@ -273,8 +273,8 @@ def test_standings_agree_with_the_order_in_which_jobs_are_loaded(
     for one in records:
         scheduler.enter(one)
     for _ in range(data.draw(st.integers(0, 10))):
-        if (one := scheduler.next_to_load()) is not None:
-            scheduler.load(one)
+        if (first := scheduler.next_to_load()) is not None:
+            scheduler.load(first)
     standings = dict(scheduler.standings())
     assert standings.keys() == set(records)
     for one in records:

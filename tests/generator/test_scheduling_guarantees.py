@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_time import SimulatedArrival, Simulation
 
+from zrelay_generator.cost.size import Size
+from zrelay_generator.engine.job import ImageState
 from zrelay_generator.engine.ticks import DecodeTick
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import UNITS_PER_LOWER_UNIT
@@ -122,7 +124,7 @@ def test_5_device_seconds_of_equal_callers_differ_by_at_most_one_job(
         assert max(received.values()) - min(received.values()) <= largest + unit_s
 
 
-def _step_size(simulation: Simulation, image):
+def _step_size(simulation: Simulation, image: ImageState) -> Size:
     sizes = image.job.remaining
     assert sizes is not None
     (_, now), (_, after) = sizes[0], sizes[1]

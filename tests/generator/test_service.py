@@ -13,12 +13,13 @@ from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import FeatureMissing, IdempotencyConflict, ZrelayError
 from zrelay_shared.fingerprint import from_message, to_message
 
-from .callers import SERVICE
+from .callers import SERVICE, Caller
+from .kinds import MakeEmbeds, RequestOf, Serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_events_in_their_order(caller, request_of):
+async def test_events_in_their_order(caller: Caller, request_of: RequestOf) -> None:
     events = await caller.generate(request_of(num_inference_steps=3, seed=5))
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds[0] == "accepted" and kinds[-2:] == ["image", "done"]
@@ -33,7 +34,7 @@ async def test_events_in_their_order(caller, request_of):
     assert timings.total_s >= timings.denoise_s > 0.0
 
 
-async def test_info(serve):
+async def test_info(serve: Serve) -> None:
     caller = await serve(max_waiting=9)
     info = await caller.info()
     assert info.ready and info.version.service == "generator" and info.version.libraries["torch"]
@@ -56,7 +57,7 @@ class NeverLoaded(GeneratorServicer):
         await asyncio.Event().wait()
 
 
-async def test_while_loading(serve, request_of):
+async def test_while_loading(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve(NeverLoaded, loaded=False)
     assert not (await caller.info()).ready
     with pytest.raises(ZrelayError) as refused:
@@ -64,7 +65,7 @@ async def test_while_loading(serve, request_of):
     assert (refused.value.reason, refused.value.retry_after_s) == ("MODEL_LOADING", 2.0)
 
 
-async def test_a_repeated_request_gets_the_same_job(caller, request_of):
+async def test_a_repeated_request_gets_the_same_job(caller: Caller, request_of: RequestOf) -> None:
     first = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     again = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     results = [event for event in first if event.WhichOneof("event") not in ("progress", "preview")]
@@ -74,7 +75,7 @@ async def test_a_repeated_request_gets_the_same_job(caller, request_of):
         await caller.generate(request_of(request_id="once", num_inference_steps=3))
 
 
-async def test_jobs_are_listed_and_looked_at(serve, request_of):
+async def test_jobs_are_listed_and_looked_at(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve()
     ids = [(await caller.generate(request_of(num_inference_steps=1)))[0].accepted.job_id for _ in range(3)]
     page = await caller.stub.call("ListJobs", pb.ListJobsRequest(page_size=2), pb.ListJobsResponse)
@@ -86,7 +87,7 @@ async def test_jobs_are_listed_and_looked_at(serve, request_of):
     assert job.state == jpb.JOB_STATE_SUCCEEDED and job.ended_at >= job.accepted_at > 0
 
 
-async def test_what_is_not_built_is_said(caller):
+async def test_what_is_not_built_is_said(caller: Caller) -> None:
     for method, request, response in (
         ("ListLoras", pb.ListLorasRequest(), pb.ListLorasResponse),
         ("RemoveLora", pb.RemoveLoraRequest(), pb.RemoveLoraResponse),
@@ -95,7 +96,9 @@ async def test_what_is_not_built_is_said(caller):
             await caller.stub.call(method, request, response)
 
 
-async def test_hostile_requests_are_refused_and_nothing_is_lost(caller, request_of, embeds):
+async def test_hostile_requests_are_refused_and_nothing_is_lost(
+    caller: Caller, request_of: RequestOf, embeds: MakeEmbeds
+) -> None:
     poisoned = embeds(20, 128)
     poisoned[0, 0] = float("nan")
     damaged, foreign = request_of(), request_of()
@@ -119,9 +122,11 @@ async def test_hostile_requests_are_refused_and_nothing_is_lost(caller, request_
     assert (await caller.image(request_of(num_inference_steps=1))).data
 
 
-async def test_bytes_that_are_no_request(caller, request_of):
+async def test_bytes_that_are_no_request(caller: Caller, request_of: RequestOf) -> None:
     whole = request_of().to_bytes()
-    call = caller.channel.unary_stream(f"/{SERVICE.full_name}/Generate")
+    call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = caller.channel.unary_stream(
+        f"/{SERVICE.full_name}/Generate"
+    )
     for raw in (whole[: len(whole) // 2], b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f"):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await anext(aiter(call(raw)))

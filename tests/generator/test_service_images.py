@@ -3,18 +3,20 @@
 import hashlib
 import io
 import json
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
 
 from zrelay.v1 import generation_pb2 as gpb
 
-from .callers import images
+from .callers import Caller, images
+from .kinds import MakeEmbeds, RequestOf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_same_seed_same_pixels(caller, request_of):
+async def test_same_seed_same_pixels(caller: Caller, request_of: RequestOf) -> None:
     first, again = [await caller.image(request_of(seed=11)) for _ in range(2)]
     other = await caller.image(request_of(seed=12))
     assert first.data == again.data
@@ -24,7 +26,7 @@ async def test_same_seed_same_pixels(caller, request_of):
     assert hashlib.sha256(first.data).hexdigest() == first.file_sha256
 
 
-async def test_a_seed_is_picked_and_reported(caller, request_of):
+async def test_a_seed_is_picked_and_reported(caller: Caller, request_of: RequestOf) -> None:
     events = await caller.generate(request_of(num_inference_steps=1))
     seed = events[0].accepted.seed
     (image,) = images(events)
@@ -33,7 +35,7 @@ async def test_a_seed_is_picked_and_reported(caller, request_of):
     assert again.pixels_sha256 == image.pixels_sha256
 
 
-async def test_two_images(caller, request_of, embeds):
+async def test_two_images(caller: Caller, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     both = images(await caller.generate(request_of(seed=3, num_images=2)))
     assert [(image.image_index, image.seed) for image in both] == [(0, 3), (1, 4)]
     request = request_of(seed=3, num_images=2)
@@ -43,17 +45,19 @@ async def test_two_images(caller, request_of, embeds):
     assert [image.pixels_sha256 for image in singly] == [image.pixels_sha256 for image in alone]
 
 
-async def test_guidance(caller, request_of, embeds):
+async def test_guidance(caller: Caller, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     plain = await caller.image(request_of(seed=3))
     guided = await caller.image(request_of(seed=3, guidance_scale=2.0, negative=embeds(4, 128, 9)))
     assert plain.pixels_sha256 != guided.pixels_sha256
 
 
 @pytest.mark.parametrize(("format", "name"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("WEBP", "WEBP")])
-async def test_formats_carry_their_provenance(caller, request_of, provenance_in, format, name):
+async def test_formats_carry_their_provenance(
+    caller: Caller, request_of: RequestOf, provenance_in: Callable[[bytes], str], format: str, name: str
+) -> None:
     request = request_of(seed=21, num_inference_steps=2)
     spec = request.message.spec
-    spec.output.format = gpb.ImageFormat.Value(f"IMAGE_FORMAT_{format}")
+    spec.output.format = getattr(gpb, f"IMAGE_FORMAT_{format}")
     spec.provenance.prompt = "ein rötlicher Fuchs 🦊"
     spec.provenance.labels["album"] = "tests"
     image = await caller.image(request)
@@ -65,13 +69,15 @@ async def test_formats_carry_their_provenance(caller, request_of, provenance_in,
     assert len(said["generator"]["transformer_digest"]) == 64
 
 
-async def test_provenance_may_be_left_out(caller, request_of, provenance_in):
+async def test_provenance_may_be_left_out(
+    caller: Caller, request_of: RequestOf, provenance_in: Callable[[bytes], str]
+) -> None:
     request = request_of(seed=21, num_inference_steps=2)
     request.message.spec.output.omit_provenance = True
     assert provenance_in((await caller.image(request)).data) == ""
 
 
-async def test_previews_are_small_jpegs(caller, request_of):
+async def test_previews_are_small_jpegs(caller: Caller, request_of: RequestOf) -> None:
     request = request_of(num_inference_steps=6)
     request.message.spec.preview.every_steps = 2
     events = await caller.generate(request)

@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, P
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.settings import describe
 
+from .kinds import OpenStore
 from .stores import KEEP, KEPT, ended, named, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 
 
-def test_the_numbers_in_the_docs_are_the_defaults():
+def test_the_numbers_in_the_docs_are_the_defaults() -> None:
     told = dict(re.findall(r"^\| `--([a-z-]+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
     defaults = {one.flags[0][2:]: one.to_user(one.default) for one in describe(GeneratorConfig, "generator")}
     assert len(told) == 9
@@ -33,7 +35,7 @@ def test_the_numbers_in_the_docs_are_the_defaults():
     assert {flag: float(number) for flag, number in told.items()} == {flag: defaults[flag] for flag in told}
 
 
-async def test_jobs_and_results_outlive_the_store(opened, tmp_path):
+async def test_jobs_and_results_outlive_the_store(opened: OpenStore, tmp_path: Path) -> None:
     store = opened()
     data, image = b"embeddings", b"a picture"
     sizes = {named(data): len(data)}
@@ -46,7 +48,8 @@ async def test_jobs_and_results_outlive_the_store(opened, tmp_path):
     assert store.durable and store.last_arrival == 2 and store.first_sequence > first + 1000
     unfinished, damaged = await store.unfinished()
     assert (unfinished, damaged) == ([row(1)], []) and await store.spec(1) == b"spec"
-    assert (await store.by_request("request-2")).sequence == 8
+    found = await store.by_request("request-2")
+    assert found is not None and found.sequence == 8
     assert [event.sequence for event in await store.results(2)] == [7, 8]
     assert await store.read(named(image)) == image
     with pytest.raises(PayloadCorrupt):
@@ -54,21 +57,21 @@ async def test_jobs_and_results_outlive_the_store(opened, tmp_path):
     assert {path.name for path in (tmp_path / "state" / "blobs").iterdir()} == {named(data), named(image)}
 
 
-async def test_a_content_is_needed_or_named(opened):
+async def test_a_content_is_needed_or_named(opened: OpenStore) -> None:
     store = opened()
     with pytest.raises(ContentMissing):
         await store.accept(row(1), b"spec", {named(b"x"): None}, {named(b"x"): 1})
     assert await store.unfinished() == ([], [])
 
 
-async def test_the_second_process_is_told(opened, tmp_path):
+async def test_the_second_process_is_told(opened: OpenStore, tmp_path: Path) -> None:
     opened()
     with pytest.raises(FailedPrecondition, match="another generator") as refused:
         open_store(tmp_path / "state", KEEP)
     assert refused.value.reason == "STATE_LOCKED" and refused.value.metadata["process"] == str(os.getpid())
 
 
-async def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(FailedPrecondition, match="--state none") as refused:
@@ -76,7 +79,7 @@ async def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     assert refused.value.reason == "STATE_UNWRITABLE"
 
 
-async def test_tables_of_a_newer_version_are_left_alone(opened, tmp_path):
+async def test_tables_of_a_newer_version_are_left_alone(opened: OpenStore, tmp_path: Path) -> None:
     opened().close()
     db = connect(tmp_path / "state" / DATABASE)
     db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -85,7 +88,7 @@ async def test_tables_of_a_newer_version_are_left_alone(opened, tmp_path):
         open_store(tmp_path / "state", KEEP)
 
 
-async def test_only_what_a_crash_left_is_swept(opened, tmp_path):
+async def test_only_what_a_crash_left_is_swept(opened: OpenStore, tmp_path: Path) -> None:
     store = opened()
     await store.accept(row(1), b"spec", *KEPT)
     folder = tmp_path / "state" / "blobs"
@@ -97,7 +100,7 @@ async def test_only_what_a_crash_left_is_swept(opened, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory"])
-async def test_contents(kind, tmp_path):
+async def test_contents(kind: str, tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path) if kind == "folder" else MemoryBlobs()
     name = named(b"some content")
     incoming = blobs.incoming()
@@ -116,7 +119,7 @@ async def test_contents(kind, tmp_path):
         blobs.read(name)
 
 
-async def test_a_damaged_content_is_never_given_out_and_can_be_sent_again(tmp_path):
+async def test_a_damaged_content_is_never_given_out_and_can_be_sent_again(tmp_path: Path) -> None:
     blobs, name = FolderBlobs(tmp_path), named(b"whole")
     blobs.put(name, b"whole")
     (tmp_path / name).write_bytes(b"whola")
@@ -127,7 +130,7 @@ async def test_a_damaged_content_is_never_given_out_and_can_be_sent_again(tmp_pa
     assert blobs.read(name) == b"whole"
 
 
-async def test_contents_go_by_their_last_use_and_never_while_needed(opened):
+async def test_contents_go_by_their_last_use_and_never_while_needed(opened: OpenStore) -> None:
     store = opened(Retention(3600.0, 100, 1 << 20, content_bytes=5 * LEAST_BYTES // 2))  # of small ones two
     contents = [bytes([letter]) * 10 for letter in b"abcd"]
     await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
@@ -144,7 +147,7 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened):
     assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
 
 
-async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened):
+async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened: OpenStore) -> None:
     store = opened(Retention(results_s=3600.0, results=1, result_bytes=1 << 20, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
@@ -154,7 +157,9 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 
 
-async def test_an_image_outlives_the_older_job_that_made_the_same(opened, tmp_path):
+async def test_an_image_outlives_the_older_job_that_made_the_same(
+    opened: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = opened(Retention(results_s=3600.0, results=0, result_bytes=0, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
@@ -165,15 +170,16 @@ async def test_an_image_outlives_the_older_job_that_made_the_same(opened, tmp_pa
     def put(sha256: str, data: bytes) -> None:
         """The older job is let go between the file's being there and the row that names it."""
         written(sha256, data)
-        store.blobs.put = written
+        monkeypatch.setattr(store.blobs, "put", written)
         assert asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10) == 1
 
-    loop, store.blobs.put = asyncio.get_running_loop(), put
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(store.blobs, "put", put)
     await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
     assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
 
 
-async def test_contents_that_unfinished_jobs_need(opened):
+async def test_contents_that_unfinished_jobs_need(opened: OpenStore) -> None:
     store = opened()
     await store.accept(row(1), b"spec", *KEPT)
     assert await store.needed([named(b"kept"), named(b"other")]) == {named(b"kept")}
@@ -181,11 +187,11 @@ async def test_contents_that_unfinished_jobs_need(opened):
     assert await store.needed([named(b"kept")]) == set()
 
 
-async def test_calls_that_wait_together_do_not_harm_each_other():
+async def test_calls_that_wait_together_do_not_harm_each_other() -> None:
     database = Database(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
     database.run(lambda db: db.execute("CREATE TABLE t (x INTEGER PRIMARY KEY)").close()).result()
 
-    def insert(value: int):
+    def insert(value: int) -> Future[int]:
         return database.run(lambda db: db.execute("INSERT INTO t VALUES (?)", (value,)).rowcount)
 
     outcomes = [insert(value) for value in (1, 2, 1, 3)]

@@ -1,6 +1,7 @@
 """What the store makes of a database that is damaged, emptied or gone, and of rows that are."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +9,11 @@ from zrelay_generator.store.opening import DATABASE, connect, salvaged
 from zrelay_generator.store.records import JobState, ResultRecord
 from zrelay_generator.store.retention import Retention
 
+from .kinds import OpenStore
 from .stores import KEPT, ended, named, row
 
 
-async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):
+async def test_a_damaged_row_is_one_jobs_trouble(opened: OpenStore, tmp_path: Path) -> None:
     store = opened()
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
@@ -24,7 +26,9 @@ async def test_a_damaged_row_is_one_jobs_trouble(opened, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["no database", "pages", "header"])
-async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, opened, tmp_path):
+async def test_a_damaged_database_never_keeps_a_server_from_starting(
+    damage: str, opened: OpenStore, tmp_path: Path
+) -> None:
     store = opened()
     for arrival in range(1, 201):
         await store.accept(row(arrival, accepted=b"x" * 500), b"spec" * 100, *KEPT)
@@ -50,7 +54,9 @@ async def test_a_damaged_database_never_keeps_a_server_from_starting(damage, ope
     assert list((tmp_path / "state").glob("jobs.db.damaged-*"))
 
 
-async def test_contents_beside_a_database_that_is_gone_stay_until_the_next_start(opened, tmp_path):
+async def test_contents_beside_a_database_that_is_gone_stay_until_the_next_start(
+    opened: OpenStore, tmp_path: Path
+) -> None:
     store = opened()
     await store.accept(row(1), b"spec", *KEPT)
     store.close()
@@ -61,7 +67,7 @@ async def test_contents_beside_a_database_that_is_gone_stay_until_the_next_start
     assert opened().blobs.names() == set()
 
 
-async def test_a_damaged_row_does_not_cut_a_list_short(opened, tmp_path):
+async def test_a_damaged_row_does_not_cut_a_list_short(opened: OpenStore, tmp_path: Path) -> None:
     store = opened()
     for arrival in range(1, 11):
         await store.accept(row(arrival), b"spec", {}, {})
@@ -75,7 +81,7 @@ async def test_a_damaged_row_does_not_cut_a_list_short(opened, tmp_path):
     assert [one.arrival for one in await store.before(5, [JobState.SUCCEEDED], 9)] == [4, 3, 2, 1]
 
 
-async def test_what_belonged_to_a_lost_row_is_let_go(opened, tmp_path):
+async def test_what_belonged_to_a_lost_row_is_let_go(opened: OpenStore, tmp_path: Path) -> None:
     store = opened()
     image, result = b"a picture", ResultRecord(2, "{}", named(b"a picture"), 9)
     for arrival in (1, 2, 3):

@@ -1,6 +1,7 @@
 """The cost model: what it learns from measurements, and what it says of jobs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,26 +22,29 @@ from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.size import Size, segment_size
 from zrelay_shared.errors import OutOfMemory
 
+from .benches import Bench
+from .kinds import Load, MakeEmbeds, MakeSampling, MakeSpec
+
 
 @given(st.floats(0, 0.1), st.floats(1e-7, 1e-3), st.floats(0, 1e-8))
-def test_a_law_is_found_again(base, token, square):
+def test_a_law_is_found_again(base: float, token: float, square: float) -> None:
     fit = DurationFit(main=1, terms=3)
     for tokens in (64, 96, 512, 1056, 4160, 16_448):
         fit.observe((1.0, tokens, tokens**2), base + token * tokens + square * tokens**2)
     for tokens in (64, 300, 2000, 16_000, 32_000):
         expected = base + token * tokens + square * tokens**2
         assert fit.seconds((1.0, tokens, tokens**2)) == pytest.approx(expected, rel=0.15)
-    assert min(fit.coefficients) >= 0.0
+    assert fit.coefficients is not None and min(fit.coefficients) >= 0.0
 
 
-def test_one_measurement_is_taken_as_linear():
+def test_one_measurement_is_taken_as_linear() -> None:
     fit = DurationFit(main=1, terms=3)
     assert fit.seconds((1.0, 10.0, 100.0)) == 0.0
     fit.observe((1.0, 100.0, 10_000.0), 1.0)
     assert fit.seconds((1.0, 50.0, 2_500.0)) == pytest.approx(0.5)
 
 
-def test_other_sizes_are_not_forgotten_and_what_changes_is_followed():
+def test_other_sizes_are_not_forgotten_and_what_changes_is_followed() -> None:
     fit = DurationFit(main=1, terms=2)
     fit.observe((1.0, 100.0), 1.0)
     fit.observe((1.0, 10_000.0), 100.0)
@@ -52,7 +56,7 @@ def test_other_sizes_are_not_forgotten_and_what_changes_is_followed():
     assert fit.seconds((1.0, 100.0)) == pytest.approx(2.0, rel=0.4)
 
 
-def test_sizes_of_steps(sampling, embeds):
+def test_sizes_of_steps(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     skip = SkipLayerSpec(2.0, frozenset({2, 3}), 0.0, 0.5)
     asked = sampling(width=64, height=64, steps=4, guidance_scale=2.0, cfg_truncation=0.5, first_step=0)
     spec = JobSpec(Prompt(embeds(20, 8)), asked, features=(GuidanceSpec(Prompt(embeds(40, 8))), skip))
@@ -66,12 +70,12 @@ def test_sizes_of_steps(sampling, embeds):
             expected += negative
         if number < 2:
             expected += plain * (2 / 6)  # blocks 4 and 5 of six
-        assert (size.tokens, size.squares) == (pytest.approx(expected.tokens), pytest.approx(expected.squares))
+        assert size.tokens == pytest.approx(expected.tokens) and size.squares == pytest.approx(expected.squares)
     late = replace(spec, sampling=replace(asked, first_step=3))
     assert len(step_sizes(late, features_of(late), 6)) == 1
 
 
-def test_what_remains_of_a_job(sampling, embeds):
+def test_what_remains_of_a_job(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     estimator = JobEstimator()
     job = DeviceJob("a", JobSpec(Prompt(embeds(4, 8)), sampling(steps=9, num_images=2)), 1)
     assert estimator.remaining_s(job) == 0.0 and not estimator.cost.measured
@@ -87,7 +91,7 @@ def test_what_remains_of_a_job(sampling, embeds):
     assert not estimator.cost.measured
 
 
-def test_memory(sampling, embeds, demo, load):
+def test_memory(sampling: MakeSampling, embeds: MakeEmbeds, demo: Path, load: Load) -> None:
     model = load(demo)
     estimator = JobEstimator(CostModel(memory_model(model)))
     assert estimator.cost.memory.layers == 6 and estimator.cost.memory.bytes_per_token > 128 * 4
@@ -104,7 +108,7 @@ def test_memory(sampling, embeds, demo, load):
     hungry.check_fits(large, torch.device("cpu"), idle_bytes=1 << 63)
 
 
-def test_a_vae_has_an_attention_of_its_own():
+def test_a_vae_has_an_attention_of_its_own() -> None:
     cost = CostModel()
     for side in (64, 128, 256, 512):
         cost.observe_decode(side**2, 0.005 + 1e-6 * side**2 + 2e-12 * side**4)
@@ -112,7 +116,7 @@ def test_a_vae_has_an_attention_of_its_own():
     assert cost.snapshot().decode_s_per_pixel == pytest.approx(1e-6, rel=0.3)
 
 
-def test_a_device_is_measured_when_it_is_loaded(demo, load):
+def test_a_device_is_measured_when_it_is_loaded(demo: Path, load: Load) -> None:
     cost = CostModel()
     calibrate(load(demo), cost, 64)
     snapshot = cost.snapshot()
@@ -120,7 +124,9 @@ def test_a_device_is_measured_when_it_is_loaded(demo, load):
     assert snapshot.bytes_per_pixel > 0
 
 
-def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo, load, bench, spec):
+def test_what_goes_into_the_vae_counts_until_the_job_has_begun(
+    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+) -> None:
     on = bench(load(demo))
     on.estimator.cost.observe_forward(Size(96, 0), 1.0)
     on.estimator.cost.observe_decode(64 * 64, 1.0)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
+from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
 import pytest
@@ -22,16 +23,19 @@ class Fake:
         self.stub = rpc.Stub(channel, GENERATOR, endpoint)
 
 
-async def _refuse(parcel, context):
+StartFake: TypeAlias = Callable[..., Awaitable[Fake]]
+
+
+async def _refuse(parcel: object, context: rpc.Context) -> NoReturn:
     raise FeatureMissing("not here")
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[Callable[..., Awaitable[Fake]]]:
+async def fake() -> AsyncIterator[StartFake]:
     """`await fake(GetInfo=handler, ...)` serves those handlers and gives a Stub to call them by."""
     async with AsyncExitStack() as stack:
 
-        async def start(**handlers) -> Fake:
+        async def start(**handlers: Callable[..., Any]) -> Fake:
             server = grpc.aio.server(options=channels.SERVER_OPTIONS)
             all_handlers = {method.name: _refuse for method in GENERATOR.methods} | handlers
             rpc.add_service(server, GENERATOR, SimpleNamespace(**all_handlers))

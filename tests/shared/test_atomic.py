@@ -7,13 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from zrelay_shared import atomic
 
 
-def test_writes_and_replaces(tmp_path):
+def test_writes_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "fox.png"
     atomic.write_bytes(path, b"one")
     atomic.write_bytes(path, memoryview(b"two"))
@@ -21,7 +22,7 @@ def test_writes_and_replaces(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["fox.png"]
 
 
-def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         atomic.write_bytes(tmp_path / "fox.png", b"x")
@@ -32,7 +33,9 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_an_interrupted_block_leaves_what_was_there(tmp_path, error, before):
+def test_an_interrupted_block_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException], before: bytes | None
+) -> None:
     path = tmp_path / "fox.png"
     if before is not None:
         path.write_bytes(before)
@@ -43,7 +46,7 @@ def test_an_interrupted_block_leaves_what_was_there(tmp_path, error, before):
     assert [item.read_bytes() for item in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
-def test_a_killed_process_leaves_no_half_file_under_the_name(tmp_path):
+def test_a_killed_process_leaves_no_half_file_under_the_name(tmp_path: Path) -> None:
     path = tmp_path / "fox.png"
     path.write_bytes(b"old")
     script = textwrap.dedent("""
@@ -63,7 +66,7 @@ def test_a_killed_process_leaves_no_half_file_under_the_name(tmp_path):
     assert all(item.suffix == ".part" for item in tmp_path.iterdir() if item != path)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "fox.png"
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -76,18 +79,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_errors_name_the_file_that_was_asked_for(tmp_path):
-    with pytest.raises(FileNotFoundError) as refusal:
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as absent:
         atomic.write_bytes(tmp_path / "absent" / "fox.png", b"x")
-    assert refusal.value.filename == str(tmp_path / "absent" / "fox.png")
-    with pytest.raises(IsADirectoryError) as refusal:
+    assert absent.value.filename == str(tmp_path / "absent" / "fox.png")
+    with pytest.raises(IsADirectoryError) as folder:
         atomic.write_bytes(tmp_path, b"x")
-    assert refusal.value.filename == str(tmp_path)
+    assert folder.value.filename == str(tmp_path)
     (tmp_path / ("n" * 250)).write_bytes(b"")
     atomic.write_bytes(tmp_path / ("n" * 250), b"long names work")
 
 
-def test_a_device_or_pipe_is_never_replaced(tmp_path):
+def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="not a regular file"):
@@ -95,7 +98,7 @@ def test_a_device_or_pipe_is_never_replaced(tmp_path):
     assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 
 
-def test_many_writers_of_one_name(tmp_path):
+def test_many_writers_of_one_name(tmp_path: Path) -> None:
     import threading
 
     path = tmp_path / "fox.png"

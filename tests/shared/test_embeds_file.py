@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import pathlib
 import random
 import struct
 import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -68,7 +69,7 @@ def attach(spec: Parcel[GenerationSpec], embeds: PromptEmbeds, dtype: str, shape
     spec.attach(tensor, data)
 
 
-def split(raw: bytes) -> tuple[dict, bytes]:
+def split(raw: bytes) -> tuple[dict[str, Any], bytes]:
     size = int.from_bytes(raw[:8], "little")
     return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
@@ -79,12 +80,12 @@ def join(header: object, body: bytes) -> bytes:
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     embeds_file.write(tmp_path / "fox.safetensors", example())
     return tmp_path / "fox.safetensors"
 
 
-def refused(path, raw: bytes) -> ZrelayError:
+def refused(path: Path, raw: bytes) -> ZrelayError:
     path.write_bytes(raw)
     with pytest.raises((InvalidArgument, PayloadCorrupt)) as refusal:
         embeds_file.read(path)
@@ -92,7 +93,7 @@ def refused(path, raw: bytes) -> ZrelayError:
     return refusal.value
 
 
-def test_round_trip(path):
+def test_round_trip(path: Path) -> None:
     spec, expected = embeds_file.read(path), example()
     expected.message.ClearField("sampling")
     assert GenerationSpec.FromString(spec.to_bytes()) == GenerationSpec.FromString(expected.to_bytes())
@@ -102,7 +103,7 @@ def test_round_trip(path):
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_golden_header(path):
+def test_golden_header(path: Path) -> None:
     header, body = split(path.read_bytes())
     assert body == ONE + TWO and (len(path.read_bytes()) - len(body)) % 8 == 0
     assert list(header) == list(GOLDEN_HEADER)
@@ -113,7 +114,7 @@ def test_golden_header(path):
     assert header == GOLDEN_HEADER
 
 
-def test_a_prompt_alone_and_a_prompt_that_is_not_told(tmp_path):
+def test_a_prompt_alone_and_a_prompt_that_is_not_told(tmp_path: Path) -> None:
     spec = example()
     spec.message.ClearField("negative_prompt")
     spec.message.ClearField("provenance")
@@ -123,7 +124,7 @@ def test_a_prompt_alone_and_a_prompt_that_is_not_told(tmp_path):
     assert b"Fuchs" not in (tmp_path / "a.safetensors").read_bytes()
 
 
-def test_several_segments(tmp_path):
+def test_several_segments(tmp_path: Path) -> None:
     spec = example()
     for tokens in (1, 4, 2):
         attach(spec, spec.message.prompt.prompt_embeds, "BF16", (tokens, 3), bytes(6 * tokens))
@@ -134,7 +135,7 @@ def test_several_segments(tmp_path):
     assert [len(read.bytes_of(segment.prompt_embeds)) for segment in segments] == [12, 6, 24, 12]
 
 
-def test_any_safetensors_reader_opens_it(path):
+def test_any_safetensors_reader_opens_it(path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -149,14 +150,14 @@ def test_any_safetensors_reader_opens_it(path):
         assert file.metadata()["format"] == embeds_file.FORMAT
 
 
-def test_embeddings_by_name_alone_are_not_written(tmp_path):
+def test_embeddings_by_name_alone_are_not_written(tmp_path: Path) -> None:
     spec = Parcel(GenerationSpec(prompt={"content": {"sha256": "00" * 32}}))
     with pytest.raises(ValueError, match="by value, got content"):
         embeds_file.write(tmp_path / "a.safetensors", spec)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_byte_is_payload_corrupt(path):
+def test_a_damaged_byte_is_payload_corrupt(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     for at in (-1, -len(ONE + TWO)):
         damaged = bytearray(raw)
@@ -164,7 +165,7 @@ def test_a_damaged_byte_is_payload_corrupt(path):
         assert isinstance(refused(path, bytes(damaged)), PayloadCorrupt)
 
 
-def test_every_truncation_is_refused(path):
+def test_every_truncation_is_refused(path: Path) -> None:
     raw = path.read_bytes()
     for size in range(0, len(raw), 7):
         assert refused(path, raw[:size]).reason == "EMBEDS_FILE_INVALID"
@@ -189,7 +190,7 @@ def test_every_truncation_is_refused(path):
         join({"__metadata__": {"format": "zrelay.prompt_embeds.v1", "prompt_embeds": "{}"}}, b""),
     ],
 )
-def test_files_that_are_something_else(path, raw):
+def test_files_that_are_something_else(path: Path, raw: bytes) -> None:
     assert refused(path, raw).reason == "EMBEDS_FILE_INVALID"
 
 
@@ -214,15 +215,15 @@ def test_files_that_are_something_else(path, raw):
     ],
     ids=str,
 )
-def test_a_header_that_lies(path, change):
+def test_a_header_that_lies(path: Path, change: dict[str, object]) -> None:
     header, body = split(path.read_bytes())
     header["prompt_embeds.0"].update(change)
     assert refused(path, join(header, body)).reason == "EMBEDS_FILE_INVALID"
 
 
-def test_metadata_that_is_not_what_zrelay_writes(path):
+def test_metadata_that_is_not_what_zrelay_writes(path: Path) -> None:
     header, body = split(path.read_bytes())
-    for said in (
+    wrong: tuple[object, ...] = (
         7,
         None,
         {},
@@ -234,7 +235,8 @@ def test_metadata_that_is_not_what_zrelay_writes(path):
         '{"segments": [{}]}',
         "[" * 99_000,
         '{"x":"\ud800"}',
-    ):
+    )
+    for said in wrong:
         changed = json.loads(json.dumps(header))
         changed["__metadata__"]["prompt_embeds"] = said
         refused(path, join(changed, body))
@@ -247,7 +249,7 @@ def test_metadata_that_is_not_what_zrelay_writes(path):
     refused(path, join(header, body))
 
 
-def test_a_file_over_the_message_limit(path):
+def test_a_file_over_the_message_limit(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(100 << 20)
     with pytest.raises(InvalidArgument, match="at most 67108864 bytes"):
@@ -256,10 +258,10 @@ def test_a_file_over_the_message_limit(path):
 
 @settings(max_examples=100)
 @given(st.integers(0, 2**32), st.sampled_from(["bytes", "header", "noise"]))
-def test_never_fails_in_any_other_way(seed, how):
+def test_never_fails_in_any_other_way(seed: int, how: str) -> None:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "fox.safetensors"
+        path = Path(folder) / "fox.safetensors"
         embeds_file.write(path, example())
         raw = bytearray(path.read_bytes())
         if how == "noise":

@@ -1,6 +1,7 @@
 """Encoder identity: golden digests, the way over the wire, and every row of the relation table."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ ODD = EncoderFingerprint(
     quantization="nf4",
     modifications=("steering",),
 )
-OTHER = {
+OTHER: dict[str, Any] = {
     "family": "llama",
     "width": 1024,
     "tokenizer_digest": "aa" * 32,
@@ -46,24 +47,24 @@ OTHER = {
 }
 
 
-def test_golden_digests():
+def test_golden_digests() -> None:
     assert USUAL.canonical.startswith(b'{"backend":"torch-cpu","before_final_norm":true,"chat_template_digest":"3333')
     assert USUAL.digest == "0466036db1476bd7af251ad2ae8a704e110804c6e13545ecba8bf57827da9656"
     assert b'"layer_weights":[[-2,"3e99999a"],[-3,"3f333333"]],"modifications":["steering"]' in ODD.canonical
     assert ODD.digest == "1afdec318b4d9a7d359e68720f9bf2ac3554f15e3782717ddb9770b54659d04c"
 
 
-def test_the_name_of_the_model_is_not_part_of_the_digest():
+def test_the_name_of_the_model_is_not_part_of_the_digest() -> None:
     assert dataclasses.replace(USUAL, model_id="elsewhere").digest == USUAL.digest
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_every_other_field_is(name):
+def test_every_other_field_is(name: str) -> None:
     assert dataclasses.replace(USUAL, **{name: OTHER[name]}).digest != USUAL.digest
 
 
 @pytest.mark.parametrize("fingerprint", [USUAL, ODD, dataclasses.replace(USUAL, **OTHER)])
-def test_survives_the_wire(fingerprint):
+def test_survives_the_wire(fingerprint: EncoderFingerprint) -> None:
     arrived = Message.FromString(to_message(fingerprint).SerializeToString())
     assert from_message(arrived) == fingerprint
     assert arrived.digest == fingerprint.digest
@@ -81,28 +82,32 @@ def test_survives_the_wire(fingerprint):
         {"think_mode": 9},
     ],
 )
-def test_refuses_a_fingerprint_that_is_not_its_own(damage):
+def test_refuses_a_fingerprint_that_is_not_its_own(damage: dict[str, Any]) -> None:
     message = to_message(ODD)
-    message.MergeFrom(Message(**damage)) if any(damage.values()) else [message.ClearField(name) for name in damage]
+    if any(damage.values()):
+        message.MergeFrom(Message(**damage))
+    else:
+        for name in damage:
+            message.ClearField(name)
     with pytest.raises(EncoderMismatch) as refusal:
         from_message(message, path="spec.prompt.fingerprint")
     assert refusal.value.reason == "FINGERPRINT_INVALID"
     assert "pass PromptEmbeds on unchanged" in refusal.value.message
 
 
-def test_every_field_has_a_row_in_the_relation_table():
+def test_every_field_has_a_row_in_the_relation_table() -> None:
     names = {field.name for field in dataclasses.fields(EncoderFingerprint)}
     assert set(fp.RELATION_OF_DIFFERENCE) == names - {"model_id"} == set(OTHER)
     assert set(fp.RELATIONS.values()) == set(EncoderRelation.values()) - {0}
     assert set(fp.THINK_MODES.values()) == set(ThinkMode.values()) - {0}
 
 
-def test_the_same_is_exact_wherever_it_lies():
+def test_the_same_is_exact_wherever_it_lies() -> None:
     assert compare(USUAL, dataclasses.replace(USUAL, model_id="elsewhere")) == fp.EncoderComparison("exact")
 
 
 @pytest.mark.parametrize(("name", "meaning"), fp.RELATION_OF_DIFFERENCE.items())
-def test_one_difference(name, meaning):
+def test_one_difference(name: str, meaning: str) -> None:
     actual = dataclasses.replace(USUAL, **{name: OTHER[name]})
     if meaning != "refused":
         verdict = compare(USUAL, actual)
@@ -118,13 +123,13 @@ def test_one_difference(name, meaning):
     assert "zrelay serve encoder --model" in error.message
 
 
-def test_the_worst_difference_decides():
+def test_the_worst_difference_decides() -> None:
     both = dataclasses.replace(USUAL, backend="mlx", hidden_layer=-3)
     assert compare(USUAL, both).relation == "experimental"
     assert [text.split(":")[0] for text in compare(USUAL, both).differences] == ["hidden_layer", "backend"]
 
 
-def test_what_the_generator_does_not_know_is_unverified():
+def test_what_the_generator_does_not_know_is_unverified() -> None:
     width_only = EncoderFingerprint(family="qwen3", width=2560)
     verdict = compare(width_only, USUAL)
     assert verdict.relation == "unverified"

@@ -3,19 +3,24 @@
 import asyncio
 import gc
 import logging
+from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import grpc
+import grpc.aio
 import pytest
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import errors, rpc
 from zrelay_shared.wire import Parcel
 
+from .conftest import StartFake
+
 GENERATOR = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
 
-async def test_one_request_one_response(fake):
-    async def GetJob(parcel, context):
+async def test_one_request_one_response(fake: StartFake) -> None:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.GetJobResponse:
         return pb.GetJobResponse(job={"job_id": parcel.message.job_id})
 
     server = await fake(GetJob=GetJob)
@@ -23,10 +28,10 @@ async def test_one_request_one_response(fake):
     assert answer.message.job.job_id == "j1"
 
 
-async def test_tensors_pass_through_as_parcels(fake):
-    got = []
+async def test_tensors_pass_through_as_parcels(fake: StartFake) -> None:
+    got: list[bytes] = []
 
-    async def Generate(parcel, context):
+    async def Generate(parcel: Parcel[pb.GenerateRequest], context: rpc.Context) -> AsyncIterator[rpc.Response]:
         got.append(bytes(parcel.bytes_of(parcel.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds)))
         yield Parcel(pb.GenerateResponse(event={"sequence": 1}))
         yield pb.GenerateResponse(event={"sequence": 2})
@@ -38,13 +43,17 @@ async def test_tensors_pass_through_as_parcels(fake):
     assert events == [1, 2] and got == [b"bytes" * 1000]
 
 
-async def test_many_requests_one_response(fake):
-    async def UploadBlob(parcels, context):
+async def test_many_requests_one_response(fake: StartFake) -> None:
+    async def UploadBlob(
+        parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: rpc.Context
+    ) -> pb.UploadBlobResponse:
         size = sum([len(parcel.message.data) async for parcel in parcels])
         return pb.UploadBlobResponse(content={"size_bytes": size})
 
     server = await fake(UploadBlob=UploadBlob)
-    upload = server.channel.stream_unary("/zrelay.v1.GeneratorService/UploadBlob")
+    upload: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = server.channel.stream_unary(
+        "/zrelay.v1.GeneratorService/UploadBlob"
+    )
     chunks = [pb.UploadBlobRequest(data=b"x" * 1000).SerializeToString() for _ in range(5)]
     assert pb.UploadBlobResponse.FromString(await upload(iter(chunks))).content.size_bytes == 5000
     with pytest.raises(grpc.RpcError) as refusal:
@@ -53,18 +62,23 @@ async def test_many_requests_one_response(fake):
 
 
 @pytest.mark.parametrize("method", ["GetJob", "Generate", "WatchJob"])
-async def test_bytes_that_are_no_request(fake, method):
+async def test_bytes_that_are_no_request(fake: StartFake, method: str) -> None:
     server = await fake()
-    kind = server.channel.unary_unary if method == "GetJob" else server.channel.unary_stream
-    call = kind(f"/zrelay.v1.GeneratorService/{method}")(b"\x0a\xff\xff\xff")
+    path, raw = f"/zrelay.v1.GeneratorService/{method}", b"\x0a\xff\xff\xff"
+    unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = server.channel.unary_unary(path)
+    stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = server.channel.unary_stream(path)
     with pytest.raises(grpc.RpcError) as refusal:
-        await call if method == "GetJob" else [event async for event in call]
+        if method == "GetJob":
+            await unary(raw)
+        else:
+            async for _ in stream(raw):
+                pass
     assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "expected a serialized zrelay.v1." in refusal.value.details()
+    assert "expected a serialized zrelay.v1." in (refusal.value.details() or "")
 
 
-async def test_bytes_that_are_no_response(fake):
-    async def GetJob(parcel, context):
+async def test_bytes_that_are_no_response(fake: StartFake) -> None:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.GetJobRequest:
         return pb.GetJobRequest(job_id="\x7f\x7f")  # no Job begins with wire type 7
 
     server = await fake(GetJob=GetJob)
@@ -74,11 +88,11 @@ async def test_bytes_that_are_no_response(fake):
 
 
 @pytest.mark.parametrize("method", ["GetJob", "Generate"])
-async def test_a_bug_is_told_by_an_id_alone(fake, caplog, method):
-    async def GetJob(parcel, context):
+async def test_a_bug_is_told_by_an_id_alone(fake: StartFake, caplog: pytest.LogCaptureFixture, method: str) -> None:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
         raise KeyError("/home/somebody/secret")
 
-    async def Generate(parcel, context):
+    async def Generate(parcel: Parcel[pb.GenerateRequest], context: rpc.Context) -> AsyncIterator[pb.GenerateResponse]:
         yield pb.GenerateResponse()
         raise KeyError("/home/somebody/secret")
 
@@ -94,8 +108,8 @@ async def test_a_bug_is_told_by_an_id_alone(fake, caplog, method):
     assert not any(word in refusal.value.message for word in ("secret", "/", "Traceback", "KeyError", ".py"))
 
 
-async def test_a_refusal_after_some_events(fake):
-    async def WatchJob(parcel, context):
+async def test_a_refusal_after_some_events(fake: StartFake) -> None:
+    async def WatchJob(parcel: Parcel[pb.WatchJobRequest], context: rpc.Context) -> AsyncIterator[pb.WatchJobResponse]:
         yield pb.WatchJobResponse(event={"sequence": 1})
         raise errors.Draining("going away")
 
@@ -108,10 +122,10 @@ async def test_a_refusal_after_some_events(fake):
 
 
 @pytest.mark.parametrize("where", ["waiting", "writing"])
-async def test_ending_a_stream_closes_the_handler_at_once(fake, where):
+async def test_ending_a_stream_closes_the_handler_at_once(fake: StartFake, where: str) -> None:
     closed, begun = asyncio.Event(), asyncio.Event()
 
-    async def Generate(parcel, context):
+    async def Generate(parcel: Parcel[pb.GenerateRequest], context: rpc.Context) -> AsyncIterator[pb.GenerateResponse]:
         try:
             while True:
                 yield pb.GenerateResponse(event={"image": {"data": bytes(1 << (20 if where == "writing" else 1))}})
@@ -134,10 +148,10 @@ async def test_ending_a_stream_closes_the_handler_at_once(fake, where):
         gc.enable()
 
 
-async def test_cancelling_a_call_cancels_its_handler(fake):
+async def test_cancelling_a_call_cancels_its_handler(fake: StartFake) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def GetJob(parcel, context):
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> None:
         try:
             begun.set()
             await asyncio.sleep(60)
@@ -153,10 +167,10 @@ async def test_cancelling_a_call_cancels_its_handler(fake):
     await asyncio.wait_for(ended.wait(), 5)
 
 
-async def test_a_deadline_ends_the_handler(fake):
+async def test_a_deadline_ends_the_handler(fake: StartFake) -> None:
     ended = asyncio.Event()
 
-    async def Generate(parcel, context):
+    async def Generate(parcel: Parcel[pb.GenerateRequest], context: rpc.Context) -> AsyncIterator[pb.GenerateResponse]:
         try:
             yield pb.GenerateResponse()
             await asyncio.sleep(60)
@@ -171,9 +185,9 @@ async def test_a_deadline_ends_the_handler(fake):
     await asyncio.wait_for(ended.wait(), 5)
 
 
-async def test_a_servicer_that_lacks_a_method_is_a_type_error():
+async def test_a_servicer_that_lacks_a_method_is_a_type_error() -> None:
     class Half:
-        async def GetInfo(self, parcel, context): ...
+        async def GetInfo(self, parcel: object, context: rpc.Context) -> None: ...
 
     with pytest.raises(TypeError, match=r"Half lacks Generate, SubmitJob, .* of zrelay\.v1\.Gen"):
         rpc.add_service(grpc.aio.server(), GENERATOR, Half())

@@ -2,8 +2,11 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import grpc
+import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
@@ -14,8 +17,11 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, errors, rpc, status
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES
+from zrelay_shared.wire import Parcel
 
-EXTREME = {
+from .conftest import StartFake
+
+EXTREME: dict[str, Any] = {
     "message": "größer als erwartet % \n 狐 " * 2000,
     "reason": "R" * 900,
     "field": "spec." * 900,
@@ -24,8 +30,8 @@ EXTREME = {
 }
 
 
-async def refused(fake, error: Exception) -> ZrelayError:
-    async def GetJob(parcel, context):
+async def refused(fake: StartFake, error: Exception) -> ZrelayError:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
         raise error
 
     server = await fake(GetJob=GetJob)
@@ -34,7 +40,7 @@ async def refused(fake, error: Exception) -> ZrelayError:
     return refusal.value
 
 
-def details(error: ZrelayError) -> dict[str, object]:
+def details(error: ZrelayError) -> dict[str, Any]:
     found = {}
     for packed in status.to_status(error).details:
         kind = getattr(error_details_pb2, packed.type_url.rsplit(".", 1)[1])
@@ -43,7 +49,7 @@ def details(error: ZrelayError) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", status.CLASSES, ids=lambda kind: kind.__name__)
-async def test_every_class_over_the_wire_and_back(fake, kind):
+async def test_every_class_over_the_wire_and_back(fake: StartFake, kind: type[ZrelayError]) -> None:
     sent = kind("width: expected 16, got 17 (größer)", field="spec.width", metadata={"got": 17, "é": "ü"})
     got = await refused(fake, sent)
     assert type(got) is kind
@@ -51,7 +57,7 @@ async def test_every_class_over_the_wire_and_back(fake, kind):
     assert (got.metadata, got.retry_after_s) == (sent.metadata, sent.retry_after_s)
 
 
-async def test_a_reason_of_its_own_keeps_the_code(fake):
+async def test_a_reason_of_its_own_keeps_the_code(fake: StartFake) -> None:
     got = await refused(fake, errors.InvalidArgument("no", reason="TENSOR_DTYPE"))
     assert (type(got), got.reason) == (errors.InvalidArgument, "TENSOR_DTYPE")
     got = await refused(fake, errors.EncoderMismatch("no", reason="FINGERPRINT_INVALID"))
@@ -61,7 +67,7 @@ async def test_a_reason_of_its_own_keeps_the_code(fake):
 
 
 @pytest.mark.parametrize("kind", [errors.InvalidArgument, errors.EncoderMismatch, errors.QueueFull])
-async def test_long_texts_are_cut_and_still_arrive(fake, kind):
+async def test_long_texts_are_cut_and_still_arrive(fake: StartFake, kind: type[ZrelayError]) -> None:
     got = await refused(fake, kind(**EXTREME))
     assert got.code == kind.code  # not RESOURCE_EXHAUSTED for headers that are too large
     assert got.message.startswith("größer als erwartet") and got.message.endswith("...")
@@ -72,14 +78,14 @@ async def test_long_texts_are_cut_and_still_arrive(fake, kind):
 
 
 @given(st.text(max_size=3000), st.text(max_size=400), st.dictionaries(st.text(max_size=90), st.text(max_size=600)))
-def test_details_never_pass_their_limit(message, name, metadata):
+def test_details_never_pass_their_limit(message: str, name: str, metadata: dict[str, str]) -> None:
     error = errors.EncoderMismatch(message, reason=name or None, field=name, metadata=metadata, retry_after_s=1.5)
     assert status.to_status(error).ByteSize() <= MAX_DETAILS_BYTES
     assert status.to_status(errors.EncoderMismatch(**EXTREME)).ByteSize() <= MAX_DETAILS_BYTES
     assert len(status.to_status(error).details) == 3 + bool(name)
 
 
-def test_which_details_travel():
+def test_which_details_travel() -> None:
     plain = details(errors.NotFound("no such job"))
     assert set(plain) == {"ErrorInfo"}
     info = plain["ErrorInfo"]
@@ -93,20 +99,24 @@ def test_which_details_travel():
     assert [(v.type, v.subject) for v in broken.violations] == [("ENCODER_MISMATCH", "encoder")]
 
 
-async def test_the_standard_library_of_grpc_reads_our_details(fake):
+async def test_the_standard_library_of_grpc_reads_our_details(fake: StartFake) -> None:
     from grpc_status import rpc_status
 
-    async def GetJob(parcel, context):
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
         raise errors.QueueFull("ganz voll: 狐", field="x")
 
     server = await fake(GetJob=GetJob)
+    get_job: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = server.channel.unary_unary(
+        "/zrelay.v1.GeneratorService/GetJob"
+    )
     with pytest.raises(grpc.RpcError) as refusal:
-        await server.channel.unary_unary("/zrelay.v1.GeneratorService/GetJob")(b"")
+        await get_job(b"")
+    trailers: Any = refusal.value.trailing_metadata()
 
     class Call:
         code = refusal.value.code
         details = refusal.value.details
-        trailing_metadata = staticmethod(lambda: [tuple(pair) for pair in refusal.value.trailing_metadata()])
+        trailing_metadata = staticmethod(lambda: [tuple(pair) for pair in trailers])
 
     rich = rpc_status.from_call(Call)  # raises where code or message differ
     assert rich.message == "ganz voll: 狐" and rich.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -115,10 +125,11 @@ async def test_the_standard_library_of_grpc_reads_our_details(fake):
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
 
-async def test_an_unreachable_port_is_explained():
+async def test_an_unreachable_port_is_explained() -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     async with channels.dial(endpoint) as channel:
         stub = rpc.Stub(channel, pb.DESCRIPTOR.services_by_name["GeneratorService"], endpoint)
@@ -129,8 +140,8 @@ async def test_an_unreachable_port_is_explained():
     assert refusal.value.metadata["endpoint"] == endpoint
 
 
-async def test_a_message_over_the_limit_is_explained_both_ways(fake):
-    async def GetJob(parcel, context):
+async def test_a_message_over_the_limit_is_explained_both_ways(fake: StartFake) -> None:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.UploadBlobRequest:
         return pb.UploadBlobRequest(data=bytes(MAX_MESSAGE_BYTES + 1))
 
     server = await fake(GetJob=GetJob)
@@ -140,7 +151,7 @@ async def test_a_message_over_the_limit_is_explained_both_ways(fake):
         assert refusal.value.reason == "MESSAGE_TOO_LARGE"
 
 
-async def test_an_unknown_method_or_service_is_explained(fake):
+async def test_an_unknown_method_or_service_is_explained(fake: StartFake) -> None:
     server = await fake()
     encoder = rpc.Stub(server.channel, encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"], server.endpoint)
     for stub, method in ((server.stub, "Nonsense"), (encoder, "GetInfo")):
@@ -148,8 +159,8 @@ async def test_an_unknown_method_or_service_is_explained(fake):
             await stub.call(method, pb.GetJobRequest(), pb.GetJobResponse, timeout=20)
 
 
-async def test_a_deadline_is_explained(fake):
-    async def GetJob(parcel, context):
+async def test_a_deadline_is_explained(fake: StartFake) -> None:
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> None:
         await asyncio.sleep(60)
 
     server = await fake(GetJob=GetJob)
@@ -161,19 +172,28 @@ async def test_a_deadline_is_explained(fake):
 class Foreign(grpc.RpcError):
     """A failed call of a server that is not ours."""
 
-    def __init__(self, code: grpc.StatusCode, text: str, trailers=()):
-        self.code, self.details, self.trailing_metadata = (lambda: code), (lambda: text), (lambda: trailers)
+    def __init__(self, code: grpc.StatusCode, text: str, trailers: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        self._code, self._text, self._trailers = code, text, trailers
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._text
+
+    def trailing_metadata(self) -> Any:
+        return self._trailers
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode)[1:], ids=lambda code: code.name)
-def test_any_status_of_another_server_is_some_refusal(code):
+def test_any_status_of_another_server_is_some_refusal(code: grpc.StatusCode) -> None:
     error = status.from_call(Foreign(code, "why"), service="vision", endpoint="box:1")
     assert isinstance(error, ZrelayError) and "the vision service at box:1" in error.message
     assert error.code in (code.name, "INTERNAL")
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", b"", status_pb2.Status(message="m").SerializeToString()])
-def test_details_that_are_not_ours_do_no_harm(raw):
-    trailers = [("x", "y"), (status.DETAILS_KEY, raw)]
+def test_details_that_are_not_ours_do_no_harm(raw: bytes) -> None:
+    trailers: list[tuple[str, str | bytes]] = [("x", "y"), (status.DETAILS_KEY, raw)]
     error = status.from_call(Foreign(grpc.StatusCode.NOT_FOUND, "text", trailers), service="vision")
     assert type(error) is errors.NotFound and error.message

@@ -1,5 +1,7 @@
 """tensors.check: everything that can be wrong with a tensor, refused in the promised order; golden bytes."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,15 +18,15 @@ GOLDEN = bytes.fromhex("0a 19 08 01 12 02 02 03 1d 68 6b cf 4e 22 0c 80 3f 00 c0
 DATA = GOLDEN[-12:]
 
 
-def tensor(**changes) -> Tensor:
+def tensor(**changes: Any) -> Tensor:
     return Tensor(**{"dtype": 1, "shape": [2, 3], "crc32c": tensors.crc32c(DATA), **changes})
 
 
-def check(message: Tensor, data: bytes = DATA, **bounds):
+def check(message: Tensor, data: bytes = DATA, **bounds: Any) -> tensors.TensorView:
     return tensors.check(message, memoryview(data), field="prompt_embeds", **bounds)
 
 
-def test_golden_bytes():
+def test_golden_bytes() -> None:
     parcel = Parcel(PromptSegment())
     parcel.message.prompt_embeds.CopyFrom(tensors.header("BF16", (2, 3), DATA))
     parcel.attach(parcel.message.prompt_embeds, DATA)
@@ -35,7 +37,7 @@ def test_golden_bytes():
     assert (view.dtype, view.shape, bytes(view.data)) == ("BF16", (2, 3), DATA)
 
 
-def test_the_checksum_is_castagnoli():
+def test_the_checksum_is_castagnoli() -> None:
     assert tensors.crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
     assert tensors.crc32c(memoryview(b"123456789")[0:0]) == 0
 
@@ -57,12 +59,12 @@ WRONG = [
     ("too few bytes", tensor(crc32c=1), DATA[:-1], {}, "TENSOR_SIZE"),
     ("too many bytes", tensor(crc32c=1), DATA + b"\0", {}, "TENSOR_SIZE"),
     ("over the limit of this field", tensor(crc32c=1), DATA, {"max_bytes": 11}, "TENSOR_SIZE"),
-    ("no checksum", Tensor(dtype=1, shape=[2, 3]), DATA, {}, "TENSOR_CHECKSUM_MISSING"),
+    ("no checksum", Tensor(dtype=TensorDtype.TENSOR_DTYPE_BF16, shape=[2, 3]), DATA, {}, "TENSOR_CHECKSUM_MISSING"),
 ]
 
 
 @pytest.mark.parametrize(("message", "data", "bounds", "reason"), [row[1:] for row in WRONG], ids=[r[0] for r in WRONG])
-def test_refuses_in_the_promised_order(message, data, bounds, reason):
+def test_refuses_in_the_promised_order(message: Tensor, data: bytes, bounds: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         check(message, data, **bounds)
     error = refusal.value
@@ -70,21 +72,21 @@ def test_refuses_in_the_promised_order(message, data, bounds, reason):
     assert error.message.startswith("prompt_embeds: expected ") and set(error.metadata) == {"expected", "got"}
 
 
-def test_the_byte_count_comes_before_the_limit_and_both_before_the_checksum():
+def test_the_byte_count_comes_before_the_limit_and_both_before_the_checksum() -> None:
     with pytest.raises(InvalidArgument, match="expected 12 bytes for shape"):
         check(tensor(crc32c=1), DATA[:3], max_bytes=1)
     with pytest.raises(InvalidArgument, match="at most 1 bytes"):
         check(tensor(crc32c=1), max_bytes=1)
 
 
-def test_a_wrong_checksum_is_data_loss():
+def test_a_wrong_checksum_is_data_loss() -> None:
     with pytest.raises(PayloadCorrupt) as refusal:
         check(tensor(crc32c=0))
     assert refusal.value.reason == "CHECKSUM_MISMATCH"
     assert refusal.value.metadata == {"expected": "0x00000000", "got": "0x4ecf6b68"}
 
 
-def test_every_wire_dtype_has_a_size_and_a_name():
+def test_every_wire_dtype_has_a_size_and_a_name() -> None:
     known = [name for name in TensorDtype.keys() if TensorDtype.Value(name)]  # noqa: SIM118
     assert [name.removeprefix("TENSOR_DTYPE_") for name in known] == list(tensors.ITEM_BYTES)
     for name in tensors.ITEM_BYTES:
@@ -93,7 +95,7 @@ def test_every_wire_dtype_has_a_size_and_a_name():
         tensors.dtype_value("F64")
 
 
-def test_the_longest_prompt_fits_the_limit():
+def test_the_longest_prompt_fits_the_limit() -> None:
     assert MAX_TENSOR_BYTES > 6 * 1504 * 2560 * 2
 
 
@@ -102,7 +104,7 @@ def test_the_longest_prompt_fits_the_limit():
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
     st.data(),
 )
-def test_accepts_what_header_makes(dtype, shape, draw):
+def test_accepts_what_header_makes(dtype: str, shape: list[int], draw: st.DataObject) -> None:
     size = tensors.ITEM_BYTES[dtype]
     for n in shape:
         size *= n
@@ -112,8 +114,8 @@ def test_accepts_what_header_makes(dtype, shape, draw):
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6), st.binary(max_size=40))
-def test_never_fails_in_any_other_way(dtype, shape, data):
-    message = Tensor(dtype=dtype, shape=shape, crc32c=tensors.crc32c(data))
+def test_never_fails_in_any_other_way(dtype: int, shape: list[int], data: bytes) -> None:
+    message = Tensor(dtype=dtype, shape=shape, crc32c=tensors.crc32c(data))  # type: ignore[arg-type]
     try:
         view = check(message, data)
     except InvalidArgument:

@@ -1,14 +1,20 @@
 """torch_tensors: every dtype and layout arrives as it left, and no NaN or infinity does."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
-from zrelay.v1.embeds_pb2 import PromptSegment  # noqa: E402
-from zrelay_shared import torch_tensors  # noqa: E402
-from zrelay_shared.errors import InvalidArgument, PayloadCorrupt  # noqa: E402
-from zrelay_shared.tensors import FLOATS, ITEM_BYTES  # noqa: E402
-from zrelay_shared.wire import Parcel  # noqa: E402
+from zrelay.v1.embeds_pb2 import PromptSegment
+from zrelay_shared import torch_tensors
+from zrelay_shared.errors import InvalidArgument, PayloadCorrupt
+from zrelay_shared.tensors import FLOATS, ITEM_BYTES
+from zrelay_shared.wire import Parcel
 
 ALL = tuple(ITEM_BYTES)
 
@@ -19,7 +25,7 @@ def sent(tensor: "torch.Tensor") -> Parcel[PromptSegment]:
     return Parcel.parse(PromptSegment, parcel.to_bytes())
 
 
-def received(parcel: Parcel[PromptSegment], **bounds) -> "torch.Tensor":
+def received(parcel: Parcel[PromptSegment], **bounds: Any) -> "torch.Tensor":
     bounds = {"dtypes": ALL, **bounds}
     return torch_tensors.from_wire(parcel, parcel.message.prompt_embeds, field="prompt_embeds", **bounds)
 
@@ -46,26 +52,26 @@ def values(dtype: "torch.dtype", *shape: int) -> "torch.Tensor":
     ],
     ids=["plain", "transposed", "strided", "expanded", "column", "scalar", "ones", "permuted"],
 )
-def test_round_trip(name, layout):
+def test_round_trip(name: str, layout: Callable[[torch.dtype], torch.Tensor]) -> None:
     tensor = layout(torch_tensors.DTYPES[name])
     out = received(sent(tensor))
     assert out.dtype == tensor.dtype and torch.equal(out, tensor)
 
 
-def test_the_bytes_are_little_endian_and_row_major():
+def test_the_bytes_are_little_endian_and_row_major() -> None:
     parcel = sent(torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -0.25]], dtype=torch.bfloat16))
     data = bytes(parcel.bytes_of(parcel.message.prompt_embeds))
     assert data == bytes.fromhex("803f 00c0 003f 0000 4040 80be")
 
 
-def test_a_tensor_with_a_gradient_travels():
+def test_a_tensor_with_a_gradient_travels() -> None:
     tensor = torch.ones(2, 2, requires_grad=True)
     assert torch.equal(received(sent(tensor)), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), -float("nan")])
-def test_refuses_what_is_not_finite(name, bad):
+def test_refuses_what_is_not_finite(name: str, bad: float) -> None:
     tensor = values(torch_tensors.DTYPES[name], 33, 17)
     tensor[32, 16] = bad
     with pytest.raises(InvalidArgument) as refusal:
@@ -74,7 +80,7 @@ def test_refuses_what_is_not_finite(name, bad):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_takes_the_greatest_and_least_finite_values(name):
+def test_takes_the_greatest_and_least_finite_values(name: str) -> None:
     info = torch.finfo(torch_tensors.DTYPES[name])
     extremes = [info.max, info.min, info.tiny, info.smallest_normal, -0.0]
     tensor = torch.tensor(extremes, dtype=torch_tensors.DTYPES[name])
@@ -86,14 +92,14 @@ def test_takes_the_greatest_and_least_finite_values(name):
     [lambda: torch.tensor(1.0), lambda: torch.zeros(0, 4), lambda: torch.zeros(1, 1, 1, 1, 1)],
     ids=["rank 0", "empty", "rank 5"],
 )
-def test_does_not_send_what_would_be_refused(tensor):
+def test_does_not_send_what_would_be_refused(tensor: Callable[[], torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="1 to 4 dimensions"):
         sent(tensor())
     with pytest.raises(ValueError, match=r"got torch\.float64"):
         sent(torch.zeros(1, dtype=torch.float64))
 
 
-def test_bounds_and_checksums_are_checked_on_arrival():
+def test_bounds_and_checksums_are_checked_on_arrival() -> None:
     parcel = sent(torch.zeros(2, 3))
     with pytest.raises(InvalidArgument, match="expected dtype BF16, got F32"):
         received(parcel, dtypes=("BF16",))
@@ -105,7 +111,7 @@ def test_bounds_and_checksums_are_checked_on_arrival():
         received(Parcel.parse(PromptSegment, bytes(raw)))
 
 
-def test_reads_without_a_copy_from_any_offset():
+def test_reads_without_a_copy_from_any_offset() -> None:
     for pad in range(9):
         parcel = Parcel(PromptSegment())
         parcel.message.prompt_embeds.crc32c = 1

@@ -2,8 +2,11 @@
 
 import random
 import struct
+from collections.abc import Iterator, Sequence
+from typing import TypeVar, cast
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,13 +15,14 @@ from zrelay.v1.embeds_pb2 import PromptEmbeds
 from zrelay.v1.encoder_pb2 import EncodePromptsRequest, EncodePromptsResponse
 from zrelay.v1.generation_pb2 import EmbedsInput
 from zrelay.v1.generator_pb2 import GenerateRequest, ListJobsResponse
-from zrelay.v1.tensor_pb2 import Tensor
+from zrelay.v1.tensor_pb2 import Tensor, TensorDtype
 from zrelay.v1.vision_pb2 import ConditionPromptRequest, EncodeImagesResponse
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_FIELDS
 from zrelay_shared.wire import Parcel, message_paths
 
-TYPES = (
+M = TypeVar("M", bound=Message)
+TYPES: tuple[type[Message], ...] = (
     EncodePromptsRequest,
     EncodePromptsResponse,
     GenerateRequest,
@@ -32,7 +36,7 @@ types = st.sampled_from(TYPES)
 
 def fill(message: Message, rng: random.Random) -> Message:
     """Random values in random fields, all the way down."""
-    for field in message.DESCRIPTOR.fields:
+    for field in cast(Sequence[FieldDescriptor], message.DESCRIPTOR.fields):
         if rng.random() < 0.35:
             continue
         if field.message_type and field.message_type.GetOptions().map_entry:
@@ -50,7 +54,7 @@ def fill(message: Message, rng: random.Random) -> Message:
     return message
 
 
-def scalar(field, rng):
+def scalar(field: FieldDescriptor, rng: random.Random) -> bytes | str | int | float:
     if field.type == field.TYPE_BYTES:
         return rng.randbytes(rng.choice((0, 1, 7, 8, 9, 127, 128, 300)))
     if field.type == field.TYPE_STRING:
@@ -58,18 +62,19 @@ def scalar(field, rng):
     if field.type == field.TYPE_BOOL:
         return rng.random() < 0.5
     if field.type == field.TYPE_ENUM:
+        assert field.enum_type is not None
         return rng.choice((*(value.number for value in field.enum_type.values), 77))
     if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
-        return struct.unpack("f", struct.pack("f", rng.uniform(-9, 9)))[0]
+        return float(struct.unpack("f", struct.pack("f", rng.uniform(-9, 9)))[0])
     signed = field.type in (field.TYPE_SINT32, field.TYPE_INT32, field.TYPE_INT64, field.TYPE_SINT64)
-    return rng.choice((0, 1, 127, 128, 2**31 - 1, *((-1, -(2**31)) if signed else (2**32 - 1,))))
+    return int(rng.choice((0, 1, 127, 128, 2**31 - 1, *((-1, -(2**31)) if signed else (2**32 - 1,)))))
 
 
-def plain(parcel: Parcel) -> Message:
+def plain(parcel: Parcel[M]) -> M:
     return type(parcel.message).FromString(parcel.to_bytes())
 
 
-def tensors(message: Message):
+def tensors(message: Message) -> Iterator[Tensor]:
     if isinstance(message, Tensor):
         yield message
         return
@@ -79,7 +84,7 @@ def tensors(message: Message):
                 yield from tensors(part)
 
 
-def build(parcel: Parcel, source: Message) -> None:
+def build(parcel: Parcel[M], source: M) -> None:
     """Copies `source` into the parcel's message through `attach`."""
     parcel.message.CopyFrom(source)
     for tensor in list(tensors(parcel.message)):
@@ -87,7 +92,7 @@ def build(parcel: Parcel, source: Message) -> None:
 
 
 @given(types, seeds)
-def test_reads_and_writes_exactly_what_protobuf_does(kind, seed):
+def test_reads_and_writes_exactly_what_protobuf_does(kind: type[Message], seed: int) -> None:
     message = fill(kind(), random.Random(seed))
     raw = message.SerializeToString(deterministic=True)
     parcel = Parcel.parse(kind, raw)
@@ -103,13 +108,14 @@ def test_reads_and_writes_exactly_what_protobuf_does(kind, seed):
 
 
 @given(types, seeds, seeds)
-def test_merges_repeated_and_unordered_fields_as_protobuf_does(kind, one, two):
+def test_merges_repeated_and_unordered_fields_as_protobuf_does(kind: type[Message], one: int, two: int) -> None:
     raw = b"".join(fill(kind(), random.Random(seed)).SerializeToString() for seed in (one, two))
     assert plain(Parcel.parse(kind, raw)) == kind.FromString(raw)
 
 
-def test_merges_the_parts_of_one_tensor():
-    first, second = Tensor(dtype=1, shape=[1], data=b"old!"), Tensor(shape=[2, 3], crc32c=7, data=b"new")
+def test_merges_the_parts_of_one_tensor() -> None:
+    first = Tensor(dtype=TensorDtype.TENSOR_DTYPE_BF16, shape=[1], data=b"old!")
+    second = Tensor(shape=[2, 3], crc32c=7, data=b"new")
     pieces = [EmbedsInput(prompt_embeds=PromptEmbeds(segments=[{"prompt_embeds": t}])) for t in (first, second)]
     segment = pieces[0].prompt_embeds.segments[0].SerializeToString() + (
         pieces[1].prompt_embeds.segments[0].SerializeToString()
@@ -122,10 +128,10 @@ def test_merges_the_parts_of_one_tensor():
 
 
 @given(st.binary(max_size=20), st.integers(100, 2**29 - 1))
-def test_keeps_unknown_fields(content, number):
+def test_keeps_unknown_fields(content: bytes, number: int) -> None:
     unknown = key(number, 2) + bytes([len(content)]) + content
     group = key(number, 3) + key(5, 0) + b"\x2a" + key(9, 3) + key(1, 2) + b"\x01x" + key(9, 4) + key(number, 4)
-    tensor = Tensor(dtype=1, shape=[1, 1], data=b"ab").SerializeToString() + unknown
+    tensor = Tensor(dtype=TensorDtype.TENSOR_DTYPE_BF16, shape=[1, 1], data=b"ab").SerializeToString() + unknown
     segment = b"\x0a" + varint(len(tensor)) + tensor + group
     raw = b"\x0a" + varint(len(segment)) + segment + unknown + group
     parcel = Parcel.parse(PromptEmbeds, raw)
@@ -134,7 +140,7 @@ def test_keeps_unknown_fields(content, number):
 
 
 @given(types, seeds, st.sampled_from(["cut", "flip", "insert", "noise"]))
-def test_agrees_with_protobuf_on_damaged_bytes(kind, seed, how):
+def test_agrees_with_protobuf_on_damaged_bytes(kind: type[Message], seed: int, how: str) -> None:
     rng = random.Random(seed)
     raw = bytearray(fill(kind(), rng).SerializeToString() or b"\x0a\x00")
     for _ in range(rng.randrange(1, 4)):
@@ -164,7 +170,7 @@ def test_agrees_with_protobuf_on_damaged_bytes(kind, seed, how):
 @example(b"\x12\xff\xff\xff\xff\x0f")  # 4 GiB announced
 @example(b"\x12" + b"\xff" * 11)
 @example(b"\x00\x00")  # field number 0
-def test_refuses_or_reads_any_bytes(raw):
+def test_refuses_or_reads_any_bytes(raw: bytes) -> None:
     for kind in TYPES:
         try:
             Parcel.parse(kind, raw).to_bytes()
@@ -175,16 +181,16 @@ def test_refuses_or_reads_any_bytes(raw):
 @pytest.mark.parametrize(
     "field", [b"\x0a\x00", b"\x08\x01", b"\x0a\x04\x0a\x02\x0a\x00", b"\xa3\x06\x08\x01\xa4\x06"], ids=bytes.hex
 )
-def test_refuses_more_fields_than_any_message_has(field):
+def test_refuses_more_fields_than_any_message_has(field: bytes) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         Parcel.parse(EncodePromptsRequest, field * (MAX_MESSAGE_FIELDS + 1))
     assert refusal.value.reason == "MESSAGE_TOO_COMPLEX"
 
 
-def test_moves_sub_messages_between_parcels():
+def test_moves_sub_messages_between_parcels() -> None:
     embeds = PromptEmbeds()
     segment = embeds.segments.add().prompt_embeds
-    segment.MergeFrom(Tensor(dtype=1, shape=[1, 2], data=b"abcd"))
+    segment.MergeFrom(Tensor(dtype=TensorDtype.TENSOR_DTYPE_BF16, shape=[1, 2], data=b"abcd"))
     response = EncodePromptsResponse()
     response.results.add().prompt_embeds.CopyFrom(embeds)
     received = Parcel.parse(EncodePromptsResponse, response.SerializeToString())
@@ -198,7 +204,7 @@ def test_moves_sub_messages_between_parcels():
     assert request.to_bytes() == expected.SerializeToString()
 
 
-def test_says_when_the_bytes_of_a_tensor_were_left_behind():
+def test_says_when_the_bytes_of_a_tensor_were_left_behind() -> None:
     tensor = Tensor(data=b"abcd")
     embeds = PromptEmbeds(segments=[{"prompt_embeds": tensor}])
     received = Parcel.parse(PromptEmbeds, embeds.SerializeToString())
@@ -210,13 +216,13 @@ def test_says_when_the_bytes_of_a_tensor_were_left_behind():
             alone.bytes_of(alone.message.segments[0].prompt_embeds)
 
 
-def test_copies_nothing_when_it_reads():
+def test_copies_nothing_when_it_reads() -> None:
     raw = PromptEmbeds(segments=[{"prompt_embeds": Tensor(data=b"abcd" * 100)}]).SerializeToString()
     parcel = Parcel.parse(PromptEmbeds, raw)
     assert parcel.bytes_of(parcel.message.segments[0].prompt_embeds).obj is raw
 
 
-def test_no_message_of_the_contract_contains_itself():
+def test_no_message_of_the_contract_contains_itself() -> None:
     from zrelay.v1 import (
         content_pb2,
         embeds_pb2,

@@ -18,8 +18,7 @@ from zrelay_generator.features.registry import FEATURES, UNBUILT
 from zrelay_generator.features.request import SpecRequest, missing
 from zrelay_generator.features.schedule import Schedule, explicit_schedule, shifted_schedule
 from zrelay_generator.images.writing import ImageFormat
-from zrelay_generator.jobs.intake import content_unknown
-from zrelay_generator.jobs.submission import Submission
+from zrelay_generator.jobs.intake import Submission, content_unknown
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, damaged

@@ -1,10 +1,23 @@
 """The provenance of an image: what is needed to generate it again."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zrelay_generator.features.protocol import JobSpec
-from zrelay_generator.images.provenance import provenance_text
+from zrelay_shared import __version__
+
+VERSION = 1
+"""Version of the JSON's form."""
+
+
+def provenance_text(content: Mapping[str, object]) -> str:
+    """Returns JSON in ASCII with sorted keys, with the versions of its form and of zrelay added.
+
+    Equal contents have equal texts.
+    """
+    versions = {"version": VERSION, "zrelay": __version__}
+    return json.dumps({**versions, **content}, sort_keys=True, ensure_ascii=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -13,15 +13,45 @@ from zrelay_generator.features.protocol import JobSpec
 from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import EventLog, JobAccepted
 from zrelay_generator.jobs.live import LiveJob
-from zrelay_generator.jobs.submission import Submission
 from zrelay_generator.jobs.transitions import Detached, transition
 from zrelay_generator.scheduling.admission import Demand, admit
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.settings import GeneratorConfig
-from zrelay_generator.store.blobs import ContentMissing
+from zrelay_generator.store.blobs import Buffer, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable, ZrelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job to be accepted.
+
+    Attributes:
+        request_id: The client's id of the request.
+        identity: SHA-256 (hex) of everything that was requested.
+        job: What was requested.
+        spec: Serialized GenerationSpec that generates the same image at any time, with contents by name.
+        inputs: Its contents by SHA-256, None for those that are stored already.
+        sizes: Bytes of each content.
+        new_bytes: Bytes of the contents that no unfinished job needs yet, and of the spec. Of many jobs with the same
+            embeddings one counts for all.
+        detached: The job runs without anyone watching it.
+        caller: Identity of the caller.
+        budget_s: Seconds that the caller waits, None without a limit.
+    """
+
+    request_id: str
+    identity: str
+    job: JobSpec
+    spec: bytes
+    inputs: Mapping[str, Buffer | None]
+    sizes: Mapping[str, int]
+    new_bytes: int = 0
+    detached: bool = False
+    caller: str = ""
+    budget_s: float | None = None
+
 
 _RESTART_S = 30.0
 """Seconds within which a supervisor usually restarts a process."""

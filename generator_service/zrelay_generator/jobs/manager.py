@@ -12,12 +12,11 @@ from zrelay_generator.engine.events import JobFailed, StageProgress
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import EventLog, ImageFinished, JobAccepted, JobEvent
-from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, device_lost, draining
+from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, Submission, device_lost, draining
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
 from zrelay_generator.jobs.results import stored_job
 from zrelay_generator.jobs.saver import ResultSaver
-from zrelay_generator.jobs.submission import Submission
 from zrelay_generator.jobs.transitions import transition
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.settings import GeneratorConfig
@@ -49,11 +48,13 @@ class Intervals:
     Attributes:
         heartbeat_s: Between two heartbeats of a job that waits.
         retry_s: Until a job that could not be read is tried again.
+        retain_s: Between two applications of the limits of what the store keeps.
         first_watch_s: Least time from acceptance until somebody must watch a job, however short its lease is.
     """
 
     heartbeat_s: float = 2.0
     retry_s: float = 2.0
+    retain_s: float = 10.0
     first_watch_s: float = 5.0
 
 

@@ -59,7 +59,7 @@ class SqliteJobStore:
         self._lock = lock
         self._closed = False
         self._added = 0
-        self._database = Database(db)
+        self.database = Database(db)
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="jobs-files")
 
     @property
@@ -228,7 +228,7 @@ class SqliteJobStore:
             return
         self._closed = True
         self._files.shutdown(wait=True)
-        self._database.close()
+        self.database.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -247,7 +247,7 @@ class SqliteJobStore:
 
     async def _run(self, call: Callable[[sqlite3.Connection], T]) -> T:
         with self.disk.writing():
-            return await asyncio.wrap_future(self._database.run(call))
+            return await asyncio.wrap_future(self.database.run(call))
 
 
 def open_store(folder: Path | None, limits: Retention) -> SqliteJobStore:

@@ -192,7 +192,7 @@ class RunningServer:
 
     def __init__(self, service: Service, options: ServeOptions, on_loaded: Callable[[], None] = lambda: None) -> None:
         """Prepares the server; `start` binds it. `on_loaded` runs before the service is reported as ready."""
-        self._service, self._options, self._on_loaded = service, options, on_loaded
+        self.service, self._options, self._on_loaded = service, options, on_loaded
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = HealthServicer()
         self._started = self._draining = False
@@ -210,8 +210,8 @@ class RunningServer:
             Unavailable: LISTEN_FAILED, the address cannot be bound.
             OSError: The address file cannot be written.
         """
-        name = self._service.descriptor.full_name
-        rpc.add_service(self._server, self._service.descriptor, self._service)
+        name = self.service.descriptor.full_name
+        rpc.add_service(self._server, self.service.descriptor, self.service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._options.listen.loopback:
             reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -236,31 +236,31 @@ class RunningServer:
             ) from error
 
     async def _load(self) -> None:
-        await self._service.load()
+        await self.service.load()
         if self._draining:
             return
         self._on_loaded()
         await self._set_ready(True)
         notify("READY=1")
-        log.info("%s ready on %s", self._service.descriptor.full_name, self.address)
+        log.info("%s ready on %s", self.service.descriptor.full_name, self.address)
         self._watch = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
         """Keeps the reported health equal to the state of the service."""
         before = ""
         while not self._draining:
-            now = self._service.unhealthy_reason
+            now = self.service.unhealthy_reason
             if bool(now) != bool(before):
                 log.log(logging.ERROR if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready again")
                 await self._set_ready(not now)
             before = now
-            if self._service.restart_reason:
+            if self.service.restart_reason:
                 self.restart_needed.set()
             await asyncio.sleep(self._options.watch_interval_s)
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", self._service.descriptor.full_name):
+        for name in ("", self.service.descriptor.full_name):
             await self._health.set(name, state)
 
     async def drain(self) -> None:
@@ -269,7 +269,7 @@ class RunningServer:
         clock = asyncio.get_running_loop().time
         ends = clock() + self._options.grace_s
         await self._set_ready(False)
-        await self._service.drain(self._options.grace_s)
+        await self.service.drain(self._options.grace_s)
         self._health.end_watches()
         # Returns once every answer has arrived: a finished one may still be under way on a slow network.
         await self._server.stop(max(1.0, ends - clock()))
@@ -282,7 +282,7 @@ class RunningServer:
             if self._watch is not None:
                 self._watch.cancel()
             await self._server.stop(None)
-        await self._service.close()
+        await self.service.close()
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,6 @@ _LISTEN: dict[str, Any] = {
     "group": "Server",
     "metavar": "HOST:PORT",
     "help": "Address to listen on; port 0 takes a free port.",
-    "kw_only": True,
 }
 
 
@@ -72,11 +71,10 @@ _CACHE: dict[str, Any] = {
     "default_text": "cache/ in the state folder",
     "metavar": "DIR|none",
     "help": "Folder for digests of weights, which speed up the next start; none keeps them nowhere.",
-    "kw_only": True,
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig(ServiceConfig):
     """Settings of one encoder process. The limits are reported by GetInfo."""
 
@@ -104,7 +102,7 @@ class EncoderConfig(ServiceConfig):
     cache: Path | None = setting(None, **_CACHE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig(ServiceConfig):
     """Settings of one vision process. The limits are reported by GetInfo.
 
@@ -189,7 +187,7 @@ class VisionConfig(ServiceConfig):
     cache: Path | None = setting(None, **_CACHE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorConfig(ServiceConfig):
     """Settings of one generator process. The limits are reported by GetInfo."""
 

@@ -77,7 +77,6 @@ def setting(
     several: bool = False,
     secret: bool = False,
     example: Value = None,
-    kw_only: Any = MISSING,
 ) -> Any:
     """Declares a field of a settings class.
 
@@ -100,13 +99,12 @@ def setting(
         several: The TOML value may be a list of strings, which are joined by commas.
         secret: The value is never shown.
         example: A value for the commented configuration file, in the user's unit, where there is no default.
-        kw_only: As in `dataclasses.field`.
     """
     definition = _Definition(
         help, group, key, flags, variable, unit, scale, minimum, maximum, choices, metavar, default_text, computed,
         none_word, several, secret, example,
     )  # fmt: skip
-    return field(default=default, kw_only=kw_only, metadata={_METADATA: definition})
+    return field(default=default, metadata={_METADATA: definition})
 
 
 @dataclass(frozen=True, slots=True)
