@@ -21,8 +21,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## start the services, generate "a small red circle on a blue background", print where it is
 	@$(BIN)/zrelay demo --output out/demo.png
 
-test: $(INSTALLED)  ## the tests, but for the deep ones
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## the tests, but for the deep ones, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep

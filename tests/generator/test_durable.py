@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.polling import until_async
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_shared.errors import (
@@ -118,7 +119,11 @@ async def test_a_drain_parks_what_it_cannot_finish(serve_kept: Serve, request_of
     caller = await serve_kept(grace_s=0.2)
     job = await caller.submit(request_of(request_id="long", seed=1, **LONG))
     watching = asyncio.create_task(caller.watch(job.job_id))
-    await asyncio.sleep(0.3)
+
+    async def runs() -> bool:
+        return (await caller.job(job.job_id)).state == jpb.JOB_STATE_RUNNING
+
+    await until_async(runs, "the job runs")
     await caller.server.drain()
     with pytest.raises(Draining) as refused:
         await watching

@@ -51,7 +51,7 @@ def test_a_finished_job_leaves_nothing(
 ) -> None:
     on = bench(load(demo))
     on.paint(everything, spec(steps=2), everything)
-    assert kept() == uncollected
+    assert kept() <= uncollected
 
 
 def test_a_cancelled_job_leaves_nothing(
@@ -67,7 +67,7 @@ def test_a_cancelled_job_leaves_nothing(
     del job
     jobs.clear()
     on.tick()
-    assert on.engine.idle and kept() == uncollected
+    assert on.engine.idle and kept() <= uncollected
 
 
 def test_a_job_whose_latents_are_not_finite_leaves_nothing(
@@ -75,7 +75,7 @@ def test_a_job_whose_latents_are_not_finite_leaves_nothing(
 ) -> None:
     on = bench(load(demo))
     on.paint(replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan))), spec(steps=2))
-    assert kept() == uncollected
+    assert kept() <= uncollected
 
 
 def test_a_job_that_has_left_takes_no_more_time(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:

@@ -70,8 +70,8 @@ def test_pictures_that_wait_for_the_decoder_can_be_cancelled(
     on.tick()
     assert begun.wait(20)
     job.cancelled = True
-    on.tick()
     on.add(spec(steps=1), "next")
+    on.tick()
     gate.set()
     run_to_end(on.engine)
     assert len(on.vae.latents) == 2, "the one that was under way, and the next job's"

@@ -170,6 +170,7 @@ def test_in_company_with_ordinary_jobs(
     assert relative(alone[2], their.latents(PICTURES[1:], two, guided, negative)) < FLOAT32_BOUND
 
 
+@pytest.mark.deep
 def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
     demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
 ) -> None:

@@ -64,6 +64,7 @@ def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf) -> No
         ({"cfg_normalization": -0.5}, "cfg_normalization"),
         ({"cfg_truncation": math.nan}, "cfg_truncation"),
         ({"shift": 0.0}, "shift"),
+        ({"shift": 1e-17}, "shift"),
         ({"shift": math.nan}, "shift"),
         ({"sigmas": [0.5, 0.75]}, "sigmas"),
         ({"sigmas": [1.5]}, "sigmas"),

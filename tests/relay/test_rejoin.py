@@ -3,12 +3,15 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.helpers.processes import GeneratorProcess
 from zrelay_client import AsyncClient, Embeds, Event, Job, Notice
 
-JOB: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 20, "deterministic": True}
+JOB: dict[str, Any] = {"width": 128, "height": 128, "num_inference_steps": 40, "deterministic": True}
 
 
+@pytest.mark.deep
 async def test_back_in_mid_batch(steadfast: GeneratorProcess, brief: GeneratorProcess, embeds: Embeds) -> None:
     restarted, steady = steadfast, brief
     any_moved, moved = asyncio.Event(), set[str]()

@@ -40,6 +40,8 @@ _PRIORITIES: dict[int, Priority] = {
     pb.JOB_PRIORITY_BATCH: Priority.BATCH,
 }
 _MAX_GUIDANCE = 100.0
+_MIN_SHIFT = 0.001
+"""Far below it the formula of the shift divides by zero."""
 _MAX_SHIFT = 1000.0
 _MAX_PREVIEW_SIDE = 1024
 _MAX_LABELS, _MAX_LABEL_CHARS = 32, 1024
@@ -281,8 +283,8 @@ def _schedule(message: pb.SamplingOptions, limits: SamplingLimits) -> tuple[Sche
     """Returns the schedule and its shift, which is None if the caller sent the sigmas."""
     steps = message.num_inference_steps if message.HasField("num_inference_steps") else None
     shift = message.shift if message.HasField("shift") else None
-    if shift is not None and not (math.isfinite(shift) and 0.0 < shift <= _MAX_SHIFT):
-        raise invalid("spec.sampling.shift", f"more than 0, at most {_MAX_SHIFT:g}", f"{shift:g}")
+    if shift is not None and not (math.isfinite(shift) and _MIN_SHIFT <= shift <= _MAX_SHIFT):
+        raise invalid("spec.sampling.shift", f"{_MIN_SHIFT:g} to {_MAX_SHIFT:g}", f"{shift:g}")
     if message.sigmas:
         return _explicit_schedule(message, steps, shift, limits), None
     steps = limits.defaults.num_inference_steps if steps is None else steps
