@@ -6,7 +6,6 @@ from typing import Literal
 from zrelay_client._events import Progress, Sampling
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JOB_STATES: tuple[JobState, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from zrelay_client._jobs import Job
 from zrelay_client._many import IN_FLIGHT, Outcome, SharedEmbeds, Wanted, many
 from zrelay_client._options import EncodeOptions, GenerateOptions
 from zrelay_client._painting import Hops, collect, order
-from zrelay_client._references import Sight, references_of
+from zrelay_client._references import ReferenceEncoder, references_of
 from zrelay_client._requests import guided
 from zrelay_client._results import Result
 from zrelay_client._run import JobRequest, JobRun
@@ -95,35 +95,35 @@ class Painter:
         """Reaches every service that is needed before anything is computed: what to paint, what the generator said, and
         what it took. Reference images are read while the prompt is encoded."""
         _check(prompt, negative_prompt, options)
-        sight = await self._sight(options)
-        said = await self._reach(sight, options, budget, encode=isinstance(prompt, str))
+        reference_encoder = await self._reference_encoder(options)
+        said = await self._reach(reference_encoder, options, budget, encode=isinstance(prompt, str))
         reached_s = budget.spent
         if isinstance(prompt, Embeds):
             require_negative(prompt, options, said.defaults)
         work = self._encoded(prompt, negative_prompt, encoding, options, said, budget)
-        if sight is None:
+        if reference_encoder is None:
             embeds = await work
             return embeds, said, Hops(reached_s, 0.0 if embeds is prompt else embeds.encode_s)
-        words, _ = await asyncio.gather(work, sight.look(budget))
+        words, _ = await asyncio.gather(work, reference_encoder.look(budget))
         encode_s = 0.0 if words is prompt else words.encode_s
-        embeds = await sight.applied(words, budget)
+        embeds = await reference_encoder.applied(words, budget)
         return embeds, said, Hops(reached_s, encode_s, max(0.0, budget.spent - reached_s - encode_s))
 
-    async def _sight(self, options: GenerateOptions) -> Sight | None:
+    async def _reference_encoder(self, options: GenerateOptions) -> ReferenceEncoder | None:
         """What looks at the references, None where there are none. Raises what they are refused with, and OSError."""
         references = references_of(options)
         await asyncio.to_thread(references.check_files)
-        return Sight(self._to.vision, references) if references else None
+        return ReferenceEncoder(self._to.vision, references) if references else None
 
     async def _reach(
-        self, sight: Sight | None, options: GenerateOptions, budget: Budget, *, encode: bool
+        self, reference_encoder: ReferenceEncoder | None, options: GenerateOptions, budget: Budget, *, encode: bool
     ) -> GeneratorInfo:
         """Sees that every service is there that is needed; what the generator said."""
         generators, encoders = self._to.generators, self._to.encoders if encode else None
-        others = [each.connect(budget) for each in (encoders, sight) if each is not None]
+        others = [each.connect(budget) for each in (encoders, reference_encoder) if each is not None]
         said, _ = await asyncio.gather(generators.connect(budget), asyncio.gather(*others))
-        if sight is not None:
-            sight.check(said, options)
+        if reference_encoder is not None:
+            reference_encoder.check(said, options)
         return said
 
     async def _encoded(
@@ -145,16 +145,20 @@ class Painter:
 
     async def many(self, wanted: Iterator[Wanted], batch: Batch) -> AsyncGenerator[Outcome, None]:
         """What becomes of each; closing it cancels what is under way."""
-        budget, generators, sight = self.budget(batch.timeout_s), self._to.generators, await self._sight(batch.options)
-        said = await self._reach(sight, batch.options, budget, encode=False)
-        if sight is not None:
-            await sight.look(budget)
+        budget, generators, reference_encoder = (
+            self.budget(batch.timeout_s),
+            self._to.generators,
+            await self._reference_encoder(batch.options),
+        )
+        said = await self._reach(reference_encoder, batch.options, budget, encode=False)
+        if reference_encoder is not None:
+            await reference_encoder.look(budget)
 
         async def prepared(prompt: str | Embeds) -> Embeds:
             budget, negative = self.budget(batch.timeout_s), batch.negative_prompt
             _check(prompt, negative, batch.options)
             embeds = await self._encoded(prompt, negative, batch.encoding, batch.options, said, budget)
-            return embeds if sight is None else await sight.applied(embeds, budget)
+            return embeds if reference_encoder is None else await reference_encoder.applied(embeds, budget)
 
         shared = SharedEmbeds(prepared)
 

@@ -100,7 +100,7 @@ def references_of(options: GenerateOptions) -> References:
     return References(reference, conditioning, tuple(omni))
 
 
-class Sight:
+class ReferenceEncoder:
     """The references of one call, seen by a vision service: `connect`, then `look` once, then `applied` to prompts."""
 
     def __init__(self, vision: VisionService, asked: References) -> None:
@@ -133,7 +133,7 @@ class Sight:
     async def look(self, budget: Budget) -> None:
         """The images' half of the work, beside the encoding of the prompt."""
         if self._said is None:
-            raise ValueError("sight: expected to be connected before it looks, got neither")
+            raise ValueError("reference_encoder: expected to be connected before it looks, got neither")
         if self._files:
             found = await encode_files(
                 self._vision, self._said, self._files, "siglip", {"target_area": self._area}, budget

@@ -153,21 +153,6 @@ def open_text_encoder(path: Path) -> TextEncoderFolder:
     )
 
 
-def open_component(path: Path, kind: str) -> ComponentFolder:
-    """Opens a bare component folder.
-
-    Args:
-        path: The folder.
-        kind: text_encoder, transformer, vae or scheduler.
-
-    Raises:
-        CheckpointError: The folder is no such component.
-        ValueError: The kind is unknown.
-    """
-    require_folder(path)
-    return _component(path, "", kind)
-
-
 def defaults(path: Path) -> GenerationDefaults:
     """Returns the defaults of a pipeline folder.
 

@@ -20,7 +20,7 @@ def _nothing_recorded(services: Services) -> None:
     ("flags", "sent"),
     [
         ([], ["interactive"]),
-        (["--num-images", "2"], ["interactive"]),
+        (["--num-images", "2"], ["normal"]),
         (["--count", "1"], ["normal"]),
         (["--count", "2"], ["normal", "normal"]),
         (["--seeds", "7,9"], ["normal", "normal"]),

@@ -58,7 +58,7 @@ VISION_LAYERS = {
 PROCESS = {"__main__", "config", "settings", "worker"}
 """Modules of every service that are not ordered: the command, the settings, the device thread."""
 
-BORDER = (
+MESSAGE_MODULES = (
     # modules that may see messages: the tensor codec, servicers with their parsing and replies, stubs
     "zrelay_shared.wire",
     "zrelay_shared.service.info",  # common parts of GetInfo
@@ -245,8 +245,10 @@ def test_messages_are_seen_at_the_border_alone() -> None:
     seeing = {
         module for module, found in IMPORTS.items() if any("_pb2" in name and "zrelay.v1" in name for name in found)
     }
-    assert seeing - set(BORDER) == set(), "not a border module: pass values, or name it in BORDER and say why"
-    assert {module for module in BORDER if module in SHIPPED} <= seeing
+    assert seeing - set(MESSAGE_MODULES) == set(), (
+        "not a border module: pass values, or name it in MESSAGE_MODULES and say why"
+    )
+    assert {module for module in MESSAGE_MODULES if module in SHIPPED} <= seeing
 
 
 @pytest.mark.parametrize("library", OWNERS)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.engine.watchdog import Watchdog
+from zrelay_generator.priority import Priority
 
 from .benches import Bench, denoised_by, kinds
 from .kinds import Load, MakeSpec
@@ -92,6 +94,23 @@ def test_a_picture_that_is_being_decoded_can_be_cancelled(
     gate.set()
     on.tick()
     assert on.engine.idle and kinds(on, "job")[-1] is JobFailed
+
+
+def test_the_most_urgent_image_is_decoded_first(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
+    on = bench(load(demo), packs=True, decode_beside=True)
+    gate, began = threading.Event(), threading.Event()
+    on.vae.decode = held(on.vae.decode, gate, began)
+    on.add(spec(steps=1), "first")
+    on.tick()
+    assert began.wait(20)
+    on.add(replace(spec(steps=1), priority=Priority.BATCH), "batch")
+    on.add(replace(spec(steps=1), priority=Priority.INTERACTIVE), "urgent")
+    on.tick()
+    gate.set()
+    run_to_end(on.engine)
+    ended = [name for name, event in on.events if isinstance(event, ImagePixels)]
+    assert ended == ["first", "urgent", "batch"]
+    on.engine.close()
 
 
 def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(

@@ -1,6 +1,7 @@
 """The guarantees of docs/explanation/scheduling.md, over random arrivals in simulated time."""
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -79,6 +80,17 @@ def test_3_nothing_starves(drawn: list[SimulatedArrival]) -> None:
         for priority in unit.waiting:
             passed[priority] = 0 if priority is unit.lead.priority else passed[priority] + 1
             assert passed[priority] < 200
+
+
+@pytest.mark.parametrize(("steps", "short_steps"), [(10, 4), (20, 8), (20, 20)])
+def test_3_ever_new_callers_do_not_keep_a_long_job_waiting(steps: int, short_steps: int) -> None:
+    """Short jobs of callers that were never here before fill the device; a long job is done among them."""
+    short = SimulatedArrival(0.0, Priority.NORMAL, "", 64, short_steps, deterministic=True)
+    long = SimulatedArrival(0.0, Priority.NORMAL, "long", 512, steps, deterministic=True)
+    alone_s, work_s = ran([short]).now, ran([long]).now
+    count = int(10 * work_s / alone_s)
+    simulation = ran([long, *(replace(short, at=0.001 + n * alone_s, caller=f"new {n}") for n in range(count))])
+    assert simulation.ended[0] < 5 * work_s
 
 
 @given(st.integers(1, 20), st.sampled_from(SIDES), st.sampled_from(list(Priority)))

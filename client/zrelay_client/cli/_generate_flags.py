@@ -75,12 +75,11 @@ class BatchFlags:
     priority: Priority | None
     detach: bool
 
-    @property
-    def effective_priority(self) -> Priority:
-        """`--priority`, else "interactive" for a single job and "normal" for the jobs of `--count` or `--seeds`."""
+    def priority_for(self, num_images: int) -> Priority:
+        """Returns `--priority`, else "interactive" for a job of one image, and "normal" for more images or jobs."""
         if self.priority is not None:
             return self.priority
-        return "interactive" if self.count is None and self.seeds is None else "normal"
+        return "interactive" if self.count is None and self.seeds is None and num_images == 1 else "normal"
 
 
 picture_options = grouped(
@@ -145,7 +144,7 @@ batch_options = grouped(
     click.option(
         "--priority",
         type=click.Choice(PRIORITIES),
-        help="Urgency of the jobs at the generator. Default: interactive; normal with --count or --seeds.",
+        help="Urgency of the jobs at the generator. Default: interactive for one image, normal for more.",
     ),
     click.option("--detach", is_flag=True, help="Leave it to the generator and return; says how to come back."),
 )

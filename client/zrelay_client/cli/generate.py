@@ -131,7 +131,7 @@ def _order(
         quality=wanted.quality,
         keep_prompt=not file.no_prompt_in_file,
         preview_every=file.preview_every if file.preview is not None else 0,
-        priority=batch.effective_priority,
+        priority=batch.priority_for(picture.num_images),
     )
     title = source.stem if isinstance(source, Path) else source
     count = picture.num_images * jobs

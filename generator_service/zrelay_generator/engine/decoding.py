@@ -4,11 +4,13 @@ On a CPU the device thread already uses every core that serving leaves, and a se
 decoding beside steps was measured to gain nothing there (docs/engine.md). A GPU has streams.
 """
 
+import itertools
 import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,7 +50,10 @@ def decode_now(vae: Vae, image: ImageState, latents: Tensor) -> DecodeResult:
 
 
 class DecodeThread:
-    """Decodes one image after another on a thread and, on CUDA, on a stream of its own. Owned by the device thread."""
+    """Decodes one image after another on a thread and, on CUDA, on a stream of its own. Owned by the device thread.
+
+    The image of the most urgent class goes first, within a class the one that came first.
+    """
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class DecodeThread:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._changed = changed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._waiting: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._results: queue.SimpleQueue[DecodeResult] = queue.SimpleQueue()
         self._pending = 0
         self.watchdog = Watchdog(clock)
@@ -95,7 +102,9 @@ class DecodeThread:
         event = None
         if self._stream is not None:
             event = torch.cuda.current_stream(latents.device).record_event()
-        self._thread.submit(self._run, image, latents, event, expected_s)
+        work = partial(self._run, image, latents, event, expected_s)
+        self._waiting.put((image.job.spec.priority, next(self._numbers), work))
+        self._thread.submit(self._run_next)
 
     def take(self) -> DecodeResult:
         """Waits for the next result."""
@@ -106,6 +115,10 @@ class DecodeThread:
     def close(self) -> None:
         """Ends the thread after the decode under way."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _run_next(self) -> None:
+        _, _, work = self._waiting.get_nowait()
+        work()
 
     def _run(self, image: ImageState, latents: Tensor, after: torch.cuda.Event | None, expected_s: float) -> None:
         if image.job.cancelled:  # meanwhile: the device is free for the others

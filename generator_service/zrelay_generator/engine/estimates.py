@@ -66,10 +66,12 @@ class JobEstimator:
             steps, total = remaining[image.done]
             count, size = count + steps, size + total
         decodes = sum(not image.decoded for image in images)
-        begin_s = self.encode_s(job.features) if job.conditioning is None else 0.0
-        return (
-            begin_s + self.cost.forwards_s(count, size) + decodes * self.cost.decode_s(sampling.width * sampling.height)
-        )
+        decode_s = self.cost.decode_s(sampling.width * sampling.height)
+        return self.begin_s(job) + self.cost.forwards_s(count, size) + decodes * decode_s
+
+    def begin_s(self, job: DeviceJob) -> float:
+        """Returns the seconds that a job takes before its first step; 0 once it has begun."""
+        return self.encode_s(job.features) if job.conditioning is None else 0.0
 
     def step_size(self, image: ImageState) -> Size:
         """Returns the size of an image's next forward when it runs alone."""

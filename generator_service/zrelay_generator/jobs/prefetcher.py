@@ -79,7 +79,7 @@ class Prefetcher:
     def wake(self) -> None:
         """Checks again which jobs are to be loaded."""
         self._wake.set()
-        if self._task is None and not self.closed:
+        if (self._task is None or self._task.done()) and not self.closed:
             self._task = asyncio.create_task(self._run())
 
     def close(self) -> None:

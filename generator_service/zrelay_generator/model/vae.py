@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zrelay_generator.model.latents import is_finite
 
 
-class ReferenceEncoder:
+class Bfloat16Encoder:
     """The encoder half of a diffusers AutoencoderKL in bfloat16, a copy if the VAE has another dtype."""
 
     def __init__(self, autoencoder: Any) -> None:
@@ -75,7 +75,7 @@ class Vae:
         self._shift = float(autoencoder.config.shift_factor or 0.0)
         self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         self._widths = tuple(autoencoder.config.block_out_channels)
-        self._references = ReferenceEncoder(self._model)
+        self._references = Bfloat16Encoder(self._model)
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ class Load:
     """What a new job finds.
 
     Attributes:
-        waiting: Jobs that wait.
+        waiting: Jobs of its class and of more urgent ones that wait.
         ahead: Jobs that go before it.
         wait_s: Estimated seconds of their work.
         next_s: Seconds until the first job on the device is done.

@@ -104,10 +104,10 @@ class JobQueue:
         """Returns the queue of each caller of a class."""
         return self._classes[priority]
 
-    def heads(self, priority: Priority, limit: int, received_s: Callable[[str], float]) -> list[JobRecord]:
-        """Returns the first job of each caller of a class, of those with the lowest finish tags, at most `limit`."""
+    def heads(self, priority: Priority, limit: int, tag: Callable[[JobRecord], float]) -> list[JobRecord]:
+        """Returns the first job of each caller of a class, of those with the lowest tags, at most `limit`."""
         heads = [own.records[0] for own in self._classes[priority].values()]
-        return nsmallest(limit, heads, key=lambda record: (received_s(record.caller) + record.work_s, record.arrival))
+        return nsmallest(limit, heads, key=lambda record: (tag(record), record.arrival))
 
     def __iter__(self) -> Iterator[JobRecord]:
         for callers in self._classes.values():

@@ -1,6 +1,7 @@
 """The scheduler as the event loop uses it: which job is loaded next, where each job stands, how much work waits."""
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,16 +152,23 @@ class Scheduler:
     def load_before(self, record: JobRecord) -> Load:
         """Returns the load that a new job would find, jobs that are being written included."""
         reserved = list(self._reserved.values())
+        before = [one for one in reserved if one.priority <= record.priority]
         ahead, wait_s = self._before(record)
         nearest = [self._remaining_s(loaded) for loaded in self._loaded.values()]
         return Load(
-            waiting=self.waiting + len(reserved),
-            ahead=ahead + len(reserved),
-            wait_s=wait_s + sum(one.work_s for one in reserved),
+            waiting=self._waiting_up_to(record.priority) + len(before),
+            ahead=ahead + len(before),
+            wait_s=wait_s + sum(one.work_s for one in before),
             next_s=min(nearest, default=0.0),
             input_bytes=self._queue.input_bytes + sum(one.input_bytes for one in reserved),
             caller_waiting=self.waiting_of(record.caller) + sum(one.caller == record.caller for one in reserved),
         )
+
+    def _waiting_up_to(self, priority: Priority) -> int:
+        """The number of jobs of a class and of more urgent ones that the device has not begun."""
+        queued = sum(self._queue.jobs_of(one)[0] for one in Priority if one <= priority)
+        loaded = sum(not one.started for one in self._loaded.values() if one.record.priority <= priority)
+        return queued + loaded
 
     def standing(self, record: JobRecord) -> QueueStanding:
         """Returns where a job stands that waits or is passed over."""
@@ -229,8 +237,17 @@ class Scheduler:
         loaded = [one for one in self._loaded.values() if one.record.priority is priority]
         if len(loaded) >= MOST_LOADED_PER_CLASS or not self._queue.callers(priority):
             return None
-        heads = self._queue.heads(priority, LOADED_PER_CLASS, lambda caller: self._received_s(priority, caller))
-        candidates = [*map(self._candidate, loaded), *map(queued_candidate, heads)]
+        near = [self._candidate(one) for one in loaded]
+        by_caller: dict[str, list[Candidate[JobRecord]]] = defaultdict(list)
+        for candidate in near:
+            by_caller[candidate.caller].append(candidate)
+
+        def tag(record: JobRecord) -> float:
+            own = queued_candidate(record)
+            before_s = sum(one.remaining_s for one in by_caller.get(own.caller, ()) if one.place < own.place)
+            return self._received_s(priority, own.caller) + before_s + own.remaining_s
+
+        candidates = [*near, *map(queued_candidate, self._queue.heads(priority, LOADED_PER_CLASS, tag))]
         order = ranked(candidates, lambda caller: self._received_s(priority, caller))
         for position, one in enumerate(order):
             if not self.is_loaded(one.candidate.item.job_id):

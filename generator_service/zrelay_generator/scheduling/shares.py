@@ -49,8 +49,10 @@ class ClassTurns:
 class ServiceLedger:
     """Device seconds that callers have received, per priority class.
 
-    A caller that has no job starts again at the level of the least served caller that has one, so that nobody saves up
-    device time by waiting, and nobody is charged for times when nobody else waited. Any thread may call it.
+    Each class has a level: the seconds that each of its callers would have received, had they shared the device equally
+    at every moment (the virtual time of weighted fair queueing). A caller without jobs starts at the level when it
+    sends one, so that nobody saves up device time by waiting, nobody is charged for times when nobody else waited, and
+    ever new callers cannot keep a long job waiting forever. Any thread may call it.
     """
 
     def __init__(self) -> None:
@@ -80,16 +82,15 @@ class ServiceLedger:
 
 @dataclass(slots=True)
 class _ClassLedger:
+    """One class: the jobs of each caller that has some, the seconds that callers have received, and the level."""
+
     jobs: dict[str, int] = field(default_factory=dict)
     received: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def least(self) -> float:
-        return min((self.received.get(caller, 0.0) for caller in self.jobs), default=0.0)
+    level: float = 0.0
 
     def enter(self, caller: str) -> None:
         if caller not in self.jobs:
-            self.received[caller] = max(self.received.get(caller, 0.0), self.least)
+            self.received[caller] = max(self.received.get(caller, 0.0), self.level)
             self.jobs[caller] = 0
         self.jobs[caller] += 1
 
@@ -102,16 +103,21 @@ class _ClassLedger:
         del self.jobs[caller]
         if not self.jobs:
             self.received.clear()  # nobody waits: what was received is forgotten
+            self.level = 0.0
             return
-        least = self.least
-        for idle in [one for one, seconds in self.received.items() if one not in self.jobs and seconds <= least]:
+        self._raise_level(0.0)
+        for idle in [one for one, received in self.received.items() if one not in self.jobs and received <= self.level]:
             del self.received[idle]
 
     def charge(self, caller: str, seconds: float) -> None:
         if caller in self.jobs:
-            self.received[caller] = self.received.get(caller, 0.0) + seconds
+            self.received[caller] += seconds
+            self._raise_level(seconds / len(self.jobs))
 
     def received_s(self, caller: str) -> float:
-        return (
-            self.received.get(caller, 0.0) if caller in self.jobs else max(self.received.get(caller, 0.0), self.least)
-        )
+        received = self.received.get(caller, 0.0)
+        return received if caller in self.jobs else max(received, self.level)
+
+    def _raise_level(self, seconds: float) -> None:
+        least = min(self.received[caller] for caller in self.jobs)
+        self.level = max(self.level + seconds, least)

@@ -15,7 +15,7 @@ from zrelay_generator.scheduling.shares import ClassTurns, ServiceLedger
 _LEAST_SAVING = 0.1
 """Share of its own time that an image must save by packing to join a tick."""
 _LONGER_STEP_BOUND = 1.25
-"""A tick takes at most this multiple of its time when an image joins whose own step is longer than the leader's."""
+"""A tick takes at most this multiple of its time without the images whose own step is longer than the leader's."""
 _LOWER_CLASS_BOUND = 1.05
 """A tick takes at most this multiple of its time without the images of lower classes: one part in 20, as for units."""
 
@@ -108,6 +108,7 @@ class _TickBuilder:
     images: list[ImageState] = field(default_factory=list)
     size: Size = field(default_factory=Size)
     urgent_size: Size = field(default_factory=Size)
+    short_size: Size = field(default_factory=Size)
     _planned_s: dict[tuple[Priority, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +123,8 @@ class _TickBuilder:
         self.size = self.size + own
         if image.job.spec.priority <= self.lead.job.spec.priority:
             self.urgent_size = self.urgent_size + own
+        if not self._is_longer(own):
+            self.short_size = self.short_size + own
         self._planned_s[_account(image)] += self._forward_s(own)
 
     def pays(self, image: ImageState) -> bool:
@@ -133,11 +136,12 @@ class _TickBuilder:
         before_s, own_s, after_s = self._forward_s(self.size), self._forward_s(own), self._forward_s(together)
         if before_s + own_s - after_s < _LEAST_SAVING * own_s:
             return False
-        if own_s > self._forward_s(self.estimator.step_size(self.lead)) and after_s > before_s * _LONGER_STEP_BOUND:
+        if self._is_longer(own) and after_s > self._forward_s(self.short_size) * _LONGER_STEP_BOUND:
             return False  # a short job must not pay for the step of a long one
-        lower = image.job.spec.priority > self.lead.job.spec.priority
-        if lower and after_s > self._forward_s(self.urgent_size) * _LOWER_CLASS_BOUND:
-            return False
+        if image.job.spec.priority > self.lead.job.spec.priority:
+            after_s += self.estimator.begin_s(image.job)
+            if after_s > self._forward_s(self.urgent_size) * _LOWER_CLASS_BOUND:
+                return False
         return self._is_fair(image, own_s)
 
     def _is_fair(self, image: ImageState, own_s: float) -> bool:
@@ -147,6 +151,10 @@ class _TickBuilder:
         if not others:
             return True
         return self._planned_s[account] + own_s <= min(others) + max(self.estimator.remaining_s(image.job), own_s)
+
+    def _is_longer(self, own: Size) -> bool:
+        """Whether a step is longer than the leader's."""
+        return self._forward_s(own) > self._forward_s(self.estimator.step_size(self.lead))
 
     def _forward_s(self, size: Size) -> float:
         return self.estimator.cost.forward_s(size)

@@ -195,7 +195,9 @@ class GeneratorConfig(ServiceConfig):
 
     model: Path = setting(group="Model", metavar="DIR", help="Z-Image pipeline folder.")
     listen: str = setting(f"127.0.0.1:{DEFAULT_PORTS['generator']}", **_LISTEN)
-    max_waiting: int = setting(10_000, group="Queue", minimum=1, help="Requests that may wait.")
+    max_waiting: int = setting(
+        10_000, group="Queue", minimum=1, help="Requests of a priority class and of more urgent ones that may wait."
+    )
     max_wait_s: float = setting(
         600.0,
         group="Queue",
