@@ -109,7 +109,7 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         (["fox", "-o", "-", "--json"], exits.USAGE, "both want stdout"),
         (["fox", "--size", "big"], exits.USAGE, "expected WIDTHxHEIGHT"),
         (["fox", "--size", "64x64", "--width", "64"], exits.USAGE, "--size says both"),
-        ([], exits.USAGE, "what shall be painted?"),
+        ([], exits.USAGE, "expected a prompt, got none"),
         (["fox", "--prompt-embeds", "x.safetensors"], exits.USAGE, "leave them out"),
         (["--prompt-embeds", "none.safetensors"], exits.LOCAL_FILE, "none.safetensors: No such file"),
         (["--prompt-embeds", "taken.png"], exits.REFUSED, "expected a safetensors file"),

@@ -85,15 +85,15 @@ class BatchFlags:
 picture_options = grouped(
     "picture",
     PictureFlags,
-    click.option("--negative-prompt", metavar="TEXT", help="What guidance leads away from. Default: the empty prompt."),
-    click.option("--seed", type=int, help="Image i gets seed + i. Default: another each time; it is told."),
+    click.option("--negative-prompt", metavar="TEXT", help="Negative prompt for guidance. Default: the empty prompt."),
+    click.option("--seed", type=int, help="Image i gets seed + i. Default: a random seed, which is printed."),
     click.option("--width", type=int, help="Pixels. Default: the checkpoint's."),
     click.option("--height", type=int, help="Pixels. Default: the checkpoint's."),
     click.option("--size", metavar="WxH", help="Width and height at once."),
     click.option("--num-inference-steps", type=int, help="Forwards of the transformer. Default: the checkpoint's."),
     click.option("--num-images", type=int, default=1, help="Pictures of one job; files get -1, -2, ... Default: 1."),
     click.option(
-        "--guidance-scale", type=float, help="Classifier-free guidance; 0 is none. Default: the checkpoint's."
+        "--guidance-scale", type=float, help="Classifier-free guidance; 0 turns it off. Default: the checkpoint's."
     ),
     click.option("--shift", type=float, help="Shift of the schedule. Default: the checkpoint's."),
     click.option("--image", type=PLACE, metavar="FILE", help="Start from this picture (img2img) in place of noise."),
@@ -146,5 +146,5 @@ batch_options = grouped(
         type=click.Choice(PRIORITIES),
         help="Urgency of the jobs at the generator. Default: interactive for one image, normal for more.",
     ),
-    click.option("--detach", is_flag=True, help="Leave it to the generator and return; says how to come back."),
+    click.option("--detach", is_flag=True, help="Submit the job and return; prints how to fetch its images."),
 )

@@ -51,10 +51,11 @@ def command(
     generator: str | None,
     profile: str | None,
 ) -> int:
-    """Paint PROMPT (`-` reads it from stdin).
+    """Generate images from PROMPT (`-` reads it from stdin).
 
-    What is not asked for is left to the generator's checkpoint. The picture holds its own recipe; `zrelay info FILE`
-    shows it. Ctrl-C stops the generator too; pressed twice it leaves the job running and says how to come back.
+    Options that are not given have the checkpoint's defaults. The image file contains the settings that made it;
+    `zrelay info FILE` prints them. Ctrl-C cancels the job; pressed twice it leaves the job running and prints how to
+    fetch its images.
 
     \b
     zrelay generate "a red fox" -o fox.png --seed 7
@@ -163,7 +164,7 @@ def _source(prompt: str | None, prompt_embeds: str | None, negative_prompt: str 
             raise click.UsageError("--prompt-embeds holds prompt and negative prompt: leave them out")
         return Path(prompt_embeds)
     if prompt is None:
-        raise click.UsageError("what shall be painted? Give PROMPT, `-` for stdin, or --prompt-embeds FILE")
+        raise click.UsageError("expected a prompt, got none: give PROMPT, `-` for stdin, or --prompt-embeds FILE")
     return read_prompt(prompt)
 
 
