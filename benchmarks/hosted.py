@@ -74,7 +74,7 @@ class Host:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["zrelay_generator.api.servicer"])
+        self._context.set_forkserver_preload(["zrelay_generator.service"])
         self._stack = ExitStack()
 
     def __enter__(self) -> "Host":

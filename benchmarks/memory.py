@@ -41,7 +41,7 @@ def weight_bytes(model: Path, component: str, dtype: str, blocks: int | None = N
     return total
 
 
-_SERVICER = {"encoder": "zrelay_encoder.service", "generator": "zrelay_generator.api.servicer"}
+_SERVICER = {"encoder": "zrelay_encoder.api.servicer", "generator": "zrelay_generator.service"}
 """The module whose import loads all that a service needs, by role."""
 
 
