@@ -231,6 +231,12 @@ def test_any_toml_value_is_read_or_refused(value: object) -> None:
         ("hours_s", "nan", "expected a number, got nan"),
         ("flag", "perhaps", "expected true or false, got 'perhaps'"),
         ("folder", "", "expected a path or none, got an empty string"),
+        (
+            "folder",
+            "~nobody-of-this-name/x",
+            "expected a path or none, got '~nobody-of-this-name/x', whose home folder is unknown",
+        ),
+        ("folder", "a\0b", "expected a path or none, got 'a\\x00b'"),
     ],
 )
 def test_refusals_say_what_is_expected(name: str, text: str, message: str) -> None:

@@ -221,13 +221,21 @@ class Setting:
         if not text:
             raise ValueError(f"expected {self._expected}, got an empty string")
         if self.kind is Path:
-            return Path(text).expanduser()
+            return self._parse_path(text)
         try:
             number = self.kind(text)
         except ValueError:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
         accepted: Value = self._accept(number)
         return accepted
+
+    def _parse_path(self, text: str) -> Path:
+        if "\0" in text:
+            raise ValueError(f"expected {self._expected}, got {text!r}")
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:  # the user after ~ does not exist, or has no home folder
+            raise ValueError(f"expected {self._expected}, got {text!r}, whose home folder is unknown") from None
 
     def from_toml(self, value: object) -> Value:
         """Reads a value of the configuration file.
