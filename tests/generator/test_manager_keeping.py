@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.polling import until_async
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded
 from zrelay_generator.jobs.live import LiveJob
@@ -24,6 +25,13 @@ def state(job: LiveJob) -> JobState:
     return job.record.state
 
 
+async def over(job: LiveJob) -> None:
+    async def ended() -> bool:
+        return job.over
+
+    await until_async(ended, "the job is over")
+
+
 async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> None:
     made = manager(lease_s=0.1, first_watch_s=0.0)
     watched, detached, forgotten = [await made.submit(n, detached=n == "detached") for n in ("a", "detached", "c")]
@@ -31,7 +39,7 @@ async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> No
     await anext(first)
     await anext(second)
     await first.aclose()
-    await asyncio.sleep(0.2)
+    await over(forgotten)
     assert [entry.record.state for entry in (watched, detached, forgotten)] == [
         JobState.QUEUED,
         JobState.QUEUED,
@@ -45,7 +53,7 @@ async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> No
     await asyncio.sleep(0.2)
     assert state(watched) is JobState.QUEUED, "a watcher renews the lease"
     await third.aclose()
-    await asyncio.sleep(0.2)
+    await over(watched)
     assert state(watched) is JobState.CANCELLED
 
 
