@@ -31,7 +31,7 @@ _COMMON = (
     Capability("generate.sigmas"),
     Capability("generate.preview"),
     Capability(
-        "generate.priority", "interactive jobs get 19 of 20 units; within a class callers share the device equally"
+        "generate.priority", "interactive jobs lead 19 of 20 units; within a class callers share the device equally"
     ),
     Capability("generate.deterministic", "its images run one at a time"),
 )
