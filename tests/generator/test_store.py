@@ -1,15 +1,20 @@
 """The store on a disk: what it keeps and what it lets go."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from zrelay.v1.content_pb2 import ContentRef
+from zrelay.v1.generator_pb2 import UploadBlobRequest
+from zrelay_generator.api.contents import Uploads
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
@@ -20,6 +25,7 @@ from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, PayloadCorrupt
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.settings import describe
+from zrelay_shared.wire import Parcel
 
 from .kinds import OpenStore
 from .stores import KEEP, KEPT, ended, named, row
@@ -60,8 +66,31 @@ async def test_jobs_and_results_outlive_the_store(opened: OpenStore, tmp_path: P
 async def test_a_content_is_needed_or_named(opened: OpenStore) -> None:
     store = opened()
     with pytest.raises(ContentMissing):
-        await store.accept(row(1), b"spec", {named(b"x"): None}, {named(b"x"): 1})
+        await store.accept(row(1), b"spec", {named(b"x"): None, named(b"y"): b"y"}, {named(b"x"): 1, named(b"y"): 1})
     assert await store.unfinished() == ([], [])
+    assert store.blobs.names() == {named(b"y")} and await store.known_size(named(b"y")) == 1, "sent, so kept"
+
+
+@pytest.mark.parametrize("appears", [".*.part", "[!.]*"])
+@pytest.mark.parametrize("turn", range(4))
+async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
+    opened: OpenStore, tmp_path: Path, appears: str, turn: int
+) -> None:
+    """It is broken off as soon as its file appears: first as a part, then under its name."""
+    store, data, folder = opened(), bytes([turn]) * 1000, tmp_path / "state" / "blobs"
+
+    async def chunks() -> AsyncIterator[Parcel[UploadBlobRequest]]:
+        for _ in range(2):
+            yield Parcel(UploadBlobRequest(content=ContentRef(sha256=named(data), size_bytes=1000), data=data[:500]))
+
+    upload = asyncio.ensure_future(Uploads(store).receive(chunks()))
+    while not any(folder.glob(appears)):
+        await asyncio.sleep(0)
+    upload.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await upload
+    size = await store.known_size(named(data))
+    assert {path.name for path in folder.iterdir()} == (set() if size is None else {named(data)})
 
 
 async def test_the_second_process_is_told(opened: OpenStore, tmp_path: Path) -> None:

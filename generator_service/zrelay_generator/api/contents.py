@@ -188,7 +188,7 @@ class Uploads:
         known = await self._store.known_size(sha256)
         if known is not None:
             return _upload_response(sha256, known, existed=True)
-        incoming = await self._store.incoming()
+        incoming = self._store.incoming()
         try:
             size = await self._chunks(incoming, first, parcels)
             await self._store.keep_incoming(incoming, sha256, size)

@@ -132,24 +132,33 @@ class FolderBlobs:
 
 
 class _IncomingFile:
+    """A file that is created by the first write, so that an upload that ends before it leaves nothing."""
+
     def __init__(self, folder: Path, sync_names: Callable[[], None]) -> None:
         self._folder, self._sync_names = folder, sync_names
         self._path = folder / f".{secrets.token_hex(8)}.part"
-        self._file: BinaryIO = self._path.open("xb")
+        self._file: BinaryIO | None = None
 
     def write(self, data: Buffer) -> None:
-        self._file.write(data)
+        self._opened().write(data)
 
     def keep(self, sha256: str) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        file = self._opened()
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         self._path.replace(self._folder / sha256)
         self._sync_names()
 
     def drop(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = self._path.open("xb")
+        return self._file
 
 
 class MemoryBlobs:

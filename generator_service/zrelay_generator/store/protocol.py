@@ -100,8 +100,8 @@ class JobStore(Protocol):
     async def needed(self, contents: Collection[str]) -> set[str]:
         """Returns those of some contents that unfinished jobs need."""
 
-    async def incoming(self) -> "IncomingContent":
-        """Begins a content whose digest is known at its end."""
+    def incoming(self) -> IncomingContent:
+        """Begins a content whose digest is known at its end. The caller drops it, whatever happens."""
 
     async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
         """Appends to a content."""

@@ -5,10 +5,10 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from zrelay_generator.store import queries, retention
 from zrelay_generator.store.blobs import Blobs, Buffer, ContentMissing, FolderBlobs, IncomingContent, MemoryBlobs
@@ -71,18 +71,24 @@ class SqliteJobStore:
     async def accept(
         self, record: JobRecord, spec: bytes, inputs: Mapping[str, Buffer | None], sizes: Mapping[str, int]
     ) -> None:
+        await _to_its_end(self._accept(record, spec, inputs, sizes))
+
+    async def _accept(
+        self, record: JobRecord, spec: bytes, inputs: Mapping[str, Buffer | None], sizes: Mapping[str, int]
+    ) -> None:
         for _ in range(_ATTEMPTS):
             for sha256, data in inputs.items():
                 if data is not None:
                     await self._file(self.blobs.put, sha256, data)
 
             def write(db: sqlite3.Connection) -> str | None:
-                missing = next((sha256 for sha256 in inputs if not self.blobs.has(sha256)), None)
-                if missing is None:
-                    for sha256, size in sizes.items():
+                missing = [sha256 for sha256 in inputs if not self.blobs.has(sha256)]
+                for sha256, size in sizes.items():
+                    if sha256 not in missing:  # what was sent stays for the next attempt, within the limits
                         queries.add_content(db, sha256, size, sent=True)
+                if not missing:
                     queries.insert_job(db, record, spec, inputs)
-                return missing
+                return missing[0] if missing else None
 
             missing = await self._run(write)
             if missing is None:
@@ -105,12 +111,15 @@ class SqliteJobStore:
                 queries.insert_result(db, arrival, result)
             return there
 
-        for _ in range(_ATTEMPTS):
-            await self._file(self.blobs.put, sha256, data)
-            if await self._run(write):
-                await self._grown(result.bytes)
-                return
-        raise refusal()
+        async def add() -> None:
+            for _ in range(_ATTEMPTS):
+                await self._file(self.blobs.put, sha256, data)
+                if await self._run(write):
+                    await self._grown(result.bytes)
+                    return
+            raise refusal()
+
+        await _to_its_end(add())
 
     async def finish(self, record: JobRecord, last: ResultRecord | None = None) -> None:
         def write(db: sqlite3.Connection) -> None:
@@ -183,19 +192,22 @@ class SqliteJobStore:
     async def needed(self, contents: Collection[str]) -> set[str]:
         return await self._run(lambda db: queries.needed_inputs(db, contents))
 
-    async def incoming(self) -> IncomingContent:
-        return await self._file(self.blobs.incoming)
+    def incoming(self) -> IncomingContent:
+        return self.blobs.incoming()
 
     async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
-        await self._file(incoming.write, data)
+        await _to_its_end(self._file(incoming.write, data))
 
     async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int) -> None:
-        await self._file(incoming.keep, sha256)
-        await self._run(lambda db: queries.add_content(db, sha256, size, sent=True))
-        await self._grown(size)
+        async def keep() -> None:
+            await self._file(incoming.keep, sha256)
+            await self._run(lambda db: queries.add_content(db, sha256, size, sent=True))
+            await self._grown(size)
+
+        await _to_its_end(keep())
 
     async def drop_incoming(self, incoming: IncomingContent) -> None:
-        await self._file(incoming.drop)
+        await _to_its_end(self._file(incoming.drop))
 
     # Upkeep.
 
@@ -248,6 +260,19 @@ class SqliteJobStore:
     async def _run(self, call: Callable[[sqlite3.Connection], T]) -> T:
         with self.disk.writing():
             return await asyncio.wrap_future(self.database.run(call))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Runs work that must not stop half-way. A caller that is cancelled is so after the work.
+
+    Otherwise an upload that its caller breaks off at the wrong moment would leave a file that no row names.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def open_store(folder: Path | None, limits: Retention) -> SqliteJobStore:
