@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from forwards import Picture
 
-from zrelay_generator.model.rope import padded
+from zrelay_generator.model.sequence import padded
 from zrelay_generator.model.weights import BlockWeights, TransformerWeights
 
 _VAE_FLOP_PER_PIXEL = 10.0e6

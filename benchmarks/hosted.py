@@ -108,9 +108,9 @@ async def _run(pipe: Connection, setting: Setting) -> None:
 
     from zrelay_generator.model.loading import load_model
     from zrelay_generator.service import GeneratorServicer
-    from zrelay_generator.settings import GeneratorConfig
     from zrelay_shared.service import lifecycle, process
     from zrelay_shared.service.listening import ListenAddress
+    from zrelay_shared.service.roles import GeneratorConfig
 
     config = GeneratorConfig(model=setting.model, state=setting.state, **dict(setting.options))
     load = load_model if setting.rate is None else simulated.loader(simulated.Pace(setting.rate))

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.model.loading import load_model
 from zrelay_generator.model.model import LoadedModel
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.sequence import segment_size
 from zrelay_generator.model.transformer import PackedTransformer, Prediction, Segment
 from zrelay_generator.model.vae import Vae
 

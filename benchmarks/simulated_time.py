@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, Tick, leading_image

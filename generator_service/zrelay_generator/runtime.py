@@ -27,12 +27,12 @@ from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Inter
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.scheduling.scheduler import Scheduler
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.worker import serving_threads
 from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, report, stored_dtype
 

@@ -9,9 +9,9 @@ from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
 from zrelay_generator.model.loading import load_model
 from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import CheckpointError, InvalidArgument
 from zrelay_shared.service.lifecycle import Service
+from zrelay_shared.service.roles import GeneratorConfig
 
 
 class GeneratorServicer(GeneratorHandlers, Service):

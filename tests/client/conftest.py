@@ -25,8 +25,8 @@ from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.rpc import Context
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.wire import Parcel
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig

@@ -20,7 +20,7 @@ from zrelay_client import (
 )
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
+from zrelay_shared.service.roles import GeneratorConfig
 
 from .conftest import RecordingGenerator, Services
 

@@ -82,7 +82,7 @@ MESSAGE_MODULES = (
     "zrelay_generator.api.replies",
     "zrelay_generator.api.requests",
     "zrelay_generator.features.request",
-    "zrelay_generator.features.omni.request",
+    "zrelay_generator.features.omni.spec",
     "zrelay_client._services",
     "zrelay_client._generator_service",
     "zrelay_client._requests",
@@ -144,7 +144,7 @@ OWNERS = {
     ),
     "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
     "psutil": ("zrelay_client._stack.processes",),
-    "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.lock"),
+    "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
         "zrelay_shared.*",

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zrelay_generator.cost.model import CostModel
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import CostModel, Size
 from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobStage, StageProgress

@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.service.lifecycle import ServeOptions, serve
 from zrelay_shared.service.listening import parse_listen
+from zrelay_shared.service.roles import GeneratorConfig
 
 from .callers import SERVICE, Caller, started
 

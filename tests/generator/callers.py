@@ -17,12 +17,12 @@ from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.runtime import GeneratorRuntime
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.sqlite import SqliteJobStore
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 from zrelay_shared.service.lifecycle import RunningServer, ServeOptions, running
 from zrelay_shared.service.listening import parse_listen
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.wire import Parcel
 
 Request = Parcel[pb.GenerateRequest]

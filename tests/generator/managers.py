@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.features.protocol import JobSpec, Prompt
@@ -19,9 +19,9 @@ from zrelay_generator.jobs.manager import Dependencies, Intervals, JobManager
 from zrelay_generator.priority import Priority
 from zrelay_generator.runtime import retention
 from zrelay_generator.scheduling.scheduler import Scheduler
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.records import JobRecord
 from zrelay_generator.store.sqlite import open_store
+from zrelay_shared.service.roles import GeneratorConfig
 
 from .helpers import make_embeds, make_sampling
 

@@ -9,8 +9,8 @@ from zrelay_generator.features.acceptance import Acceptance, acceptance
 from zrelay_generator.features.protocol import FeatureSpec, JobSpec
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import InvalidArgument, ZrelayError
+from zrelay_shared.service.roles import GeneratorConfig
 
 from .kinds import Parse
 

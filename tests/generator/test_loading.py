@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import load_model
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import CheckpointError, FailedPrecondition
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import is_out_of_memory
 
 CPU = torch.device("cpu")

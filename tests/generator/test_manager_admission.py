@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import JobAccepted, JobSucceeded
 from zrelay_generator.jobs.intake import Submission
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS, MOST_LOADED_PER_CLASS
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import (
     DeadlineExceeded,
     QueueFull,
     QuotaExceeded,
 )
+from zrelay_shared.service.roles import GeneratorConfig
 
 from .kinds import MakeManager
 from .managers import ManagedJobs

@@ -14,7 +14,7 @@ from zrelay_generator.features.guidance.hooks import guidance_at, guided
 from zrelay_generator.features.schedule import explicit_schedule, linear_sigmas, shifted_schedule
 from zrelay_generator.model.attention import AttentionRun, ragged_attention, runs_of, spans_of
 from zrelay_generator.model.latents import denoised, euler_step, image_seed, is_finite, noise, patchify, unpatchify
-from zrelay_generator.model.rope import caption_positions, image_positions, padded
+from zrelay_generator.model.sequence import caption_positions, image_positions, padded
 
 from .kinds import Load
 

@@ -17,13 +17,13 @@ from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.service import GeneratorServicer
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.channels import dial
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.rpc import Stub
 from zrelay_shared.service.lifecycle import ServeOptions, running
 from zrelay_shared.service.listening import parse_listen
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.wire import Parcel
 
 from .kinds import Load, MakeSampling

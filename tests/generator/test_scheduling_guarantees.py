@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_time import SimulatedArrival, Simulation
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.job import ImageState
 from zrelay_generator.engine.ticks import DecodeTick
 from zrelay_generator.priority import Priority

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zrelay_generator.cost.fit import DurationFit
-from zrelay_generator.cost.model import CostModel, MemoryModel
+from zrelay_generator.cost.model import CostModel, MemoryModel, Size
 from zrelay_generator.engine.calibrate import calibrate, memory_model
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob
@@ -19,7 +19,7 @@ from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
 from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.sequence import segment_size
 from zrelay_shared.errors import OutOfMemory
 
 from .benches import Bench

@@ -17,12 +17,12 @@ from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobEvent, JobSucceeded, PreviewReady
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS, to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.service.info import device_info, server_version
+from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")

@@ -15,7 +15,7 @@ from zrelay_generator.engine.ticks import DecodeTick, DenoiseTick, Tick
 from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 from zrelay_generator.model.model import LoadedModel
-from zrelay_generator.model.size import segment_size
+from zrelay_generator.model.sequence import segment_size
 from zrelay_generator.model.transformer import Segment
 from zrelay_generator.model.weights import TransformerWeights
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.decoding import DecodeResult, DecodeThread, decode_now
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobFailed, JobStage, PreviewPixels, StageProgress

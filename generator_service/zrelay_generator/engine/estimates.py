@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from zrelay_generator.cost.model import CostModel
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import CostModel, Size
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.refusals import out_of_memory
 from zrelay_generator.features.protocol import JobFeature, JobSpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features.protocol import JobFeature, JobSpec, Step
 from zrelay_generator.features.registry import features_of, steps_of
 from zrelay_generator.model.latents import image_seed

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from zrelay_generator.model.identity import Identity
 from zrelay_generator.model.model import ModelLimits
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.checkpoints import GenerationDefaults
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.service.roles import GeneratorConfig
 
 MAX_IMAGE_BYTES = 32 << 20
 """Limit of an image file in a request. A PNG of 3000 x 3000 random pixels fits; it is half a message."""

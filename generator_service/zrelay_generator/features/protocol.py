@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.schedule import Schedule
 from zrelay_generator.images.writing import ImageFormat
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.size import Size
 from zrelay_generator.model.transformer import Prediction, Segment
 from zrelay_generator.priority import Priority as Priority
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features import guidance, image_to_image, omni, skip_layers
 from zrelay_generator.features.protocol import FeatureSlice, JobFeature, JobSpec, Prompt, Step
 from zrelay_generator.features.request import SpecRequest
-from zrelay_generator.model.size import Size, segment_size
+from zrelay_generator.model.sequence import segment_size
 
 FEATURES: tuple[FeatureSlice[Any, SpecRequest], ...] = (
     guidance.SLICE,

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from heapq import nlargest
 
-from zrelay_generator.jobs.live import LiveJob
-from zrelay_generator.jobs.results import complete_stored_job, stored_job
+from zrelay_generator.jobs.live import LiveJob, complete_stored_job, stored_job
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import NotFound, PayloadCorrupt

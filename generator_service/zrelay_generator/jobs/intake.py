@@ -16,11 +16,11 @@ from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.transitions import Detached, transition
 from zrelay_generator.scheduling.admission import Demand, admit
 from zrelay_generator.scheduling.scheduler import Scheduler
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.blobs import Buffer, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, NotFound, PayloadCorrupt, Unavailable, ZrelayError
+from zrelay_shared.service.roles import GeneratorConfig
 
 
 @dataclass(frozen=True, slots=True)

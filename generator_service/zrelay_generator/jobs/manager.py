@@ -13,13 +13,11 @@ from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import EventLog, ImageFinished, JobAccepted, JobEvent
 from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, Submission, device_lost, draining
-from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.jobs.live import LiveJob, stored_job
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
-from zrelay_generator.jobs.results import stored_job
 from zrelay_generator.jobs.saver import ResultSaver
 from zrelay_generator.jobs.transitions import transition
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState, damaged
@@ -32,6 +30,7 @@ from zrelay_shared.errors import (
     Unavailable,
     ZrelayError,
 )
+from zrelay_shared.service.roles import GeneratorConfig
 
 log = logging.getLogger(__name__)
 _EVENTS_AT_ONCE = 200

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from zrelay_generator.engine.events import JobFailed
 from zrelay_generator.jobs.events import ImageFinished, JobEvent, JobSucceeded
-from zrelay_generator.jobs.live import LiveJob
-from zrelay_generator.jobs.results import result_record
+from zrelay_generator.jobs.live import LiveJob, result_record
 from zrelay_generator.store.protocol import JobStore
 from zrelay_shared.errors import Unavailable
 

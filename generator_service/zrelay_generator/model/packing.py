@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zrelay_generator.model.attention import Spans, spans_of
-from zrelay_generator.model.modulation import Modulation
+from zrelay_generator.model.blocks import Modulation
 from zrelay_generator.model.phases import Phase, phases_of
 
 

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zrelay_generator.model.attention import spans_of
-from zrelay_generator.model.blocks import run_block
+from zrelay_generator.model.blocks import Modulation, modulation, run_block
 from zrelay_generator.model.latents import PATCH, patchify, unpatchify
-from zrelay_generator.model.modulation import Modulation, modulation
 from zrelay_generator.model.packing import Conditioning, Packing, Segment, per_token
 from zrelay_generator.model.phases import Variant
-from zrelay_generator.model.rope import caption_positions, image_positions, padded
+from zrelay_generator.model.sequence import caption_positions, image_positions, padded
 from zrelay_generator.model.weights import TransformerWeights
 
 __all__ = ["PackedTransformer", "Prediction", "Segment"]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from zrelay_generator.settings import GeneratorConfig
 from zrelay_shared.errors import DeadlineExceeded, QueueFull, QuotaExceeded
+from zrelay_shared.service.roles import GeneratorConfig
 
 _MIB = 1 << 20
 _ESTIMATE_ERROR = 1.5

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from zrelay_generator.cost.size import Size
+from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, DenoiseTick, Tick, leading_image

@@ -1,16 +1,20 @@
-"""Opens the database of a state folder. A damaged one is set aside, and every row that can be read is kept."""
+"""Locks a state folder and opens its database. A damaged one is set aside, and every row that can be read is kept."""
 
 import logging
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from zrelay_generator.store.schema import prepare
 from zrelay_shared.errors import FailedPrecondition
 
 log = logging.getLogger(__name__)
 DATABASE = "jobs.db"
+_LOCK, _OWNER = "jobs.lock", "jobs.owner"
 _TABLES = ("jobs", "inputs", "events", "contents")
 _ORPHANS = (
     "DELETE FROM inputs WHERE arrival NOT IN (SELECT arrival FROM jobs)",
@@ -21,6 +25,36 @@ _ORPHANS = (
     "AND NOT EXISTS (SELECT 1 FROM events WHERE arrival = jobs.arrival AND sha256 IS NULL)",
 )
 """Removes what belonged to jobs whose rows are lost, and fails jobs that lost a part."""
+
+
+class FolderLock:
+    """Held from creation to `release`, at the latest until the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the lock.
+
+        Raises:
+            FailedPrecondition: Another process holds it (STATE_LOCKED).
+            OSError: The folder cannot be written.
+        """
+        owner = folder / _OWNER
+        # Acquired and released on different threads of the process.
+        self._lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            process = owner.read_text("ascii", "replace").strip()[:20] if owner.exists() else "unknown"
+            raise FailedPrecondition(
+                f"another generator (process {process}) keeps its jobs in {folder}: stop it, or give this one a folder "
+                "of its own with --state DIR (--state none keeps jobs in memory only)",
+                reason="STATE_LOCKED",
+                metadata={"process": process},
+            ) from error
+        owner.write_text(str(os.getpid()), "ascii")
+
+    def release(self) -> None:
+        """Lets the folder go."""
+        self._lock.release()
 
 
 def connect(path: Path | str) -> sqlite3.Connection:

@@ -14,8 +14,7 @@ from zrelay_generator.store import queries, retention
 from zrelay_generator.store.blobs import Blobs, Buffer, ContentMissing, FolderBlobs, IncomingContent, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.disk import DiskHealth, refusal
-from zrelay_generator.store.lock import FolderLock
-from zrelay_generator.store.opening import connect, open_database
+from zrelay_generator.store.opening import FolderLock, connect, open_database
 from zrelay_generator.store.records import JobRecord, JobState, ResultRecord, damaged
 from zrelay_generator.store.retention import LEAST_BYTES, Retention
 from zrelay_generator.store.schema import prepare

@@ -2,8 +2,7 @@
 
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.guidance.hooks import guidance_hooks
-from zrelay_generator.features.guidance.request import check_negative_prompt, parse_guidance
-from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.guidance.spec import GuidanceSpec, check_negative_prompt, parse_guidance
 from zrelay_generator.features.protocol import Capability, FeatureSlice
 
 

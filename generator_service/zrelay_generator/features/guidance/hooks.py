@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.protocol import (
     PROMPT,
@@ -19,7 +20,6 @@ from zrelay_generator.features.protocol import (
 )
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.size import Size
 from zrelay_generator.model.transformer import Prediction, Segment
 
 NEGATIVE = "negative"

@@ -1,8 +1,10 @@
-"""What a job asks of classifier-free guidance."""
+"""Classifier-free guidance of a job, and how a request asks for it."""
 
 from dataclasses import dataclass
 
 from zrelay_generator.features.protocol import FeatureSpec, Prompt
+from zrelay_generator.features.request import SpecRequest
+from zrelay_shared.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,3 +18,26 @@ class GuidanceSpec(FeatureSpec):
     """
 
     negative_prompt: Prompt
+
+
+def check_negative_prompt(request: SpecRequest) -> None:
+    """Refuses guidance without a negative prompt.
+
+    Raises:
+        InvalidArgument: NEGATIVE_PROMPT_MISSING.
+    """
+    scale = request.sampling.guidance_scale
+    if scale > 0.0 and not request.spec.HasField("negative_prompt"):
+        raise InvalidArgument(
+            f"spec.negative_prompt: guidance_scale {scale:g} needs it, got none; encode a negative prompt (it may be "
+            "empty), or set guidance_scale 0",
+            field="spec.negative_prompt",
+            reason="NEGATIVE_PROMPT_MISSING",
+        )
+
+
+def parse_guidance(request: SpecRequest) -> GuidanceSpec | None:
+    """Returns the negative prompt, None if guidance is off. Raises as `SpecRequest.prompt`."""
+    if request.sampling.guidance_scale <= 0.0:
+        return None
+    return GuidanceSpec(request.prompt("negative_prompt"))

@@ -2,8 +2,7 @@
 
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.image_to_image.hooks import image_to_image_hooks
-from zrelay_generator.features.image_to_image.request import parse_image_to_image
-from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec, parse_image_to_image
 from zrelay_generator.features.protocol import Capability, FeatureSlice
 
 

@@ -2,8 +2,7 @@
 
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.omni.hooks import omni_hooks
-from zrelay_generator.features.omni.request import check_references, parse_references
-from zrelay_generator.features.omni.spec import CAPABILITY, OmniSpec, omni_limits
+from zrelay_generator.features.omni.spec import CAPABILITY, OmniSpec, check_references, omni_limits, parse_references
 from zrelay_generator.features.protocol import Capability, FeatureSlice
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 

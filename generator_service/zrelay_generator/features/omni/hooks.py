@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features.omni.positions import (
     Extent,
     clean_tokens,
@@ -26,8 +27,7 @@ from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt, Samp
 from zrelay_generator.model.latents import PATCH
 from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
-from zrelay_generator.model.rope import TOKEN_MULTIPLE, padded
-from zrelay_generator.model.size import PIXELS_PER_TOKEN, Size
+from zrelay_generator.model.sequence import PIXELS_PER_TOKEN, TOKEN_MULTIPLE, padded
 from zrelay_generator.model.transformer import PackedTransformer, Segment
 
 _CLEAN = 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zrelay_generator.model.rope import TOKEN_MULTIPLE, padded
+from zrelay_generator.model.sequence import TOKEN_MULTIPLE, padded
 from zrelay_shared.omni import segment_starts
 
 

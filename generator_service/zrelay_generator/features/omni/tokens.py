@@ -8,7 +8,7 @@ from torch import Tensor
 from zrelay_generator.features.omni.positions import segment_positions
 from zrelay_generator.model.attention import spans_of
 from zrelay_generator.model.blocks import run_block
-from zrelay_generator.model.rope import TOKEN_MULTIPLE, padded
+from zrelay_generator.model.sequence import TOKEN_MULTIPLE, padded
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.weights import BlockWeights
 

@@ -3,8 +3,7 @@
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.protocol import Capability, FeatureSlice
 from zrelay_generator.features.skip_layers.hooks import skip_layer_hooks
-from zrelay_generator.features.skip_layers.request import parse_skip_layers
-from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
+from zrelay_generator.features.skip_layers.spec import SkipLayerSpec, parse_skip_layers
 
 
 def _capabilities(accepts: Acceptance | None) -> tuple[Capability, ...]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from zrelay_generator.cost.model import Size
 from zrelay_generator.features.protocol import PROMPT, JobFeature, JobSpec, Prompt, SequenceSize, Step
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.model import LoadedModel
-from zrelay_generator.model.size import Size
 from zrelay_generator.model.transformer import Prediction, Segment
 
 

@@ -1,5 +1,0 @@
-"""The generator's settings. They are defined in the service kit, where the client can read them, too."""
-
-from zrelay_shared.service.roles import GeneratorConfig
-
-__all__ = ["GeneratorConfig"]
