@@ -1,5 +1,6 @@
 """The scheduler in simulated time: real jobs, queue, prefetch and ticks; a unit takes what the cost model estimates."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,18 +11,25 @@ from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob, ImageState
 from zrelay_generator.engine.ticks import DecodeTick, Tick, leading_image
+from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
 from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
+from zrelay_generator.model.packing import Conditioning
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.records import JobRecord
 
 TICK_TOKENS = 1 << 20
+_BEGUN = Conditioning(0, torch.zeros(0), torch.zeros(0))
+"""Marks a job whose images are encoded."""
 
 
 @dataclass(frozen=True)
 class SimulatedArrival:
-    """A job that arrives: `side` pixels of a square image, `steps` forwards."""
+    """A job that arrives: `side` pixels of a square image, `steps` forwards.
+
+    `from_image` makes it start from an image, which is encoded by the VAE before the first step.
+    """
 
     at: float
     priority: Priority = Priority.NORMAL
@@ -29,17 +37,28 @@ class SimulatedArrival:
     side: int = 64
     steps: int = 4
     deterministic: bool = False
+    from_image: bool = False
 
 
 @dataclass
 class SimulatedUnit:
-    """A tick that was run: when, for how long, the job that led it, and the classes that had jobs on the device."""
+    """A tick that was run.
+
+    Attributes:
+        began: Simulated seconds at its start.
+        seconds: How long it took, image encoding before a first step included.
+        lead: The job that led it.
+        waiting: The classes that had jobs on the device.
+        urgent_s: How long it would have taken without images of lower classes than the lead's.
+        received_s: Its seconds by the caller of the images, in proportion to what each image would have taken alone.
+    """
 
     began: float
     seconds: float
     lead: JobRecord
     waiting: frozenset[Priority]
-    tick: Tick
+    urgent_s: float
+    received_s: dict[str, float]
 
 
 class TickChoice(Protocol):
@@ -122,8 +141,13 @@ class Simulation:
     def _accept(self, number: int, arrival: SimulatedArrival) -> JobSpec:
         schedule = shifted_schedule(arrival.steps, 3.0)
         sampling = SamplingSettings(arrival.side, arrival.side, 0.0, 0.0, 1.0, 3.0, schedule, number, 1)
+        pixels = torch.zeros(1, dtype=torch.uint8).expand(3, arrival.side, arrival.side)
         spec = JobSpec(
-            Prompt(torch.zeros(8, 8)), sampling, priority=arrival.priority, deterministic=arrival.deterministic
+            Prompt(torch.zeros(8, 8)),
+            sampling,
+            priority=arrival.priority,
+            deterministic=arrival.deterministic,
+            features=(ImageToImageSpec(pixels, "", strength=1.0),) if arrival.from_image else (),
         )
         self.records[number] = record = JobRecord(
             arrival=number,
@@ -150,16 +174,18 @@ class Simulation:
             self.jobs.append(job)
 
     def _run(self, tick: Tick) -> None:
-        cost = self.estimator.cost
-        if isinstance(tick, DecodeTick):
-            images: tuple[ImageState, ...] = (tick.image,)
-            seconds = self.estimator.decode_s(tick.image.job)
-        else:
-            images = tick.images
-            seconds = cost.forward_s(sum((self.estimator.step_size(image) for image in images), Size()))
-        lead = self.records[leading_image(tick).job.arrival]
+        images = (tick.image,) if isinstance(tick, DecodeTick) else tick.images
+        seconds = self._seconds(tick, images)
+        lead = leading_image(tick).job
+        urgent_s = self._seconds(tick, [image for image in images if image.job.spec.priority <= lead.spec.priority])
+        alone = [self._seconds(tick, [image]) for image in images]
+        received: dict[str, float] = defaultdict(float)
+        for image, alone_s in zip(images, alone, strict=True):
+            received[image.job.caller] += seconds * alone_s / sum(alone)
         waiting = frozenset(job.spec.priority for job in self.jobs)
-        self.units.append(SimulatedUnit(self.now, seconds, lead, waiting, tick))
+        self.units.append(
+            SimulatedUnit(self.now, seconds, self.records[lead.arrival], waiting, urgent_s, dict(received))
+        )
         self.scheduler.selector.completed(self.jobs, tick, seconds)
         for image in images:
             self.began.setdefault(image.job.arrival, self.now)
@@ -167,6 +193,7 @@ class Simulation:
             if isinstance(tick, DecodeTick):
                 image.decoded = True
             else:
+                image.job.conditioning = _BEGUN
                 image.done += 1
         self.now += seconds
         for job in [job for job in self.jobs if all(image.decoded for image in job.images)]:
@@ -174,3 +201,12 @@ class Simulation:
             self.ended[job.arrival] = self.now
             self.scheduler.leave(self.records[job.arrival])
             job.release()
+
+    def _seconds(self, tick: Tick, images: Sequence[ImageState]) -> float:
+        """How long a tick takes for some of its images."""
+        if isinstance(tick, DecodeTick):
+            return self.estimator.decode_s(tick.image.job)
+        forward_s = self.estimator.cost.forward_s(sum((self.estimator.step_size(image) for image in images), Size()))
+        return forward_s + sum(
+            self.estimator.begin_s(job) for job in {id(image.job): image.job for image in images}.values()
+        )

@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated_time import SimulatedArrival, Simulation
 
-from zrelay_generator.cost.model import Size
-from zrelay_generator.engine.job import ImageState
-from zrelay_generator.engine.ticks import DecodeTick
 from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import UNITS_PER_LOWER_UNIT
 
@@ -30,6 +27,7 @@ def arrivals(
             side=st.sampled_from(SIDES),
             steps=st.integers(1, 20),
             deterministic=st.booleans(),
+            from_image=st.booleans(),
         ),
         min_size=1,
         max_size=most,
@@ -53,6 +51,12 @@ def test_1_lower_classes_get_one_unit_in_20_while_an_interactive_job_waits(drawn
         else:
             assert since_lower >= UNITS_PER_LOWER_UNIT[Priority.INTERACTIVE]
             since_lower = 0
+
+
+@given(arrivals())
+def test_1_images_of_lower_classes_make_a_step_at_most_a_twentieth_longer(drawn: list[SimulatedArrival]) -> None:
+    for unit in ran(drawn).units:
+        assert unit.seconds <= unit.urgent_s * 1.05 * (1 + 1e-9)
 
 
 @given(arrivals((Priority.NORMAL, Priority.BATCH)), st.floats(0.0, 20.0))
@@ -106,41 +110,32 @@ def test_4_waiting_raises_the_place_of_a_job_within_its_class(steps: int, side: 
     assert all(simulation.began[0] <= simulation.began[n] for n in later)
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(SIDES), st.integers(1, 20)), min_size=2, max_size=40),
-    st.sampled_from(list(Priority)),
-    st.booleans(),
-)
-def test_5_device_seconds_of_equal_callers_differ_by_at_most_one_job(
-    jobs: list[tuple[str, int, int]], priority: Priority, deterministic: bool
-) -> None:
-    """Two callers that both have work all the time."""
-    drawn = [SimulatedArrival(0.0, priority, caller, side, steps, deterministic) for caller, side, steps in jobs]
+@given(st.sampled_from(list(Priority)), st.data())
+def test_5_device_seconds_of_equal_callers_differ_by_at_most_one_job(priority: Priority, data: st.DataObject) -> None:
+    """Over every period in which two callers both have work all the time, from whenever the later of them came."""
+    drawn = data.draw(arrivals((priority,), last=data.draw(st.sampled_from([0.0, 1.0, 20.0]))))
     simulation = ran(drawn)
-    largest = max(record.work_s for record in simulation.records.values())
-    last = {caller: max(simulation.ended[n] for n, job in enumerate(jobs) if job[0] == caller) for caller, *_ in jobs}
-    received = dict.fromkeys(last, 0.0)
+    largest_s = max(record.work_s for record in simulation.records.values())
     unit_s = max(unit.seconds for unit in simulation.units)
-    for unit in simulation.units:
-        if len(last) < 2 or unit.began >= min(last.values()):
-            return  # from now on only one of them has work
-        images = [unit.tick.image] if isinstance(unit.tick, DecodeTick) else unit.tick.images
-        alone = [
-            simulation.estimator.decode_s(image.job)
-            if isinstance(unit.tick, DecodeTick)
-            else simulation.estimator.cost.forward_s(_step_size(simulation, image))
-            for image in images
-        ]
-        for image, seconds in zip(images, alone, strict=True):
-            received[image.job.caller] += unit.seconds * seconds / sum(alone)
-        assert max(received.values()) - min(received.values()) <= largest + unit_s
+    periods = {caller: busy_periods(simulation, drawn, caller) for caller in {one.caller for one in drawn}}
+    for one, other in combinations(sorted(periods), 2):
+        for began, ended in ((max(a, c), min(b, d)) for a, b in periods[one] for c, d in periods[other]):
+            ahead = 0.0
+            for unit in simulation.units:
+                if began <= unit.began and unit.began + unit.seconds <= ended:
+                    ahead += unit.received_s.get(one, 0.0) - unit.received_s.get(other, 0.0)
+                    assert abs(ahead) <= largest_s + unit_s
 
 
-def _step_size(simulation: Simulation, image: ImageState) -> Size:
-    sizes = image.job.remaining
-    assert sizes is not None
-    (_, now), (_, after) = sizes[0], sizes[1]
-    return type(now)(now.tokens - after.tokens, now.squares - after.squares)
+def busy_periods(simulation: Simulation, drawn: list[SimulatedArrival], caller: str) -> list[tuple[float, float]]:
+    """The periods in which a caller has work, each from the arrival of a job to the end of the last."""
+    periods: list[tuple[float, float]] = []
+    for at, ended in sorted((one.at, simulation.ended[n]) for n, one in enumerate(drawn) if one.caller == caller):
+        if periods and at < periods[-1][1]:
+            periods[-1] = (periods[-1][0], max(ended, periods[-1][1]))
+        else:
+            periods.append((at, ended))
+    return periods
 
 
 def test_6_a_fresh_interactive_job_is_first_however_long_others_have_waited() -> None:

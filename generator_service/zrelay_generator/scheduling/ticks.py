@@ -109,6 +109,7 @@ class _TickBuilder:
     size: Size = field(default_factory=Size)
     urgent_size: Size = field(default_factory=Size)
     short_size: Size = field(default_factory=Size)
+    lower_begin_s: float = 0.0
     _planned_s: dict[tuple[Priority, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +122,9 @@ class _TickBuilder:
         own = self.estimator.step_size(image)
         self.images.append(image)
         self.size = self.size + own
-        if image.job.spec.priority <= self.lead.job.spec.priority:
+        if self._is_lower(image):
+            self.lower_begin_s += self._begin_s(image)
+        else:
             self.urgent_size = self.urgent_size + own
         if not self._is_longer(own):
             self.short_size = self.short_size + own
@@ -138,8 +141,8 @@ class _TickBuilder:
             return False
         if self._is_longer(own) and after_s > self._forward_s(self.short_size) * _LONGER_STEP_BOUND:
             return False  # a short job must not pay for the step of a long one
-        if image.job.spec.priority > self.lead.job.spec.priority:
-            after_s += self.estimator.begin_s(image.job)
+        if self._is_lower(image):
+            after_s += self.lower_begin_s + self._begin_s(image)
             if after_s > self._forward_s(self.urgent_size) * _LOWER_CLASS_BOUND:
                 return False
         return self._is_fair(image, own_s)
@@ -151,6 +154,15 @@ class _TickBuilder:
         if not others:
             return True
         return self._planned_s[account] + own_s <= min(others) + max(self.estimator.remaining_s(image.job), own_s)
+
+    def _is_lower(self, image: ImageState) -> bool:
+        """Whether an image is of a lower class than the leader's."""
+        return image.job.spec.priority > self.lead.job.spec.priority
+
+    def _begin_s(self, image: ImageState) -> float:
+        """Seconds before the first step of an image's job; 0 where another image of the job takes them."""
+        taken = any(other.job is image.job for other in self.images if other is not image)
+        return 0.0 if taken else self.estimator.begin_s(image.job)
 
     def _is_longer(self, own: Size) -> bool:
         """Whether a step is longer than the leader's."""
