@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.errors import InvalidArgument, invalid, listed
 from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
 from zrelay_shared.service.settings import Setting, Value, describe, setting
 
@@ -185,11 +185,13 @@ def load_service(
     for one in describe(kind, kind.role):
         found = sources.effective(one)
         if one.required and found.value is None:
-            raise InvalidArgument(
-                f"{one.key}: the {kind.role} needs one: pass {one.flags[0]} {one.metavar}, or set {one.variable} or "
-                f"`{one.key}` in [profile.NAME.{kind.role}] of {file}; `zrelay up` runs the demo checkpoint",
-                field=one.key,
+            raise invalid(
+                one.key,
+                f"a value for the {kind.role}",
+                "none",
                 reason="SETTING_MISSING",
+                remedy=f"pass {one.flags[0]} {one.metavar}, or set {one.variable} or `{one.key}` in "
+                f"[profile.NAME.{kind.role}] of {file}; `zrelay up` runs the demo checkpoint",
             )
         values[one.name] = found.value
     try:
