@@ -16,6 +16,10 @@ over a variable, a variable over the file, the file over the default. `zrelay co
 where it comes from; `zrelay config init` writes a commented file; `zrelay config check` reports unknown keys and
 variables.
 
+A setting that may be none takes the word `none`, for example `--threads none`, `ZRELAY_VISION_SIGLIP=none` or
+`cache = "none"`. It resets what a source of lower precedence sets: `cache`, `state` and `reference_stats` to no folder,
+every other setting to its default. A file or folder of that name is written `./none`.
+
 The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or `~/.config`. It holds profiles:
 
     default_profile = "home"
@@ -41,7 +45,13 @@ _SECTIONS = {
     "encoder": ("Encoder", "Table `[profile.NAME.encoder]`. Flags are those of `zrelay serve encoder`."),
     "vision": ("Vision service", "Table `[profile.NAME.vision]`. Flags are those of `zrelay serve vision`."),
     "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
-    "generate": ("Defaults of `zrelay generate`", "Table `[generate]`, outside of any profile."),
+    "generate": (
+        "Defaults of `zrelay generate`",
+        (
+            "Table `[generate]`, outside of any profile. Variables and the file take the word `none`; the flags of "
+            "`zrelay generate` do not."
+        ),
+    ),
 }
 
 

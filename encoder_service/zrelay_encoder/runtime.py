@@ -18,7 +18,7 @@ from zrelay_encoder.prompts.fitting import (
 )
 from zrelay_encoder.prompts.formatting import FormattedPrompt, PromptFormatter, PromptInput, load_formatter
 from zrelay_shared import checkpoints
-from zrelay_shared.errors import FeatureMissing, InvalidArgument, MessageTooLarge, ModelLoading
+from zrelay_shared.errors import FeatureMissing, MessageTooLarge, ModelLoading, invalid
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -229,12 +229,7 @@ def _layer(encoder: Encoder, requested: int | None) -> tuple[int, LayerPlan]:
     try:
         plan = encoder.plan(requested)
     except ValueError as error:
-        raise InvalidArgument(
-            f"options.{error}",
-            field="options.hidden_layer",
-            reason="HIDDEN_LAYER_INVALID",
-            metadata={"got": requested},
-        ) from error
+        raise invalid("options.hidden_layer", f"{-encoder.model.total_blocks} to -1", requested) from error
     if not plan.within(encoder.model.plan):
         raise FeatureMissing(
             f"options.hidden_layer: {requested} needs more blocks than this encoder loaded for layer "

@@ -12,10 +12,11 @@
     [generate]
     format = "png"
 
-A flag takes precedence over a variable, a variable over the file, the file over the default. The keys of a role's table
-are those of `EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the
-service reads. The variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by
-commas), `ZRELAY_PROFILE`, and `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>` for every other key.
+A flag takes precedence over a variable, a variable over the file, the file over the default. The word `none` gives
+an optional setting the value None, with the precedence of any other value. The keys of a role's table are those of
+`EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the service reads.
+The variables are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas),
+`ZRELAY_PROFILE`, and `ZRELAY_<ROLE>_<KEY>` or `ZRELAY_GENERATE_<KEY>` for every other key.
 """
 
 import difflib
@@ -26,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.errors import InvalidArgument, invalid, listed
 from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
 from zrelay_shared.service.settings import Setting, Value, describe, setting
 
@@ -142,7 +143,8 @@ def load(
         file: The TOML file, which need not exist.
         environ: Environment variables.
         profile: The profile that a flag names.
-        flags: Dotted key -> value of a flag, for example `encoder.endpoint`; None where the flag was not given.
+        flags: Dotted key -> value of a flag, for example `encoder.endpoint`; None where the flag was not given, and
+            the word `none` for the value None.
 
     Raises:
         InvalidArgument: CONFIG_INVALID; the message names the file, or the variable, and the key.
@@ -185,11 +187,13 @@ def load_service(
     for one in describe(kind, kind.role):
         found = sources.effective(one)
         if one.required and found.value is None:
-            raise InvalidArgument(
-                f"{one.key}: the {kind.role} needs one: pass {one.flags[0]} {one.metavar}, or set {one.variable} or "
-                f"`{one.key}` in [profile.NAME.{kind.role}] of {file}; `zrelay up` runs the demo checkpoint",
-                field=one.key,
+            raise invalid(
+                one.key,
+                f"a value for the {kind.role}",
+                "none",
                 reason="SETTING_MISSING",
+                remedy=f"pass {one.flags[0]} {one.metavar}, or set {one.variable} or `{one.key}` in "
+                f"[profile.NAME.{kind.role}] of {file}; `zrelay up` runs the demo checkpoint",
             )
         values[one.name] = found.value
     try:
@@ -259,8 +263,8 @@ class _Sources:
 
     def effective(self, one: Setting) -> EffectiveSetting:
         """Returns the value of a setting and its origin. Raises InvalidArgument (CONFIG_INVALID)."""
-        if self.flags.get(one.dotted) is not None:
-            return EffectiveSetting(one, self.flags[one.dotted], "flag")
+        if (given := self.flags.get(one.dotted)) is not None:
+            return EffectiveSetting(one, None if one.is_none(given) else given, "flag")
         if text := self.environ.get(one.variable):
             try:
                 return EffectiveSetting(one, one.parse(text), f"env {one.variable}")

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from zrelay.v1.embeds_pb2 import PromptEmbeds
 from zrelay.v1.generation_pb2 import GenerationSpec
 from zrelay_shared import safetensors_file
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import InvalidArgument, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
@@ -101,9 +101,11 @@ def _parse(path: Path, metadata: Mapping[str, str], key: str, embeds: PromptEmbe
 
 
 def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{path.name}: expected {expected}, got {got}: write it with `zrelay encode -o {path.stem}.safetensors`",
-        field="prompt_embeds",
+    return invalid(
+        "prompt_embeds",
+        expected,
+        got,
         reason="EMBEDS_FILE_INVALID",
-        metadata={"expected": expected, "got": got},
+        remedy=f"write it with `zrelay encode -o {path.stem}.safetensors`",
+        subject=path.name,
     )

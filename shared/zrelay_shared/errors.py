@@ -28,6 +28,7 @@ Every error travels with a google.rpc.ErrorInfo, whose reason and metadata give 
 message gives a person. `zrelay_shared.status` converts errors to gRPC statuses and back.
 """
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -71,7 +72,7 @@ class ZrelayError(Exception):
 
 
 class InvalidArgument(ZrelayError):
-    """A request field is wrong: `InvalidArgument("width must be ...", field="width", reason="WIDTH_INVALID")`."""
+    """A request field is wrong; `invalid` and `invalid_from` make most of them."""
 
     code = "INVALID_ARGUMENT"
     default_reason = "INVALID_ARGUMENT"
@@ -220,6 +221,61 @@ class InternalError(ZrelayError):
 
     code = "INTERNAL"
     default_reason = "INTERNAL"
+
+
+def invalid(
+    field: str,
+    expected: str,
+    got: object,
+    *,
+    reason: str = "",
+    remedy: str = "",
+    subject: str = "",
+    metadata: Mapping[str, object] | None = None,
+) -> InvalidArgument:
+    """Makes the refusal of a field's value.
+
+    Args:
+        field: Path of the field in the request, for example `spec.sampling.width`.
+        expected: What the field may be, in words.
+        got: What it is.
+        reason: UPPER_SNAKE reason for programs; by default the last part of `field` followed by `_INVALID`.
+        remedy: What the caller can do, added to the message after a semicolon.
+        subject: What the message names instead of `field`, for example the file that the value comes from.
+        metadata: Further details for programs. An entry `expected` or `got` replaces the words of the message.
+
+    Returns:
+        An error whose message is `<field>: expected <expected>, got <got>; <remedy>` and whose metadata holds
+        `expected` and `got`.
+    """
+    return InvalidArgument(
+        f"{subject or field}: expected {expected}, got {got}{f'; {remedy}' if remedy else ''}",
+        field=field,
+        reason=reason or _reason(field),
+        metadata={"expected": expected, "got": got, **(metadata or {})},
+    )
+
+
+def invalid_from(field: str, error: ValueError, *, reason: str = "", remedy: str = "") -> InvalidArgument:
+    """Makes the refusal of a field's value from the error of a function that does not know the field.
+
+    Args:
+        field: Path of the field in the request.
+        error: Its message is `expected ..., got ...`, or that after the name of the function's argument and a colon.
+        reason: As in `invalid`.
+        remedy: As in `invalid`.
+
+    Returns:
+        An error with a message like those of `invalid`, without metadata.
+    """
+    text = re.sub(r"^\w+: ", "", str(error))
+    return InvalidArgument(
+        f"{field}: {text}{f'; {remedy}' if remedy else ''}", field=field, reason=reason or _reason(field)
+    )
+
+
+def _reason(field: str) -> str:
+    return f"{field.rpartition('.')[2].partition('[')[0].upper()}_INVALID"
 
 
 def listed(names: "list[str] | tuple[str, ...]") -> str:

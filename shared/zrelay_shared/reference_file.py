@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
 from zrelay_shared import fingerprint as fingerprints
 from zrelay_shared import safetensors_file
-from zrelay_shared.errors import InvalidArgument, ZrelayError
+from zrelay_shared.errors import InvalidArgument, ZrelayError, invalid
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.safetensors_file import FileTensor, SafetensorsFile
 from zrelay_shared.safetensors_header import SafetensorsError
@@ -130,9 +130,11 @@ def _floats(content: SafetensorsFile, name: str) -> "array[float]":
 
 
 def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{path.name}: expected {expected}, got {got}: make it again with `zrelay calibrate -o {path.name}`",
-        field="references",
+    return invalid(
+        "references",
+        expected,
+        got,
         reason="REFERENCE_FILE_INVALID",
-        metadata={"expected": expected, "got": got},
+        remedy=f"make it again with `zrelay calibrate -o {path.name}`",
+        subject=path.name,
     )

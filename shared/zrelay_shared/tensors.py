@@ -12,9 +12,8 @@ from typing import cast
 from crc32c import crc32c as _crc32c
 
 from zrelay.v1.tensor_pb2 import Tensor, TensorDtype
-from zrelay_shared.errors import InvalidArgument, PayloadCorrupt
+from zrelay_shared.errors import InvalidArgument, PayloadCorrupt, invalid
 from zrelay_shared.limits import MAX_TENSOR_BYTES, MAX_TENSOR_RANK
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Buffer
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8}

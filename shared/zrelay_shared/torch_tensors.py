@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from zrelay.v1.tensor_pb2 import Tensor
+from zrelay_shared.errors import invalid
 from zrelay_shared.limits import MAX_TENSOR_RANK
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.tensors import FLOATS, TensorView, check, header
 from zrelay_shared.wire import Parcel
 

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay.v1.vision_pb2 import EncodedImage, EncodeImagesResponse
 from zrelay_shared import safetensors_file, vision_fingerprint
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import InvalidArgument, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.safetensors_file import FileTensor
 from zrelay_shared.safetensors_header import SafetensorsError
@@ -84,9 +84,11 @@ def tensor_of(image: EncodedImage) -> tuple[str, Tensor]:
 
 
 def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{path.name}: expected {expected}, got {got}: write it with `zrelay vision encode -o {path.name}`",
-        field="images",
+    return invalid(
+        "images",
+        expected,
+        got,
         reason="VISION_FILE_INVALID",
-        metadata={"expected": expected, "got": got},
+        remedy=f"write it with `zrelay vision encode -o {path.name}`",
+        subject=path.name,
     )

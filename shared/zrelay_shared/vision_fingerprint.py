@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from zrelay.v1.vision_pb2 import VisionEngine
 from zrelay.v1.vision_pb2 import VisionFingerprint as FingerprintMessage
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import invalid
 
 ENGINES = {"siglip": VisionEngine.VISION_ENGINE_SIGLIP, "qwen3_vl": VisionEngine.VISION_ENGINE_QWEN3_VL}
 """Name of an engine in fingerprints -> value of the contract's enum."""
@@ -77,12 +77,12 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
         backend=message.backend,
     )
     if not message.family or message.digest != fingerprint.digest:
-        what = "none" if not message.family else "one whose digest does not match its fields"
-        raise InvalidArgument(
-            f"{path}: expected the fingerprint as the vision service sent it, got {what}: encode the image again, and "
-            "pass its embedding on unchanged",
-            field=path,
+        raise invalid(
+            path,
+            "the fingerprint as the vision service sent it",
+            "none" if not message.family else "one whose digest does not match its fields",
             reason="FINGERPRINT_INVALID",
+            remedy="encode the image again, and pass its embedding on unchanged",
             metadata={"expected": fingerprint.digest, "got": message.digest},
         )
     return fingerprint

@@ -110,6 +110,19 @@ async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, m
     assert "ZRELAY_ENCODR is not a variable of zrelay" in checked.stderr
 
 
+async def test_config_shows_none(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text('[profile.home.encoder]\nthreads = 3\ncache = "none"\n')
+    monkeypatch.setenv("ZRELAY_ENCODER_THREADS", "none")
+    shown = json.loads((await zrelay("config", "--profile", "home", "--json")).stdout)
+    assert shown["encoder.threads"] == {"value": "none", "from": "env ZRELAY_ENCODER_THREADS"}
+    assert shown["encoder.cache"] == {"value": "none", "from": f"{tmp_path / 'config.toml'} [profile.home.encoder]"}
+    lines = (await zrelay("config", "--profile", "home")).stdout.splitlines()
+    assert any(line.split()[:2] == ["encoder.threads", '"none"'] for line in lines)
+    monkeypatch.setenv("ZRELAY_ENCODER_THREADS", "None")
+    refused = await zrelay("config", "check")
+    assert "ZRELAY_ENCODER_THREADS: expected a whole number or none, got 'None'" in refused.stderr
+
+
 async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Zrelay, tmp_path: Path) -> None:
     await zrelay("config", "init")
     assert "used: none" in (await zrelay("config", "check")).stdout

@@ -55,6 +55,23 @@ def test_every_module_has_a_docstring() -> None:
     assert bare == []
 
 
+def test_refusals_of_fields_are_made_in_one_place() -> None:
+    """Services and shared code use `invalid` and `invalid_from`, so that every refusal has the same form."""
+    own = {
+        "zrelay_shared.errors",  # makes them
+        "zrelay_shared.config",  # CONFIG_INVALID: the file as a whole
+        "zrelay_shared.wire",  # MESSAGE_MALFORMED and MESSAGE_TOO_COMPLEX: a message before it has fields
+    }
+    found = {
+        name
+        for name, path in FILES.items()
+        if not name.startswith("zrelay_client")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "InvalidArgument"
+    }
+    assert found == own
+
+
 def test_graphs_of_a_small_package(tmp_path: Path) -> None:
     """The rules above hold only if the graph sees every kind of import."""
     package = tmp_path / "shared/zrelay_shared"

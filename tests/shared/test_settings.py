@@ -17,7 +17,7 @@ from zrelay_shared import config
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.service.command import SettingsCommand, load_settings, service_command
 from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
-from zrelay_shared.service.settings import GROUPS, Setting, Value, describe, setting
+from zrelay_shared.service.settings import GROUPS, NONE, Setting, Value, describe, setting
 
 MIB = 1 << 20
 SETTINGS = [one for role, kind in SERVICE_CONFIGS.items() for one in describe(kind, role)]
@@ -34,7 +34,9 @@ class Example:
     hours_s: float = setting(3600.0, help="A time.", group="Limits", key="hours_h", unit="hours", scale=3600.0)
     count: int | None = setting(None, help="A count.", group="Limits", minimum=-5, maximum=9)
     flag: bool = setting(False, help="A switch.", group="Server")
-    folder: Path | None = setting(None, help="A folder.", group="Storage", none_word="none")
+    folder: Path | None = setting(None, help="A folder.", group="Storage")
+    form: str | None = setting(None, help="A form.", group="Storage", choices=("a", "b"))
+    place: Path = setting(Path("p"), help="A folder that must be.", group="Storage")
 
 
 BY_NAME = {one.name: one for one in describe(Example, "example")}
@@ -99,6 +101,76 @@ def test_each_setting_by_flag_variable_and_key(one: Setting, empty: Path) -> Non
     if one.kind is bool:
         command.main([f"--no-{one.flags[0][2:]}"], standalone_mode=False)
         assert seen[one.name] is False
+
+
+OPTIONAL = [one for one in SETTINGS if one.optional]
+
+
+def test_the_settings_that_may_be_none() -> None:
+    assert {one.dotted for one in OPTIONAL} == {
+        *(f"{role}.{key}" for role in SERVICE_CONFIGS for key in ("address_file", "threads")),
+        *(f"vision.{key}" for key in ("qwen3_vl", "siglip", "model", "reference_stats", "hidden_layer", "cache")),
+        *("encoder.cache", "generator.state", "generator.max_caller_waiting"),
+    }
+
+
+@pytest.mark.parametrize("one", OPTIONAL, ids=lambda one: one.dotted)
+def test_none_resets_an_optional_setting(one: Setting, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By flag, by variable, and by key, each over what a source of lower precedence sets or computes."""
+    text, value = sample(one)
+    key = f"[profile.p.{one.section}]\n{one.key} = "
+    empty.write_text(key + written(one.to_user(value)))
+    assert getattr(the(one.section, {one.dotted: None}, empty, {}), one.name) == value
+    assert getattr(the(one.section, {one.dotted: None}, empty, {one.variable: NONE}), one.name) is None
+    assert getattr(the(one.section, {one.dotted: NONE}, empty, {one.variable: text}), one.name) is None
+
+    monkeypatch.setenv("ZRELAY_CONFIG", str(empty))
+    monkeypatch.setenv(one.variable, text)
+    if one.section != "vision":
+        monkeypatch.setenv(f"ZRELAY_{one.section.upper()}_MODEL", "/m")
+    kind = SERVICE_CONFIGS[one.section]
+    seen: list[ServiceConfig] = []
+
+    def run(profile: str | None, **values: Any) -> None:
+        seen.append(load_settings(kind, profile, values))
+
+    command = SettingsCommand("x", kind=kind, callback=run, help="")
+    command.main(["--profile", "p", one.flags[0], NONE], standalone_mode=False)
+    command.main(["--profile", "p"], standalone_mode=False)
+    assert [getattr(settings, one.name) for settings in seen] == [None, value]
+
+    empty.write_text(key + written(NONE))
+    effective = {found.setting.dotted: found for found in config.load(empty, {}, profile="p").settings}[one.dotted]
+    assert (effective.value, effective.origin) == (None, f"{empty} [profile.p.{one.section}]")
+    assert one.to_user(effective.value) == NONE == one.format(effective.value)
+
+
+@pytest.mark.parametrize("one", OPTIONAL, ids=lambda one: one.dotted)
+def test_none_is_shown_as_a_value(one: Setting) -> None:
+    command = SettingsCommand("x", kind=SERVICE_CONFIGS[one.section], callback=lambda **_: None, help="")
+    help = CliRunner().invoke(command, ["--help"]).output
+    assert f"{one.flags[-1]} {one.metavar}" in help and one.metavar.endswith(f"|{NONE}")
+    assert one.description.endswith(" May be none.")
+    assert f"`{one.variable}` | {one.default_text or NONE} | {one.description} |" in REFERENCE.read_text()
+
+
+def test_a_path_of_the_name_none(empty: Path) -> None:
+    folder, place = BY_NAME["folder"], BY_NAME["place"]
+    assert folder.parse("none") is folder.from_toml("none") is None
+    assert folder.parse("./none") == folder.from_toml("./none") == Path("none")
+    assert place.parse("none") == place.from_toml("none") == Path("none"), "it must have a value"
+    assert place.metavar == "DIR" and "none" not in place.description
+    settings = the("encoder", {}, empty, {"ZRELAY_ENCODER_ADDRESS_FILE": "./none"})
+    assert settings.address_file == Path("none")
+
+
+def test_a_client_resets_an_endpoint_and_a_default(empty: Path) -> None:
+    empty.write_text('[profile.p.vision]\nendpoint = "box"\n[generate]\nwidth = 512\nformat = "none"\n')
+    environ = {"ZRELAY_VISION": NONE, "ZRELAY_GENERATE_WIDTH": NONE, "ZRELAY_GENERATE_FORMAT": "png"}
+    loaded = config.load(empty, environ, profile="p")
+    assert (loaded.vision.endpoint, loaded.generate.width, loaded.generate.format) == (None, None, "png")
+    assert loaded.origins["vision.endpoint"] == "env ZRELAY_VISION"
+    assert config.load(empty, {}, profile="p").generate.format is None
 
 
 @pytest.mark.parametrize("one", SETTINGS, ids=lambda one: one.dotted)
@@ -225,8 +297,12 @@ def test_any_toml_value_is_read_or_refused(value: object) -> None:
     ("name", "text", "message"),
     [
         ("word", "c", "expected one of a, b, got 'c'"),
-        ("count", "x", "expected a whole number, got 'x'"),
-        ("count", "10", "expected at least -5 and at most 9, got 10"),
+        ("count", "x", "expected a whole number or none, got 'x'"),
+        ("count", "None", "expected a whole number or none, got 'None'"),
+        ("count", "10", "expected at least -5 and at most 9 or none, got 10"),
+        ("form", "c", "expected one of a, b or none, got 'c'"),
+        ("size_bytes", "none", "expected a whole number, got 'none'"),
+        ("word", "none", "expected one of a, b, got 'none'"),
         ("size_bytes", "-1", "expected at least 0, got -1"),
         ("hours_s", "nan", "expected a number, got nan"),
         ("flag", "perhaps", "expected true or false, got 'perhaps'"),
@@ -254,5 +330,5 @@ def test_a_secret_and_a_list() -> None:
     token, hosts = describe(Others, "others")
     assert token.secret and hosts.variable == "ZRELAY_OTHERS"
     assert hosts.from_toml(["a", "b"]) == "a,b"
-    with pytest.raises(ValueError, match="expected a string, got 1"):
+    with pytest.raises(ValueError, match="expected a string or none, got 1"):
         hosts.from_toml(["a", 1])

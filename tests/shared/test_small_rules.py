@@ -1,13 +1,43 @@
-"""Listening addresses, exit codes, lists that are cut: small tables that people rely on."""
+"""Refusals of fields, listening addresses, exit codes, lists that are cut: small rules that people rely on."""
 
 import platform
 
 import pytest
 
 from zrelay_shared import errors, exits, status
-from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.errors import InvalidArgument, invalid, invalid_from, listed
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
+
+
+def test_the_refusal_of_a_field() -> None:
+    error = invalid("prompts[1].text", "a text", 7)
+    assert (error.message, error.field) == ("prompts[1].text: expected a text, got 7", "prompts[1].text")
+    assert (error.reason, error.metadata) == ("TEXT_INVALID", {"expected": "a text", "got": "7"})
+    assert invalid("spec.loras[2]", "one", 0).reason == "LORAS_INVALID"
+
+
+def test_the_refusal_of_a_field_with_all_details() -> None:
+    error = invalid(
+        "images",
+        "at most 4 tokens",
+        9,
+        reason="TOO_LONG",
+        remedy="shorten it",
+        subject="cat.safetensors",
+        metadata={"expected": 4, "tokens": 9},
+    )
+    assert error.message == "cat.safetensors: expected at most 4 tokens, got 9; shorten it"
+    assert (error.field, error.reason) == ("images", "TOO_LONG")
+    assert error.metadata == {"expected": "4", "got": "9", "tokens": "9"}
+
+
+@pytest.mark.parametrize("text", ["expected one, got none", "sigmas: expected one, got none"])
+def test_the_refusal_of_a_field_from_the_error_of_a_function(text: str) -> None:
+    error = invalid_from("spec.sampling.sigmas", ValueError(text), remedy="send one")
+    assert error.message == "spec.sampling.sigmas: expected one, got none; send one"
+    assert (error.field, error.reason) == ("spec.sampling.sigmas", "SIGMAS_INVALID")
+    assert invalid_from("image", ValueError(text), reason="IMAGE_ASPECT").reason == "IMAGE_ASPECT"
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from zrelay_shared.service.settings import Setting
 
 _INIT_START = """\
 # Configuration of zrelay. Flags and ZRELAY_* variables take precedence over it; `zrelay config` shows every effective
-# value and where it comes from. A line that starts with `# key =` shows the default or an
-# example; remove the # to change it.
+# value and where it comes from. A line that starts with `# key =` shows the default or an example; remove the # to
+# change it. A setting that may be none takes the string "none".
 
 # The profile that is used where --profile names none. Without it: the services of `zrelay up` on this machine.
 # default_profile = "home"

@@ -15,9 +15,9 @@ from zrelay_encoder.api.capabilities import unavailable
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.prompts.formatting import Conversation, OmniPrompt, PromptInput, single_turn
 from zrelay_encoder.runtime import EncodeRequest, FormatRequest
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import invalid
 from zrelay_shared.limits import MAX_OMNI_IMAGES
-from zrelay_shared.service.parsing import invalid, known_enum
+from zrelay_shared.service.parsing import known_enum
 from zrelay_shared.tensors import FLOATS, dtype_name
 
 _UNAVAILABLE_FIELDS = {
@@ -105,10 +105,12 @@ def _text(prompt: Prompt, field: str) -> str:
             known_enum(message.role, ChatRole, f"{field}.conversation.messages[{index}].role")
         raise unavailable("encode.conversation", f"{field}.conversation")
     if not prompt.text.strip() and not prompt.allow_empty:
-        raise InvalidArgument(
-            f"{field}.text: expected a description of the image, got an empty prompt; set allow_empty if it is meant",
-            field=f"{field}.text",
+        raise invalid(
+            f"{field}.text",
+            "a description of the image",
+            "an empty prompt",
             reason="PROMPT_EMPTY",
+            remedy="set allow_empty if it is meant",
         )
     return prompt.text
 
@@ -119,11 +121,10 @@ def _think_mode(prompt: Prompt, field: str) -> str:
     if prompt.think_mode == ThinkMode.THINK_MODE_UNSPECIFIED:
         return "content" if has_content else "none"
     if has_content != (prompt.think_mode == ThinkMode.THINK_MODE_CONTENT):
-        raise InvalidArgument(
-            f"{field}.thinking_content: expected text with THINK_MODE_CONTENT and none with another mode, got "
+        raise invalid(
+            f"{field}.thinking_content",
+            "text with THINK_MODE_CONTENT and none with another mode",
             f"{'some' if has_content else 'none'} with {ThinkMode.Name(prompt.think_mode)}",
-            field=f"{field}.thinking_content",
-            reason="THINKING_CONTENT_INVALID",
         )
     return _THINK_MODES[prompt.think_mode]
 

@@ -7,10 +7,9 @@ from itertools import accumulate
 
 from zrelay_encoder.prompts.formatting import FormattedPrompt
 from zrelay_shared import checkpoints
-from zrelay_shared.errors import CheckpointError, InvalidArgument
+from zrelay_shared.errors import CheckpointError, invalid, invalid_from
 from zrelay_shared.limits import DEFAULT_TEXT_LIMIT
 from zrelay_shared.omni import fits, segment_count, text_segment
-from zrelay_shared.service.parsing import invalid
 
 
 class LimitSource(Enum):
@@ -140,11 +139,12 @@ def fit_prompt(
         InvalidArgument: PROMPT_TOO_LONG, PAD_TO_INVALID, IMAGE_COUNT_INVALID (no room left for the text).
     """
     if refuse_long and not prompt.fits(limit):
-        raise InvalidArgument(
-            f"{field}: expected at most {limit} tokens, got {len(prompt.ids)}; shorten it, or allow truncation "
-            "(long_prompt_mode)",
-            field=field,
+        raise invalid(
+            field,
+            f"at most {limit} tokens",
+            len(prompt.ids),
             reason="PROMPT_TOO_LONG",
+            remedy="shorten it, or allow truncation (long_prompt_mode)",
             metadata={"tokens": len(prompt.ids), "text_limit": limit},
         )
     fitted = _truncated(prompt, limit, field)
@@ -161,8 +161,5 @@ def _truncated(prompt: FormattedPrompt, limit: int, field: str) -> FittedPrompt:
     try:
         return truncate_omni(prompt.ids, prompt.segments, limit)
     except ValueError as error:
-        raise InvalidArgument(
-            f"{field}.image_count: {error}; ask for a larger text_limit or fewer images",
-            field=f"{field}.image_count",
-            reason="IMAGE_COUNT_INVALID",
-        ) from error
+        remedy = "ask for a larger text_limit or fewer images"
+        raise invalid_from(f"{field}.image_count", error, remedy=remedy) from error

@@ -15,9 +15,8 @@ from zrelay.v1 import content_pb2, embeds_pb2, generator_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.store.blobs import IncomingContent
 from zrelay_generator.store.protocol import JobStore
-from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded
+from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Parcel
 
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES
@@ -88,11 +87,12 @@ def named(source: Parcel[Any], spec: pb.GenerationSpec) -> NamedSpec:
     for each in list(_lists(message)):
         names, values = each.names, each.values
         if names and values:
-            raise InvalidArgument(
-                f"{each.path}: expected none beside {each.stem}{_VALUES}, got {len(names)}; send all by value, or all "
-                "by name",
-                field=each.path,
+            raise invalid(
+                each.path,
+                f"none beside {each.stem}{_VALUES}",
+                len(names),
                 reason=f"{each.stem.upper()}_COUNT_INVALID",
+                remedy="send all by value, or all by name",
             )
         refs += [_ref(content, f"{each.path}[{index}]") for index, content in enumerate(names)]
         names.extend(stored(Parcel(value, source).to_bytes()) for value in values)
@@ -183,7 +183,7 @@ class Uploads:
     ) -> generator_pb2.UploadBlobResponse:
         first = await self._next(parcels)
         if first is None:
-            raise InvalidArgument("content: expected a digest and data, got no message", field=_UPLOAD_FIELD)
+            raise invalid(_UPLOAD_FIELD, "a digest and data", "no message", reason=InvalidArgument.default_reason)
         sha256 = parse_digest(first.content, _UPLOAD_FIELD)
         known = await self._store.known_size(sha256)
         if known is not None:

@@ -22,10 +22,10 @@ from zrelay_generator.jobs.intake import Submission, content_unknown
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, damaged
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import InvalidArgument, invalid, invalid_from
 from zrelay_shared.fingerprint import from_message
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
-from zrelay_shared.service.parsing import enum_choice, invalid
+from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.wire import Parcel
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}")
@@ -305,9 +305,7 @@ def _explicit_schedule(
     try:
         return explicit_schedule(message.sigmas, shift)
     except ValueError as error:
-        raise InvalidArgument(
-            f"spec.sampling.{error}", field="spec.sampling.sigmas", reason="SIGMAS_INVALID"
-        ) from error
+        raise invalid_from("spec.sampling.sigmas", error) from error
 
 
 def _output(spec: pb.GenerationSpec) -> Output:

@@ -19,9 +19,9 @@ from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.store.records import JobState
 from zrelay_shared.checkpoints import model_id
-from zrelay_shared.errors import ModelLoading
+from zrelay_shared.errors import ModelLoading, invalid
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.parsing import enum_choice, invalid
+from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
 from zrelay_shared.wire import Parcel

@@ -9,9 +9,8 @@ from zrelay.v1 import content_pb2, embeds_pb2
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.protocol import Prompt, SamplingSettings
-from zrelay_shared.errors import FeatureMissing
+from zrelay_shared.errors import FeatureMissing, invalid
 from zrelay_shared.fingerprint import EncoderComparison, compare, from_message
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.torch_tensors import from_wire
 from zrelay_shared.wire import Parcel
 

@@ -15,7 +15,7 @@ from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.service.roles import ServiceConfig
-from zrelay_shared.service.settings import GROUPS, Setting, Value, describe
+from zrelay_shared.service.settings import GROUPS, NONE, Setting, Value, describe
 
 if TYPE_CHECKING:
     from zrelay_shared.service.lifecycle import Service
@@ -54,7 +54,8 @@ class SettingsCommand(click.Command):
         Args:
             name: Name of the command, shown in its usage line.
             kind: Settings class.
-            callback: Called with `profile` and a value for each field of the class, None for options not given.
+            callback: Called with `profile` and a value for each field of the class: None for options not given, `none`
+                for the value None.
             help: What the service does.
         """
         self.settings = describe(kind, kind.role)
@@ -63,7 +64,8 @@ class SettingsCommand(click.Command):
         )
         origins = (
             f"Each option can also be set by the variable ZRELAY_{kind.role.upper()}_<OPTION> or in the table "
-            f"[profile.NAME.{kind.role}] of the configuration file; `zrelay config` shows the effective values."
+            f"[profile.NAME.{kind.role}] of the configuration file; `zrelay config` shows the effective values. "
+            "An option that lists none takes that word, which resets what the variable or the file sets."
         )
         options: list[click.Parameter] = [SettingOption(one) for one in self.settings]
         super().__init__(name, callback=callback, params=[*options, profile], help=f"{help}\n\n{origins}")
@@ -111,7 +113,12 @@ class SettingType(_ParamType):
         self._setting = setting
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
-        """Converts the text of an option. Fails with exit code 2."""
+        """Converts the text of an option; the word `none` stays, because None means that the option is not given.
+
+        Fails with exit code 2.
+        """
+        if self._setting.is_none(value):
+            return NONE
         try:
             return self._setting.parse(value)
         except ValueError as error:
@@ -120,7 +127,8 @@ class SettingType(_ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Completes choices, and leaves paths to the shell."""
         if self._setting.choices:
-            return [CompletionItem(word) for word in self._setting.choices if word.startswith(incomplete)]
+            words = (*self._setting.choices, *([NONE] if self._setting.optional else []))
+            return [CompletionItem(word) for word in words if word.startswith(incomplete)]
         return [CompletionItem(incomplete, type="file")] if self._setting.kind is Path else []
 
 
@@ -130,7 +138,7 @@ def load_settings(kind: type[S], profile: str | None, values: dict[str, Any]) ->
     Args:
         kind: Settings class.
         profile: Profile of the configuration file, None for the default one.
-        values: Field -> value of the flag, None where it was not given.
+        values: Field -> value of the flag, None where it was not given, `none` for the value None.
 
     Raises:
         click.UsageError: A required setting is missing.

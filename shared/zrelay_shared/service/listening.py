@@ -4,8 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.service.parsing import invalid
+from zrelay_shared.errors import invalid
 
 _LISTEN = re.compile(r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:/\[\]]*)):)?(?P<port>[0-9]{1,5})")
 
@@ -46,11 +45,12 @@ def parse_listen(text: str, *, insecure: bool = False) -> ListenAddress:
         raise invalid("listen", "HOST:PORT (an IPv6 host in brackets) with a port of 0 to 65535", repr(text))
     address = ListenAddress(found["v6"] or found["host"] or "127.0.0.1", int(found["port"]))
     if not address.loopback and not insecure:
-        raise InvalidArgument(
-            f"listen: {address} can be reached from other machines, and there is no encryption and no authentication: "
-            "listen on 127.0.0.1 and use an SSH tunnel (README, Two machines), or pass --insecure-listen where "
-            "the network is protected otherwise, for example by a network policy",
-            field="listen",
+        raise invalid(
+            "listen",
+            "an address that other machines cannot reach, because nothing is encrypted or authenticated",
+            address,
             reason="LISTEN_INSECURE",
+            remedy="listen on 127.0.0.1 and use an SSH tunnel (README, Two machines), or pass --insecure-listen where "
+            "the network is protected otherwise, for example by a network policy",
         )
     return address

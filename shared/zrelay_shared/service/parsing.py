@@ -1,34 +1,11 @@
-"""Helpers for request parsing: one form of refusal, and enum values checked against the contract."""
+"""Helpers for request parsing: enum values checked against the contract."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
-from zrelay_shared.errors import InvalidArgument, listed
+from zrelay_shared.errors import InvalidArgument, invalid, listed
 
 V = TypeVar("V")
-
-
-def invalid(field: str, expected: str, got: object, *, reason: str = "", remedy: str = "") -> InvalidArgument:
-    """Makes the refusal of one request field.
-
-    Args:
-        field: Path of the field in the request, for example `spec.sampling.width`.
-        expected: What the field may be, in words.
-        got: What it is.
-        reason: UPPER_SNAKE reason for programs; by default the last part of `field` followed by `_INVALID`.
-        remedy: What the caller can do, added to the message after a semicolon.
-
-    Returns:
-        An error whose message is `<field>: expected <expected>, got <got>; <remedy>` and whose metadata holds
-        `expected` and `got`.
-    """
-    last = field.rpartition(".")[2].partition("[")[0]
-    return InvalidArgument(
-        f"{field}: expected {expected}, got {got}{f'; {remedy}' if remedy else ''}",
-        field=field,
-        reason=reason or f"{last.upper()}_INVALID",
-        metadata={"expected": expected, "got": got},
-    )
 
 
 class ProtoEnum(Protocol):

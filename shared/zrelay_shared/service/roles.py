@@ -67,9 +67,7 @@ class ServiceConfig:
 _CACHE: dict[str, Any] = {
     "group": "Storage",
     "computed": paths.cache_dir,
-    "none_word": "none",
     "default_text": "cache/ in the state folder",
-    "metavar": "DIR|none",
     "help": "Folder for digests of weights, which speed up the next start; none keeps them nowhere.",
 }
 
@@ -245,8 +243,6 @@ class GeneratorConfig(ServiceConfig):
     state: Path | None = setting(
         None,
         group="Storage",
-        metavar="DIR|none",
-        none_word="none",
         computed=paths.state_dir,
         default_text="$ZRELAY_STATE, $STATE_DIRECTORY or ~/.local/state/zrelay",
         help="Folder where jobs are kept; none keeps them in memory until the process ends.",

@@ -8,6 +8,9 @@
 
 `describe(ExampleConfig, "example")` then yields one `Setting` with the flag `--max-queue-mib`, the environment variable
 `ZRELAY_EXAMPLE_MAX_QUEUE_MIB` and the TOML key `max_queue_mib`. Users write MiB, the field holds bytes.
+
+A field whose type allows None is optional. Users write the word `none` for None in flags, variables and TOML, so that
+a source can reset what a source of lower precedence sets. A path of that name is written `./none`.
 """
 
 from collections.abc import Callable, Hashable
@@ -19,6 +22,9 @@ from typing import Any, cast, get_args
 
 Value = str | int | float | bool | Path | None
 """What a setting can hold."""
+
+NONE = "none"
+"""The word that users write for the value None of an optional setting."""
 
 GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client", "Defaults")
 """Headings under which settings are listed, in this order."""
@@ -51,7 +57,6 @@ class _Definition:
     metavar: str
     default_text: str
     computed: Callable[[], Value] | None
-    none_word: str
     several: bool
     secret: bool
     example: Value
@@ -73,7 +78,6 @@ def setting(
     metavar: str = "",
     default_text: str = "",
     computed: Callable[[], Value] | None = None,
-    none_word: str = "",
     several: bool = False,
     secret: bool = False,
     example: Value = None,
@@ -95,14 +99,13 @@ def setting(
         metavar: Placeholder in the help, for example `DIR`.
         default_text: Describes the default where the value itself says too little.
         computed: Computes the default when a service starts, for paths that depend on the environment.
-        none_word: A word that users write for None, for example `none`.
         several: The TOML value may be a list of strings, which are joined by commas.
         secret: The value is never shown.
         example: A value for the commented configuration file, in the user's unit, where there is no default.
     """
     definition = _Definition(
         help, group, key, flags, variable, unit, scale, minimum, maximum, choices, metavar, default_text, computed,
-        none_word, several, secret, example,
+        several, secret, example,
     )  # fmt: skip
     return field(default=default, metadata={_METADATA: definition})
 
@@ -119,6 +122,7 @@ class Setting:
         variable: Environment variable.
         kind: Type of the value: str, int, float, bool or Path.
         required: Whether the user must set it.
+        optional: Whether the value may be None, for which users write the word `none`.
         default: Value of the field where nobody sets it (before `computed`); None for a required setting.
     """
 
@@ -129,6 +133,7 @@ class Setting:
     variable: str
     kind: type
     required: bool
+    optional: bool
     default: Value
     _definition: _Definition
 
@@ -166,9 +171,8 @@ class Setting:
     def metavar(self) -> str:
         """Placeholder for the value in help texts."""
         by_kind = {int: "N", float: "X", Path: "DIR", str: "TEXT"}
-        if self._definition.metavar or self.choices:
-            return self._definition.metavar or "|".join(self.choices)
-        return self.unit.upper() or by_kind.get(self.kind, "")
+        value = self._definition.metavar or "|".join(self.choices) or self.unit.upper() or by_kind.get(self.kind, "")
+        return f"{value}|{NONE}" if self.optional else value
 
     @property
     def limits(self) -> str:
@@ -179,11 +183,15 @@ class Setting:
 
     @property
     def description(self) -> str:
-        """The help, followed by the unit and the values that are allowed."""
-        if self.choices:
-            return f"{self.help} One of {', '.join(self.choices)}."
-        allowed = ", ".join(part for part in (f"in {self.unit}" if self.unit else "", self.limits) if part)
-        return f"{self.help} {allowed[0].upper()}{allowed[1:]}." if allowed else self.help
+        """The help, followed by the unit, the values that are allowed, and whether it may be none."""
+        choices = f"one of {', '.join(self.choices)}" if self.choices else ""
+        allowed = ", ".join(part for part in (f"in {self.unit}" if self.unit else "", choices, self.limits) if part)
+        sentences = [self.help]
+        if allowed:
+            sentences.append(f"{allowed[0].upper()}{allowed[1:]}.")
+        if self.optional:
+            sentences.append(f"May be {NONE}.")
+        return " ".join(sentences)
 
     @property
     def default_text(self) -> str:
@@ -198,7 +206,7 @@ class Setting:
         if self.default is not None:
             return self.to_user(self.default)
         if self._definition.example is None and self.kind is Path:
-            return "/path/to/file" if self.metavar == "FILE" else "/path/to/folder"
+            return "/path/to/file" if self._definition.metavar == "FILE" else "/path/to/folder"
         return self._definition.example
 
     def start_default(self) -> Value:
@@ -206,13 +214,17 @@ class Setting:
         computed = self._definition.computed
         return self.default if computed is None else computed()
 
+    def is_none(self, value: object) -> bool:
+        """Returns whether a user's value is the word for None."""
+        return self.optional and value == NONE
+
     def parse(self, text: str) -> Value:
         """Reads a value from a flag or variable.
 
         Raises:
             ValueError: The text is not a valid value; the message is `expected ..., got ...`.
         """
-        if text and text == self._definition.none_word:
+        if self.is_none(text):
             return None
         if self.kind is bool:
             if text.lower() in _TRUE + _FALSE:
@@ -243,6 +255,8 @@ class Setting:
         Raises:
             ValueError: As `parse`.
         """
+        if self.is_none(value):
+            return None
         if self._definition.several and isinstance(value, list) and value:
             if all(isinstance(part, str) for part in value):
                 return ",".join(value)
@@ -276,7 +290,7 @@ class Setting:
     def format(self, value: Value) -> str:
         """Writes a value in the user's unit, as `parse` reads it."""
         if value is None:
-            return self._definition.none_word
+            return NONE
         if isinstance(value, bool):
             return "true" if value else "false"
         return f"{self.to_user(value)}"
@@ -286,7 +300,7 @@ class Setting:
         if isinstance(value, Path):
             return str(value)
         if value is None:
-            return self._definition.none_word or None
+            return NONE if self.optional else None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         scaled = value / self._definition.scale
@@ -294,10 +308,10 @@ class Setting:
 
     @property
     def _expected(self) -> str:
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        words = _KIND_NAMES[self.kind]
-        return f"{words} or {self._definition.none_word}" if self._definition.none_word else words
+        return self._or_none(f"one of {', '.join(self.choices)}" if self.choices else _KIND_NAMES[self.kind])
+
+    def _or_none(self, words: str) -> str:
+        return f"{words} or {NONE}" if self.optional else words
 
     def _accept(self, value: Any) -> Any:
         """Checks a value in the user's unit and converts it to the field's own."""
@@ -307,7 +321,7 @@ class Setting:
             return value  # a str
         low, high = self._definition.minimum, self._definition.maximum
         if value != value or (low is not None and value < low) or (high is not None and value > high):
-            raise ValueError(f"expected {self.limits or 'a number'}, got {value:g}")
+            raise ValueError(f"expected {self._or_none(self.limits or 'a number')}, got {value:g}")
         return value if self._definition.scale == 1 else self.kind(value * self._definition.scale)
 
 
@@ -342,7 +356,8 @@ def _describe(item: Any, section: str) -> Setting:
     key = definition.key or item.name
     suffix = f"_{key.upper()}" if definition.variable is None else definition.variable
     kind = item.type
-    if isinstance(kind, UnionType):
+    optional = isinstance(kind, UnionType) and NoneType in get_args(kind)
+    if optional:
         kind = next(part for part in get_args(kind) if part is not NoneType)
     required = item.default is MISSING
     return Setting(
@@ -353,6 +368,7 @@ def _describe(item: Any, section: str) -> Setting:
         variable=f"ZRELAY_{section.upper()}{suffix}",
         kind=kind,
         required=required,
+        optional=optional,
         default=None if required else item.default,
         _definition=definition,
     )

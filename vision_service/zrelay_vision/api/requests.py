@@ -11,8 +11,9 @@ from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.content_pb2 import ImageInput
 from zrelay.v1.embeds_pb2 import PromptEmbeds
 from zrelay_shared import vision_fingerprint
+from zrelay_shared.errors import invalid
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
-from zrelay_shared.service.parsing import enum_choice, invalid
+from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.torch_tensors import from_wire
 from zrelay_shared.vision_fingerprint import VisionFingerprint

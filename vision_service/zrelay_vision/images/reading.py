@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.service.parsing import invalid
+from zrelay_shared.errors import InvalidArgument, invalid
 
 FORMATS = ("PNG", "JPEG", "WebP")
 _BAND_PIXELS = 1 << 20

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from zrelay_shared.errors import InvalidArgument, NotFound
+from zrelay_shared.errors import NotFound, invalid
 from zrelay_vision.images.cache import ByteCache
 from zrelay_vision.images.reading import DecodedImage, decode
 
@@ -83,9 +83,6 @@ class ImageStore:
                 metadata={"sha256": ref.sha256},
             )
         if ref.size and ref.size != len(stored.data):
-            raise InvalidArgument(
-                f"{ref.field}.size_bytes: expected {len(stored.data)}, got {ref.size}, the size of another file",
-                field=f"{ref.field}.size_bytes",
-                reason="CONTENT_SIZE",
-            )
+            got = f"{ref.size}, the size of another file"
+            raise invalid(f"{ref.field}.size_bytes", f"{len(stored.data)}", got, reason="CONTENT_SIZE")
         return stored

@@ -10,9 +10,8 @@ from PIL import Image
 
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
-from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, InvalidArgument, OutOfMemory
+from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.torch_tensors import all_finite
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.config import VisionConfig
@@ -197,8 +196,7 @@ class Qwen3VLEngine:
         try:
             grid = preprocessor.grid(*size, target_area)
         except ValueError as error:
-            message = str(error).removeprefix("image: ")
-            raise InvalidArgument(f"{field}: {message}", field=field, reason="IMAGE_ASPECT") from error
+            raise invalid_from(field, error, reason="IMAGE_ASPECT") from error
         prompt = format_vision_prompt(
             components.tokenizer, components.tokens, parameters.text, parameters.system_prompt
         )
@@ -265,12 +263,7 @@ class Qwen3VLEngine:
         try:
             plan = layer_plan(model.total_blocks, requested)
         except ValueError as error:
-            raise InvalidArgument(
-                f"{field}: {str(error).removeprefix('hidden_layer: ')}",
-                field=field,
-                reason="HIDDEN_LAYER_INVALID",
-                metadata={"got": requested},
-            ) from error
+            raise invalid(field, f"{-model.total_blocks} to -1", requested) from error
         if not plan.within(model.plan):
             raise FeatureMissing(
                 f"{field}: {requested} needs more blocks than this service loaded for layer {self.hidden_layer}; start "

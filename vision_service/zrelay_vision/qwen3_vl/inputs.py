@@ -9,7 +9,7 @@ from PIL.Image import Image
 from transformers import PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import invalid
 
 _DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
              "patch_size", "temporal_patch_size", "merge_size")  # fmt: skip
@@ -135,11 +135,12 @@ def format_vision_prompt(
     formatted = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(formatted, padding=False, truncation=False).input_ids
     if tokens.video in ids or ids.count(tokens.image) > 1:
-        raise InvalidArgument(
-            "states_options: expected text without the model's image and video tokens, got some; leave out "
-            "<|image_pad|> and <|video_pad|>",
-            field="states_options",
+        raise invalid(
+            "states_options",
+            "text without the model's image and video tokens",
+            "some",
             reason="TEXT_HAS_IMAGE",
+            remedy="leave out <|image_pad|> and <|video_pad|>",
         )
     at = ids.index(tokens.image) if tokens.image in ids else 0
     if not 0 < at < len(ids) - 1 or (ids[at - 1], ids[at + 1]) != (tokens.start, tokens.end):

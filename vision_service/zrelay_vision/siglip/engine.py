@@ -10,8 +10,7 @@ from PIL import Image
 
 from zrelay_shared import torch_devices
 from zrelay_shared.digests import weights_digest
-from zrelay_shared.errors import Cancelled, FeatureMissing, InvalidArgument, OutOfMemory
-from zrelay_shared.service.parsing import invalid
+from zrelay_shared.errors import Cancelled, FeatureMissing, OutOfMemory, invalid
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.engines import EngineKind, settings_digest
 from zrelay_vision.images.cache import ByteCache
@@ -221,11 +220,13 @@ def _padded_ids(tower: TextTower, text: str, field: str) -> list[int]:
     text = text.lower()
     count = len(tower.tokenizer(text, truncation=False).input_ids)
     if count > tower.length:
-        raise InvalidArgument(
-            f"{field}: expected at most {tower.length} tokens, got {count}; shorten the text",
-            field=field,
+        raise invalid(
+            field,
+            f"at most {tower.length} tokens",
+            count,
             reason="TEXT_TOO_LONG",
-            metadata={"expected": tower.length, "got": count},
+            remedy="shorten the text",
+            metadata={"expected": tower.length},
         )
     ids: list[int] = tower.tokenizer(text, padding="max_length", max_length=tower.length, truncation=True).input_ids
     return ids

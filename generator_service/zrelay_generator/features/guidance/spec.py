@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from zrelay_generator.features.protocol import FeatureSpec, Prompt
 from zrelay_generator.features.request import SpecRequest
-from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.errors import invalid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,11 +28,12 @@ def check_negative_prompt(request: SpecRequest) -> None:
     """
     scale = request.sampling.guidance_scale
     if scale > 0.0 and not request.spec.HasField("negative_prompt"):
-        raise InvalidArgument(
-            f"spec.negative_prompt: guidance_scale {scale:g} needs it, got none; encode a negative prompt (it may be "
-            "empty), or set guidance_scale 0",
-            field="spec.negative_prompt",
+        raise invalid(
+            "spec.negative_prompt",
+            f"one with guidance_scale {scale:g}",
+            "none",
             reason="NEGATIVE_PROMPT_MISSING",
+            remedy="encode a negative prompt (it may be empty), or set guidance_scale 0",
         )
 
 

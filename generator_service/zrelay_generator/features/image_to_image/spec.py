@@ -9,8 +9,7 @@ from torch import Tensor
 from zrelay_generator.features.protocol import FeatureSpec, SamplingSettings
 from zrelay_generator.features.request import SpecRequest, decimal
 from zrelay_generator.images.reading import read_image
-from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.service.parsing import invalid
+from zrelay_shared.errors import invalid, invalid_from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,5 +63,5 @@ def parse_image_to_image(request: SpecRequest) -> ImageToImageSpec | None:
     try:
         pixels = read_image(data, sampling.width, sampling.height, request.accepts.max_image_pixels)
     except ValueError as error:
-        raise InvalidArgument(f"{path}.image: {error}", field=f"{path}.image", reason="IMAGE_INVALID") from error
+        raise invalid_from(f"{path}.image", error) from error
     return ImageToImageSpec(pixels, hashlib.sha256(data).hexdigest(), strength)

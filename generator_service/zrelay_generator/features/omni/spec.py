@@ -11,10 +11,9 @@ from zrelay_generator.features.omni.images import read_reference
 from zrelay_generator.features.protocol import FeatureSpec
 from zrelay_generator.features.request import SpecRequest
 from zrelay_generator.model.model import ModelLimits
-from zrelay_shared.errors import FeatureMissing, InvalidArgument
+from zrelay_shared.errors import FeatureMissing, invalid, invalid_from
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 from zrelay_shared.omni import fits, segment_count
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.torch_tensors import from_wire
 
 CAPABILITY = "generate.omni"
@@ -156,7 +155,7 @@ def _picture(request: SpecRequest, data: bytes, field: str, limits: OmniLimits) 
             accepts.max_image_pixels,
         )
     except ValueError as error:
-        raise InvalidArgument(f"{field}: {error}", field=field, reason="REFERENCE_INVALID") from error
+        raise invalid_from(field, error, reason="REFERENCE_INVALID") from error
 
 
 def _grid(request: SpecRequest, embeds: vision_pb2.SiglipEmbeds, path: str, limits: OmniLimits) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from zrelay_generator.features.protocol import FeatureSpec
 from zrelay_generator.features.request import SpecRequest, decimal
-from zrelay_shared.service.parsing import invalid
+from zrelay_shared.errors import invalid
 
 
 @dataclass(frozen=True, slots=True)
