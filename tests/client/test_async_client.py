@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Pictures
 
 from tests.helpers.jobs import PROMPT
+from tests.helpers.polling import until_async
 from zrelay_client import (
     Accepted,
     AsyncClient,
@@ -239,8 +240,11 @@ async def test_a_job_is_cancelled_from_elsewhere_and_a_full_queue_says_when_to_r
     async with AsyncClient(**services.endpoints) as client:
         runs = await begun(client, "runs")
         waits = asyncio.create_task(client.generate(PROMPT, request_id="waits", **QUICK))
-        while (await client.generator_info()).queue.waiting == 0:
-            await asyncio.sleep(0.01)
+
+        async def waiting() -> int:
+            return (await client.generator_info()).queue.waiting
+
+        await until_async(waiting, "the second job waits")
         with pytest.raises(QueueFull) as full:
             await client.generate(PROMPT, **QUICK)
         assert full.value.retry_after_s

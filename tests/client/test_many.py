@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.jobs import PROMPT
+from tests.helpers.polling import until_async
 from zrelay_client import (
     AsyncClient,
     Cancelled,
@@ -144,8 +145,11 @@ async def test_closing_the_client_cancels_what_is_under_way(services: Services, 
     client = AsyncClient(**services.endpoints)
     long = client.generate(embeds, request_id="closed", width=512, height=512, num_inference_steps=100)
     work = asyncio.create_task(long)
-    while not (await client.generator_info()).queue.running:
-        await asyncio.sleep(0.01)
+
+    async def running() -> int:
+        return (await client.generator_info()).queue.running
+
+    await until_async(running, "the job runs")
     await client.aclose()
     assert await services.was_cancelled("closed")
     with pytest.raises(Cancelled):

@@ -1,6 +1,5 @@
 """A real model whose device can be made to fail, a generator that serves it, and that generator as a process."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -12,6 +11,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.helpers.polling import until_async
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.service.lifecycle import ServeOptions, serve
@@ -80,12 +80,12 @@ async def ready(channel: Any, is_so: bool = True) -> None:
     """Returns once health says that the generator is, or is not, ready."""
     health: Any = health_pb2_grpc.HealthStub(channel)
     reply = health_pb2.HealthCheckResponse
-    async with asyncio.timeout(120):  # on a busy machine
-        while True:
-            found = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-            if found.status == (reply.SERVING if is_so else reply.NOT_SERVING):
-                return
-            await asyncio.sleep(0.05)
+
+    async def reported() -> bool:
+        found = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+        return bool(found.status == (reply.SERVING if is_so else reply.NOT_SERVING))
+
+    await until_async(reported, "health says that the generator is " + ("ready" if is_so else "not ready"))
 
 
 def main(model: str, state: str, address: str) -> int:

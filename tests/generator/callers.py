@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.helpers.polling import until_async
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
@@ -94,10 +94,12 @@ class Caller:
 
     async def idle(self) -> None:
         """Returns once nothing runs or waits."""
-        ends = time.monotonic() + SOON_S
-        while (queue := (await self.info()).queue).running or queue.waiting:
-            assert time.monotonic() < ends, f"still busy after {SOON_S} s"
-            await asyncio.sleep(0.01)
+
+        async def is_idle() -> bool:
+            queue = (await self.info()).queue
+            return not (queue.running or queue.waiting)
+
+        await until_async(is_idle, "the generator is idle", SOON_S)
 
     async def submit(self, request: Request, detached: bool = False) -> jpb.Job:
         message = pb.SubmitJobRequest(request_id=request.message.request_id, spec=request.message.spec)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
 
+from tests.helpers.polling import until
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import generator_pb2_grpc as rpc
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -63,10 +63,13 @@ class Victim:
         return call.code(), call.details()
 
     def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 120
-        while (queue := self.stub.GetInfo(pb.GeneratorServiceGetInfoRequest()).queue).waiting + queue.running:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        """Returns once no job waits or runs."""
+
+        def idle() -> bool:
+            queue = self.stub.GetInfo(pb.GeneratorServiceGetInfoRequest()).queue
+            return not queue.waiting + queue.running
+
+        until(idle, "the generator is idle")
 
     def resident_mib(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
@@ -80,13 +83,15 @@ def started(model: Path, folder: Path, *flags: str) -> Iterator[Victim]:
     with said.open("wb") as log:
         process = subprocess.Popen([*command, *FLAGS, *flags, "--address-file", str(file)], stderr=log)
     try:
-        deadline = time.monotonic() + 240
-        while not file.exists():
-            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-            time.sleep(0.05)
+
+        def listens() -> bool:
+            assert process.poll() is None, said.read_text()
+            return file.exists()
+
+        until(listens, "the generator listens")
         found = Victim(process, file.read_text())
-        while not found.stub.GetInfo(pb.GeneratorServiceGetInfoRequest(), wait_for_ready=True, timeout=60).ready:
-            time.sleep(0.05)
+        request = pb.GeneratorServiceGetInfoRequest()
+        until(lambda: found.stub.GetInfo(request, wait_for_ready=True, timeout=60).ready, "the model is loaded")
         yield found
         found.channel.close()
     finally:

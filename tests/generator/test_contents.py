@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
@@ -21,7 +22,7 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.wire import Parcel
 
-from .callers import SERVICE, SOON_S, by_name, digest, images, pixels, serialized
+from .callers import SERVICE, by_name, digest, images, pixels, serialized
 from .kinds import Load, MakeEmbeds, RequestOf, Serve
 from .omni import file_of, picture
 from .parsing import accepts_of
@@ -80,12 +81,9 @@ async def test_uploads_are_kept_whole_or_not_at_all(serve_kept: Serve, tmp_path:
         await asyncio.Event().wait()
 
     interrupted, blobs = call(broken_off()), tmp_path / "state" / "blobs"
-    async with asyncio.timeout(SOON_S):
-        while not list(blobs.iterdir()):  # a part of the content is there
-            await asyncio.sleep(0.01)
-        interrupted.cancel()
-        while list(blobs.iterdir()):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: list(blobs.iterdir()), "a part of the content is there")
+    interrupted.cancel()
+    await eventually(lambda: not list(blobs.iterdir()), "the part is removed")
     reply = await caller.upload(data, size=0)
     assert reply.content.size_bytes == len(data) and not reply.existed
     assert [path.name for path in (tmp_path / "state" / "blobs").iterdir()] == [digest(data)]

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.polling import until_async
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.jobs.manager import Intervals
 from zrelay_shared.errors import (
     Cancelled,
     Draining,
@@ -82,7 +83,7 @@ async def test_a_watcher_comes_back_after_a_restart(serve_kept: Serve, request_o
 
 
 async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept: Serve, request_of: RequestOf) -> None:
-    caller = await serve_kept(lease_s=1.0)
+    caller = await serve_kept(lease_s=1.0, intervals=Intervals(first_watch_s=0.0))
     detached = await caller.submit(request_of(request_id="detached", **LONG), detached=True)
     stream = caller.stub.stream("Generate", request_of(request_id="left", **LONG), pb.GenerateResponse)
     assert isinstance(stream, AsyncGenerator)
@@ -90,12 +91,18 @@ async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept: S
     await stream.aclose()
     back = caller.watching(left)
     await anext(back)
-    await asyncio.sleep(1.5)
+
+    async def cancelled(job_id: str) -> None:
+        async def is_cancelled() -> bool:
+            return (await caller.job(job_id)).state == jpb.JOB_STATE_CANCELLED
+
+        await until_async(is_cancelled, "the job is cancelled")
+
+    later = await caller.submit(request_of(request_id="later", **LONG))  # its lease ends after that of the job before
+    await cancelled(later.job_id)
     assert (await caller.job(left)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING), "a watcher renews"
     await back.aclose()
-    async with asyncio.timeout(60):
-        while (await caller.job(left)).state != jpb.JOB_STATE_CANCELLED:
-            await asyncio.sleep(0.05)
+    await cancelled(left)
     assert (await caller.job(detached.job_id)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING)
     await caller.cancel(detached.job_id)
 

@@ -1,7 +1,6 @@
 """Decoding beside the next step, and what is stuck seen from outside."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.polling import until
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
@@ -47,8 +47,7 @@ def test_decoding_beside_the_next_step(demo: Path, load: Load, bench: type[Bench
     assert denoised_by(on, "long") == 5 and ImagePixels not in kinds(on, "short")
     assert not on.engine.waits
     gate.set()
-    while not woken:
-        time.sleep(0.01)
+    until(lambda: woken, "the engine is woken")
     on.tick()
     assert kinds(on, "short")[-1] is ImagePixels
     run_to_end(on.engine)

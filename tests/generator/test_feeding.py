@@ -2,12 +2,12 @@
 
 import asyncio
 import errno
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.polling import until_async
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS
@@ -105,7 +105,7 @@ async def ended(caller: Caller) -> list[str]:
 
 
 async def begun(caller: Caller, job: jpb.Job) -> None:
-    ends = time.monotonic() + SOON_S
-    while (await caller.job(job.job_id)).state != jpb.JOB_STATE_RUNNING:
-        assert time.monotonic() < ends, f"job {job.job_id} did not begin"
-        await asyncio.sleep(0.05)
+    async def runs() -> bool:
+        return (await caller.job(job.job_id)).state == jpb.JOB_STATE_RUNNING
+
+    await until_async(runs, f"job {job.job_id} runs")

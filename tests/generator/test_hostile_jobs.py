@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.polling import until
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.content_pb2 import ContentRef
 
@@ -63,10 +63,7 @@ def in_order(state: Path) -> None:
     sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
     from residue import residue
 
-    deadline = time.monotonic() + 120  # retention comes a few seconds later at most, on a machine that is not busy
-    while (found := residue(state, KEPT))[1]:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    until(lambda: not residue(state, KEPT)[1], "nothing is left in the state folder")
 
 
 @pytest.mark.parametrize("method", EXAMPLES)

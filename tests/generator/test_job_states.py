@@ -88,7 +88,6 @@ class ManagedJobsMachine(RuleBasedStateMachine):
         self.made = ManagedJobs(DEMO, state=Path(self.folder.name), lease_s=1e6)
         self.made.specs = self.specs
         await self.made.manager.restore()
-        await asyncio.sleep(0)
 
     async def _close(self) -> None:
         await self.made.manager.close()

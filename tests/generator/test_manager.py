@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded, PreviewReady
@@ -27,7 +28,7 @@ async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a")
     watching = asyncio.create_task(collected(made.manager, entry))
-    await asyncio.sleep(0)
+    await eventually(lambda: entry.watchers, "the job is watched")
     image = picture()
     made.publish(StageProgress(JobStage.DENOISE, 1, 1, 0.1, 0.0), image, JobSucceeded(1, StageTimings()))
     assert [type(event) for event in await watching] == [JobAccepted, StageProgress, ImageFinished, JobSucceeded]
@@ -137,10 +138,8 @@ async def test_draining_finishes_what_it_can(manager: MakeManager) -> None:
     made.measured()
     short, long = await made.submit("short", steps=1), await made.submit("long", steps=90)
     draining = asyncio.create_task(made.manager.drain(20.0))
-    await asyncio.sleep(0.01)
-    assert long.suspended and made.jobs[1].cancelled, (
-        "it cannot be done in time: its watchers may look elsewhere at once"
-    )
+    await eventually(lambda: long.suspended, "the long job is suspended")
+    assert made.jobs[1].cancelled, "it cannot be done in time: its watchers may look elsewhere at once"
     with pytest.raises(Draining):
         await made.submit("b")
     made.publish(JobSucceeded(1, StageTimings()), job=0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import JobAccepted, JobSucceeded
@@ -97,13 +98,13 @@ async def test_jobs_come_near_the_device_in_their_order(manager: MakeManager) ->
     )
     for number in range(3):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
-    await asyncio.sleep(0.1)
-    order = [
-        job.id
-        for job in made.jobs[LOADED_PER_CLASS:]
-        if job.id in {waiting["short"].record.job_id, waiting["long"].record.job_id}
-    ]
-    assert order == [waiting[name].record.job_id for name in ("short", "long")]
+    both = {waiting["short"].record.job_id, waiting["long"].record.job_id}
+
+    def loaded() -> list[str]:
+        return [job.id for job in made.jobs[LOADED_PER_CLASS:] if job.id in both]
+
+    await eventually(lambda: len(loaded()) == len(both), "both are loaded")
+    assert loaded() == [waiting[name].record.job_id for name in ("short", "long")]
 
 
 async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(manager: MakeManager) -> None:
@@ -139,9 +140,10 @@ async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager: Ma
         await made.submit("late", caller="others", steps=2, budget_s=5.0)
     urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
     assert made.jobs[-1].id == urgent.record.job_id, "each class has places of its own"
+    loaded_before = len(made.jobs)
     for number in range(2):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(made.jobs) > loaded_before, "the next job is loaded")
     assert made.jobs[-1].id == short.record.job_id
 
 

@@ -1,13 +1,12 @@
 """How long jobs and their results live: leases, retention, and a disk that refuses a part."""
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.polling import until_async
+from tests.helpers.polling import eventually, until_async
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded
 from zrelay_generator.jobs.live import LiveJob
@@ -18,7 +17,7 @@ from zrelay_shared.errors import (
 )
 
 from .kinds import MakeManager
-from .managers import collected, picture
+from .managers import ManagedJobs, collected, picture
 
 
 def state(job: LiveJob) -> JobState:
@@ -26,10 +25,12 @@ def state(job: LiveJob) -> JobState:
 
 
 async def over(job: LiveJob) -> None:
-    async def ended() -> bool:
-        return job.over
+    await eventually(lambda: job.over, "the job is over")
 
-    await until_async(ended, "the job is over")
+
+async def later_leases_ended(made: ManagedJobs) -> None:
+    """Returns once the lease of a job that is submitted now has ended, and with it every lease that began before."""
+    await over(await made.submit("later"))
 
 
 async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> None:
@@ -50,7 +51,7 @@ async def test_a_job_that_nobody_watches_has_a_lease(manager: MakeManager) -> No
     await second.aclose()
     third = made.manager.watch(watched)
     await anext(third)
-    await asyncio.sleep(0.2)
+    await later_leases_ended(made)
     assert state(watched) is JobState.QUEUED, "a watcher renews the lease"
     await third.aclose()
     await over(watched)
@@ -61,7 +62,7 @@ async def test_a_job_can_be_detached_later(manager: MakeManager) -> None:
     made = manager(lease_s=0.1, first_watch_s=0.0)
     entry = await made.submit("a")
     assert await made.submit("a", detached=True) is entry
-    await asyncio.sleep(0.2)
+    await later_leases_ended(made)
     assert entry.record.state is JobState.QUEUED and entry.record.detached
 
 
@@ -115,10 +116,16 @@ async def test_results_are_kept_within_bounds(manager: MakeManager, bound: dict[
         entry = await made.submit(name)
         made.publish(picture(), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
-    await asyncio.sleep(0.01)
-    await made.store.retain()
+
+    async def kept() -> str:
+        await made.store.retain()
+        listed = await made.manager.directory.page(1 << 62, frozenset(JobState), 10)
+        return "".join(entry.record.request_id for entry in listed)
+
+    async def settled() -> bool:
+        return await kept() == left
+
+    await until_async(settled, f"only {left!r} is kept", 20.0)  # the age of a result must exceed its limit
     with pytest.raises(NotFound):
         await made.manager.directory.by_request("a")
-    listed = await made.manager.directory.page(1 << 62, frozenset(JobState), 10)
-    assert "".join(entry.record.request_id for entry in listed) == left
     assert len(made.store.blobs.names()) == len(left), "their files are gone too"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.helpers.polling import until_async
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
@@ -79,21 +80,23 @@ class Stuck(GeneratorServicer):
         return self.stuck
 
 
-async def test_a_stuck_device_is_seen_in_health(
-    serve: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stuck_device_is_seen_in_health(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve(Stuck)
     health: Any = health_pb2_grpc.HealthStub(caller.channel)
 
     async def becomes(status: int) -> None:
-        async with asyncio.timeout(SOON_S):
-            while (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))).status != status:
-                await asyncio.sleep(0.05)
+        async def is_so() -> bool:
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+            return bool(reply.status == status)
+
+        await until_async(is_so, f"health is {status}")
 
     await becomes(health_pb2.HealthCheckResponse.SERVING)
-    monkeypatch.setattr(Stuck, "stuck", "a step has run for 99 s")
+    service = caller.service
+    assert isinstance(service, Stuck)
+    service.stuck = "a step has run for 99 s"
     await becomes(health_pb2.HealthCheckResponse.NOT_SERVING)
-    monkeypatch.setattr(Stuck, "stuck", "")
+    service.stuck = ""
     await becomes(health_pb2.HealthCheckResponse.SERVING)
 
 

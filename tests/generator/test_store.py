@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay.v1.content_pb2 import ContentRef
 from zrelay.v1.generator_pb2 import UploadBlobRequest
 from zrelay_generator.api.contents import Uploads
@@ -84,8 +85,9 @@ async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
             yield Parcel(UploadBlobRequest(content=ContentRef(sha256=named(data), size_bytes=1000), data=data[:500]))
 
     upload = asyncio.ensure_future(Uploads(store).receive(chunks()))
-    while not any(folder.glob(appears)):
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while not any(folder.glob(appears)):
+            await asyncio.sleep(0)  # not `eventually`: this looks after each turn of the event loop
     upload.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await upload
@@ -165,7 +167,7 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened: Open
     await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
     for data in contents[1:]:
         assert await store.known_size(named(contents[1])) in (None, 10)  # used again and again
-        await asyncio.sleep(0.002)
+        await _later_than(time.time())
         incoming = store.blobs.incoming()
         incoming.write(data)
         await store.keep_incoming(incoming, named(data), 10)
@@ -174,6 +176,11 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened: Open
     await store.finish(ended(1, JobState.FAILED, error=InternalError("a bug")))
     await store.retain()
     assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
+
+
+async def _later_than(moment: float) -> None:
+    """Returns once the system's clock has passed a moment, so that two uses of contents have an order."""
+    await eventually(lambda: time.time() > moment, "the clock moves on")
 
 
 async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened: OpenStore) -> None:

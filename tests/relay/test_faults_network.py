@@ -45,6 +45,7 @@ async def test_the_network_goes_down_in_mid_job(network: Cable | Proxied, embeds
             job = Watched(client, embeds, name)
             await job.midway()
             network.down()
+            # One second is the length of the outage that this test is about.
             await (asyncio.sleep(1.0) if name == "briefly" else job.saw(Notice))
             await network.up()
             result = await job.work

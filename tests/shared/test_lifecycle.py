@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from tests.helpers.polling import eventually
 from zrelay.v1 import vision_pb2
 from zrelay.v1.info_pb2 import ServerVersion
 from zrelay_shared import channels, rpc
@@ -93,8 +94,7 @@ async def test_health_follows_the_life_of_the_service() -> None:
         assert await states(channel) == {"": SERVING, NAME: SERVING, lifecycle.LIVENESS: SERVING}
         assert (await info(channel)).ready
         drain = asyncio.create_task(server.drain())
-        while not service.draining:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: service.draining, "the service drains")
         assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, lifecycle.LIVENESS: SERVING}
         service.drain_now.set()
         await drain
@@ -174,7 +174,7 @@ async def test_a_model_that_is_loaded_while_draining_is_not_ready() -> None:
         watch = health(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status == NOT_SERVING
         drain = asyncio.create_task(server.drain())
-        await asyncio.sleep(0)
+        await eventually(lambda: service.draining, "the service drains")
         service.load_now.set()
         await server.loaded
         assert await watch.read() == grpc.aio.EOF
@@ -185,10 +185,11 @@ async def test_a_watcher_of_health_does_not_hold_up_the_end() -> None:
     service = Slow()
     service.load_now.set()
     service.drain_now.set()
-    async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    options = lifecycle.ServeOptions(ANYWHERE.listen, grace_s=3600.0)
+    async with lifecycle.running(service, options) as server, channels.dial(str(server.address)) as channel:
         watch = health(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status in (SERVING, NOT_SERVING)
-        await asyncio.wait_for(server.drain(), ANYWHERE.grace_s - 2.0)
+        await asyncio.wait_for(server.drain(), 60)
 
 
 async def test_an_answer_on_its_way_over_a_slow_link_arrives() -> None:
@@ -220,7 +221,7 @@ async def slow_link(port: int, bytes_per_s: int) -> AsyncIterator[int]:
             while data := await reader.read(8192):
                 writer.write(data)
                 await writer.drain()
-                await asyncio.sleep(len(data) * pause_s)
+                await asyncio.sleep(len(data) * pause_s)  # the rate of the link
         writer.close()
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -161,7 +161,7 @@ async def test_an_unknown_method_or_service_is_explained(fake: StartFake) -> Non
 
 async def test_a_deadline_is_explained(fake: StartFake) -> None:
     async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     server = await fake(GetJob=GetJob)
     with pytest.raises(errors.DeadlineExceeded, match="did not answer in time") as refusal:

@@ -1,8 +1,8 @@
 """The device worker: one thread, first come first served; cancelled calls are not computed, too many are refused."""
 
 import asyncio
+import itertools
 import threading
-import time
 
 import pytest
 
@@ -36,8 +36,9 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
 
 
 async def test_what_is_forgotten_makes_no_hint() -> None:
-    worker, go = DeviceWorker("test", 1), threading.Event()
-    await worker.run(lambda: time.sleep(0.3))
+    seconds = itertools.count()
+    worker, go = DeviceWorker("test", 1, clock=lambda: float(next(seconds))), threading.Event()
+    await worker.run(lambda: None)
     worker.forget()
     calls = [asyncio.create_task(worker.run(go.wait)) for _ in range(2)]
     await asyncio.sleep(0)
