@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.helpers.polling import until_async
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.engine.ticks import Tick
 from zrelay_generator.model.loading import LoadedModel, load_model
+from zrelay_generator.runtime import LoadModel, MakeScheduler
+from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.scheduling.shares import ServiceLedger
+from zrelay_generator.scheduling.ticks import TickSelector
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.service.lifecycle import ServeOptions, serve
 from zrelay_shared.service.listening import parse_listen
@@ -58,18 +66,42 @@ def loader(
     return load
 
 
+class FailingSelector(TickSelector):
+    """A tick selector with a bug: it raises where `fails` is true of the jobs on the device."""
+
+    def __init__(self, estimator: JobEstimator, fails: Callable[[Sequence[DeviceJob]], bool]) -> None:
+        super().__init__(estimator, ServiceLedger())
+        self._fails = fails
+
+    def select(self, jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
+        if self._fails(jobs):
+            raise KeyError("a bug of the scheduler")
+        return super().select(jobs, tick_tokens)
+
+
+def failing_scheduler(fails: Callable[[Sequence[DeviceJob]], bool]) -> MakeScheduler:
+    """Makes schedulers whose tick selector is a FailingSelector."""
+
+    def make(estimator: JobEstimator) -> Scheduler:
+        scheduler = Scheduler(estimator)
+        scheduler.selector = FailingSelector(estimator, fails)
+        return scheduler
+
+    return make
+
+
 @pytest.fixture
 async def serve_broken(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Starts a generator whose model `load` makes; starting it again on the same state ends the one before."""
+    """Starts a generator of a model that `load` loads; starting it again on the same state ends the one before."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(load: Any) -> Caller:
+        async def start(load: LoadModel, make_scheduler: MakeScheduler = Scheduler) -> Caller:
             await stack.aclose()
-            kind: Any = lambda config: GeneratorServicer(config, load)  # noqa: E731
-            caller = await started(stack, demo, kind, state=tmp_path / "state")
+            make = partial(GeneratorServicer, load=load, make_scheduler=make_scheduler)
+            caller = await started(stack, demo, make, state=tmp_path / "state")
             await caller.server.loaded
             return caller
 

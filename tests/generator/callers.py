@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from tests.helpers.polling import until_async
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.runtime import GeneratorRuntime
 from zrelay_generator.service import GeneratorServicer
 from zrelay_generator.store.sqlite import SqliteJobStore
@@ -178,13 +178,19 @@ async def stopped(task: asyncio.Task[None]) -> None:
 async def started(
     stack: AsyncExitStack,
     model: Path,
-    kind: type[GeneratorServicer],
-    intervals: Intervals | None = None,
+    make: Callable[[GeneratorConfig], GeneratorServicer],
     **changed: Any,
 ) -> Caller:
-    """A client of a generator that runs as long as the stack is open; it may still be loading."""
+    """Starts a generator that runs as long as the stack is open; it may still be loading.
+
+    Args:
+        stack: Ends the generator and the client's connection.
+        model: The pipeline folder.
+        make: Makes the service.
+        changed: Settings of the generator.
+    """
     config = GeneratorConfig(model=model, device="cpu", dtype="float32", threads=1, **changed)
-    service = kind(config) if intervals is None else kind(config, intervals=intervals)
+    service = make(config)
     server = await stack.enter_async_context(
         running(service, ServeOptions(parse_listen("127.0.0.1:0"), config.grace_s))
     )
@@ -233,13 +239,17 @@ async def caller(shared: Caller) -> AsyncIterator[Caller]:
 async def serve_kept(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory."""
+    """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory.
+
+    Keywords are settings of the generator. `parts` are keywords of its servicer: intervals, and what it is made of.
+    """
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(**changed: Any) -> Caller:
+        async def start(parts: Mapping[str, Any] | None = None, **changed: Any) -> Caller:
             await stack.aclose()
-            caller = await started(stack, demo, GeneratorServicer, **{"state": tmp_path / "state", **changed})
+            make = partial(GeneratorServicer, **(parts or {}))
+            caller = await started(stack, demo, make, **{"state": tmp_path / "state", **changed})
             await caller.server.loaded
             return caller
 

@@ -16,6 +16,7 @@ from zrelay_generator.jobs.events import ImageFinished, JobEvent
 from zrelay_generator.jobs.intake import Submission
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import Dependencies, Intervals, JobManager
+from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits
 from zrelay_generator.priority import Priority
 from zrelay_generator.runtime import retention
 from zrelay_generator.scheduling.scheduler import Scheduler
@@ -27,9 +28,33 @@ from .helpers import make_embeds, make_sampling
 
 
 class ManagedJobs:
-    """A job manager whose jobs go to a list. `retry_s` and `first_watch_s` are the manager's intervals."""
+    """A job manager whose jobs go to a list.
 
-    def __init__(self, model: Path, retry_s: float = 2.0, first_watch_s: float = 5.0, **changed: Any) -> None:
+    Attributes:
+        jobs: What the manager handed to the device.
+        specs: The spec of each job, by request id.
+        clock_s: Added to the manager's clock: a test sets it to let time pass.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        retry_s: float = 2.0,
+        first_watch_s: float = 5.0,
+        held_limits: HeldLimits = DEFAULT_HELD_LIMITS,
+        **changed: Any,
+    ) -> None:
+        """Opens a store and creates a manager.
+
+        Args:
+            model: The pipeline folder that the configuration names.
+            retry_s: As in the manager's intervals.
+            first_watch_s: As in the manager's intervals.
+            held_limits: As in the manager's dependencies.
+            changed: Settings of the generator.
+        """
+        self.clock_s = 0.0
         self.jobs: list[DeviceJob] = []
         self.estimator = JobEstimator()
         self.config = GeneratorConfig(model=model, **changed)
@@ -46,6 +71,8 @@ class ManagedJobs:
                 self.load,
                 lambda *_: b"",
                 intervals=Intervals(retry_s=retry_s, first_watch_s=first_watch_s),
+                held_limits=held_limits,
+                clock=lambda: time.monotonic() + self.clock_s,
             ),
         )
 

@@ -12,10 +12,10 @@ import pytest
 from zrelay_generator.engine.events import JobFailed
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.images.writing import ImageFormat
-from zrelay_generator.jobs import saver as saving
 from zrelay_generator.jobs.events import ImageFinished, JobSucceeded
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import Intervals
+from zrelay_generator.jobs.saver import HeldLimits
 from zrelay_generator.store.opening import DATABASE
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
@@ -58,7 +58,7 @@ async def fill(caller: Caller, request_of: RequestOf) -> Unavailable:
 async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
     serve_kept: Serve, request_of: RequestOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="before", seed=1, **SMALL)
     before = await caller.submit(request, detached=True)
     assert (await caller.watch(before.job_id))[-1].WhichOneof("event") == "done"
@@ -80,7 +80,7 @@ async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
 async def test_a_database_that_cannot_be_read_is_no_bug(
     serve_kept: Serve, request_of: RequestOf, tmp_path: Path
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="a", seed=1, **SMALL)
     job = await caller.submit(request, detached=True)
     await caller.watch(job.job_id)
@@ -116,7 +116,7 @@ async def test_a_database_that_cannot_be_read_is_no_bug(
 async def test_a_folder_of_contents_that_is_gone_is_no_bug(
     serve_kept: Serve, request_of: RequestOf, tmp_path: Path
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="a", **SMALL)
     data = serialized(request)
     blobs = tmp_path / "state" / "blobs"
@@ -163,12 +163,11 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager: Make
     assert isinstance(image, ImageFinished) and image.data == b"x" * 11
 
 
-@pytest.mark.parametrize("bound", ["MAX_HELD_BYTES", "MAX_HELD_JOBS"])
+@pytest.mark.parametrize("held_limits", [HeldLimits(max_bytes=250), HeldLimits(max_jobs=2)], ids=["bytes", "jobs"])
 async def test_what_the_disk_refuses_does_not_fill_the_memory(
-    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+    manager: MakeManager, tmp_path: Path, held_limits: HeldLimits
 ) -> None:
-    monkeypatch.setattr(saving, bound, {"MAX_HELD_BYTES": 250, "MAX_HELD_JOBS": 2}[bound])
-    made = manager(state=tmp_path)
+    made = manager(state=tmp_path, held_limits=held_limits)
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     await refusing(made, tmp_path / "blobs", entries, (100, 101, 102, 103, 104, 105))
     assert {entry.record.request_id for entry in made.manager.directory if list(entry.log.images)} == {"4", "5"}, (

@@ -83,7 +83,7 @@ async def test_a_watcher_comes_back_after_a_restart(serve_kept: Serve, request_o
 
 
 async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept: Serve, request_of: RequestOf) -> None:
-    caller = await serve_kept(lease_s=1.0, intervals=Intervals(first_watch_s=0.0))
+    caller = await serve_kept(lease_s=1.0, parts={"intervals": Intervals(first_watch_s=0.0)})
     detached = await caller.submit(request_of(request_id="detached", **LONG), detached=True)
     stream = caller.stub.stream("Generate", request_of(request_id="left", **LONG), pb.GenerateResponse)
     assert isinstance(stream, AsyncGenerator)

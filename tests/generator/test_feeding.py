@@ -41,7 +41,7 @@ def bad_file(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> BadFil
     """Serves a job at the head of the line whose input cannot be read, and one behind it; tries again after a while."""
 
     async def start(again_s: float) -> tuple[Caller, jpb.Job, jpb.Job]:
-        caller = await serve_kept(max_wait_s=1e6, intervals=Intervals(retry_s=again_s))
+        caller = await serve_kept(max_wait_s=1e6, parts={"intervals": Intervals(retry_s=again_s)})
         before = [
             await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
             for number in range(LOADED_PER_CLASS)

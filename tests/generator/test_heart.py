@@ -1,4 +1,4 @@
-"""The heart-beat, whatever fails in it; what is taken by room on the disk and by count."""
+"""Heartbeats of waiting jobs, and the bounds of the queue by count and by bytes on the disk."""
 
 import asyncio
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from zrelay.v1 import jobs_pb2 as jpb
-from zrelay_generator import runtime as runtime_module
+from zrelay_generator.jobs.manager import Intervals
 from zrelay_shared.errors import QueueFull
+from zrelay_shared.torch_devices import DeviceReport, report
 
 from .callers import LONG, SOON_S, Caller, serialized
 from .kinds import MakeEmbeds, RequestOf, Serve
 
 
 async def heartbeats(caller: Caller, job_id: str, count: int) -> list[int]:
-    """The places that a job which waits is told, so many of them."""
+    """Returns the queue positions in the first `count` heartbeats of a waiting job."""
     places = []
     async with asyncio.timeout(SOON_S):
         stream = caller.watching(job_id)
@@ -28,16 +29,20 @@ async def heartbeats(caller: Caller, job_id: str, count: int) -> list[int]:
     return places
 
 
-async def test_the_heart_beats_on_when_the_device_cannot_be_asked(
-    serve_kept: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_heartbeats_continue_when_the_device_cannot_be_queried(
+    serve_kept: Serve, request_of: RequestOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caller = await serve_kept(max_wait_s=1e9)
+    reports = iter([report(torch.device("cpu"))])
 
-    def report(device: torch.device) -> None:
+    def report_once(device: torch.device) -> DeviceReport:
+        for found in reports:
+            return found
         raise RuntimeError("NVML: unknown error")
 
+    caller = await serve_kept(
+        max_wait_s=1e9, parts={"intervals": Intervals(heartbeat_s=0.2), "report_device": report_once}
+    )
     jobs = [await caller.submit(request_of(request_id=f"{n}", **LONG), detached=True) for n in range(20)]
-    monkeypatch.setattr(runtime_module, "report", report)
     assert min(await heartbeats(caller, jobs[-1].job_id, 3)) > 0
     assert "a heartbeat failed" in caplog.text
     for job in jobs:
