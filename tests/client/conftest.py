@@ -62,6 +62,11 @@ class RecordingGenerator(GeneratorServicer):
 
         return await super().UploadBlob(recorded(), context)
 
+    def take_uploads(self) -> list[str]:
+        """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
+        taken, self.uploads = self.uploads, []
+        return taken
+
     def _record(self, request_id: str, priority: JobPriority) -> None:
         self.priorities[request_id] = JobPriority.Name(priority).removeprefix("JOB_PRIORITY_").lower()
 
@@ -101,8 +106,7 @@ class Services(ServerThread):
 
     def take_uploads(self) -> list[str]:
         """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
-        taken, self._generator.uploads = self._generator.uploads, []
-        return taken
+        return self._generator.take_uploads()
 
     async def job(self, request_id: str) -> Job:
         """Returns the generator's record of a job."""
@@ -171,12 +175,17 @@ def vision(services: Services) -> str:
 
 
 @pytest.fixture(scope="session")
-def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A generator of the demo checkpoint with Omni's parts."""
+def omni_generator(tmp_path_factory: pytest.TempPathFactory) -> RecordingGenerator:
+    """A generator of the demo checkpoint with Omni's parts; `omni` serves it."""
     root = tmp_path_factory.mktemp("omni")
     write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
-    config = GeneratorConfig(model=root / "omni", device="cpu", threads=1, state=root / "state")
-    return services.start(GeneratorServicer(config))
+    return RecordingGenerator(GeneratorConfig(model=root / "omni", device="cpu", threads=1, state=root / "state"))
+
+
+@pytest.fixture(scope="session")
+def omni(services: Services, omni_generator: RecordingGenerator) -> str:
+    """The endpoint of `omni_generator`."""
+    return services.start(omni_generator)
 
 
 @pytest.fixture

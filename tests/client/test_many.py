@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.jobs import PROMPT
+from tests.helpers.links import linked
 from tests.helpers.polling import until_async
+from tests.helpers.refusals import refused_async
 from zrelay_client import (
     AsyncClient,
     Cancelled,
@@ -162,28 +164,33 @@ async def test_encoders_stand_in_only_where_they_make_the_same(services: Service
         events: list[object] = []
         await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
         assert not [event for event in events if isinstance(event, Notice)]
-        reference = client._to.encoders._made_by[own]
     async with AsyncClient(encoder=[DEAD, own], generator=services.generator) as client:
         events = []
         await client.generate(PROMPT, on_event=events.append, seed=1, **QUICK)
         (told,) = [event for event in events if isinstance(event, Notice)]
         assert (told.kind, DEAD in told.message) == ("encoder", True)
-    async with AsyncClient(encoder=[DEAD, stranger]) as client:
-        encoders = client._to.encoders
-        encoders._made_by[DEAD] = reference  # it was there before
-        with pytest.raises(Exception, match="makes other embeddings") as refused:
-            await client.encode(PROMPT)
-        assert refused.value.reason == "ENCODERS_DIFFER"  # type: ignore[attr-defined]
+    async with linked(own) as link, AsyncClient(encoder=[link.endpoint, stranger]) as client:
+        await client.encode(PROMPT)
+        await link.cut()
+        await refused_async(
+            client.encode(PROMPT), FailedPrecondition, reason="ENCODERS_DIFFER", match="makes other embeddings"
+        )
     async with AsyncClient(encoder=[DEAD, own]) as client:
         (note,) = (await client.encode(PROMPT)).notes
         assert DEAD in note, "embeddings tell what no event does"
-    async with AsyncClient(encoder=[DEAD, stranger]) as client:
-        encoders = client._to.encoders
+    async with (
+        linked(own) as first,
+        linked(own) as second,
+        AsyncClient(encoder=[first.endpoint, second.endpoint]) as client,
+    ):
         await client.encode(PROMPT)
-        for endpoint in (DEAD, stranger):  # it was started again since it was asked, with another model
-            encoders._made_by[endpoint] = reference
-        with pytest.raises(FailedPrecondition, match="makes other embeddings"):
-            await client.encode(PROMPT)
+        await first.cut()
+        await second.cut()
+        second.target = stranger  # as if it were started again, with another model
+        await second.restore()
+        await refused_async(
+            client.encode(PROMPT), FailedPrecondition, reason="ENCODERS_DIFFER", match="makes other embeddings"
+        )
     async with AsyncClient(encoder=stranger, generator=services.generator) as client:
         with pytest.raises(EncoderMismatch):
             await client.generate(PROMPT, **QUICK)

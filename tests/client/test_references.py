@@ -17,7 +17,7 @@ from zrelay_client import (
     read_provenance,
 )
 
-from .conftest import Services, Zrelay
+from .conftest import RecordingGenerator, Services, Zrelay
 
 QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7, "deterministic": True}
 
@@ -74,7 +74,8 @@ async def test_many_seeds_share_one_conditioned_prompt(client: Any) -> None:
     assert second.images[0].pixels_sha256 == single.images[0].pixels_sha256
 
 
-async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None:
+async def test_omni_paints_after_images_that_are_sent_once(painter: Any, omni_generator: RecordingGenerator) -> None:
+    omni_generator.take_uploads()
     first = await painter.generate(PROMPT, omni=[A, B], **QUICK)
     other = await painter.generate(PROMPT, omni=[B, A], **QUICK)
     plain = await painter.generate(PROMPT, **QUICK)
@@ -82,13 +83,13 @@ async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None
     assert len({result.images[0].pixels_sha256 for result in (first, other, plain)}) == 3
     again = await painter.generate(first.embeds, **QUICK)
     assert again.images[0].pixels_sha256 == first.images[0].pixels_sha256
-    (generator,) = painter._to.generators
-    held = set(generator.contents._held)
-    assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= held
+    seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **QUICK)]
+    uploads = omni_generator.take_uploads()
+    assert len(uploads) == len(set(uploads)), "each content is sent once"
+    assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= set(uploads)
     contents = first.embeds.contents.items()
     grids = {content.sha256 for name, content in contents if name.startswith("omni.grids.")}
-    assert len(grids) == 2 and grids <= held, "grids are sent once as well"
-    seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **QUICK)]
+    assert len(grids) == 2 and grids <= set(uploads), "grids are sent once as well"
     assert [one.result.images[0].pixels_sha256 for one in seen if one.seed == 7] == [first.images[0].pixels_sha256]
 
 

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.helpers.jobs import ENDLESS_FLAGS, PROMPT
+from tests.helpers.links import Link, LinkTo
 from tests.helpers.polling import until
 from tests.helpers.processes import GeneratorProcess, Machine
 from zrelay_client import Accepted, AsyncClient, Client, Embeds, Image, Notice, Result
 
-from .links import Link, LinkTo
 from .watched import Watched
 
 Disturb = Callable[[Watched, Link, GeneratorProcess], Awaitable[None]]

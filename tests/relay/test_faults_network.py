@@ -8,10 +8,10 @@ from pathlib import Path
 import link
 import pytest
 
+from tests.helpers.links import Cable, LinkTo, Proxied
 from tests.helpers.processes import GeneratorProcess
 from zrelay_client import Accepted, AsyncClient, Embeds, Image, Notice, Result
 
-from .links import Cable, LinkTo, Proxied
 from .watched import Watched
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.deep]

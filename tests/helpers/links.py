@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 
 class Link:
-    """A TCP link to an endpoint that can be cut, left hanging, and restored. Lives in the test's event loop."""
+    """A TCP link to an endpoint that can be cut, left hanging, and restored. Lives in the test's event loop.
+
+    Attributes:
+        target: Where new connections lead.
+        endpoint: Where the link listens; known after the first `restore`.
+    """
 
     def __init__(self, target: str) -> None:
-        self._target = target
+        self.target = target
         self._server: asyncio.Server | None = None
         self._wires: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
@@ -40,7 +46,7 @@ class Link:
         self._open.clear()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._target.split(":")
+        host, port = self.target.split(":")
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -56,6 +62,17 @@ class Link:
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+
+@asynccontextmanager
+async def linked(target: str) -> AsyncIterator[Link]:
+    """A link that carries; it is cut when the block ends."""
+    link = Link(target)
+    await link.restore()
+    try:
+        yield link
+    finally:
+        await link.cut()
 
 
 LinkTo = Callable[[str], Awaitable[Link]]
