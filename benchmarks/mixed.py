@@ -27,7 +27,7 @@ class Tally:
     """Seed -> digest of the pixels that a deterministic job has to give each time."""
 
 
-class Caller:
+class SoakCaller:
     """One of several, with a random generator of its own. `direct` and `lossy` reach the same generator, the latter
     over a link that is cut now and then."""
 

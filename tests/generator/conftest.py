@@ -21,15 +21,15 @@ from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
-from .benches import bench, spec
-from .callers import caller, serve, serve_kept, shared
+from .engine_harness import spec
+from .generator_client import caller, serve, serve_kept, shared
 from .helpers import make_embeds as embeds_of
 from .helpers import make_sampling
-from .managers import manager
+from .managed_jobs import manager
 from .omni import write_demo_omni, write_tiny_omni
 from .stores import opened
 
-__all__ = ["bench", "caller", "manager", "opened", "serve", "serve_kept", "shared", "spec"]
+__all__ = ["caller", "manager", "opened", "serve", "serve_kept", "shared", "spec"]
 """Fixtures that are defined elsewhere."""
 DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"
 

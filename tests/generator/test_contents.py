@@ -22,8 +22,8 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.wire import Parcel
 
-from .callers import SERVICE, by_name, digest, images, pixels, serialized
-from .kinds import Load, MakeEmbeds, RequestOf, Serve
+from .fixture_types import Load, MakeEmbeds, RequestOf, Serve
+from .generator_client import SERVICE, by_name, digest, images, pixels, serialized
 from .omni import file_of, picture
 from .parsing import accepts_of
 

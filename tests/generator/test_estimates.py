@@ -15,7 +15,7 @@ from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
-from .kinds import MakeSampling
+from .fixture_types import MakeSampling
 
 
 def picture(width: int, height: int) -> Tensor:

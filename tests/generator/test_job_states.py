@@ -20,7 +20,7 @@ from zrelay_generator.scheduling.scheduler import QueueStanding
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Cancelled, IdempotencyConflict, InternalError
 
-from .managers import ManagedJobs, collected, picture
+from .managed_jobs import ManagedJobs, collected, picture
 from .stores import row
 
 DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"

@@ -18,8 +18,8 @@ from zrelay_shared.errors import (
     InternalError,
 )
 
-from .kinds import MakeManager
-from .managers import collected, picture
+from .fixture_types import MakeManager
+from .managed_jobs import collected, picture
 
 Before = Callable[[int, Sequence[JobState], int], Awaitable[list[JobRecord]]]
 

@@ -22,8 +22,8 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.service.roles import GeneratorConfig
 
-from .kinds import MakeManager
-from .managers import ManagedJobs
+from .fixture_types import MakeManager
+from .managed_jobs import ManagedJobs
 
 
 async def test_overload_is_refused_by_count_by_work_and_by_disk(manager: MakeManager) -> None:

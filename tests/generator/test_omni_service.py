@@ -26,7 +26,7 @@ from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, MakeSampling
+from .fixture_types import Load, MakeSampling
 from .omni import Oracle, Words, file_of, picture, request_with
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]

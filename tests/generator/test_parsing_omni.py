@@ -25,7 +25,7 @@ from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, RequestOf
+from .fixture_types import Load, RequestOf
 from .omni import Words, file_of, picture, request_with
 from .parsing import accepts_of, part_of
 

@@ -15,7 +15,7 @@ from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 
-from .kinds import RequestOf
+from .fixture_types import RequestOf
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 START_S = 180.0

@@ -28,7 +28,7 @@ from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.settings import describe
 from zrelay_shared.wire import Parcel
 
-from .kinds import OpenStore
+from .fixture_types import OpenStore
 from .stores import KEEP, KEPT, ended, named, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"

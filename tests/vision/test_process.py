@@ -10,24 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.helpers.processes import run_service, start_service
 from zrelay_shared import exits
 from zrelay_shared.errors import CheckpointError
 from zrelay_vision.__main__ import main
 from zrelay_vision.folders import engines_in
 
-
-def start(*args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "zrelay_vision", *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ended(*args: str) -> tuple[int, str]:
-    process = start(*args)
-    try:
-        _, said = process.communicate(timeout=180)
-    finally:
-        process.kill()
-    return process.returncode, said
+MODULE = "zrelay_vision"
 
 
 def test_help_loads_no_torch() -> None:
@@ -45,7 +34,9 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
     (tmp_path / "model").mkdir()
     shutil.copytree(tiny, tmp_path / "model" / "qwen3_vl")
     address = tmp_path / "address"
-    process = start("--model", str(tmp_path / "model"), "--listen", "127.0.0.1:0", "--address-file", str(address))
+    process = start_service(
+        MODULE, "--model", str(tmp_path / "model"), "--listen", "127.0.0.1:0", "--address-file", str(address)
+    )
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -70,7 +61,7 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path, flag: str, told: str) -> None:
-    code, said = ended(flag, str(tmp_path), "--listen", "127.0.0.1:0")
+    code, said = run_service(MODULE, flag, str(tmp_path), "--listen", "127.0.0.1:0")
     assert code == exits.LOCAL_FILE and told in said and "Traceback" not in said
     assert len(said.splitlines()) == 1
 

@@ -20,7 +20,7 @@ from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import ServiceLedger
 from zrelay_generator.scheduling.ticks import TickSelector
 
-from .kinds import MakeEmbeds, MakeSampling, MakeSpec
+from .fixture_types import MakeEmbeds, MakeSampling, MakeSpec
 
 
 class LatentsKept:
@@ -46,7 +46,7 @@ class UnmeasuredCost(CostModel):
         pass
 
 
-class Bench:
+class EngineHarness:
     """An engine on a model, with the events it emits and the latents it finished.
 
     `packs`: all images share their ticks, whether that pays or not.
@@ -103,11 +103,6 @@ class Bench:
         return self.vae.latents
 
 
-@pytest.fixture(scope="session")
-def bench() -> type[Bench]:
-    return Bench
-
-
 @pytest.fixture
 def spec(sampling: MakeSampling, embeds: MakeEmbeds) -> MakeSpec:
     def made(
@@ -121,11 +116,11 @@ def spec(sampling: MakeSampling, embeds: MakeEmbeds) -> MakeSpec:
     return made
 
 
-def kinds(bench: Bench, name: str) -> list[type[EngineEvent]]:
-    return [type(event) for job, event in bench.events if job == name]
+def event_types(harness: EngineHarness, name: str) -> list[type[EngineEvent]]:
+    return [type(event) for job, event in harness.events if job == name]
 
 
-def denoised_by(on: Bench, name: str) -> int:
+def denoised_by(on: EngineHarness, name: str) -> int:
     """How often a job was told of a step."""
     steps = [event for job, event in on.events if job == name and isinstance(event, StageProgress)]
     return sum(event.stage is JobStage.DENOISE for event in steps)

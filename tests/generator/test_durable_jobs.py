@@ -18,8 +18,8 @@ from zrelay_shared.errors import (
     ZrelayError,
 )
 
-from .callers import LONG, images, pixels
-from .kinds import RequestOf, Serve
+from .fixture_types import RequestOf, Serve
+from .generator_client import LONG, images, pixels
 
 
 async def test_submit_watch_and_watch_again(serve_kept: Serve, request_of: RequestOf) -> None:

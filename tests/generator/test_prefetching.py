@@ -14,12 +14,12 @@ from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS
 from zrelay_generator.store.blobs import FolderBlobs
 from zrelay_shared.errors import PayloadCorrupt
 
-from .breaking import ready
-from .callers import LONG, SOON_S, Caller, digest, serialized
+from .fault_injection import ready
+from .fixture_types import RequestOf, Serve
+from .generator_client import LONG, SOON_S, GeneratorClient, digest, serialized
 from .helpers import make_embeds
-from .kinds import RequestOf, Serve
 
-BadFile = Callable[..., Awaitable[tuple[Caller, jpb.Job, jpb.Job]]]
+BadFile = Callable[..., Awaitable[tuple[GeneratorClient, jpb.Job, jpb.Job]]]
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
@@ -40,7 +40,7 @@ async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept
 def bad_file(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> BadFile:
     """Serves a job at the head of the line whose input cannot be read, and one behind it; tries again after a while."""
 
-    async def start(again_s: float) -> tuple[Caller, jpb.Job, jpb.Job]:
+    async def start(again_s: float) -> tuple[GeneratorClient, jpb.Job, jpb.Job]:
         caller = await serve_kept(max_wait_s=1e6, parts={"intervals": Intervals(retry_s=again_s)})
         before = [
             await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
@@ -98,13 +98,13 @@ def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(
     assert inodes[0] != inodes[1] == inodes[2]
 
 
-async def ended(caller: Caller) -> list[str]:
+async def ended(caller: GeneratorClient) -> list[str]:
     """The request ids of what was done, in the order of their ends."""
     done = await caller.jobs(jpb.JOB_STATE_SUCCEEDED)
     return [job.request_id for job in sorted(done, key=lambda job: job.ended_at)]
 
 
-async def begun(caller: Caller, job: jpb.Job) -> None:
+async def begun(caller: GeneratorClient, job: jpb.Job) -> None:
     async def runs() -> bool:
         return (await caller.job(job.job_id)).state == jpb.JOB_STATE_RUNNING
 

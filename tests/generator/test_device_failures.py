@@ -29,10 +29,10 @@ from zrelay_shared.rpc import Stub
 from zrelay_shared.torch_devices import is_device_lost, is_out_of_memory
 from zrelay_shared.wire import Parcel
 
-from .benches import LatentsKept
-from .breaking import FATAL_WIDTH, LOST, failing_scheduler, loader, ready, serve_broken
-from .callers import LONG, SERVICE, SOON_S, Caller, pixels
-from .kinds import Load, MakeSpec, RequestOf, Serve
+from .engine_harness import LatentsKept
+from .fault_injection import FATAL_WIDTH, LOST, failing_scheduler, loader, ready, serve_broken
+from .fixture_types import Load, MakeSpec, RequestOf, Serve
+from .generator_client import LONG, SERVICE, SOON_S, GeneratorClient, pixels
 from .test_process import START_S, address_in
 
 __all__ = ["serve_broken"]
@@ -41,7 +41,7 @@ SMALL = {"num_inference_steps": 2, "height": 64}
 FATAL = {**SMALL, "width": FATAL_WIDTH}
 
 
-async def is_refused(caller: Caller, request: Parcel[pb.GenerateRequest]) -> None:
+async def is_refused(caller: GeneratorClient, request: Parcel[pb.GenerateRequest]) -> None:
     with pytest.raises(Unavailable) as refused:
         await caller.generate(request, timeout=SOON_S)
     assert refused.value.reason == "DEVICE_LOST" and refused.value.retry_after_s
@@ -192,7 +192,7 @@ async def test_the_process_ends_in_an_error_so_that_it_is_started_again(
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     file = tmp_path / "address"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.generator.breaking", str(demo), str(tmp_path / "state"), str(file)),
+        *(sys.executable, "-m", "tests.generator.fault_injection", str(demo), str(tmp_path / "state"), str(file)),
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )

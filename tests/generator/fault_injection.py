@@ -26,14 +26,14 @@ from zrelay_shared.service.lifecycle import ServeOptions, serve
 from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.service.roles import GeneratorConfig
 
-from .callers import SERVICE, Caller, started
+from .generator_client import SERVICE, GeneratorClient, started
 
 LOST = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"
 FATAL_WIDTH = 80
 """Pixels of a picture that this device does not survive, where nothing else was said."""
 
 
-class Breaking:
+class FailingTransformer:
     """The model's transformer, whose forward raises `error` wherever `when` says so of its segments."""
 
     def __init__(self, transformer: Any, when: Callable[[Sequence[Any]], bool], error: Exception) -> None:
@@ -61,7 +61,7 @@ def loader(
 
     def load(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         model = load_model(folder, device, dtype)
-        return replace(model, transformer=Breaking(model.transformer, when, raised))  # type: ignore[arg-type]
+        return replace(model, transformer=FailingTransformer(model.transformer, when, raised))  # type: ignore[arg-type]
 
     return load
 
@@ -93,12 +93,12 @@ def failing_scheduler(fails: Callable[[Sequence[DeviceJob]], bool]) -> MakeSched
 @pytest.fixture
 async def serve_broken(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+) -> AsyncIterator[Callable[..., Awaitable[GeneratorClient]]]:
     """Starts a generator of a model that `load` loads; starting it again on the same state ends the one before."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(load: LoadModel, make_scheduler: MakeScheduler = Scheduler) -> Caller:
+        async def start(load: LoadModel, make_scheduler: MakeScheduler = Scheduler) -> GeneratorClient:
             await stack.aclose()
             make = partial(GeneratorServicer, load=load, make_scheduler=make_scheduler)
             caller = await started(stack, demo, make, state=tmp_path / "state")

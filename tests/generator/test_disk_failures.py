@@ -20,16 +20,16 @@ from zrelay_generator.store.opening import DATABASE
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
-from .breaking import ready
-from .callers import SOON_S, Caller, digest, serialized
-from .kinds import MakeManager, RequestOf, Serve
-from .managers import ManagedJobs, collected
+from .fault_injection import ready
+from .fixture_types import MakeManager, RequestOf, Serve
+from .generator_client import SOON_S, GeneratorClient, digest, serialized
+from .managed_jobs import ManagedJobs, collected
 
 QUICK = Intervals(heartbeat_s=0.2, retain_s=0.2)
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
-async def on_database(caller: Caller, *statements: str) -> None:
+async def on_database(caller: GeneratorClient, *statements: str) -> None:
     """Runs SQL on the generator's own connection, outside of its transactions."""
 
     def call(db: sqlite3.Connection) -> None:
@@ -40,12 +40,12 @@ async def on_database(caller: Caller, *statements: str) -> None:
     await asyncio.wrap_future(caller.store.database.run(call))
 
 
-async def set_full(caller: Caller, is_full: bool = True) -> None:
+async def set_full(caller: GeneratorClient, is_full: bool = True) -> None:
     """Makes the database of a generator refuse to grow, as on a full disk, or lets it grow again."""
     await on_database(caller, f"PRAGMA max_page_count = {1 if is_full else 1 << 30}")
 
 
-async def fill(caller: Caller, request_of: RequestOf) -> Unavailable:
+async def fill(caller: GeneratorClient, request_of: RequestOf) -> Unavailable:
     """Submits until the database has no page left; the refusal."""
     with pytest.raises(Unavailable) as refused:
         for number in range(500):

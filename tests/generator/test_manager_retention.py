@@ -16,8 +16,8 @@ from zrelay_shared.errors import (
     NotFound,
 )
 
-from .kinds import MakeManager
-from .managers import ManagedJobs, collected, picture
+from .fixture_types import MakeManager
+from .managed_jobs import ManagedJobs, collected, picture
 
 
 def state(job: LiveJob) -> JobState:

@@ -33,7 +33,7 @@ MOST_MORE_MIB = 200
 FLAGS = ("--max-side", "128", "--max-steps", "8", "--max-images", "2", "--threads", "1")
 
 
-class Victim:
+class FuzzedGenerator:
     """A generator process and a plain protobuf client of it."""
 
     def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
@@ -76,8 +76,8 @@ class Victim:
 
 
 @contextmanager
-def started(model: Path, folder: Path, *flags: str) -> Iterator[Victim]:
-    """A victim that is ready, ended with the block."""
+def started(model: Path, folder: Path, *flags: str) -> Iterator[FuzzedGenerator]:
+    """A fuzzed that is ready, ended with the block."""
     file, said = folder / "address", folder / "log"
     command = [sys.executable, "-m", "zrelay_generator", "--model", str(model), "--listen", "127.0.0.1:0"]
     with said.open("wb") as log:
@@ -89,7 +89,7 @@ def started(model: Path, folder: Path, *flags: str) -> Iterator[Victim]:
             return file.exists()
 
         until(listens, "the generator listens")
-        found = Victim(process, file.read_text())
+        found = FuzzedGenerator(process, file.read_text())
         request = pb.GeneratorServiceGetInfoRequest()
         until(lambda: found.stub.GetInfo(request, wait_for_ready=True, timeout=60).ready, "the model is loaded")
         yield found
@@ -164,8 +164,8 @@ def changed(message: Message, path: tuple[FieldDescriptor, ...], pick: int, time
         setattr(into, field.name, values(field)[pick % len(values(field))])
 
 
-def check(victim: Victim, method: str, *raws: bytes) -> None:
-    code, details = victim.status(method, *raws)
+def check(fuzzed: FuzzedGenerator, method: str, *raws: bytes) -> None:
+    code, details = fuzzed.status(method, *raws)
     assert code in PROPER, f"{method}: {code}: {details}"
     assert "Traceback" not in details and "/zrelay_" not in details and str(Path.home()) not in details
-    assert victim.process.poll() is None
+    assert fuzzed.process.poll() is None

@@ -33,7 +33,7 @@ SOON_S = 60.0
 """Within which anything short happens, however busy the machine is."""
 
 
-class Caller:
+class GeneratorClient:
     """A client on one channel."""
 
     def __init__(self, address: str, server: RunningServer | None = None) -> None:
@@ -180,7 +180,7 @@ async def started(
     model: Path,
     make: Callable[[GeneratorConfig], GeneratorServicer],
     **changed: Any,
-) -> Caller:
+) -> GeneratorClient:
     """Starts a generator that runs as long as the stack is open; it may still be loading.
 
     Args:
@@ -194,7 +194,7 @@ async def started(
     server = await stack.enter_async_context(
         running(service, ServeOptions(parse_listen("127.0.0.1:0"), config.grace_s))
     )
-    caller = Caller(str(server.address), server)
+    caller = GeneratorClient(str(server.address), server)
     stack.push_async_callback(caller.channel.close)
     return caller
 
@@ -202,14 +202,14 @@ async def started(
 @pytest_asyncio.fixture(loop_scope="module")
 async def serve(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+) -> AsyncIterator[Callable[..., Awaitable[GeneratorClient]]]:
     """Starts a generator with some configuration and gives a client of it."""
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
         async def start(
             kind: type[GeneratorServicer] = GeneratorServicer, loaded: bool = True, **changed: Any
-        ) -> Caller:
+        ) -> GeneratorClient:
             caller = await started(stack, demo, kind, **{"lease_s": 0.0, **changed})
             if loaded:
                 await caller.server.loaded
@@ -219,7 +219,7 @@ async def serve(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Caller]:
+async def shared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GeneratorClient]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(tmp_path_factory.mktemp("state")))
         async with AsyncExitStack() as stack:
@@ -229,7 +229,7 @@ async def shared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def caller(shared: Caller) -> AsyncIterator[Caller]:
+async def caller(shared: GeneratorClient) -> AsyncIterator[GeneratorClient]:
     """A client of a generator that others used before, and left idle."""
     yield shared
     await shared.idle()
@@ -238,7 +238,7 @@ async def caller(shared: Caller) -> AsyncIterator[Caller]:
 @pytest.fixture
 async def serve_kept(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+) -> AsyncIterator[Callable[..., Awaitable[GeneratorClient]]]:
     """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory.
 
     Keywords are settings of the generator. `parts` are keywords of its servicer: intervals, and what it is made of.
@@ -246,7 +246,7 @@ async def serve_kept(
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(parts: Mapping[str, Any] | None = None, **changed: Any) -> Caller:
+        async def start(parts: Mapping[str, Any] | None = None, **changed: Any) -> GeneratorClient:
             await stack.aclose()
             make = partial(GeneratorServicer, **(parts or {}))
             caller = await started(stack, demo, make, **{"state": tmp_path / "state", **changed})

@@ -13,13 +13,13 @@ from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import Cancelled, NotFound, QueueFull
 
-from .callers import LONG, SERVICE, SOON_S, Caller, stopped
-from .kinds import RequestOf, Serve
+from .fixture_types import RequestOf, Serve
+from .generator_client import LONG, SERVICE, SOON_S, GeneratorClient, stopped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_ending_the_call_frees_the_device(caller: Caller, request_of: RequestOf) -> None:
+async def test_ending_the_call_frees_the_device(caller: GeneratorClient, request_of: RequestOf) -> None:
     task = await caller.begun(request_of(**LONG))
     await stopped(task)
     after = request_of(num_inference_steps=1)
@@ -27,7 +27,7 @@ async def test_ending_the_call_frees_the_device(caller: Caller, request_of: Requ
     assert (await caller.image(after)).data
 
 
-async def test_cancel_by_request_id(caller: Caller, request_of: RequestOf) -> None:
+async def test_cancel_by_request_id(caller: GeneratorClient, request_of: RequestOf) -> None:
     task = await caller.begun(request_of(request_id="poster.1", **LONG))
     reply = await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="poster.1"), pb.CancelJobResponse)
     assert reply.message.job.state == jpb.JOB_STATE_CANCELLED
@@ -37,7 +37,7 @@ async def test_cancel_by_request_id(caller: Caller, request_of: RequestOf) -> No
         await caller.stub.call("CancelJob", pb.CancelJobRequest(job_id="nobody"), pb.CancelJobResponse)
 
 
-async def test_a_waiting_job_is_cancelled_at_once(caller: Caller, request_of: RequestOf) -> None:
+async def test_a_waiting_job_is_cancelled_at_once(caller: GeneratorClient, request_of: RequestOf) -> None:
     running_task = await caller.begun(request_of(**LONG))
     events = caller.stream(request_of(request_id="second", **LONG))
     accepted = (await anext(events)).accepted
@@ -60,7 +60,7 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, request_of: Req
     assert [event async for event in waiting][-1].WhichOneof("event") == "done"
 
 
-async def test_health_answers_while_the_device_is_busy(caller: Caller, request_of: RequestOf) -> None:
+async def test_health_answers_while_the_device_is_busy(caller: GeneratorClient, request_of: RequestOf) -> None:
     task = await caller.begun(request_of(**LONG))
     health: Any = health_pb2_grpc.HealthStub(caller.channel)
     for _ in range(50):
@@ -100,7 +100,7 @@ async def test_a_stuck_device_is_seen_in_health(serve: Serve, request_of: Reques
     await becomes(health_pb2.HealthCheckResponse.SERVING)
 
 
-async def test_an_urgent_job_goes_first(caller: Caller, request_of: RequestOf) -> None:
+async def test_an_urgent_job_goes_first(caller: GeneratorClient, request_of: RequestOf) -> None:
     slow = await caller.begun(request_of(**LONG))
     urgent = request_of(num_inference_steps=2)
     urgent.message.spec.priority = gpb.JOB_PRIORITY_INTERACTIVE

@@ -16,8 +16,8 @@ from zrelay_shared.errors import (
     ZrelayError,
 )
 
-from .callers import LONG, digest, images, serialized
-from .kinds import MakeEmbeds, RequestOf, Serve
+from .fixture_types import MakeEmbeds, RequestOf, Serve
+from .generator_client import LONG, digest, images, serialized
 
 
 async def test_damage_is_one_jobs_trouble(
@@ -119,3 +119,23 @@ async def test_hostile_job_requests(serve_kept: Serve, request_of: RequestOf) ->
         with pytest.raises(InvalidArgument):
             await caller.jobs(*states)
     assert MessageToDict(await caller.submit(request_of(request_id="good", num_inference_steps=1))), "and it lives"
+
+
+@pytest.mark.parametrize("bound", ["count", "bytes"])
+async def test_jobs_are_taken_up_to_a_count_and_up_to_a_share_of_the_disk(
+    serve_kept: Serve, request_of: RequestOf, embeds: MakeEmbeds, bound: str
+) -> None:
+    size = len(serialized(request_of(embeds(20, 128, 0))))
+    limit = {"count": {"max_waiting": 20}, "bytes": {"max_waiting_bytes": int(2.5 * size)}}[bound]
+    caller = await serve_kept(max_wait_s=1e9, **limit)
+    taken = []
+    with pytest.raises(QueueFull) as refused:
+        for number in range(60):  # some of them wait next to the device, where bytes do not count
+            request = request_of(embeds(20, 128, number), request_id=f"{number}", **LONG)
+            taken.append(await caller.submit(request, detached=True))
+    assert (refused.value.retry_after_s or 0.0) >= 1.0 and "use another generator" in refused.value.message
+    assert 16 <= len(taken) <= 22
+    for job in taken[-3:]:
+        await caller.cancel(job.job_id)
+    again = request_of(embeds(20, 128, 99), request_id="again", **LONG)
+    assert (await caller.submit(again, detached=True)).state == jpb.JOB_STATE_QUEUED, "there is room again"
