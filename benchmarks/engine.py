@@ -21,7 +21,7 @@ import memory
 import random_checkpoint
 import relay
 import torch
-from loads import LOADS, BenchmarkJobs
+from loads import LOADS, PROMPT, BenchmarkJobs
 from measuring import Goal, Say, sayer, tell
 from pinging import pings
 from scheduling import cancelling, short_behind_long
@@ -111,14 +111,14 @@ class EngineBenchmark:
     def throughput(self) -> list[Goal]:
         load, rounds = self.load, max(1, self.rounds // 2)
         pipeline = self.pipeline()
-        return throughput(self.name, self.client, pipeline, relay.PROMPT, load, rounds, self.say)
+        return throughput(self.name, self.client, pipeline, PROMPT, load, rounds, self.say)
 
     def short_behind_long(self) -> list[Goal]:
-        embeds, load, endpoint = self.client.encode(relay.PROMPT), self.load, self.generator.endpoint
+        embeds, load, endpoint = self.client.encode(PROMPT), self.load, self.generator.endpoint
         return short_behind_long(self.name, endpoint, embeds, load.long, load.short, self.rounds, self.say)
 
     def cancelling(self) -> list[Goal]:
-        embeds, load = self.client.encode(relay.PROMPT), self.load
+        embeds, load = self.client.encode(PROMPT), self.load
         return [cancelling(self.name, self.generator.endpoint, embeds, load.long, self.rounds + 1, self.say)]
 
     def pings(self) -> list[Goal]:
@@ -148,7 +148,7 @@ class EngineBenchmark:
     def paint(self, options: dict[str, Any], seed: int) -> None:
         """One picture of the benchmark's prompt."""
         asked: dict[str, Any] = {**options, "seed": seed}
-        self.client.generate(relay.PROMPT, **asked)
+        self.client.generate(PROMPT, **asked)
 
 
 if __name__ == "__main__":

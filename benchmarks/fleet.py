@@ -19,6 +19,7 @@ from pathlib import Path
 
 import queueing
 from hosted import GeneratorHost, HostedGenerator, HostedSettings
+from loads import PROMPT
 from measuring import Goal, Say, sayer, tell
 from servers import started
 from simulated import DeviceSpeed
@@ -27,7 +28,6 @@ from vitals import vitals
 from zrelay_client import AsyncClient, Done, Embeds, Event, GenerateOptions, Progress
 from zrelay_demo import CHECKPOINT
 
-PROMPT = "a small red circle on a blue background"
 SIDE, STEPS = 128, 8
 _OPTIONS: GenerateOptions = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS}
 _SLOW: GenerateOptions = {**_OPTIONS, "num_inference_steps": 100}

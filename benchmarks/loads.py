@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+PROMPT = "a small red circle on a blue background"
+"""What every benchmark asks for unless it says otherwise."""
+
 
 @dataclass(frozen=True)
 class BenchmarkJobs:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import ENDLESS, PROMPT, QUICK
 from tests.helpers.polling import until_async
 from zrelay_client import (
     Accepted,
@@ -31,10 +31,6 @@ from zrelay_client import (
 
 from .conftest import Services
 
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
-LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
-"""A minute on a CPU: never waited for."""
-
 
 def told(image: Image) -> dict[str, Any]:
     said = read_provenance(image.data)
@@ -50,7 +46,7 @@ async def begun(client: AsyncClient, request_id: str) -> "asyncio.Task[Any]":
         if isinstance(event, Progress) and event.stage == "denoise":
             first.set()
 
-    work = asyncio.create_task(client.generate(PROMPT, request_id=request_id, on_event=note, **LONG))
+    work = asyncio.create_task(client.generate(PROMPT, request_id=request_id, on_event=note, **ENDLESS))
     await asyncio.wait_for(first.wait(), 20)
     return work
 
@@ -208,7 +204,7 @@ async def test_the_stream_tells_events_as_they_come(services: Services) -> None:
 
 async def test_leaving_the_stream_cancels_the_job(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
-        events = client.stream(PROMPT, request_id="left", **LONG)
+        events = client.stream(PROMPT, request_id="left", **ENDLESS)
         assert isinstance(await anext(events), Accepted)
         await events.aclose()
         assert await services.was_cancelled("left")
@@ -230,7 +226,7 @@ async def test_a_callback_that_fails_cancels_the_job(services: Services) -> None
 
     async with AsyncClient(**services.endpoints) as client:
         with pytest.raises(OSError, match="full"):
-            await client.generate(PROMPT, request_id="failed", on_event=fail, **LONG)
+            await client.generate(PROMPT, request_id="failed", on_event=fail, **ENDLESS)
         assert await services.was_cancelled("failed")
 
 
@@ -258,7 +254,7 @@ async def test_a_job_is_cancelled_from_elsewhere_and_a_full_queue_says_when_to_r
 async def test_the_budget_is_one_for_all_hops(services: Services) -> None:
     async with AsyncClient(**services.endpoints, timeout_s=1.0) as client:
         with pytest.raises(DeadlineExceeded) as late:
-            await client.generate(PROMPT, request_id="late", **LONG)
+            await client.generate(PROMPT, request_id="late", **ENDLESS)
     assert late.value.metadata["stage"] in ("generator", "generate")  # spent there, or refused there beforehand
     await services.idle()
 

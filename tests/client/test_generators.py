@@ -1,18 +1,16 @@
 """What several generators must have in common."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import QUICK
 from tests.helpers.links import linked
 from zrelay_client import AsyncClient, FailedPrecondition
 from zrelay_client._budget import Budget
 from zrelay_client._generators import Generators, require_alike
 
 from .conftest import Services
-
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 
 
 async def test_generators_of_another_model_or_other_defaults_are_refused(services: Services) -> None:

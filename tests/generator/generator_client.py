@@ -27,8 +27,6 @@ from zrelay_shared.wire import Parcel
 
 Request = Parcel[pb.GenerateRequest]
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
-LONG = {"num_inference_steps": 100, "width": 512, "height": 512}
-"""Tens of seconds on a CPU: never waited for."""
 SOON_S = 60.0
 """Within which anything short happens, however busy the machine is."""
 

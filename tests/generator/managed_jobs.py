@@ -115,7 +115,7 @@ async def manager(demo: Path) -> AsyncIterator[Callable[..., ManagedJobs]]:
         one.store.close()
 
 
-def picture(size: int = 10) -> ImageFinished:
+def finished_image(size: int = 10) -> ImageFinished:
     """A finished image of `size` bytes, different each time."""
     sha256 = f"{time.perf_counter_ns():064x}"
     return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, sha256, "")

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from tests.helpers.images import encoded, picture
 from tests.helpers.polling import eventually
 from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
@@ -24,7 +25,6 @@ from zrelay_shared.wire import Parcel
 
 from .fixture_types import Load, MakeEmbeds, RequestOf, Serve
 from .generator_client import SERVICE, by_name, digest, images, pixels, serialized
-from .omni import file_of, picture
 from .parsing import accepts_of
 
 
@@ -133,7 +133,7 @@ async def test_a_stored_spec_holds_the_sampling_that_was_used(
     """Other defaults at the next start do not change a job that waits."""
     reader = RequestReader(accepts, opened(), lambda job: None)
     plain, started = request_of(), request_of()
-    started.message.spec.image_to_image.image.data = file_of(picture(64, 64, 1))
+    started.message.spec.image_to_image.image.data = encoded(picture(64, 64, 1))
     started.message.spec.image_to_image.strength = 0.5
     for parcel in (plain, started):
         request = await reader.read(parcel, parcel.message.spec, "request")

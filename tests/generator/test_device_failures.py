@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.jobs import ENDLESS
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.engine.device import DeviceThread
@@ -32,7 +33,7 @@ from zrelay_shared.wire import Parcel
 from .engine_harness import LatentsKept
 from .fault_injection import FATAL_WIDTH, LOST, failing_scheduler, loader, ready, serve_broken
 from .fixture_types import Load, MakeSpec, RequestOf, Serve
-from .generator_client import LONG, SERVICE, SOON_S, GeneratorClient, pixels
+from .generator_client import SERVICE, SOON_S, GeneratorClient, pixels
 from .test_process import START_S, address_in
 
 __all__ = ["serve_broken"]
@@ -68,7 +69,7 @@ async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken: 
 async def test_jobs_that_wait_behind_a_lost_device_are_kept(serve_broken: Serve, request_of: RequestOf) -> None:
     lose: list[int] = []
     caller = await serve_broken(loader(when=lambda segments: bool(lose)))
-    jobs = [await caller.submit(request_of(request_id="long", **LONG), detached=True)]
+    jobs = [await caller.submit(request_of(request_id="long", **ENDLESS), detached=True)]
     for number in range(20):
         jobs.append(await caller.submit(request_of(request_id=f"{number}", width=64, **SMALL), detached=True))
     lose.append(1)

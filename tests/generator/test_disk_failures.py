@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.helpers.jobs import SMALL
 from zrelay_generator.engine.events import JobFailed
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.images.writing import ImageFormat
@@ -26,7 +27,6 @@ from .generator_client import SOON_S, GeneratorClient, digest, serialized
 from .managed_jobs import ManagedJobs, collected
 
 QUICK = Intervals(heartbeat_s=0.2, retain_s=0.2)
-SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
 async def on_database(caller: GeneratorClient, *statements: str) -> None:
@@ -135,7 +135,8 @@ async def test_a_folder_of_contents_that_is_gone_is_no_bug(
     assert (await caller.generate(request))[-1].WhichOneof("event") == "done"
 
 
-def picture(size: int) -> ImageFinished:
+def image_of_size(size: int) -> ImageFinished:
+    """A finished image, the same for the same size."""
     return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, digest(b"x" * size), "")
 
 
@@ -143,7 +144,7 @@ async def refusing(made: ManagedJobs, path: Path, entries: list[LiveJob], sizes:
     """The jobs are done while the folder of contents is not there."""
     path.rename(path.with_name("gone"))
     for number, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-        made.publish(picture(size), JobSucceeded(1, StageTimings()), job=number)
+        made.publish(image_of_size(size), JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entry)
     path.with_name("gone").rename(path)
 
@@ -195,7 +196,7 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
     (tmp_path / "blobs").rename(tmp_path / "gone")
-    made.publish(picture(10))
+    made.publish(image_of_size(10))
     await made.ended(entry)
     await made.manager.drain(0.0)
     (tmp_path / "gone").rename(tmp_path / "blobs")
@@ -218,7 +219,7 @@ async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
     entry = await made.submit("a", detached=True)
     with monkeypatch.context() as patch:
         patch.setattr(made.store.blobs, "put", lambda *_: None)  # as if the file went away each time
-        made.publish(picture(10), JobSucceeded(1, StageTimings()))
+        made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
     assert not made.store.problem and len((await made.store.unfinished())[0]) == 1, "it is not in the store yet"
     await made.manager.recover()
@@ -234,7 +235,7 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
 ) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     path = tmp_path / "blobs" / digest(b"x" * 11)
     path.unlink()
@@ -249,7 +250,7 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
     assert isinstance(last, JobFailed) and last.error.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
     assert again.record.job_id != entry.record.job_id
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(again)
     kept = await made.submit("a", detached=True)
     assert (kept.record.job_id, isinstance((await collected(made.manager, kept))[-1], JobSucceeded)) == (
@@ -265,7 +266,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
     """As after a database that was damaged: what can be read of it goes on."""
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     with sqlite3.connect(tmp_path / DATABASE) as db:
         assert db.execute(f"DELETE FROM events WHERE body LIKE '%\"{lost}\"%' AND sequence > 2").rowcount == 1
@@ -280,7 +281,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
 async def test_a_result_whose_folder_is_away_is_not_damaged(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
-    made.publish(picture(10), JobSucceeded(1, StageTimings()))
+    made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
     await made.ended(entry)
     (tmp_path / "blobs").rename(tmp_path / "gone")
     kept = await made.manager.directory.by_id(entry.record.job_id)

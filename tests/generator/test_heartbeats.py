@@ -5,12 +5,13 @@ import asyncio
 import pytest
 import torch
 
+from tests.helpers.jobs import ENDLESS
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs.manager import Intervals
 from zrelay_shared.torch_devices import DeviceReport, report
 
 from .fixture_types import RequestOf, Serve
-from .generator_client import LONG, SOON_S, GeneratorClient
+from .generator_client import SOON_S, GeneratorClient
 
 
 async def heartbeats(caller: GeneratorClient, job_id: str, count: int) -> list[int]:
@@ -41,7 +42,7 @@ async def test_heartbeats_continue_when_the_device_cannot_be_queried(
     caller = await serve_kept(
         max_wait_s=1e9, parts={"intervals": Intervals(heartbeat_s=0.2), "report_device": report_once}
     )
-    jobs = [await caller.submit(request_of(request_id=f"{n}", **LONG), detached=True) for n in range(20)]
+    jobs = [await caller.submit(request_of(request_id=f"{n}", **ENDLESS), detached=True) for n in range(20)]
     assert min(await heartbeats(caller, jobs[-1].job_id, 3)) > 0
     assert "a heartbeat failed" in caplog.text
     for job in jobs:

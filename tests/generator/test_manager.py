@@ -19,7 +19,7 @@ from zrelay_shared.errors import (
 )
 
 from .fixture_types import MakeManager
-from .managed_jobs import collected, picture
+from .managed_jobs import collected, finished_image
 
 Before = Callable[[int, Sequence[JobState], int], Awaitable[list[JobRecord]]]
 
@@ -29,7 +29,7 @@ async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
     entry = await made.submit("a")
     watching = asyncio.create_task(collected(made.manager, entry))
     await eventually(lambda: entry.watchers, "the job is watched")
-    image = picture()
+    image = finished_image()
     made.publish(StageProgress(JobStage.DENOISE, 1, 1, 0.1, 0.0), image, JobSucceeded(1, StageTimings()))
     assert [type(event) for event in await watching] == [JobAccepted, StageProgress, ImageFinished, JobSucceeded]
     assert entry.record.state is JobState.SUCCEEDED and entry.device_job is None

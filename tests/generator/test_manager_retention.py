@@ -17,7 +17,7 @@ from zrelay_shared.errors import (
 )
 
 from .fixture_types import MakeManager
-from .managed_jobs import ManagedJobs, collected, picture
+from .managed_jobs import ManagedJobs, collected, finished_image
 
 
 def state(job: LiveJob) -> JobState:
@@ -71,7 +71,7 @@ async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(
 ) -> None:
     made = manager()
     entry = await made.submit("a", num_images=2)
-    lost, kept = picture(), picture()
+    lost, kept = finished_image(), finished_image()
     written = made.store.blobs.put
 
     def put(sha256: str, data: bytes) -> None:
@@ -97,7 +97,7 @@ async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(
 async def test_only_a_job_that_is_not_over_can_be_blamed(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     over, under_way = await made.submit("a"), await made.submit("b", detached=True)
-    made.publish(picture(), JobSucceeded(1, StageTimings()), job=0)
+    made.publish(finished_image(), JobSucceeded(1, StageTimings()), job=0)
     await made.ended(over)
     await made.store.record_device_loss([over.record.job_id, under_way.record.job_id, "unknown"])
     await made.store.record_device_loss([under_way.record.job_id])
@@ -114,7 +114,7 @@ async def test_results_are_kept_within_bounds(manager: MakeManager, bound: dict[
     made = manager(**bound)
     for name in "abc":
         entry = await made.submit(name)
-        made.publish(picture(), JobSucceeded(1, StageTimings()))
+        made.publish(finished_image(), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
 
     async def kept() -> str:

@@ -53,7 +53,7 @@ class Oracle:
         asked, guidance, start = spec.sampling, spec.feature(GuidanceSpec), spec.feature(ImageToImageSpec)
         pipeline = self._paint if start is None else self._repaint
         pipeline.scheduler = scheduler(spec)
-        extra: dict[str, Any] = {} if start is None else {"image": picture(start), "strength": start.strength}
+        extra: dict[str, Any] = {} if start is None else {"image": pil_image(start), "strength": start.strength}
         result: Tensor = pipeline(
             prompt_embeds=[spec.prompt.embeds.float()],
             negative_prompt_embeds=None if guidance is None else [guidance.negative_prompt.embeds.float()],
@@ -104,7 +104,7 @@ class Oracle:
         if start is None:
             return torch.randn(shape, generator=generator)[0]
         self._repaint.scheduler = schedule
-        pixels = self._repaint.image_processor.preprocess(picture(start))
+        pixels = self._repaint.image_processor.preprocess(pil_image(start))
         size = (1, 16, asked.height, asked.width, torch.float32, "cpu", generator)
         latents: Tensor = self._repaint.prepare_latents(pixels, time, *size)[0]
         return latents
@@ -129,7 +129,8 @@ def scheduler(spec: JobSpec) -> Any:
     return FlowMatchEulerDiscreteScheduler(shift=1.0 if spec.sampling.shift is None else spec.sampling.shift)
 
 
-def picture(start: ImageToImageSpec) -> Image.Image:
+def pil_image(start: ImageToImageSpec) -> Image.Image:
+    """The start image of a job, for diffusers."""
     return Image.fromarray(start.pixels.permute(1, 2, 0).numpy(), "RGB")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.helpers.comparisons import relative_difference
+from tests.helpers.images import encoded, picture
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
 from zrelay_generator.features.guidance.spec import GuidanceSpec
@@ -22,7 +23,7 @@ from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from .engine_harness import EngineHarness
 from .fixture_types import Load, MakeEmbeds, MakeSampling
 from .helpers import FLOAT32_BOUND
-from .omni import Oracle, Words, file_of, omni_job, picture
+from .omni import Oracle, Words, omni_job
 from .parsing import part_of
 
 Oracles = Callable[..., Oracle]
@@ -102,7 +103,7 @@ def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(
     words, large = Words.of(1, 20, 128), [picture(1201, 905, 4)]
     (ours,) = EngineHarness(model).paint(spec_of(their, large, words, asked))
     assert relative_difference(ours, their.latents(large, words, asked)) < FLOAT32_BOUND
-    assert read_reference(file_of(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
+    assert read_reference(encoded(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
 
 
 def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(
@@ -212,4 +213,4 @@ def test_the_cost_model_counts_every_token(
 )
 def test_references_that_are_refused(width: int, height: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        read_reference(file_of(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)
+        read_reference(encoded(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.jobs import ENDLESS, SMALL
 from tests.helpers.polling import until_async
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.jobs.manager import Intervals
@@ -16,17 +17,16 @@ from zrelay_shared.errors import PayloadCorrupt
 
 from .fault_injection import ready
 from .fixture_types import RequestOf, Serve
-from .generator_client import LONG, SOON_S, GeneratorClient, digest, serialized
+from .generator_client import SOON_S, GeneratorClient, digest, serialized
 from .helpers import make_embeds
 
 BadFile = Callable[..., Awaitable[tuple[GeneratorClient, jpb.Job, jpb.Job]]]
-SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
 async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(max_wait_s=1e6)
     posters = [
-        await caller.submit(request_of(request_id=f"poster-{number}", **LONG), detached=True)
+        await caller.submit(request_of(request_id=f"poster-{number}", **ENDLESS), detached=True)
         for number in range(LOADED_PER_CLASS + 4)
     ]
     events = await caller.generate(request_of(request_id="short", **SMALL))
@@ -43,11 +43,11 @@ def bad_file(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> BadFil
     async def start(again_s: float) -> tuple[GeneratorClient, jpb.Job, jpb.Job]:
         caller = await serve_kept(max_wait_s=1e6, parts={"intervals": Intervals(retry_s=again_s)})
         before = [
-            await caller.submit(request_of(request_id=f"before-{number}", **LONG), detached=True)
+            await caller.submit(request_of(request_id=f"before-{number}", **ENDLESS), detached=True)
             for number in range(LOADED_PER_CLASS)
         ]
         requests = [
-            request_of(make_embeds(20, 128, seed=images), request_id=f"{images}", num_images=images, **LONG)
+            request_of(make_embeds(20, 128, seed=images), request_id=f"{images}", num_images=images, **ENDLESS)
             for images in (2, 3)  # more work than those before, so they wait behind them
         ]
         bad, behind = [await caller.submit(request, detached=True) for request in requests]

@@ -16,8 +16,8 @@ from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 
 from .fixture_types import RequestOf
+from .generator_client import SERVICE
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 START_S = 180.0
 """Most seconds that a process may take to start or to end, on a machine that is busy."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.helpers.jobs import ENDLESS
 from tests.helpers.polling import until_async
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
@@ -14,13 +15,13 @@ from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import Cancelled, NotFound, QueueFull
 
 from .fixture_types import RequestOf, Serve
-from .generator_client import LONG, SERVICE, SOON_S, GeneratorClient, stopped
+from .generator_client import SERVICE, SOON_S, GeneratorClient, stopped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_ending_the_call_frees_the_device(caller: GeneratorClient, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(**LONG))
+    task = await caller.begun(request_of(**ENDLESS))
     await stopped(task)
     after = request_of(num_inference_steps=1)
     after.message.spec.priority, after.message.spec.deterministic = gpb.JOB_PRIORITY_BATCH, True
@@ -28,7 +29,7 @@ async def test_ending_the_call_frees_the_device(caller: GeneratorClient, request
 
 
 async def test_cancel_by_request_id(caller: GeneratorClient, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(request_id="poster.1", **LONG))
+    task = await caller.begun(request_of(request_id="poster.1", **ENDLESS))
     reply = await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="poster.1"), pb.CancelJobResponse)
     assert reply.message.job.state == jpb.JOB_STATE_CANCELLED
     with pytest.raises(Cancelled):
@@ -38,8 +39,8 @@ async def test_cancel_by_request_id(caller: GeneratorClient, request_of: Request
 
 
 async def test_a_waiting_job_is_cancelled_at_once(caller: GeneratorClient, request_of: RequestOf) -> None:
-    running_task = await caller.begun(request_of(**LONG))
-    events = caller.stream(request_of(request_id="second", **LONG))
+    running_task = await caller.begun(request_of(**ENDLESS))
+    events = caller.stream(request_of(request_id="second", **ENDLESS))
     accepted = (await anext(events)).accepted
     assert accepted.queue_position == 1 and accepted.estimated_wait_s > 0.0
     await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="second"), pb.CancelJobResponse)
@@ -50,7 +51,7 @@ async def test_a_waiting_job_is_cancelled_at_once(caller: GeneratorClient, reque
 
 async def test_a_full_queue_says_when_to_come_back(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve(max_waiting=1)
-    tasks = [await caller.begun(request_of(**LONG))]
+    tasks = [await caller.begun(request_of(**ENDLESS))]
     waiting = caller.stream(request_of())
     await anext(waiting)
     with pytest.raises(QueueFull) as refused:
@@ -61,7 +62,7 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, request_of: Req
 
 
 async def test_health_answers_while_the_device_is_busy(caller: GeneratorClient, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(**LONG))
+    task = await caller.begun(request_of(**ENDLESS))
     health: Any = health_pb2_grpc.HealthStub(caller.channel)
     for _ in range(50):
         reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
@@ -101,7 +102,7 @@ async def test_a_stuck_device_is_seen_in_health(serve: Serve, request_of: Reques
 
 
 async def test_an_urgent_job_goes_first(caller: GeneratorClient, request_of: RequestOf) -> None:
-    slow = await caller.begun(request_of(**LONG))
+    slow = await caller.begun(request_of(**ENDLESS))
     urgent = request_of(num_inference_steps=2)
     urgent.message.spec.priority = gpb.JOB_PRIORITY_INTERACTIVE
     await asyncio.wait_for(caller.image(urgent), SOON_S)
