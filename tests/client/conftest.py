@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tests.helpers.servers import ServerThread
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.generation_pb2 import JobPriority
 from zrelay.v1.jobs_pb2 import Job, JobState
-from zrelay_client import AsyncClient
+from zrelay_client import AsyncClient, Image, read_provenance
 from zrelay_client._generator_service import GeneratorService as GeneratorConnection
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
@@ -133,6 +133,13 @@ class Services(ServerThread):
 
             # The longest job of these tests takes more than a minute: where nobody stops it, this fails.
             await until_async(free, "the generator is idle", 30.0)
+
+
+def provenance_of(image: Image) -> dict[str, Any]:
+    """Returns the provenance in an image file, which must have one."""
+    found = read_provenance(image.data)
+    assert found is not None
+    return dict(found)
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,7 @@ from zrelay_client import (
     read_provenance,
 )
 
-from .conftest import Services
-
-
-def told(image: Image) -> dict[str, Any]:
-    said = read_provenance(image.data)
-    assert said is not None
-    return said
+from .conftest import Services, provenance_of
 
 
 async def begun(client: AsyncClient, request_id: str) -> "asyncio.Task[Any]":
@@ -120,7 +114,7 @@ async def test_options_come_back_in_the_picture(services: Services) -> None:
         sigmas = await client.generate(PROMPT, sigmas=[1.0, 0.4], width=64, height=64)
         quiet = await client.generate(PROMPT, provenance=False, **QUICK)
     assert [(image.seed, image.format) for image in result.images] == [(0, "webp"), (1, "webp")]
-    said = told(result.images[1])
+    said = provenance_of(result.images[1])
     assert said["prompt"] == PROMPT
     assert said["negative_prompt"] == "a green square"
     assert said["labels"] == {"a": "b"}
@@ -130,7 +124,7 @@ async def test_options_come_back_in_the_picture(services: Services) -> None:
     previews = [event for event in events if isinstance(event, Preview)]
     assert previews
     assert max(Pictures.open(io.BytesIO(previews[0].jpeg)).size) == 8
-    assert told(sigmas.images[0])["sampling"]["sigmas"][:2] == pytest.approx([1.0, 0.4])
+    assert provenance_of(sigmas.images[0])["sampling"]["sigmas"][:2] == pytest.approx([1.0, 0.4])
     assert read_provenance(quiet.images[0].data) is None
 
 
@@ -142,7 +136,10 @@ async def test_guidance_without_a_negative_prompt_takes_the_empty_one(services: 
         plain = await client.generate(PROMPT, **QUICK)
     assert by_default.images[0].data == said.images[0].data
     assert len({result.images[0].pixels_sha256 for result in (said, other, plain)}) == 3
-    assert (told(by_default.images[0])["negative_prompt"], told(plain.images[0])["negative_prompt"]) == ("", None)
+    assert (
+        provenance_of(by_default.images[0])["negative_prompt"],
+        provenance_of(plain.images[0])["negative_prompt"],
+    ) == ("", None)
     assert plain.embeds.negative_report is None
 
 

@@ -175,7 +175,7 @@ async def test_settings_from_file_and_environment(
     assert sampling | {"num_inference_steps": 2, "shift": 2.5, "width": 64, "height": 128} == sampling
 
 
-async def test_the_prompt_stays_out_of_the_file_when_asked(paint: Any) -> None:
+async def test_the_prompt_stays_out_of_the_file_on_request(paint: Any) -> None:
     await paint("a secret fox", "--no-prompt-in-file", "-o", "fox.png")
     assert b"secret" not in Path("fox.png").read_bytes()
 
@@ -217,7 +217,7 @@ async def test_a_timeout_is_a_number_of_seconds(zrelay: Zrelay, seconds: str) ->
     assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.stderr
 
 
-async def test_long_prompts_are_told(paint: Any) -> None:
+async def test_long_prompts_are_reported(paint: Any) -> None:
     ran = await paint(" ".join(["fox"] * 1200), "-o", "fox.png")
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"note: the prompt has \d+ tokens, \d+ over the limit of \d+: truncate", ran.stderr)

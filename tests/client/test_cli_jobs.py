@@ -112,7 +112,7 @@ async def test_cancel_says_what_became_of_each(services: Services, zrelay: Zrela
     await services.idle()
 
 
-async def test_a_batch_is_written_as_it_comes_and_failures_are_told(services: Services, zrelay: Zrelay) -> None:
+async def test_a_batch_is_written_as_it_comes_and_failures_are_reported(services: Services, zrelay: Zrelay) -> None:
     args = ["generate", "fox", *QUICK_FLAGS, *services.flags]
     ran = await zrelay(*args, "--seeds", "3,7-9", "--in-flight", "2")
     assert sorted(ran.stdout.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]

@@ -17,7 +17,7 @@ from zrelay_client import (
     read_provenance,
 )
 
-from .conftest import RecordingGenerator, Services, Zrelay
+from .conftest import RecordingGenerator, Services, Zrelay, provenance_of
 
 DETERMINISTIC: dict[str, Any] = {**QUICK, "deterministic": True}
 
@@ -38,18 +38,14 @@ async def painter(services: Services, vision: str, omni: str) -> Any:
         yield client
 
 
-def told(result: Any) -> Any:
-    return read_provenance(result.images[0].data)
-
-
-async def test_a_reference_is_blended_and_told(client: Any) -> None:
+async def test_a_reference_is_blended_and_recorded(client: Any) -> None:
     plain = await client.generate(PROMPT, **DETERMINISTIC)
     blended = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.4, "blend": "slerp"}, **DETERMINISTIC)
     same = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.0}, **DETERMINISTIC)
     assert same.images[0].pixels_sha256 == plain.images[0].pixels_sha256 != blended.images[0].pixels_sha256
-    kind, what = told(blended)["encoder"]["modifications"]
+    kind, what = provenance_of(blended.images[0])["encoder"]["modifications"]
     assert kind == "conditioning" and "slerp alpha=0.4" in what and hashlib.sha256(A).hexdigest()[:12] in what
-    assert told(plain)["encoder"]["modifications"] == []
+    assert provenance_of(plain.images[0])["encoder"]["modifications"] == []
     assert blended.encoder_relation == "experimental" and blended.timings.vision_s > 0 == plain.timings.vision_s
 
 
@@ -79,7 +75,9 @@ async def test_omni_paints_after_images_that_are_sent_once(painter: Any, omni_ge
     first = await painter.generate(PROMPT, omni=[A, B], **DETERMINISTIC)
     other = await painter.generate(PROMPT, omni=[B, A], **DETERMINISTIC)
     plain = await painter.generate(PROMPT, **DETERMINISTIC)
-    assert told(first)["omni"]["file_sha256"] == [hashlib.sha256(data).hexdigest() for data in (A, B)]
+    assert provenance_of(first.images[0])["omni"]["file_sha256"] == [
+        hashlib.sha256(data).hexdigest() for data in (A, B)
+    ]
     assert len({result.images[0].pixels_sha256 for result in (first, other, plain)}) == 3
     again = await painter.generate(first.embeds, **DETERMINISTIC)
     assert again.images[0].pixels_sha256 == first.images[0].pixels_sha256
@@ -95,7 +93,7 @@ async def test_omni_paints_after_images_that_are_sent_once(painter: Any, omni_ge
 
 async def test_omni_with_guidance_and_as_a_job(painter: Any) -> None:
     guided = await painter.generate(PROMPT, omni=[A], guidance_scale=2.0, **DETERMINISTIC)
-    assert told(guided)["negative_prompt"] == ""
+    assert provenance_of(guided.images[0])["negative_prompt"] == ""
     embeds = await painter.prepare(PROMPT, omni=[A], **DETERMINISTIC)
     job = await painter.submit(embeds, **DETERMINISTIC)
     (image,) = await painter.jobs.fetch(job.job_id)
@@ -121,7 +119,7 @@ async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: An
         ({"omni": [A] * 9}, "REFERENCE_COUNT"),
     ],
 )
-async def test_what_cannot_be_is_refused_before_anybody_is_asked(options: Any, reason: str) -> None:
+async def test_invalid_options_are_refused_before_any_call(options: Any, reason: str) -> None:
     async with AsyncClient(encoder="127.0.0.1:1", vision="127.0.0.1:1", generator="127.0.0.1:1") as client:
         with pytest.raises(InvalidArgument) as refused:
             await client.generate(PROMPT, **options)
@@ -135,13 +133,13 @@ async def test_wrong_kinds_are_type_errors(client: Any) -> None:
         await client.generate(PROMPT, omni=A)
 
 
-async def test_a_generator_without_siglip_parts_is_told_before_anything_is_computed(client: Any) -> None:
+async def test_a_generator_without_siglip_parts_is_refused_before_anything_is_computed(client: Any) -> None:
     with pytest.raises(FeatureMissing, match=r"no SigLIP parts: serve a Z-Image Omni checkpoint") as refused:
         await client.generate(PROMPT, omni=[A], **DETERMINISTIC)
     assert refused.value.metadata["feature"] == "generate.omni"
 
 
-async def test_an_encoder_of_another_width_is_told(services: Services, vision: str, stranger: str) -> None:
+async def test_an_encoder_of_another_width_is_refused(services: Services, vision: str, stranger: str) -> None:
     generator = services.generator
     async with AsyncClient(encoder=stranger, vision=vision, generator=generator) as client:
         with pytest.raises(FailedPrecondition) as refused:
@@ -149,7 +147,7 @@ async def test_an_encoder_of_another_width_is_told(services: Services, vision: s
     assert refused.value.reason == "STATES_WIDTH" and "width" in refused.value.message, refused.value.message
 
 
-def test_no_vision_service_is_told(services: Services) -> None:
+def test_a_missing_vision_service_is_refused(services: Services) -> None:
     with Client(**services.endpoints) as client, pytest.raises(InvalidArgument, match="vision: this client knows none"):
         client.generate(PROMPT, reference=A, **DETERMINISTIC)
 

@@ -38,7 +38,7 @@ def test_it_serves_and_ends_on_sigterm(demo_checkpoint: Path, tmp_path: Path, mo
     assert str(demo_checkpoint) not in said
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_reported_in_one_line(tmp_path: Path) -> None:
     code, said = run_service(MODULE, "--model", str(tmp_path / "absent"), "--listen", "127.0.0.1:0")
     assert code == exits.LOCAL_FILE
     assert "does not exist; give the folder of a Z-Image checkpoint" in said

@@ -44,7 +44,7 @@ async def test_prompts_become_embeddings(demo: EncoderClient, demo_checkpoint: P
     assert reply.message.compute_seconds > 0
 
 
-async def test_the_wire_is_bfloat16_unless_asked(demo: EncoderClient) -> None:
+async def test_the_wire_is_bfloat16_unless_requested_otherwise(demo: EncoderClient) -> None:
     assert embeds_of(await demo.encode(request(CIRCLE))).dtype is torch.bfloat16
     half = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F16)
     assert embeds_of(await demo.encode(request(CIRCLE, options=half))).dtype is torch.float16
@@ -64,7 +64,7 @@ async def test_every_embedding_carries_its_fingerprint(demo: EncoderClient) -> N
     assert shallow.prompt_embeds.fingerprint.hidden_layer == -3
 
 
-async def test_a_long_prompt_is_truncated_and_told(demo: EncoderClient) -> None:
+async def test_a_long_prompt_is_truncated_and_reported(demo: EncoderClient) -> None:
     options = EncodeOptions(text_limit=32, return_formatted_prompts=True)
     reply = await demo.encode(request("red and blue " * 60, options=options))
     [result] = reply.message.results

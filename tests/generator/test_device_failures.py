@@ -49,7 +49,9 @@ async def is_refused(caller: GeneratorClient, request: Parcel[pb.GenerateRequest
     assert "use another" in refused.value.message and "CUDA" not in refused.value.message
 
 
-async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken: Serve, request_of: RequestOf) -> None:
+async def test_a_lost_device_is_reported_and_the_next_process_continues(
+    serve_broken: Serve, request_of: RequestOf
+) -> None:
     caller = await serve_broken(loader())
     expected = await caller.generate(request_of(seed=1, **{**SMALL, "width": 64}))
     bad = await caller.submit(request_of(request_id="bad", seed=1, **FATAL), detached=True)

@@ -55,7 +55,7 @@ async def fill(caller: GeneratorClient, request_of: RequestOf) -> Unavailable:
     return refused.value
 
 
-async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
+async def test_a_full_disk_is_reported_everywhere_until_it_has_room(
     serve_kept: Serve, request_of: RequestOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     caller = await serve_kept(parts={"intervals": QUICK})
@@ -230,7 +230,7 @@ async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "no file"])
-async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
+async def test_a_damaged_result_is_made_again_for_a_repeated_request(
     manager: MakeManager, tmp_path: Path, damage: str
 ) -> None:
     made = manager(state=tmp_path)

@@ -51,7 +51,7 @@ async def test_damage_is_one_jobs_trouble(
     assert images(anew)[0].pixels_sha256 == images(done)[0].pixels_sha256, "and painted"
 
 
-async def test_overload_is_told_and_nothing_is_lost(serve_kept: Serve, request_of: RequestOf) -> None:
+async def test_overload_is_refused_and_nothing_is_lost(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(max_waiting=8)
     await caller.generate(request_of(num_inference_steps=1))
     started = asyncio.get_running_loop().time()
@@ -79,7 +79,7 @@ async def test_overload_is_told_and_nothing_is_lost(serve_kept: Serve, request_o
     assert min(times) < 3 * alone_s + 0.2, "normal latency again"
 
 
-async def test_a_disk_that_refuses_is_told(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_reported(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> None:
     caller = await serve_kept()
     blobs = tmp_path / "state" / "blobs"
     blobs.rename(tmp_path / "state" / "gone")

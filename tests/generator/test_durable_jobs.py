@@ -39,7 +39,7 @@ async def test_submit_watch_and_watch_again(serve_kept: Serve, request_of: Reque
     assert (await caller.job(job.job_id)).state == jpb.JOB_STATE_SUCCEEDED
 
 
-async def test_what_was_asked_outlives_the_process(serve_kept: Serve, request_of: RequestOf) -> None:
+async def test_the_request_outlives_the_process(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     done = await caller.generate(request_of(request_id="done", num_inference_steps=1))
     running_job = await caller.submit(request_of(request_id="running", **ENDLESS))

@@ -67,7 +67,9 @@ def in_order(state: Path) -> None:
 
 
 @pytest.mark.parametrize("method", EXAMPLES)
-def test_any_job_request(fuzzed: FuzzedGenerator, good: dict[str, Message], state: Path, method: str) -> None:
+def test_any_job_call_gets_a_proper_status(
+    fuzzed: FuzzedGenerator, good: dict[str, Message], state: Path, method: str
+) -> None:
     message = good[method]
     assert fuzzed.status(method, message.SerializeToString())[0] is grpc.StatusCode.OK
     before, numbers = fuzzed.resident_mib(), itertools.count()

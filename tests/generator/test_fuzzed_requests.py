@@ -35,7 +35,7 @@ CHANGES = st.tuples(
 QUIET = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def test_any_request(fuzzed: FuzzedGenerator, good: bytes) -> None:
+def test_any_generate_request_gets_a_proper_status(fuzzed: FuzzedGenerator, good: bytes) -> None:
     for _ in range(3):
         assert fuzzed.status("Generate", good)[0] is grpc.StatusCode.OK
     before = fuzzed.resident_mib()

@@ -67,7 +67,7 @@ async def test_heartbeats_go_to_those_who_wait_and_are_watched(manager: MakeMana
     await watching.aclose()
 
 
-async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager: MakeManager) -> None:
+async def test_a_started_job_that_is_passed_over_gets_its_eta(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     entry = await made.submit("a", steps=4)

@@ -66,7 +66,7 @@ async def test_a_job_can_be_detached_later(manager: MakeManager) -> None:
     assert entry.record.state is JobState.QUEUED and entry.record.detached
 
 
-async def test_a_job_of_which_the_disk_refused_a_part_is_not_said_to_be_done(
+async def test_a_job_of_which_the_disk_refused_a_part_is_not_stored_as_done(
     manager: MakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = manager()

@@ -106,7 +106,7 @@ def test_sigmas_are_taken_as_they_are(parse: Parse, request_of: RequestOf) -> No
     assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
 
 
-def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
+def test_a_shift_beside_sigmas_is_reported_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25], shift=3.0)).sampling
     assert asked.schedule.sigmas == pytest.approx((1.0, 0.9, 0.5, 0.0)) and asked.shift is None
     again = parse(request_of(sigmas=asked.schedule.sigmas[:-1])).sampling
@@ -184,7 +184,7 @@ def test_an_encoder_that_does_not_belong_here(
         ({"modifications": ("steering",)}, "experimental"),
     ],
 )
-def test_differences_are_told(
+def test_differences_are_reported(
     changed: dict[str, Any], relation: str, parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint
 ) -> None:
     parcel = request_of()

@@ -23,7 +23,7 @@ from .helpers import make_embeds
 BadFile = Callable[..., Awaitable[tuple[GeneratorClient, jpb.Job, jpb.Job]]]
 
 
-async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept: Serve, request_of: RequestOf) -> None:
+async def test_a_short_job_does_not_wait_for_long_jobs(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(max_wait_s=1e6)
     posters = [
         await caller.submit(request_of(request_id=f"poster-{number}", **ENDLESS), detached=True)
@@ -31,7 +31,7 @@ async def test_a_short_job_waits_for_no_poster_however_many_there_are(serve_kept
     ]
     events = await caller.generate(request_of(request_id="short", **SMALL))
     assert events[0].accepted.queue_position <= 1 and events[-1].WhichOneof("event") == "done"
-    assert (await ended(caller))[0] == "short", "not even the poster that had begun came before it"
+    assert (await succeeded_requests(caller))[0] == "short", "not even the poster that had begun came before it"
     for poster in posters:
         await caller.cancel(poster.job_id)
 
@@ -66,14 +66,14 @@ async def test_a_file_that_cannot_be_read_ends_its_job_alone(bad_file: BadFile) 
     with pytest.raises(PayloadCorrupt) as damaged:
         await asyncio.wait_for(caller.watch(bad.job_id), SOON_S)
     assert damaged.value.reason == "STORE_DAMAGED"
-    await begun(caller, behind)
+    await job_runs(caller, behind)
     assert not caller.service.unhealthy_reason
     await ready(caller.channel)
 
 
 async def test_others_pass_a_job_whose_file_is_in_doubt(bad_file: BadFile) -> None:
     caller, bad, behind = await bad_file(again_s=1000.0)
-    await begun(caller, behind)
+    await job_runs(caller, behind)
     assert (await caller.job(bad.job_id)).state == jpb.JOB_STATE_QUEUED
 
 
@@ -98,13 +98,15 @@ def test_a_file_that_could_not_be_read_is_written_anew_when_it_is_sent_again(
     assert inodes[0] != inodes[1] == inodes[2]
 
 
-async def ended(caller: GeneratorClient) -> list[str]:
-    """The request ids of what was done, in the order of their ends."""
+async def succeeded_requests(caller: GeneratorClient) -> list[str]:
+    """Returns the request ids of the jobs that succeeded, in the order of their ends."""
     done = await caller.jobs(jpb.JOB_STATE_SUCCEEDED)
     return [job.request_id for job in sorted(done, key=lambda job: job.ended_at)]
 
 
-async def begun(caller: GeneratorClient, job: jpb.Job) -> None:
+async def job_runs(caller: GeneratorClient, job: jpb.Job) -> None:
+    """Returns once a job runs."""
+
     async def runs() -> bool:
         return (await caller.job(job.job_id)).state == jpb.JOB_STATE_RUNNING
 

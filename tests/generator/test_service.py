@@ -87,7 +87,7 @@ async def test_jobs_are_listed_and_looked_at(serve: Serve, request_of: RequestOf
     assert job.state == jpb.JOB_STATE_SUCCEEDED and job.ended_at >= job.accepted_at > 0
 
 
-async def test_what_is_not_built_is_said(caller: GeneratorClient) -> None:
+async def test_what_is_not_built_is_refused_by_name(caller: GeneratorClient) -> None:
     for method, request, response in (
         ("ListLoras", pb.ListLorasRequest(), pb.ListLorasResponse),
         ("RemoveLora", pb.RemoveLoraRequest(), pb.RemoveLoraResponse),

@@ -95,14 +95,14 @@ async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
     assert {path.name for path in folder.iterdir()} == (set() if size is None else {named(data)})
 
 
-async def test_the_second_process_is_told(opened: OpenStore, tmp_path: Path) -> None:
+async def test_the_second_process_is_refused(opened: OpenStore, tmp_path: Path) -> None:
     opened()
     with pytest.raises(FailedPrecondition, match="another generator") as refused:
         open_store(tmp_path / "state", KEEP)
     assert refused.value.reason == "STATE_LOCKED" and refused.value.metadata["process"] == str(os.getpid())
 
 
-async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(FailedPrecondition, match="--state none") as refused:

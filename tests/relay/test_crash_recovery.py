@@ -56,7 +56,7 @@ class Reaper:
                 await self._kill(self._moments.uniform(0.0, 3.0))
 
     async def _kill(self, moment_s: float) -> None:
-        await asyncio.sleep(moment_s)
+        await asyncio.sleep(moment_s)  # the random moment is the input of this test
         await asyncio.to_thread(self._generator.kill)
         self.kills += 1
         self._generator.start()

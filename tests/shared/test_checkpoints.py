@@ -181,7 +181,7 @@ def test_another_model_is_refused(pipeline: Path) -> None:
     refused_checkpoint(lambda: checkpoints.open_pipeline(pipeline), "'FluxPipeline'", "ZImage")
 
 
-def test_pickles_are_refused_and_the_way_out_is_told(pipeline: Path) -> None:
+def test_pickles_are_refused_with_a_remedy(pipeline: Path) -> None:
     (pipeline / "text_encoder/model.safetensors").rename(pipeline / "text_encoder/pytorch_model.bin")
     error = refused_checkpoint(
         lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/pytorch_model.bin", "safe_serialization=True"

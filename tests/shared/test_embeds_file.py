@@ -116,7 +116,7 @@ def test_golden_header(path: Path) -> None:
     assert header == GOLDEN_HEADER
 
 
-def test_a_prompt_alone_and_a_prompt_that_is_not_told(tmp_path: Path) -> None:
+def test_a_prompt_alone_and_a_prompt_that_is_not_stored(tmp_path: Path) -> None:
     spec = example()
     spec.message.ClearField("negative_prompt")
     spec.message.ClearField("provenance")

@@ -88,7 +88,7 @@ async def test_bytes_that_are_no_response(fake: StartFake) -> None:
 
 
 @pytest.mark.parametrize("method", ["GetJob", "Generate"])
-async def test_a_bug_is_told_by_an_id_alone(fake: StartFake, caplog: pytest.LogCaptureFixture, method: str) -> None:
+async def test_a_bug_is_reported_by_an_id_alone(fake: StartFake, caplog: pytest.LogCaptureFixture, method: str) -> None:
     async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
         raise KeyError("/home/somebody/secret")
 

@@ -60,7 +60,7 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
         ("--model", "holds no engine: neither qwen3_vl/ nor siglip/"),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path, flag: str, told: str) -> None:
+def test_what_cannot_be_loaded_is_reported_in_one_line(tmp_path: Path, flag: str, told: str) -> None:
     code, said = run_service(MODULE, flag, str(tmp_path), "--listen", "127.0.0.1:0")
     assert code == exits.LOCAL_FILE and told in said and "Traceback" not in said
     assert len(said.splitlines()) == 1

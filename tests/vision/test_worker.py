@@ -76,7 +76,7 @@ async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread()
     await worker.close()
 
 
-async def test_threads_begin_as_they_are_told() -> None:
+async def test_threads_start_with_their_initializer() -> None:
     begun = []
     worker = VisionWorker(1, lambda: begun.append(threading.current_thread().name))
     await worker.on_device(lambda: None)
