@@ -3,13 +3,16 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zrelay_generator.priority import Priority
+from zrelay_generator.store.blobs import Blobs, Buffer
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import SqliteJobStore, open_store
@@ -23,6 +26,32 @@ def named(data: bytes) -> str:
 
 KEPT = ({named(b"kept"): b"kept"}, {named(b"kept"): 4})
 """Inputs of a job, and their sizes."""
+
+
+Put = Callable[[str, Buffer], None]
+"""Stores a content under its digest, as `Blobs.put` does."""
+
+
+class InterceptedBlobs:
+    """The contents of a store whose writes go through a function of a test."""
+
+    def __init__(self, real: Blobs, put: Put) -> None:
+        self._real = real
+        self.put = put
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@contextmanager
+def intercepted_writes(store: SqliteJobStore, put: Callable[[Put, str, Buffer], None]) -> Iterator[None]:
+    """Replaces writes of contents in a block: `put` receives the real function, the digest and the bytes."""
+    real = store.blobs
+    store.blobs = InterceptedBlobs(real, partial(put, real.put))
+    try:
+        yield
+    finally:
+        store.blobs = real
 
 
 def row(arrival: int, **changed: Any) -> JobRecord:

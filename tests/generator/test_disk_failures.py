@@ -25,6 +25,7 @@ from .fault_injection import ready
 from .fixture_types import MakeManager, RequestOf, Serve
 from .generator_client import SOON_S, GeneratorClient, digest, serialized
 from .managed_jobs import ManagedJobs, collected
+from .stores import intercepted_writes
 
 QUICK = Intervals(heartbeat_s=0.2, retain_s=0.2)
 
@@ -212,13 +213,10 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     assert kept.record.error is not None and kept.record.error.code == "CANCELLED"
 
 
-async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
-    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(made.store.blobs, "put", lambda *_: None)  # as if the file went away each time
+    with intercepted_writes(made.store, lambda *_: None):  # as if the file went away each time
         made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
     assert not made.store.problem and len((await made.store.unfinished())[0]) == 1, "it is not in the store yet"

@@ -1,16 +1,19 @@
 """Taking, watching and draining jobs, with a real store in memory and without a device."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.helpers.polling import eventually
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.engine.job import StageTimings
+from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded, PreviewReady
 from zrelay_generator.scheduling.scheduler import QueueStanding
+from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import (
     Draining,
@@ -20,8 +23,6 @@ from zrelay_shared.errors import (
 
 from .fixture_types import MakeManager
 from .managed_jobs import collected, finished_image
-
-Before = Callable[[int, Sequence[JobState], int], Awaitable[list[JobRecord]]]
 
 
 async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
@@ -91,33 +92,40 @@ async def test_a_started_job_that_is_passed_over_gets_its_eta(manager: MakeManag
     await watching.aclose()
 
 
-async def test_a_page_of_many(manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+class CountingStore:
+    """A store that notes how many rows each page reads."""
+
+    def __init__(self, real: JobStore) -> None:
+        self._real = real
+        self.limits: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def before(self, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
+        self.limits.append(limit)
+        return await self._real.before(before, states, limit)
+
+
+async def test_a_page_of_many(manager: MakeManager) -> None:
     made = manager()
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     for number in (0, 1, 3):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entries[number])
-    counted, asked = _counted(made.store.before)
-    monkeypatch.setattr(made.store, "before", counted)
+    store: Any = CountingStore(made.store)
+    directory = JobDirectory(store)
+    for job in made.manager.directory:
+        directory.add(job)
     everything = frozenset(JobState)
     pages, before = [], 1 << 62
-    while page := await made.manager.directory.page(before, everything, 2):
+    while page := await directory.page(before, everything, 2):
         pages.append([entry.record.request_id for entry in page])
         before = page[-1].record.arrival
     assert pages == [["5", "4"], ["3", "2"], ["1", "0"]]
-    ended = await made.manager.directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2)
+    ended = await directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2)
     assert [entry.record.request_id for entry in ended] == ["3", "1"]
-    assert max(asked) <= 4, "not as many as there are jobs that wait"
-
-
-def _counted(call: Before) -> tuple[Before, list[int]]:
-    asked = []
-
-    async def counted(before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
-        asked.append(limit)
-        return await call(before, states, limit)
-
-    return counted, asked
+    assert max(store.limits) <= 4, "not as many as there are jobs that wait"
 
 
 async def test_the_same_request_is_the_same_job(manager: MakeManager) -> None:

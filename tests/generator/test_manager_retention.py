@@ -10,6 +10,7 @@ from tests.helpers.polling import eventually, until_async
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded
 from zrelay_generator.jobs.live import LiveJob
+from zrelay_generator.store.blobs import Buffer
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import (
     Cancelled,
@@ -18,6 +19,7 @@ from zrelay_shared.errors import (
 
 from .fixture_types import MakeManager
 from .managed_jobs import ManagedJobs, collected, finished_image
+from .stores import Put, intercepted_writes
 
 
 def state(job: LiveJob) -> JobState:
@@ -66,24 +68,21 @@ async def test_a_job_can_be_detached_later(manager: MakeManager) -> None:
     assert entry.record.state is JobState.QUEUED and entry.record.detached
 
 
-async def test_a_job_of_which_the_disk_refused_a_part_is_not_stored_as_done(
-    manager: MakeManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_of_which_the_disk_refused_a_part_is_not_stored_as_done(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a", num_images=2)
     lost, kept = finished_image(), finished_image()
-    written = made.store.blobs.put
 
-    def put(sha256: str, data: bytes) -> None:
+    def put(real: Put, sha256: str, data: Buffer) -> None:
         if sha256 == lost.file_sha256:
             raise OSError(28, "No space left on device")
-        written(sha256, data)
+        real(sha256, data)
 
-    monkeypatch.setattr(made.store.blobs, "put", put)
-    made.publish(lost)
-    await made.ended(entry)
-    made.publish(replace(kept, image_index=1), JobSucceeded(2, StageTimings()))
-    await made.ended(entry)
+    with intercepted_writes(made.store, put):
+        made.publish(lost)
+        await made.ended(entry)
+        made.publish(replace(kept, image_index=1), JobSucceeded(2, StageTimings()))
+        await made.ended(entry)
     assert [type(event) for event in await collected(made.manager, entry)] == [
         JobAccepted,
         ImageFinished,

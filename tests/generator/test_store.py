@@ -16,7 +16,7 @@ from tests.helpers.polling import eventually
 from zrelay.v1.content_pb2 import ContentRef
 from zrelay.v1.generator_pb2 import UploadBlobRequest
 from zrelay_generator.api.contents import Uploads
-from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
+from zrelay_generator.store.blobs import Buffer, ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
 from zrelay_generator.store.records import JobState, ResultRecord
@@ -29,7 +29,7 @@ from zrelay_shared.service.settings import describe
 from zrelay_shared.wire import Parcel
 
 from .fixture_types import OpenStore
-from .stores import KEEP, KEPT, ended, named, row
+from .stores import KEEP, KEPT, Put, ended, intercepted_writes, named, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 
@@ -193,25 +193,24 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 
 
-async def test_an_image_outlives_the_older_job_that_made_the_same(
-    opened: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_image_outlives_the_older_job_that_made_the_same(opened: OpenStore) -> None:
     store = opened(Retention(results_s=3600.0, results=0, result_bytes=0, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
     await store.add_image(1, ResultRecord(2, "{}", named(b"image"), 5), b"image")
     await store.finish(ended(1), ResultRecord(3, "{}"))
-    written = store.blobs.put
+    removed: list[int] = []
 
-    def put(sha256: str, data: bytes) -> None:
-        """The older job is let go between the file's being there and the row that names it."""
-        written(sha256, data)
-        monkeypatch.setattr(store.blobs, "put", written)
-        assert asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10) == 1
+    def put(real: Put, sha256: str, data: Buffer) -> None:
+        """The older job is removed after the file is written and before the row that names it."""
+        real(sha256, data)
+        if not removed:
+            removed.append(asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10))
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(store.blobs, "put", put)
-    await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+    with intercepted_writes(store, put):
+        await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+    assert removed == [1]
     assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
 
 
