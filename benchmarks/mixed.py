@@ -130,7 +130,7 @@ class SoakCaller:
             asked = self._options()
             painting = asyncio.create_task(client.generate(self._embeds[0], on_event=note, **asked))
             await asyncio.wait({asyncio.create_task(heard.wait()), painting}, timeout=10.0)
-            await link.close()
+            await link.cut()
             painting.cancel()
             with contextlib.suppress(ZrelayError, asyncio.CancelledError):
                 await painting

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cutting import Cuttable, cuttable
+from cutting import CuttableLink, cuttable
 from hosted import GeneratorHost, HostedGenerator, HostedSettings
 from measuring import Say, sayer
 from mixed import SoakCaller, Tally
@@ -159,10 +159,10 @@ async def _inputs(generator: str) -> tuple[list[Embeds], bytes]:
         return embeds, (await client.generate(embeds[0], width=64, height=64, seed=1)).images[0].data
 
 
-async def _cutting(link: Cuttable, chance: random.Random) -> None:
+async def _cutting(link: CuttableLink, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(chance.uniform(2.0, 10.0))
-        link.cut()
+        link.reset()
 
 
 async def _look(generator: HostedGenerator, watch: Watch, say: Say) -> None:

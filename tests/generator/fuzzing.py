@@ -1,7 +1,5 @@
-"""A generator process to be cruel to, and messages of which any field is anything."""
+"""A generator process, and messages in which any field has any value."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +10,10 @@ import psutil
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
+from servers import ServiceProcess, started
 
 from tests.helpers.polling import until
+from tests.helpers.processes import gone
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import generator_pb2_grpc as rpc
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -34,11 +34,13 @@ FLAGS = ("--max-side", "128", "--max-steps", "8", "--max-images", "2", "--thread
 
 
 class FuzzedGenerator:
-    """A generator process and a plain protobuf client of it."""
+    """A plain protobuf client of a generator process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
+    def __init__(self, process: ServiceProcess) -> None:
         self.process = process
-        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        self.channel = grpc.insecure_channel(
+            process.endpoint, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        )
         self.stub: Any = rpc.GeneratorServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
@@ -72,31 +74,17 @@ class FuzzedGenerator:
         until(idle, "the generator is idle")
 
     def resident_mib(self) -> float:
+        """Returns the resident memory of the process."""
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
 
 @contextmanager
-def started(model: Path, folder: Path, *flags: str) -> Iterator[FuzzedGenerator]:
-    """A fuzzed that is ready, ended with the block."""
-    file, said = folder / "address", folder / "log"
-    command = [sys.executable, "-m", "zrelay_generator", "--model", str(model), "--listen", "127.0.0.1:0"]
-    with said.open("wb") as log:
-        process = subprocess.Popen([*command, *FLAGS, *flags, "--address-file", str(file)], stderr=log)
-    try:
-
-        def listens() -> bool:
-            assert process.poll() is None, said.read_text()
-            return file.exists()
-
-        until(listens, "the generator listens")
-        found = FuzzedGenerator(process, file.read_text())
-        request = pb.GeneratorServiceGetInfoRequest()
-        until(lambda: found.stub.GetInfo(request, wait_for_ready=True, timeout=60).ready, "the model is loaded")
-        yield found
-        found.channel.close()
-    finally:
-        process.terminate()
-        process.wait(60)
+def fuzzed_generator(model: Path, *flags: str) -> Iterator[FuzzedGenerator]:
+    """A generator process that serves, ended with the block."""
+    with started("generator", model, *FLAGS, *flags) as process:
+        fuzzed = FuzzedGenerator(process)
+        yield fuzzed
+        fuzzed.channel.close()
 
 
 def paths(descriptor: Descriptor, before: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
@@ -129,13 +117,14 @@ BYTES = [b"", b"\0", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, bytes(5120), b"\xff" *
 
 
 def values(field: FieldDescriptor) -> list[Any]:
-    """What is worth trying in a field that is no message."""
+    """Returns the values to try in a field that is not a message."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return BYTES if field.type == FieldDescriptor.TYPE_BYTES else TEXTS
     return NUMBERS[field.cpp_type]
 
 
 def repeated(field: FieldDescriptor) -> bool:
+    """Whether a field is repeated, in every version of protobuf."""
     described: Any = field
     return bool(described.is_repeated if hasattr(field, "is_repeated") else described.label == described.LABEL_REPEATED)
 
@@ -165,7 +154,8 @@ def changed(message: Message, path: tuple[FieldDescriptor, ...], pick: int, time
 
 
 def check(fuzzed: FuzzedGenerator, method: str, *raws: bytes) -> None:
+    """Calls a method, which must answer or refuse properly, without a traceback or a path, and live on."""
     code, details = fuzzed.status(method, *raws)
     assert code in PROPER, f"{method}: {code}: {details}"
     assert "Traceback" not in details and "/zrelay_" not in details and str(Path.home()) not in details
-    assert fuzzed.process.poll() is None
+    assert not gone([fuzzed.process.pid])

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from residue import residue
 
 from tests.helpers.polling import until
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.content_pb2 import ContentRef
 
-from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, started
+from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, fuzzed_generator
 
 pytestmark = pytest.mark.timeout(900)
 KEPT = 40
@@ -32,9 +32,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fuzzed(demo: Path, state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedGenerator]:
+def fuzzed(demo: Path, state: Path) -> Iterator[FuzzedGenerator]:
     flags = ("--state", str(state), "--keep-results", str(KEPT), "--lease-s", "5")
-    with started(demo, tmp_path_factory.mktemp("fuzzed"), *flags) as made:
+    with fuzzed_generator(demo, *flags) as made:
         yield made
 
 
@@ -60,9 +60,6 @@ def quiet(examples: int) -> settings:
 
 def in_order(state: Path) -> None:
     """Returns once the folder holds only what its retention allows. Fails where it never does."""
-    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-    from residue import residue
-
     until(lambda: not residue(state, KEPT)[1], "nothing is left in the state folder")
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from zrelay.v1 import generator_pb2 as pb
 
 from .fixture_types import MakeEmbeds, RequestOf
-from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, started
+from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, fuzzed_generator
 
 
 @pytest.fixture(scope="module")
-def fuzzed(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedGenerator]:
-    with started(demo, tmp_path_factory.mktemp("fuzzed"), "--state", "none") as made:
+def fuzzed(demo: Path) -> Iterator[FuzzedGenerator]:
+    with fuzzed_generator(demo, "--state", "none") as made:
         yield made
 
 

@@ -5,9 +5,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from cutting import CuttableLink
 
 from tests.helpers.jobs import PROMPT
-from tests.helpers.links import Link, LinkTo, linked
+from tests.helpers.links import LinkTo, linked
 from tests.helpers.processes import GeneratorProcess, Machine, gone
 from zrelay_client import Client, Embeds, Result
 
@@ -97,7 +98,7 @@ async def link_to() -> AsyncIterator[LinkTo]:
     """Makes links to endpoints; they are cut when the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def make(target: str) -> Link:
+        async def make(target: str) -> CuttableLink:
             return await stack.enter_async_context(linked(target))
 
         yield make
