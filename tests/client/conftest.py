@@ -144,6 +144,7 @@ def provenance_of(image: Image) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Encoder and generator of the demo checkpoint, shared by the session."""
     state = tmp_path_factory.mktemp("services")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(state))

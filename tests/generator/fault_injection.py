@@ -1,4 +1,4 @@
-"""A real model whose device can be made to fail, a generator that serves it, and that generator as a process."""
+"""Serves a real model whose device or scheduler fails on purpose, in this process or as `python -m` of this module."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,11 +30,11 @@ from .generator_client import SERVICE, GeneratorClient, started
 
 LOST = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported"
 FATAL_WIDTH = 80
-"""Pixels of a picture that this device does not survive, where nothing else was said."""
+"""Width in pixels of the image that loses the device, by default."""
 
 
 class FailingTransformer:
-    """The model's transformer, whose forward raises `error` wherever `when` says so of its segments."""
+    """A transformer whose forward raises `error` where `when` is true of its segments."""
 
     def __init__(self, transformer: Any, when: Callable[[Sequence[Any]], bool], error: Exception) -> None:
         self._transformer, self._when, self._error = transformer, when, error
@@ -49,14 +49,14 @@ class FailingTransformer:
 
 
 def fatal(segments: Sequence[Any]) -> bool:
-    """Whether a picture of the fatal width is among them."""
+    """Whether an image of the fatal width is among the segments."""
     return any(segment.latents.shape[2] == FATAL_WIDTH // 8 for segment in segments)
 
 
 def loader(
     when: Callable[[Sequence[Any]], bool] = fatal, error: Exception | None = None
 ) -> Callable[[Path, torch.device, torch.dtype], LoadedModel]:
-    """Loads a model that breaks."""
+    """Returns a function that loads a model whose transformer fails."""
     raised = error or torch.AcceleratorError(LOST)
 
     def load(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""A client of a generator in the test's own process, and generators to be a client of."""
+"""Serves generators in the test's process, and calls them over a real channel."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ SOON_S = 60.0
 
 
 class GeneratorClient:
-    """A client on one channel."""
+    """A client with one channel."""
 
     def __init__(self, address: str, server: RunningServer | None = None) -> None:
         self.channel = dial(address)
@@ -41,44 +41,52 @@ class GeneratorClient:
 
     @property
     def server(self) -> RunningServer:
+        """The server, where it runs in this process."""
         assert self._server is not None
         return self._server
 
     @property
     def service(self) -> GeneratorServicer:
+        """The servicer of the server."""
         service = self.server.service
         assert isinstance(service, GeneratorServicer)
         return service
 
     @property
     def runtime(self) -> GeneratorRuntime:
+        """The running parts of the servicer, which must be loaded."""
         runtime = self.service.runtime
         assert runtime is not None
         return runtime
 
     @property
     def store(self) -> SqliteJobStore:
+        """The job store of the servicer."""
         store = self.runtime.store
         assert isinstance(store, SqliteJobStore)
         return store
 
     async def info(self) -> pb.GeneratorServiceGetInfoResponse:
+        """Calls GetInfo."""
         request, kind = pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse
         return (await self.stub.call("GetInfo", request, kind, timeout=SOON_S)).message
 
     async def stream(self, request: Request | pb.GenerateRequest, timeout: float = 280) -> AsyncIterator[jpb.JobEvent]:
+        """Calls Generate and yields its events."""
         async for parcel in self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout):
             yield parcel.message.event
 
     async def generate(self, request: Request | pb.GenerateRequest, timeout: float = 280) -> list[jpb.JobEvent]:
+        """Calls Generate and returns all events."""
         return [event async for event in self.stream(request, timeout)]
 
     async def image(self, request: Request) -> jpb.JobImage:
+        """Returns the one image of a request."""
         (image,) = images(await self.generate(request))
         return image
 
     async def begun(self, request: Request) -> asyncio.Task[None]:
-        """A task that paints, once its first step is done."""
+        """Starts Generate, and returns its task once the first step is done."""
         first_step = asyncio.Event()
 
         async def watch() -> None:
@@ -100,34 +108,41 @@ class GeneratorClient:
         await until_async(is_idle, "the generator is idle", SOON_S)
 
     async def submit(self, request: Request, detached: bool = False) -> jpb.Job:
+        """Calls SubmitJob."""
         message = pb.SubmitJobRequest(request_id=request.message.request_id, spec=request.message.spec)
         message.detached = detached
         reply = await self.stub.call("SubmitJob", Parcel(message, request), pb.SubmitJobResponse, timeout=60)
         return reply.message.job
 
     def watching(self, job_id: str, after: int = 0) -> AsyncGenerator[Parcel[pb.WatchJobResponse], None]:
+        """Calls WatchJob and returns the stream of its responses."""
         request = pb.WatchJobRequest(job_id=job_id, after_sequence=after)
         events = self.stub.stream("WatchJob", request, pb.WatchJobResponse)
         assert isinstance(events, AsyncGenerator)
         return events
 
     async def watch(self, job_id: str, after: int = 0) -> list[jpb.JobEvent]:
+        """Calls WatchJob and returns all events."""
         return [parcel.message.event async for parcel in self.watching(job_id, after)]
 
     async def job(self, job_id: str) -> jpb.Job:
+        """Calls GetJob."""
         return (await self.stub.call("GetJob", pb.GetJobRequest(job_id=job_id), pb.GetJobResponse)).message.job
 
     async def jobs(self, *states: jpb.JobState) -> list[jpb.Job]:
+        """Calls ListJobs; without states it returns the jobs in every state."""
         request = pb.ListJobsRequest(page_size=200, states=states)
         return list((await self.stub.call("ListJobs", request, pb.ListJobsResponse)).message.jobs)
 
     async def cancel(self, job_id: str) -> jpb.Job:
+        """Calls CancelJob."""
         request = pb.CancelJobRequest(job_id=job_id)
         return (await self.stub.call("CancelJob", request, pb.CancelJobResponse)).message.job
 
     async def upload(
         self, data: bytes, sha256: str = "", size: int | None = None, piece: int = 1 << 18
     ) -> pb.UploadBlobResponse:
+        """Calls UploadBlob, in pieces of `piece` bytes; digest and size are those of `data` unless they are given."""
         call = self.channel.stream_unary(
             f"/{SERVICE.full_name}/UploadBlob",
             request_serializer=pb.UploadBlobRequest.SerializeToString,
@@ -144,24 +159,27 @@ class GeneratorClient:
 
 
 def digest(data: bytes) -> str:
+    """Returns the SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def images(events: Sequence[jpb.JobEvent]) -> list[jpb.JobImage]:
+    """Returns the images among the events of a job."""
     return [event.image for event in events if event.WhichOneof("event") == "image"]
 
 
 def pixels(events: Sequence[jpb.JobEvent]) -> list[str]:
+    """Returns the digest of the pixels of each image among the events of a job."""
     return [image.pixels_sha256 for image in images(events)]
 
 
 def serialized(request: Request) -> bytes:
-    """The PromptEmbeds of a request as a client would send them."""
+    """Returns the PromptEmbeds of a request as a client uploads them."""
     return Parcel(request.message.spec.prompt.prompt_embeds, request).to_bytes()
 
 
 def by_name(request: Request, data: bytes) -> Request:
-    """The same request with its embeddings by their digest."""
+    """Returns the same request with its embeddings named by their digest."""
     message = pb.GenerateRequest()
     message.CopyFrom(request.message)
     message.spec.prompt.content.CopyFrom(content_pb2.ContentRef(sha256=digest(data), size_bytes=len(data)))
@@ -169,6 +187,7 @@ def by_name(request: Request, data: bytes) -> Request:
 
 
 async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancels a task and returns when it has ended."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -1,5 +1,6 @@
-"""A job manager on a real store, with a list in the device's place."""
+"""A job manager on a real store, with a list in place of the device."""
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.service.roles import GeneratorConfig
 
 from .helpers import make_embeds, make_sampling
+
+_DIGESTS = itertools.count()
 
 
 class ManagedJobs:
@@ -77,26 +80,30 @@ class ManagedJobs:
         )
 
     async def load(self, record: JobRecord) -> JobSpec:
+        """Returns the spec of a submitted job."""
         return self.specs[record.request_id]
 
     def measured(self) -> None:
-        """A step of the smallest image takes a second, a decode another."""
+        """Teaches the cost model that a step of the smallest image takes a second, and a decode another."""
         self.estimator.cost.observe_forward(Size(96, 0), 1.0)
         self.estimator.cost.observe_decode(128 * 128, 1.0)
 
     async def submit(
         self, name: str, identity: str = "", priority: Priority = Priority.NORMAL, **changed: Any
     ) -> LiveJob:
+        """Submits a job. Keywords are options of Submission, or else change its sampling."""
         options = {key: changed.pop(key) for key in ("detached", "caller", "budget_s", "new_bytes") if key in changed}
         spec = JobSpec(Prompt(make_embeds(4, 8)), make_sampling(**changed), priority=priority)
         self.specs[name] = spec
         return await self.manager.submit(Submission(name, identity, spec, b"spec", {}, {}, **options))
 
     def publish(self, *events: JobEvent, job: int = -1) -> None:
+        """Reports events of a job on the device, by its index in `jobs`."""
         for event in events:
             self.manager.publish(self.jobs[job], event)
 
     async def ended(self, job: LiveJob) -> None:
+        """Returns when what happened to a job is in the store."""
         await self.manager.settled(job)
 
 
@@ -116,11 +123,11 @@ async def manager(demo: Path) -> AsyncIterator[Callable[..., ManagedJobs]]:
 
 
 def finished_image(size: int = 10) -> ImageFinished:
-    """A finished image of `size` bytes, different each time."""
-    sha256 = f"{time.perf_counter_ns():064x}"
+    """Returns a finished image of `size` bytes, with another digest each time."""
+    sha256 = f"{next(_DIGESTS):064x}"
     return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, sha256, "")
 
 
 async def collected(manager: JobManager, job: LiveJob, after: int = 0) -> list[JobEvent]:
-    """All events of a job until its last."""
+    """Returns all events of a job until its last."""
     return [event async for _, event in manager.watch(job, after)]

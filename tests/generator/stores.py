@@ -1,4 +1,4 @@
-"""The store of one folder, opened again and again, and rows to put into it."""
+"""Opens the store of one folder again and again, and makes records for it."""
 
 import hashlib
 import time
@@ -21,6 +21,7 @@ KEEP = Retention(results_s=3600.0, results=100, result_bytes=1 << 20, content_by
 
 
 def named(data: bytes) -> str:
+    """Returns the name of a content: its SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -55,7 +56,7 @@ def intercepted_writes(store: SqliteJobStore, put: Callable[[Put, str, Buffer], 
 
 
 def row(arrival: int, **changed: Any) -> JobRecord:
-    """A job that was just accepted."""
+    """Returns the record of a job that was just accepted."""
     plain = JobRecord(
         arrival=arrival,
         job_id=f"job-{arrival}",
@@ -73,7 +74,7 @@ def row(arrival: int, **changed: Any) -> JobRecord:
 
 
 def ended(arrival: int, state: JobState = JobState.SUCCEEDED, **changed: Any) -> JobRecord:
-    """The same job once it is over."""
+    """Returns the record of the same job after its end."""
     return row(arrival, state=state, **{"ended_at": time.time(), "sequence": 3, **changed})
 
 

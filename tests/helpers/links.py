@@ -24,7 +24,7 @@ LinkTo = Callable[[str], Awaitable[CuttableLink]]
 
 @dataclass(frozen=True)
 class Proxied:
-    """A link through a proxy: while it is down, what is sent stays where it is."""
+    """A network that is a link through a proxy: while it is down, nothing is carried."""
 
     link: CuttableLink
 
