@@ -1,7 +1,6 @@
 """A job manager on a real store, with a list in place of the device."""
 
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class ManagedJobs:
     Attributes:
         jobs: What the manager handed to the device.
         specs: The spec of each job, by request id.
-        clock_s: Added to the manager's clock: a test sets it to let time pass.
+        clock_s: What the manager's clock shows: a test changes it to let time pass.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class ManagedJobs:
             held_limits: As in the manager's dependencies.
             changed: Settings of the generator.
         """
-        self.clock_s = 0.0
+        self.clock_s = 1000.0
         self.jobs: list[DeviceJob] = []
         self.estimator = JobEstimator()
         self.config = GeneratorConfig(model=model, **changed)
@@ -75,7 +74,7 @@ class ManagedJobs:
                 lambda *_: b"",
                 intervals=Intervals(retry_s=retry_s, first_watch_s=first_watch_s),
                 held_limits=held_limits,
-                clock=lambda: time.monotonic() + self.clock_s,
+                clock=lambda: self.clock_s,
             ),
         )
 

@@ -143,7 +143,7 @@ async def test_ending_a_stream_closes_the_handler_at_once(fake: StartFake, where
         await anext(stream)
         await begun.wait()
         await stream.aclose()
-        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(closed.wait(), 60)
     finally:
         gc.enable()
 
@@ -164,7 +164,7 @@ async def test_cancelling_a_call_cancels_its_handler(fake: StartFake) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_a_deadline_ends_the_handler(fake: StartFake) -> None:
@@ -182,7 +182,7 @@ async def test_a_deadline_ends_the_handler(fake: StartFake) -> None:
         async for _ in server.stub.stream("Generate", pb.GenerateRequest(), pb.GenerateResponse, timeout=0.2):
             pass
     assert refusal.value.metadata["stage"] == "generator"
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_a_servicer_that_lacks_a_method_is_a_type_error() -> None:
