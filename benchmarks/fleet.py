@@ -87,7 +87,7 @@ def growth(
         running += [host.start(_settings(folder / str(n), job_s, 1000)) for n in range(len(running), number)]
         measured = asyncio.run(_measure(running, embeds, window_s, job_s))
         alone = alone or measured.each
-        say(f"P11: {number} generators: {measured.told(number, job_s)}; each {measured.each / alone:.3f} of the first")
+        say(f"P11: {number} generators: {measured.report(number, job_s)}; each {measured.each / alone:.3f} of the first")
         if number > numbers[0]:
             what = f"{number} generators behind one client: jobs a second of each / of {numbers[0]}"
             goals.append(Goal(f"P11.{number}", what, measured.each / alone, 0.95, at_least=True))
@@ -107,7 +107,7 @@ class MeasuredWindow:
     generators_cpu_s: float
     client_cpu_s: float
 
-    def told(self, number: int, job_s: float) -> str:
+    def report(self, number: int, job_s: float) -> str:
         cores = len(os.sched_getaffinity(0))
         cpu_s = self.generators_cpu_s + self.client_cpu_s
         theirs, mine = (seconds / max(self.jobs, 1e-9) for seconds in (self.generators_cpu_s, self.client_cpu_s))
