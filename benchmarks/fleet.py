@@ -87,7 +87,9 @@ def growth(
         running += [host.start(_settings(folder / str(n), job_s, 1000)) for n in range(len(running), number)]
         measured = asyncio.run(_measure(running, embeds, window_s, job_s))
         alone = alone or measured.each
-        say(f"P11: {number} generators: {measured.report(number, job_s)}; each {measured.each / alone:.3f} of the first")
+        say(
+            f"P11: {number} generators: {measured.report(number, job_s)}; each {measured.each / alone:.3f} of the first"
+        )
         if number > numbers[0]:
             what = f"{number} generators behind one client: jobs a second of each / of {numbers[0]}"
             goals.append(Goal(f"P11.{number}", what, measured.each / alone, 0.95, at_least=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import run_service, start_service
+from tests.helpers.processes import ended, log_until, run_service, start_service
 from zrelay_shared import exits
 
 MODULE = "zrelay_encoder"
@@ -24,17 +24,12 @@ def test_it_serves_and_ends_on_sigterm(demo_checkpoint: Path, tmp_path: Path, mo
     process = start_service(
         MODULE, "--model", str(demo_checkpoint), "--listen", "127.0.0.1:0", "--address-file", str(address)
     )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ready on" in line:
-            break
-    said = "".join(lines)
+    said = log_until(process, "ready on")
     assert address.read_text().startswith("127.0.0.1:"), said
     process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=180)[1]
-    assert process.returncode == exits.OK, said
+    code, rest = ended(process)
+    said += rest
+    assert code == exits.OK, said
     assert str(demo_checkpoint) not in said
 
 

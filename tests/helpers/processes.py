@@ -33,7 +33,22 @@ def start_service(module: str, *args: str) -> subprocess.Popen[str]:
 
 def run_service(module: str, *args: str) -> tuple[int, str]:
     """Runs `python -m module`, which must end by itself, and returns its exit code and its log."""
-    process = start_service(module, *args)
+    return ended(start_service(module, *args))
+
+
+def log_until(process: subprocess.Popen[str], text: str) -> str:
+    """Reads the log of a process up to the line with `text`, and returns it."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} was never logged: {''.join(lines)}")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Waits for the end of a process, and returns its exit code and the rest of its log."""
     try:
         _, log = process.communicate(timeout=DEADLINE_S)
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.helpers.processes import run_service, start_service
+from tests.helpers.processes import ended, log_until, run_service, start_service
 from zrelay_shared import exits
 from zrelay_shared.errors import CheckpointError
 from zrelay_vision.__main__ import main
@@ -37,17 +37,12 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
     process = start_service(
         MODULE, "--model", str(tmp_path / "model"), "--listen", "127.0.0.1:0", "--address-file", str(address)
     )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ready on" in line:
-            break
+    said = log_until(process, "ready on")
     assert address.read_text().startswith("127.0.0.1:")
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=180)
-    said = "".join(lines) + rest
-    assert process.returncode == exits.OK, said
+    code, rest = ended(process)
+    said += rest
+    assert code == exits.OK, said
     assert "2 of 7 blocks, for layer -6" in said and str(tmp_path) not in said
     assert list((tmp_path / "state" / "cache").glob("weights-*.json"))
 
