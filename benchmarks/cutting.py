@@ -1,68 +1,86 @@
-"""A TCP relay to a service whose connections can be cut at any moment: what a bad network looks like from here."""
+"""A TCP link to a service that can be cut at any moment, as a bad network is: for benchmarks and tests."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 
-class Cuttable:
-    """Made by `cuttable`; clients dial `endpoint`."""
+class CuttableLink:
+    """A TCP link to an endpoint that can be reset, cut, left hanging, and restored. It belongs to one event loop.
 
-    def __init__(self, target: str) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
-        self._links: set[asyncio.Task[None]] = set()
+    Attributes:
+        target: Where new connections lead.
+        endpoint: Where the link listens; known after the first `restore`.
+    """
+
+    def __init__(self, target: str, host: str = "127.0.0.1") -> None:
+        """Creates a link that does not listen yet; `cuttable` makes one that does.
+
+        Args:
+            target: The endpoint.
+            host: The loopback address of the link.
+        """
+        self.target = target
+        self.endpoint = f"{host}:0"
         self._server: asyncio.Server | None = None
-        self.endpoint = ""
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
 
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.endpoint = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    async def restore(self) -> None:
+        """Carries what is sent, and takes new connections."""
+        self._open.set()
+        if self._server is None:
+            host, _, port = self.endpoint.rpartition(":")
+            self._server = await asyncio.start_server(self._carry, host, int(port))
+            self.endpoint = "{}:{}".format(*self._server.sockets[0].getsockname()[:2])
 
-    def cut(self) -> None:
-        """Ends every connection; new ones are taken."""
-        for link in self._links:
-            link.cancel()
+    def reset(self) -> None:
+        """Resets every connection; new ones are taken."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
-    async def close(self) -> None:
-        """Ends every connection and takes no more."""
+    async def cut(self) -> None:
+        """Resets every connection and takes no more."""
         if self._server is not None:
             self._server.close()
-        self.cut()
-        await asyncio.gather(*self._links, return_exceptions=True)
+            self._server = None
+        self.reset()
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        if link is None:
-            return
-        self._links.add(link)
-        there: asyncio.StreamWriter | None = None
+    def hang(self) -> None:
+        """Carries nothing any more; connections stay open."""
+        self._open.clear()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self.target.rpartition(":")
         try:
-            far, there = await asyncio.open_connection(self._host, self._port)
-            await asyncio.gather(_pump(reader, there), _pump(far, writer))
-        except (OSError, asyncio.CancelledError):  # cut, or the service is gone: the caller sees a closed connection
-            pass
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, far_writer}
+        self._writers |= both
+        try:
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         finally:
-            self._links.discard(link)
-            for one in (writer, there):
-                if one is not None:
-                    one.transport.abort()
+            self._writers -= both
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-    with contextlib.suppress(OSError):
-        writer.write_eof()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 @contextlib.asynccontextmanager
-async def cuttable(target: str) -> AsyncIterator[Cuttable]:
-    """A relay to `host:port` while the block runs."""
-    relay = Cuttable(target)
-    await relay.open()
+async def cuttable(target: str, host: str = "127.0.0.1") -> AsyncIterator[CuttableLink]:
+    """A link to `target` that carries; it is cut when the block ends."""
+    link = CuttableLink(target, host)
+    await link.restore()
     try:
-        yield relay
+        yield link
     finally:
-        await relay.close()
+        await link.cut()

@@ -21,11 +21,11 @@ import memory
 import random_checkpoint
 import relay
 import torch
-from loads import LOADS, Load
+from loads import LOADS, PROMPT, BenchmarkJobs
 from measuring import Goal, Say, sayer, tell
 from pinging import pings
 from scheduling import cancelling, short_behind_long
-from servers import Service, started
+from servers import ServiceProcess, started
 from throughput import throughput
 
 from zrelay_client import Client
@@ -59,7 +59,7 @@ def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Sa
         started("generator", model) as generator,
         Client(encoder=encoder.endpoint, generator=generator.endpoint) as client,
     ):
-        bench = Bench(name, model, client, encoder, generator, max(1, rounds), say)
+        bench = EngineBenchmark(name, model, client, encoder, generator, max(1, rounds), say)
         goals: list[Goal] = []
         for goal in GOALS[::-1]:  # memory first: a peak never falls
             if goal in wanted:
@@ -68,14 +68,14 @@ def on_checkpoint(name: str, model: Path, wanted: set[str], rounds: int, say: Sa
 
 
 @dataclass(frozen=True)
-class Bench:
+class EngineBenchmark:
     """One checkpoint's services and what is measured on them."""
 
     name: str
     model: Path
     client: Client
-    encoder: Service
-    generator: Service
+    encoder: ServiceProcess
+    generator: ServiceProcess
     rounds: int
     say: Say
 
@@ -91,7 +91,7 @@ class Bench:
         }
 
     @property
-    def load(self) -> Load:
+    def load(self) -> BenchmarkJobs:
         return LOADS[self.name]
 
     def pipeline(self) -> Any:
@@ -111,14 +111,14 @@ class Bench:
     def throughput(self) -> list[Goal]:
         load, rounds = self.load, max(1, self.rounds // 2)
         pipeline = self.pipeline()
-        return throughput(self.name, self.client, pipeline, relay.PROMPT, load, rounds, self.say)
+        return throughput(self.name, self.client, pipeline, PROMPT, load, rounds, self.say)
 
     def short_behind_long(self) -> list[Goal]:
-        embeds, load, endpoint = self.client.encode(relay.PROMPT), self.load, self.generator.endpoint
+        embeds, load, endpoint = self.client.encode(PROMPT), self.load, self.generator.endpoint
         return short_behind_long(self.name, endpoint, embeds, load.long, load.short, self.rounds, self.say)
 
     def cancelling(self) -> list[Goal]:
-        embeds, load = self.client.encode(relay.PROMPT), self.load
+        embeds, load = self.client.encode(PROMPT), self.load
         return [cancelling(self.name, self.generator.endpoint, embeds, load.long, self.rounds + 1, self.say)]
 
     def pings(self) -> list[Goal]:
@@ -148,7 +148,7 @@ class Bench:
     def paint(self, options: dict[str, Any], seed: int) -> None:
         """One picture of the benchmark's prompt."""
         asked: dict[str, Any] = {**options, "seed": seed}
-        self.client.generate(relay.PROMPT, **asked)
+        self.client.generate(PROMPT, **asked)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import queueing
-from hosted import Host, Hosted, Setting
+from hosted import GeneratorHost, HostedGenerator, HostedSettings
+from loads import PROMPT
 from measuring import Goal, Say, sayer, tell
 from servers import started
-from simulated import Pace
+from simulated import DeviceSpeed
 from vitals import vitals
 
 from zrelay_client import AsyncClient, Done, Embeds, Event, GenerateOptions, Progress
 from zrelay_demo import CHECKPOINT
 
-PROMPT = "a small red circle on a blue background"
 SIDE, STEPS = 128, 8
 _OPTIONS: GenerateOptions = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS}
 _SLOW: GenerateOptions = {**_OPTIONS, "num_inference_steps": 100}
@@ -52,12 +52,12 @@ def main() -> None:
     numbers = sorted({int(number) for number in args.generators.split(",")})
     embeds = _embeds()
     goals: list[Goal] = []
-    with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, Host() as host:
+    with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, GeneratorHost() as host:
         goals += growth(host, Path(folder), embeds, numbers, args.window, args.job_s, say)
     for name, jobs, measure in (("q", args.queued, queueing.submitted), ("w", args.watched, queueing.watched)):
         if jobs:
-            with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, Host() as host:
-                generator = host.start(_setting(Path(folder) / name, _QUEUE_PACE * args.job_s, jobs))
+            with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, GeneratorHost() as host:
+                generator = host.start(_settings(Path(folder) / name, _QUEUE_PACE * args.job_s, jobs))
                 goals += asyncio.run(measure(generator, embeds, jobs, _SLOW, min(_QUIET_S, args.window), say))
     tell(goals, args.json)
 
@@ -71,23 +71,25 @@ def _embeds() -> Embeds:
         return asyncio.run(encoded(encoder.endpoint))
 
 
-def _setting(state: Path, job_s: float, most: int) -> Setting:
-    rate = Pace.of_job(job_s, SIDE, STEPS).rate
+def _settings(state: Path, job_s: float, most: int) -> HostedSettings:
+    rate = DeviceSpeed.of_job(job_s, SIDE, STEPS).rate
     options = (("threads", 1), ("max_waiting", most + 100), ("max_wait_s", 1e12))
-    return Setting(CHECKPOINT, state, options, rate)
+    return HostedSettings(CHECKPOINT, state, options, rate)
 
 
 def growth(
-    host: Host, folder: Path, embeds: Embeds, numbers: list[int], window_s: float, job_s: float, say: Say
+    host: GeneratorHost, folder: Path, embeds: Embeds, numbers: list[int], window_s: float, job_s: float, say: Say
 ) -> list[Goal]:
     """Jobs a second of each number of generators, by generator, over that of the first number."""
-    running: list[Hosted] = []
+    running: list[HostedGenerator] = []
     goals, alone = [], 0.0
     for number in numbers:
-        running += [host.start(_setting(folder / str(n), job_s, 1000)) for n in range(len(running), number)]
+        running += [host.start(_settings(folder / str(n), job_s, 1000)) for n in range(len(running), number)]
         measured = asyncio.run(_measure(running, embeds, window_s, job_s))
         alone = alone or measured.each
-        say(f"P11: {number} generators: {measured.told(number, job_s)}; each {measured.each / alone:.3f} of the first")
+        say(
+            f"P11: {number} generators: {measured.report(number, job_s)}; each {measured.each / alone:.3f} of the first"
+        )
         if number > numbers[0]:
             what = f"{number} generators behind one client: jobs a second of each / of {numbers[0]}"
             goals.append(Goal(f"P11.{number}", what, measured.each / alone, 0.95, at_least=True))
@@ -98,7 +100,7 @@ def growth(
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredWindow:
     """Of a window: jobs a second of one generator, done jobs, processor seconds of all generators and of the client."""
 
     each: float
@@ -107,7 +109,7 @@ class Measured:
     generators_cpu_s: float
     client_cpu_s: float
 
-    def told(self, number: int, job_s: float) -> str:
+    def report(self, number: int, job_s: float) -> str:
         cores = len(os.sched_getaffinity(0))
         cpu_s = self.generators_cpu_s + self.client_cpu_s
         theirs, mine = (seconds / max(self.jobs, 1e-9) for seconds in (self.generators_cpu_s, self.client_cpu_s))
@@ -138,7 +140,7 @@ class _Meter:
         return self._done + sum(self._shares.values())
 
 
-async def _measure(generators: list[Hosted], embeds: Embeds, window_s: float, job_s: float) -> Measured:
+async def _measure(generators: list[HostedGenerator], embeds: Embeds, window_s: float, job_s: float) -> MeasuredWindow:
     meter = _Meter()
     endpoints = await asyncio.to_thread(lambda: [generator.endpoint for generator in generators])
     async with AsyncClient(generator=endpoints, timeout_s=3600.0) as client:
@@ -153,7 +155,7 @@ async def _measure(generators: list[Hosted], embeds: Embeds, window_s: float, jo
             painting.result()
         painting.cancel()
         await asyncio.gather(painting, return_exceptions=True)
-    return Measured(jobs / seconds / len(generators), jobs, seconds, cpu_s, mine_s)
+    return MeasuredWindow(jobs / seconds / len(generators), jobs, seconds, cpu_s, mine_s)
 
 
 async def _paint(client: AsyncClient, embeds: Embeds, meter: _Meter) -> None:
@@ -162,7 +164,7 @@ async def _paint(client: AsyncClient, embeds: Embeds, meter: _Meter) -> None:
             raise outcome.error
 
 
-def _cpu_s(generators: list[Hosted]) -> float:
+def _cpu_s(generators: list[HostedGenerator]) -> float:
     return sum(vitals(generator.pid).cpu_s for generator in generators)
 
 

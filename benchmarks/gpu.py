@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     say, device = sayer(args.json), torch.device(args.device)
     folder = args.model or random_checkpoint.make(args.work / "full", random_checkpoint.FULL, device=args.device)
-    bench = Bench.load(folder, device, getattr(torch, args.dtype), args.rounds, say)
+    bench = ForwardBenchmark.load(folder, device, getattr(torch, args.dtype), args.rounds, say)
     sizes = [int(size) for size in args.sizes.split(",")]
     trials = [name for name in args.trials.split(",") if name]
     goals = bench.measure(sizes, args.steps, trials)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Bench:
+class ForwardBenchmark:
     """One set of weights, seen by both sides."""
 
     reference: Any
@@ -79,7 +79,7 @@ class Bench:
     say: Say
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> "Bench":
+    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype, rounds: int, say: Say) -> "ForwardBenchmark":
         where = {"device_map": {"": str(device)}, "dtype": dtype}
         reference = ZImageTransformer2DModel.from_pretrained(folder / "transformer", **where).eval()
         reference.requires_grad_(False)

@@ -21,7 +21,7 @@ SHAPE = (1504, 2560)
 _BYTES = SHAPE[0] * SHAPE[1] * 2
 
 
-def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
+def _serve(role: str, ready: Connection, far: link.RateLimitedLink | None) -> None:
     if far is not None:
         link.enter(far.namespace)
     import torch
@@ -39,12 +39,12 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
     torch.set_num_threads(1)
     stored = torch.randn(SHAPE).to(torch.bfloat16)
 
-    class Measured(lifecycle.Service):
+    class StoredTensorService(lifecycle.Service):
         async def load(self) -> None: ...
         async def drain(self, grace_s: float) -> None: ...
         async def close(self) -> None: ...
 
-    class Encoder(Measured):
+    class StoredTensorEncoder(StoredTensorService):
         descriptor = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"]
 
         async def EncodePrompts(self, parcel: Parcel[Any], context: rpc.Context) -> Parcel[Any]:
@@ -54,7 +54,7 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
             to_wire(answer, embeds.segments.add().prompt_embeds, stored)
             return answer
 
-    class Generator(Measured):
+    class DiscardingGenerator(StoredTensorService):
         descriptor = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
 
         async def Generate(self, parcel: Parcel[Any], context: rpc.Context) -> Any:
@@ -65,7 +65,7 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
     async def unused(self: object, parcel: Parcel[Any], context: rpc.Context) -> None:
         raise FeatureMissing("not part of this measurement")
 
-    service = Encoder() if role == "encoder" else Generator()
+    service = StoredTensorEncoder() if role == "encoder" else DiscardingGenerator()
     for method in service.descriptor.methods:
         if not hasattr(service, method.name):
             setattr(type(service), method.name, unused)
@@ -81,7 +81,7 @@ def _serve(role: str, ready: Connection, far: link.Link | None) -> None:
     asyncio.run(run())
 
 
-def _tcp(ready: Connection, far: link.Link | None) -> None:
+def _tcp(ready: Connection, far: link.RateLimitedLink | None) -> None:
     """Answers 'd' with the bytes and 'u' plus the bytes with 'k'."""
     if far is not None:
         link.enter(far.namespace)
@@ -105,7 +105,7 @@ def _receive(connection: socket.socket, buffer: bytearray) -> None:
         view = view[connection.recv_into(view) :]
 
 
-def measure(rounds: int = 60, far: link.Link | None = None) -> tuple[float, float]:
+def measure(rounds: int = 60, far: link.RateLimitedLink | None = None) -> tuple[float, float]:
     """(median seconds of the hand-over, median seconds of raw TCP), in turns; the far ends beyond `far` where given."""
     context = multiprocessing.get_context("spawn")
     processes = []

@@ -20,7 +20,7 @@ _START_S, _ANSWER_S, _STOP_S = 600.0, 120.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class HostedSettings:
     """How a hosted generator runs: `options` of its GeneratorConfig beside model and state folder; with `rate`, a
     simulated device of so many operations a second."""
 
@@ -30,8 +30,8 @@ class Setting:
     rate: float | None = None
 
 
-class Hosted:
-    """One such process. Made by `Host.start`."""
+class HostedGenerator:
+    """One such process. Made by `GeneratorHost.start`."""
 
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self._process, self._pipe = process, pipe
@@ -69,7 +69,7 @@ class Hosted:
         return self._pipe.recv()
 
 
-class Host:
+class GeneratorHost:
     """Starts hosted generators and ends them with its block."""
 
     def __init__(self) -> None:
@@ -77,33 +77,33 @@ class Host:
         self._context.set_forkserver_preload(["zrelay_generator.service"])
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Host":
+    def __enter__(self) -> "GeneratorHost":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def start(self, setting: Setting) -> Hosted:
-        """A generator that begins to load."""
+    def start(self, settings: HostedSettings) -> HostedGenerator:
+        """Starts a generator, which begins to load."""
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, setting), daemon=True)
+        process = self._context.Process(target=_serve, args=(there, settings), daemon=True)
         process.start()
         there.close()
-        hosted = Hosted(process, here)
+        hosted = HostedGenerator(process, here)
         self._stack.callback(hosted.stop)
         return hosted
 
 
-def _serve(pipe: Connection, setting: Setting) -> None:
+def _serve(pipe: Connection, settings: HostedSettings) -> None:
     from zrelay_shared.service import process
 
     process.keep_large_buffers()
     process.configure_logging("warning")
-    asyncio.run(_run(pipe, setting))
+    asyncio.run(_run(pipe, settings))
     pipe.close()
 
 
-async def _run(pipe: Connection, setting: Setting) -> None:
+async def _run(pipe: Connection, settings: HostedSettings) -> None:
     import simulated
 
     from zrelay_generator.model.loading import load_model
@@ -112,8 +112,8 @@ async def _run(pipe: Connection, setting: Setting) -> None:
     from zrelay_shared.service.listening import ListenAddress
     from zrelay_shared.service.roles import GeneratorConfig
 
-    config = GeneratorConfig(model=setting.model, state=setting.state, **dict(setting.options))
-    load = load_model if setting.rate is None else simulated.loader(simulated.Pace(setting.rate))
+    config = GeneratorConfig(model=settings.model, state=settings.state, **dict(settings.options))
+    load = load_model if settings.rate is None else simulated.loader(simulated.DeviceSpeed(settings.rate))
     over = asyncio.Event()
 
     def asked() -> None:

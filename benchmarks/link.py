@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Link:
+class RateLimitedLink:
     """`namespace` holds the far end, which is reached at `host`."""
 
     namespace: str
@@ -30,7 +30,7 @@ def possible() -> str:
 
 
 @contextmanager
-def limited(mbit: int) -> Iterator[Link]:
+def limited(mbit: int) -> Iterator[RateLimitedLink]:
     """A link of `mbit` Mbit/s each way, gone when the block ends."""
     name = f"zrb{os.getpid()}"
     here, there = f"{name}a", f"{name}b"
@@ -47,7 +47,7 @@ def limited(mbit: int) -> Iterator[Link]:
         run(f"ip -n {name} link set {there} up")
         run(f"tc qdisc add dev {here} root tbf rate {mbit}mbit burst 128kb latency 100ms")
         run(f"tc -n {name} qdisc add dev {there} root tbf rate {mbit}mbit burst 128kb latency 100ms")
-        yield Link(name, "10.213.77.2")
+        yield RateLimitedLink(name, "10.213.77.2")
     finally:
         run(f"ip netns del {name}")
 

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+PROMPT = "a small red circle on a blue background"
+"""What every benchmark asks for unless it says otherwise."""
+
 
 @dataclass(frozen=True)
-class Load:
+class BenchmarkJobs:
     """What is painted on a checkpoint: images, sides and steps of the mixed load, a long and a short job."""
 
     jobs: int
@@ -16,21 +19,21 @@ class Load:
 
 
 LOADS = {
-    "tiny": Load(
+    "tiny": BenchmarkJobs(
         4,
         (64, 96),
         2,
         {"width": 256, "height": 256, "num_inference_steps": 12},
         {"width": 64, "height": 64, "num_inference_steps": 2},
     ),
-    "demo": Load(
+    "demo": BenchmarkJobs(
         16,
         (64, 128, 192),
         8,
         {"width": 384, "height": 384, "num_inference_steps": 16},
         {"width": 128, "height": 128, "num_inference_steps": 8},
     ),
-    "mid": Load(
+    "mid": BenchmarkJobs(
         16,
         (64, 128, 256),
         4,

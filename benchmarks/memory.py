@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from measuring import Goal, Say
-from servers import Service
+from servers import ServiceProcess
 from vitals import vitals
 
 from zrelay_shared.checkpoints import open_pipeline
@@ -46,7 +46,7 @@ _SERVICER = {"encoder": "zrelay_encoder.api.servicer", "generator": "zrelay_gene
 
 
 def memory(
-    name: str, role: str, service: Service, weights: int, loads: Mapping[str, Callable[[], object]], say: Say
+    name: str, role: str, service: ServiceProcess, weights: int, loads: Mapping[str, Callable[[], object]], say: Say
 ) -> Goal:
     """Peaks after loading and after each of `loads`, which are run in order; the goal's value is of the first of them,
     the smallest. The others say what activations add."""

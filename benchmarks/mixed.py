@@ -27,7 +27,7 @@ class Tally:
     """Seed -> digest of the pixels that a deterministic job has to give each time."""
 
 
-class Caller:
+class SoakCaller:
     """One of several, with a random generator of its own. `direct` and `lossy` reach the same generator, the latter
     over a link that is cut now and then."""
 
@@ -130,7 +130,7 @@ class Caller:
             asked = self._options()
             painting = asyncio.create_task(client.generate(self._embeds[0], on_event=note, **asked))
             await asyncio.wait({asyncio.create_task(heard.wait()), painting}, timeout=10.0)
-            await link.close()
+            await link.cut()
             painting.cancel()
             with contextlib.suppress(ZrelayError, asyncio.CancelledError):
                 await painting

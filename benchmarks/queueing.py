@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from hosted import Hosted
+from hosted import HostedGenerator
 from measuring import Goal, Say
 from vitals import slope, vitals
 
@@ -26,7 +26,7 @@ class Point:
 
 
 async def submitted(
-    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+    generator: HostedGenerator, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
 ) -> list[Goal]:
     """Detached jobs, nobody watches: P11.memory is KiB of the generator a job over the second half of them, P11.flat
     that over the same of the first half, P11.cost the processor time to take one of the last tenth over the first.
@@ -57,7 +57,7 @@ async def submitted(
 
 
 async def watched(
-    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+    generator: HostedGenerator, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
 ) -> list[Goal]:
     """One client that watches all of them: KiB a job on its side, and what the heart-beats cost both."""
     async with AsyncClient(generator=generator.endpoint, timeout_s=3600.0) as client:
@@ -95,7 +95,7 @@ async def _paint(client: AsyncClient, embeds: Embeds, jobs: int, options: Genera
             raise outcome.error
 
 
-def _share(generator: Hosted, seconds: float) -> float:
+def _share(generator: HostedGenerator, seconds: float) -> float:
     """Of a core that the generator takes."""
     return _share_of(generator.pid, seconds)
 

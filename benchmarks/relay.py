@@ -24,6 +24,7 @@ import handover
 import link
 import random_checkpoint
 import torch
+from loads import PROMPT
 from measuring import Goal, Say, sayer, side_by_side, tell
 from pinging import pings
 
@@ -31,7 +32,6 @@ from zrelay_client import Client
 from zrelay_demo import CHECKPOINT
 from zrelay_shared.service.worker import serving_threads
 
-PROMPT = "a small red circle on a blue background"
 LONG_PROMPT = "three large striped orange stars next to a small dotted purple heart on a plain white background"
 
 

@@ -17,7 +17,7 @@ _START_S = 600.0
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceProcess:
     """A service that is ready: `endpoint` host:port, `pid` of its process."""
 
     endpoint: str
@@ -25,7 +25,7 @@ class Service:
 
 
 @contextmanager
-def started(role: str, model: Path, *flags: str) -> Iterator[Service]:
+def started(role: str, model: Path, *flags: str) -> Iterator[ServiceProcess]:
     """`python -m zrelay_<role>` on a checkpoint until the block ends; a generator's jobs are kept in a folder that
     goes with it. Raises RuntimeError, with the end of its log, where it does not start."""
     with tempfile.TemporaryDirectory(prefix="zrelay-") as folder:
@@ -37,7 +37,7 @@ def started(role: str, model: Path, *flags: str) -> Iterator[Service]:
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            yield Service(_ready(process, address, log), process.pid)
+            yield ServiceProcess(_ready(process, address, log), process.pid)
         finally:
             process.terminate()
             try:

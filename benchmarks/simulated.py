@@ -22,13 +22,13 @@ _FLOP_PER_TOKEN, _FLOP_PER_SQUARE, _FLOP_PER_PIXEL = 11.65e9, 491_520.0, 10.0e6
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class DeviceSpeed:
     """Of a simulated device: `rate` floating point operations a second."""
 
     rate: float
 
     @classmethod
-    def of_job(cls, seconds: float, side: int, steps: int) -> "Pace":
+    def of_job(cls, seconds: float, side: int, steps: int) -> "DeviceSpeed":
         """The device on which a picture of side x side pixels in so many steps takes so long."""
         unit = cls(1.0)
         flop = steps * unit.forward_s(segment_size(side, side, 1)) + unit.decode_s(side * side)
@@ -41,28 +41,28 @@ class Pace:
         return _FLOP_PER_PIXEL * pixels / self.rate
 
 
-def load(pace: Pace, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """What `zrelay_generator.model.loading.load_model` makes of a folder, at a pace."""
+def load(speed: DeviceSpeed, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """What `zrelay_generator.model.loading.load_model` makes of a folder, at a speed."""
     real = load_model(folder, device, dtype)
-    transformer, vae = SimulatedTransformer(real.transformer, pace), SimulatedVae(real.vae, pace)
+    transformer, vae = SimulatedTransformer(real.transformer, speed), SimulatedVae(real.vae, speed)
     return LoadedModel(transformer, vae, real.latent_to_rgb, real.defaults, real.limits)
 
 
-def loader(pace: Pace) -> "partial[LoadedModel]":
-    """`load` at a pace."""
-    return partial(load, pace)
+def loader(speed: DeviceSpeed) -> "partial[LoadedModel]":
+    """`load` at a speed."""
+    return partial(load, speed)
 
 
 class SimulatedTransformer(PackedTransformer):
     """Sleeps for each forward. Captions and positions are computed, as small as the checkpoint is."""
 
-    def __init__(self, like: PackedTransformer, pace: Pace) -> None:
+    def __init__(self, like: PackedTransformer, speed: DeviceSpeed) -> None:
         super().__init__(like.weights)
-        self._pace = pace
+        self._speed = speed
 
     def forward(self, segments: Sequence[Segment]) -> list[Prediction]:
         lengths = [segment.conditioning.tokens for segment in segments]
-        time.sleep(self._pace.forward_s(Size(sum(lengths), sum(n * n for n in lengths))))
+        time.sleep(self._speed.forward_s(Size(sum(lengths), sum(n * n for n in lengths))))
         nothing = [torch.zeros_like(segment.latents) for segment in segments]
         return [Prediction(zeros, (zeros,) * len(s.without)) for zeros, s in zip(nothing, segments, strict=True)]
 
@@ -70,11 +70,11 @@ class SimulatedTransformer(PackedTransformer):
 class SimulatedVae(Vae):
     """Sleeps for each decode; the pictures are black."""
 
-    def __init__(self, like: Vae, pace: Pace) -> None:
+    def __init__(self, like: Vae, speed: DeviceSpeed) -> None:
         vars(self).update(vars(like))
-        self._pace = pace
+        self._speed = speed
 
     def decode(self, latents: Tensor) -> Tensor:
         height, width = (side * self.factor for side in latents.shape[1:])
-        time.sleep(self._pace.decode_s(height * width))
+        time.sleep(self._speed.decode_s(height * width))
         return torch.zeros(height, width, 3, dtype=torch.uint8)

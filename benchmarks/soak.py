@@ -20,10 +20,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cutting import Cuttable, cuttable
-from hosted import Host, Hosted, Setting
+from cutting import CuttableLink, cuttable
+from hosted import GeneratorHost, HostedGenerator, HostedSettings
 from measuring import Say, sayer
-from mixed import Caller, Tally
+from mixed import SoakCaller, Tally
 from residue import residue
 from servers import started
 from vitals import Vitals, slope, vitals
@@ -79,10 +79,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one object of what was measured and what is wrong")
     args = parser.parse_args()
     say = sayer(args.json)
-    with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, Host() as host:
+    with tempfile.TemporaryDirectory(prefix="zrelay-") as folder, GeneratorHost() as host:
         state = Path(folder) / "state"
         options = (("keep_results", KEEP_RESULTS), ("lease_s", LEASE_S), ("keep_contents_bytes", 4 << 20))
-        generator = host.start(Setting(CHECKPOINT, state, options))
+        generator = host.start(HostedSettings(CHECKPOINT, state, options))
         report = asyncio.run(_soak(generator, state, args.minutes, args.callers, args.seed, say))
     if args.json:
         print(json.dumps(report))
@@ -92,7 +92,7 @@ def main() -> int:
 
 
 async def _soak(
-    generator: Hosted, state: Path, minutes: float, callers: int, seed: int, say: Say
+    generator: HostedGenerator, state: Path, minutes: float, callers: int, seed: int, say: Say
 ) -> dict[str, list[str]]:
     endpoint = await asyncio.to_thread(lambda: generator.endpoint)
     embeds, picture = await _inputs(endpoint)
@@ -106,7 +106,7 @@ async def _soak(
         AsyncClient(generator=link.endpoint) as lossy,
     ):
         chances = [random.Random(seed * 1000 + number) for number in range(callers)]
-        work = [Caller(endpoint, embeds, picture, chance, tally).run(direct, lossy, ends) for chance in chances]
+        work = [SoakCaller(endpoint, embeds, picture, chance, tally).run(direct, lossy, ends) for chance in chances]
         beside = [
             asyncio.create_task(_cutting(link, random.Random(seed))),
             asyncio.create_task(_look(generator, watch, say)),
@@ -159,13 +159,13 @@ async def _inputs(generator: str) -> tuple[list[Embeds], bytes]:
         return embeds, (await client.generate(embeds[0], width=64, height=64, seed=1)).images[0].data
 
 
-async def _cutting(link: Cuttable, chance: random.Random) -> None:
+async def _cutting(link: CuttableLink, chance: random.Random) -> None:
     while True:
         await asyncio.sleep(chance.uniform(2.0, 10.0))
-        link.cut()
+        link.reset()
 
 
-async def _look(generator: Hosted, watch: Watch, say: Say) -> None:
+async def _look(generator: HostedGenerator, watch: Watch, say: Say) -> None:
     started_at = last = time.monotonic()
     while True:
         await asyncio.sleep(_SAMPLE_S)
@@ -187,7 +187,7 @@ async def _idle(endpoint: str) -> None:
             await asyncio.sleep(1.0)
 
 
-async def _settled(generator: Hosted, state: Path, before: Vitals) -> tuple[Vitals, str, list[str]]:
+async def _settled(generator: HostedGenerator, state: Path, before: Vitals) -> tuple[Vitals, str, list[str]]:
     """Once nothing is left of the load, or when leases must have run out and retention must have had its turn: how the
     generator is, what its state folder holds, and sentences about what is left."""
     ends = time.monotonic() + LEASE_S + 15.0

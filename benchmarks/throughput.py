@@ -6,7 +6,7 @@ from typing import Any
 
 import forwards
 import torch
-from loads import Load
+from loads import BenchmarkJobs
 from measuring import Goal, Say, side_by_side
 
 from zrelay_client import Client, Embeds
@@ -15,7 +15,9 @@ _FILLED = 0.9
 """A step of four images that takes more than this share of four steps of one: one image fills the device."""
 
 
-def throughput(name: str, client: Client, pipeline: Any, prompt: str, load: Load, rounds: int, say: Say) -> list[Goal]:
+def throughput(
+    name: str, client: Client, pipeline: Any, prompt: str, load: BenchmarkJobs, rounds: int, say: Say
+) -> list[Goal]:
     """The mixed load, and one of each size alone: there it shows what a step that does not fill the device gains.
 
     Both sides begin with the same prompt's embeddings. P3 is the mixture on the mid-size checkpoint.

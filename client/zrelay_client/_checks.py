@@ -59,7 +59,7 @@ async def check_service(role: str, target: str, *, name: str) -> AsyncIterator[C
             yield _failed(f"{name} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
             return
     yield _version(name, said)
-    yield _memory(name, said)
+    yield check_memory(name, said)
     yield said
 
 
@@ -144,7 +144,8 @@ def _version(name: str, said: ServiceInfo) -> Check:
     return Check(f"{name} version", WARN, f"{message}; this client is {__version__}", fix)
 
 
-def _memory(whose: str, said: ServiceInfo) -> Check:
+def check_memory(whose: str, said: ServiceInfo) -> Check:
+    """Whether the device of a service has memory left."""
     name = f"{whose} memory"
     if said.device is None or not said.device.memory_total_bytes:
         return Check(name, OK, "the platform does not tell")

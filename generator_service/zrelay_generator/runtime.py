@@ -34,11 +34,15 @@ from zrelay_shared.checkpoints import model_id, open_pipeline
 from zrelay_shared.paths import cache_dir
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.worker import serving_threads
-from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, report, stored_dtype
+from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
 
 log = logging.getLogger(__name__)
 LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
 """Loads the model of a pipeline folder. Raises CheckpointError."""
+MakeScheduler = Callable[[JobEstimator], Scheduler]
+"""Makes the scheduler of a generator."""
+ReportDevice = Callable[[torch.device], DeviceReport]
+"""Describes a device and its free memory."""
 _IN_MEMORY_BYTES = 256 << 20
 
 
@@ -74,7 +78,12 @@ class GeneratorRuntime(ServedModel):
 
 
 async def start(
-    config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
+    config: GeneratorConfig,
+    load: LoadModel = load_model,
+    intervals: Intervals = DEFAULT_INTERVALS,
+    *,
+    make_scheduler: MakeScheduler = Scheduler,
+    report_device: ReportDevice = report,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
@@ -82,6 +91,8 @@ async def start(
         config: The settings.
         load: Loads the model.
         intervals: Intervals of heartbeats, retries and leases.
+        make_scheduler: Makes the scheduler.
+        report_device: Describes the device, at the start and with every heartbeat.
 
     Raises:
         CheckpointError: The model folder cannot be used.
@@ -91,7 +102,7 @@ async def start(
     if not store.durable:
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
-        return await _start(config, store, load, intervals)
+        return await _start(config, store, load, intervals, make_scheduler, report_device)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
@@ -109,7 +120,12 @@ def retention(config: GeneratorConfig) -> Retention:
 
 
 async def _start(
-    config: GeneratorConfig, store: JobStore, load_from: LoadModel, intervals: Intervals
+    config: GeneratorConfig,
+    store: JobStore,
+    load_from: LoadModel,
+    intervals: Intervals,
+    make_scheduler: MakeScheduler,
+    report_device: ReportDevice,
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
@@ -117,7 +133,7 @@ async def _start(
     dtype, reason = pick_dtype(config.dtype, device, stored)
     log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, reason)
     estimator = JobEstimator()
-    scheduler = Scheduler(estimator)
+    scheduler = make_scheduler(estimator)
     loaded: list[LoadedModel] = []
     router = _EventRouter(loop)
     threads = serving_threads(config.threads) if device.type == "cpu" else config.threads
@@ -145,7 +161,7 @@ async def _start(
     except BaseException:
         thread.stop()
         raise
-    found = report(device)
+    found = report_device(device)
     loaded_identity = LoadedIdentity(
         identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
     )
@@ -175,7 +191,7 @@ async def _start(
     restored = await jobs.restore()
     if restored:
         log.info("continuing %d unfinished jobs", restored)
-    runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, device, intervals))
+    runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, lambda: report_device(device), intervals))
     return runtime
 
 
@@ -203,7 +219,7 @@ class _EventRouter:
         self._loop.call_soon_threadsafe(self.publish, job, event)
 
 
-async def _heartbeats(runtime: GeneratorRuntime, device: torch.device, intervals: Intervals) -> None:
+async def _heartbeats(runtime: GeneratorRuntime, report_now: Callable[[], DeviceReport], intervals: Intervals) -> None:
     """Sends heartbeats to watchers, applies the limits of the store, and refreshes the report of free memory."""
     beats, beats_to_retain = 0, max(1, round(intervals.retain_s / intervals.heartbeat_s))
     while True:
@@ -212,6 +228,6 @@ async def _heartbeats(runtime: GeneratorRuntime, device: torch.device, intervals
             await runtime.jobs.heartbeat()
             if (beats := beats + 1) % beats_to_retain == 0:
                 await runtime.jobs.recover()
-            runtime.device_report = await asyncio.to_thread(report, device)
+            runtime.device_report = await asyncio.to_thread(report_now)
         except Exception:  # a device that cannot be queried must not end what watchers and the disk depend on
             log.exception("a heartbeat failed")

@@ -1,5 +1,7 @@
 """The generator as a service: its handlers, and its life from loading to the end."""
 
+from functools import partial
+
 from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import generation_pb2
@@ -8,10 +10,12 @@ from zrelay_generator.api.requests import parse_sampling
 from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
 from zrelay_generator.model.loading import load_model
-from zrelay_generator.runtime import GeneratorRuntime, LoadModel, start
+from zrelay_generator.runtime import GeneratorRuntime, LoadModel, MakeScheduler, ReportDevice, start
+from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_shared.errors import CheckpointError, InvalidArgument
 from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.service.roles import GeneratorConfig
+from zrelay_shared.torch_devices import report
 
 
 class GeneratorServicer(GeneratorHandlers, Service):
@@ -22,7 +26,13 @@ class GeneratorServicer(GeneratorHandlers, Service):
     """
 
     def __init__(
-        self, config: GeneratorConfig, load: LoadModel = load_model, intervals: Intervals = DEFAULT_INTERVALS
+        self,
+        config: GeneratorConfig,
+        load: LoadModel = load_model,
+        intervals: Intervals = DEFAULT_INTERVALS,
+        *,
+        make_scheduler: MakeScheduler = Scheduler,
+        report_device: ReportDevice = report,
     ) -> None:
         """Creates a servicer whose model is not loaded yet.
 
@@ -30,9 +40,13 @@ class GeneratorServicer(GeneratorHandlers, Service):
             config: The settings.
             load: Makes the model from a pipeline folder. Benchmarks pass another one to run without a device.
             intervals: Intervals of heartbeats, retries and leases.
+            make_scheduler: Makes the scheduler.
+            report_device: Describes the device, at the start and with every heartbeat.
         """
         super().__init__(config)
-        self._load_model, self._intervals = load, intervals
+        self._start = partial(
+            start, config, load, intervals, make_scheduler=make_scheduler, report_device=report_device
+        )
         self.runtime: GeneratorRuntime | None = None
 
     @property
@@ -57,7 +71,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
             CheckpointError: The model folder cannot be used, or its defaults are not valid here.
             FailedPrecondition: The device is missing, or the state folder cannot be used.
         """
-        runtime = await start(self._config, self._load_model, self._intervals)
+        runtime = await self._start()
         try:  # a request without any sampling options must be valid
             parse_sampling(generation_pb2.SamplingOptions(), runtime.accepts.sampling)
         except InvalidArgument as error:

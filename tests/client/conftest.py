@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tests.helpers.servers import ServerThread
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.generation_pb2 import JobPriority
 from zrelay.v1.jobs_pb2 import Job, JobState
-from zrelay_client import AsyncClient
+from zrelay_client import AsyncClient, Image, read_provenance
 from zrelay_client._generator_service import GeneratorService as GeneratorConnection
 from zrelay_client._stack.bundle import demo_checkpoint
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
@@ -62,6 +62,11 @@ class RecordingGenerator(GeneratorServicer):
 
         return await super().UploadBlob(recorded(), context)
 
+    def take_uploads(self) -> list[str]:
+        """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
+        taken, self.uploads = self.uploads, []
+        return taken
+
     def _record(self, request_id: str, priority: JobPriority) -> None:
         self.priorities[request_id] = JobPriority.Name(priority).removeprefix("JOB_PRIORITY_").lower()
 
@@ -101,8 +106,7 @@ class Services(ServerThread):
 
     def take_uploads(self) -> list[str]:
         """Returns the SHA-256 digests of the contents that were uploaded since the last call."""
-        taken, self._generator.uploads = self._generator.uploads, []
-        return taken
+        return self._generator.take_uploads()
 
     async def job(self, request_id: str) -> Job:
         """Returns the generator's record of a job."""
@@ -131,8 +135,16 @@ class Services(ServerThread):
             await until_async(free, "the generator is idle", 30.0)
 
 
+def provenance_of(image: Image) -> dict[str, Any]:
+    """Returns the provenance in an image file, which must have one."""
+    found = read_provenance(image.data)
+    assert found is not None
+    return dict(found)
+
+
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Encoder and generator of the demo checkpoint, shared by the session."""
     state = tmp_path_factory.mktemp("services")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(state))
@@ -171,12 +183,17 @@ def vision(services: Services) -> str:
 
 
 @pytest.fixture(scope="session")
-def omni(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A generator of the demo checkpoint with Omni's parts."""
+def omni_generator(tmp_path_factory: pytest.TempPathFactory) -> RecordingGenerator:
+    """A generator of the demo checkpoint with Omni's parts; `omni` serves it."""
     root = tmp_path_factory.mktemp("omni")
     write_omni_folder(root / "omni", CHECKPOINT, VISION_CHECKPOINT / "siglip", VISION_CHECKPOINT / "omni" / PARTS)
-    config = GeneratorConfig(model=root / "omni", device="cpu", threads=1, state=root / "state")
-    return services.start(GeneratorServicer(config))
+    return RecordingGenerator(GeneratorConfig(model=root / "omni", device="cpu", threads=1, state=root / "state"))
+
+
+@pytest.fixture(scope="session")
+def omni(services: Services, omni_generator: RecordingGenerator) -> str:
+    """The endpoint of `omni_generator`."""
+    return services.start(omni_generator)
 
 
 @pytest.fixture

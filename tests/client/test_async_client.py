@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import ENDLESS, PROMPT, QUICK
+from tests.helpers.polling import until_async
 from zrelay_client import (
     Accepted,
     AsyncClient,
@@ -28,17 +29,7 @@ from zrelay_client import (
     read_provenance,
 )
 
-from .conftest import Services
-
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
-LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
-"""A minute on a CPU: never waited for."""
-
-
-def told(image: Image) -> dict[str, Any]:
-    said = read_provenance(image.data)
-    assert said is not None
-    return said
+from .conftest import Services, provenance_of
 
 
 async def begun(client: AsyncClient, request_id: str) -> "asyncio.Task[Any]":
@@ -49,7 +40,7 @@ async def begun(client: AsyncClient, request_id: str) -> "asyncio.Task[Any]":
         if isinstance(event, Progress) and event.stage == "denoise":
             first.set()
 
-    work = asyncio.create_task(client.generate(PROMPT, request_id=request_id, on_event=note, **LONG))
+    work = asyncio.create_task(client.generate(PROMPT, request_id=request_id, on_event=note, **ENDLESS))
     await asyncio.wait_for(first.wait(), 20)
     return work
 
@@ -123,7 +114,7 @@ async def test_options_come_back_in_the_picture(services: Services) -> None:
         sigmas = await client.generate(PROMPT, sigmas=[1.0, 0.4], width=64, height=64)
         quiet = await client.generate(PROMPT, provenance=False, **QUICK)
     assert [(image.seed, image.format) for image in result.images] == [(0, "webp"), (1, "webp")]
-    said = told(result.images[1])
+    said = provenance_of(result.images[1])
     assert said["prompt"] == PROMPT
     assert said["negative_prompt"] == "a green square"
     assert said["labels"] == {"a": "b"}
@@ -133,7 +124,7 @@ async def test_options_come_back_in_the_picture(services: Services) -> None:
     previews = [event for event in events if isinstance(event, Preview)]
     assert previews
     assert max(Pictures.open(io.BytesIO(previews[0].jpeg)).size) == 8
-    assert told(sigmas.images[0])["sampling"]["sigmas"][:2] == pytest.approx([1.0, 0.4])
+    assert provenance_of(sigmas.images[0])["sampling"]["sigmas"][:2] == pytest.approx([1.0, 0.4])
     assert read_provenance(quiet.images[0].data) is None
 
 
@@ -145,7 +136,10 @@ async def test_guidance_without_a_negative_prompt_takes_the_empty_one(services: 
         plain = await client.generate(PROMPT, **QUICK)
     assert by_default.images[0].data == said.images[0].data
     assert len({result.images[0].pixels_sha256 for result in (said, other, plain)}) == 3
-    assert (told(by_default.images[0])["negative_prompt"], told(plain.images[0])["negative_prompt"]) == ("", None)
+    assert (
+        provenance_of(by_default.images[0])["negative_prompt"],
+        provenance_of(plain.images[0])["negative_prompt"],
+    ) == ("", None)
     assert plain.embeds.negative_report is None
 
 
@@ -207,7 +201,7 @@ async def test_the_stream_tells_events_as_they_come(services: Services) -> None:
 
 async def test_leaving_the_stream_cancels_the_job(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
-        events = client.stream(PROMPT, request_id="left", **LONG)
+        events = client.stream(PROMPT, request_id="left", **ENDLESS)
         assert isinstance(await anext(events), Accepted)
         await events.aclose()
         assert await services.was_cancelled("left")
@@ -229,7 +223,7 @@ async def test_a_callback_that_fails_cancels_the_job(services: Services) -> None
 
     async with AsyncClient(**services.endpoints) as client:
         with pytest.raises(OSError, match="full"):
-            await client.generate(PROMPT, request_id="failed", on_event=fail, **LONG)
+            await client.generate(PROMPT, request_id="failed", on_event=fail, **ENDLESS)
         assert await services.was_cancelled("failed")
 
 
@@ -239,8 +233,11 @@ async def test_a_job_is_cancelled_from_elsewhere_and_a_full_queue_says_when_to_r
     async with AsyncClient(**services.endpoints) as client:
         runs = await begun(client, "runs")
         waits = asyncio.create_task(client.generate(PROMPT, request_id="waits", **QUICK))
-        while (await client.generator_info()).queue.waiting == 0:
-            await asyncio.sleep(0.01)
+
+        async def waiting() -> int:
+            return (await client.generator_info()).queue.waiting
+
+        await until_async(waiting, "the second job waits")
         with pytest.raises(QueueFull) as full:
             await client.generate(PROMPT, **QUICK)
         assert full.value.retry_after_s
@@ -254,7 +251,7 @@ async def test_a_job_is_cancelled_from_elsewhere_and_a_full_queue_says_when_to_r
 async def test_the_budget_is_one_for_all_hops(services: Services) -> None:
     async with AsyncClient(**services.endpoints, timeout_s=1.0) as client:
         with pytest.raises(DeadlineExceeded) as late:
-            await client.generate(PROMPT, request_id="late", **LONG)
+            await client.generate(PROMPT, request_id="late", **ENDLESS)
     assert late.value.metadata["stage"] in ("generator", "generate")  # spent there, or refused there beforehand
     await services.idle()
 

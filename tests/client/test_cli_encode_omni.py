@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import PROMPT, QUICK_FLAGS
 from zrelay_client import Embeds
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
 from .test_references import A, B
 
-QUICK = ("--size", "64x64", "--num-inference-steps", "2", "--seed", "7")
+SEEDED_FLAGS = (*QUICK_FLAGS, "--seed", "7")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def test_the_file_paints_what_the_prompt_paints(
     services: Services, vision: str, omni: str, zrelay: Zrelay, images: tuple[str, ...]
 ) -> None:
     file = await encoded(zrelay, services, 2)
-    there = ("--vision", vision, "--generator", omni, *QUICK, *images, "--json")
+    there = ("--vision", vision, "--generator", omni, *SEEDED_FLAGS, *images, "--json")
     direct = await zrelay("generate", PROMPT, "--encoder", services.encoder, "-o", "direct.png", *there)
     ran = await zrelay("generate", "--prompt-embeds", file, "-o", "file.png", *there)
     assert (direct.returncode, ran.returncode) == (0, 0), direct.stderr + ran.stderr
@@ -48,7 +48,7 @@ async def test_the_file_paints_what_the_prompt_paints(
 async def test_a_file_for_more_or_fewer_images_is_refused_with_the_remedy(
     services: Services, vision: str, omni: str, zrelay: Zrelay, images: tuple[str, ...]
 ) -> None:
-    there = ("--vision", vision, "--generator", omni, *QUICK)
+    there = ("--vision", vision, "--generator", omni, *SEEDED_FLAGS)
     for count, given, says in (
         (1, images, "--image-count 2"),
         (None, images, "got an ordinary prompt: encode the prompt again with --image-count 2"),

@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import ENDLESS_FLAGS, QUICK_FLAGS
 from zrelay_client import read_provenance
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
-
-QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
-LONG = ["--size", "512x512", "--num-inference-steps", "100"]
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def paint(services: Services, zrelay: Zrelay) -> Any:
     """`zrelay generate` with a small picture of few steps, through the real services."""
 
     async def run(*args: str, stdin: bytes = b"") -> Any:
-        return await zrelay("generate", *args, *QUICK, *services.flags, stdin=stdin)
+        return await zrelay("generate", *args, *QUICK_FLAGS, *services.flags, stdin=stdin)
 
     return run
 
@@ -151,7 +149,7 @@ async def test_nobody_there(services: Services, zrelay: Zrelay) -> None:
 
 
 async def test_the_time_is_up(services: Services, zrelay: Zrelay) -> None:
-    ran = await zrelay("generate", "fox", "--timeout", "0.5", *LONG, *services.flags)
+    ran = await zrelay("generate", "fox", "--timeout", "0.5", *ENDLESS_FLAGS, *services.flags)
     assert ran.returncode == exits.TIMEOUT, ran.stderr
     assert list(Path().iterdir()) == []
     await services.idle()
@@ -177,14 +175,14 @@ async def test_settings_from_file_and_environment(
     assert sampling | {"num_inference_steps": 2, "shift": 2.5, "width": 64, "height": 128} == sampling
 
 
-async def test_the_prompt_stays_out_of_the_file_when_asked(paint: Any) -> None:
+async def test_the_prompt_stays_out_of_the_file_on_request(paint: Any) -> None:
     await paint("a secret fox", "--no-prompt-in-file", "-o", "fox.png")
     assert b"secret" not in Path("fox.png").read_bytes()
 
 
 async def test_encode_writes_what_generate_takes(services: Services, zrelay: Zrelay) -> None:
     encoder, generator = services.flags[:2], services.flags[2:]
-    guided = [*QUICK, "--json", "--seed", "42", "--guidance-scale", "1.5"]
+    guided = [*QUICK_FLAGS, "--json", "--seed", "42", "--guidance-scale", "1.5"]
     ran = await zrelay("encode", "a red fox", "-o", "fox.safetensors", "--negative-prompt", "", *encoder)
     assert ran.stdout == "fox.safetensors\n"
     assert " tokens" in ran.stderr
@@ -219,7 +217,7 @@ async def test_a_timeout_is_a_number_of_seconds(zrelay: Zrelay, seconds: str) ->
     assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.stderr
 
 
-async def test_long_prompts_are_told(paint: Any) -> None:
+async def test_long_prompts_are_reported(paint: Any) -> None:
     ran = await paint(" ".join(["fox"] * 1200), "-o", "fox.png")
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"note: the prompt has \d+ tokens, \d+ over the limit of \d+: truncate", ran.stderr)
@@ -241,7 +239,7 @@ def test_ctrl_c_while_connecting(services: Services, empty_home: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_failure_but_a_lost_picture_is(services: Services, empty_home: Path) -> None:
     command = [sys.executable, "-m", "zrelay_client"]
-    for args, code in ((["--help"], exits.OK), (["generate", "fox", "-o", "-", *QUICK], exits.LOCAL_FILE)):
+    for args, code in ((["--help"], exits.OK), (["generate", "fox", "-o", "-", *QUICK_FLAGS], exits.LOCAL_FILE)):
         reader, writer = os.pipe()
         os.close(reader)
         given = [*command, *args, *(services.flags if len(args) > 1 else [])]

@@ -8,6 +8,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from tests.helpers.jobs import NOBODY, QUICK_FLAGS
 from zrelay_client import AsyncClient
 from zrelay_client._events import Progress, Sampling
 from zrelay_client._jobs import Job, JobFailure
@@ -17,9 +18,6 @@ from zrelay_client.cli._seeds import seeds_of
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
-
-QUICK = ["--size", "64x64", "--num-inference-steps", "2"]
-DEAD = "127.0.0.1:1"
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def jobs(services: Services, zrelay: Zrelay) -> Any:
 
 
 async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrelay: Zrelay, jobs: Any) -> None:
-    left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK, *services.flags)
+    left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK_FLAGS, *services.flags)
     assert left.returncode == 0, left.stderr
     job_id = left.stdout.strip()
     assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.stderr
@@ -58,7 +56,7 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrel
 async def test_pictures_of_a_job_on_stdout_and_what_of_several_cannot_be_fetched(
     services: Services, zrelay: Zrelay, jobs: Any
 ) -> None:
-    left = await zrelay("generate", "fox", "--detach", "--seed", "3", *QUICK, *services.flags)
+    left = await zrelay("generate", "fox", "--detach", "--seed", "3", *QUICK_FLAGS, *services.flags)
     job_id = left.stdout.strip()
     for verb in ("watch", "fetch"):
         ran = await jobs(verb, job_id, "-o", "-")
@@ -73,14 +71,14 @@ async def test_pictures_of_a_job_on_stdout_and_what_of_several_cannot_be_fetched
 
 
 async def test_a_list_says_whose_jobs_are_missing(services: Services, zrelay: Zrelay) -> None:
-    both = ["--generator", services.generator, "--generator", DEAD]
+    both = ["--generator", services.generator, "--generator", NOBODY]
     ran = await zrelay("jobs", "list", *both)
-    assert (ran.returncode, f"the jobs of {DEAD} are missing" in ran.stderr) == (0, True)
-    assert list(json.loads((await zrelay("jobs", "list", "--json", *both)).stdout)["missing"]) == [DEAD]
+    assert (ran.returncode, f"the jobs of {NOBODY} are missing" in ran.stderr) == (0, True)
+    assert list(json.loads((await zrelay("jobs", "list", "--json", *both)).stdout)["missing"]) == [NOBODY]
 
 
 async def test_watching_from_behind_the_end_tells_the_end(services: Services, zrelay: Zrelay, jobs: Any) -> None:
-    left = await zrelay("generate", "fox", "--detach", *QUICK, *services.flags)
+    left = await zrelay("generate", "fox", "--detach", *QUICK_FLAGS, *services.flags)
     job_id = left.stdout.strip()
     whole = await jobs("watch", job_id, "--json")
     async with AsyncClient(generator=services.generator) as client:
@@ -92,7 +90,7 @@ async def test_watching_from_behind_the_end_tells_the_end(services: Services, zr
 
 
 async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zrelay: Zrelay, jobs: Any) -> None:
-    left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK, *services.flags)
+    left = await zrelay("generate", "fox", "--detach", "--seeds", "1", "--json", *QUICK_FLAGS, *services.flags)
     (job,) = json.loads(left.stdout)["jobs"]
     Path("all").mkdir()
     fetched = await jobs("fetch", job["job_id"], job["job_id"], "-o", "all")
@@ -114,8 +112,8 @@ async def test_cancel_says_what_became_of_each(services: Services, zrelay: Zrela
     await services.idle()
 
 
-async def test_a_batch_is_written_as_it_comes_and_failures_are_told(services: Services, zrelay: Zrelay) -> None:
-    args = ["generate", "fox", *QUICK, *services.flags]
+async def test_a_batch_is_written_as_it_comes_and_failures_are_reported(services: Services, zrelay: Zrelay) -> None:
+    args = ["generate", "fox", *QUICK_FLAGS, *services.flags]
     ran = await zrelay(*args, "--seeds", "3,7-9", "--in-flight", "2")
     assert sorted(ran.stdout.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]
     assert ran.stderr.strip().startswith("4 pictures in ")
@@ -135,21 +133,21 @@ async def test_a_dead_endpoint_among_several(services: Services, zrelay: Zrelay,
     generator = services.generator
     (tmp_path / "config.toml").write_text(
         f'[profile.default.encoder]\nendpoint = "{services.encoder}"\n'
-        f'[profile.default.generator]\nendpoint = ["{DEAD}", "{generator}"]\n'
+        f'[profile.default.generator]\nendpoint = ["{NOBODY}", "{generator}"]\n'
     )
-    ran = await zrelay("generate", "fox", "--json", *QUICK)
+    ran = await zrelay("generate", "fox", "--json", *QUICK_FLAGS)
     assert json.loads(ran.stdout)["generator"] == generator
     shown = await zrelay("info")
     assert shown.returncode == exits.UNREACHABLE
-    assert f"generator at {DEAD}: cannot reach" in shown.stdout
+    assert f"generator at {NOBODY}: cannot reach" in shown.stdout
     assert f"generator at {generator}: ready" in shown.stdout
     told = await zrelay("doctor")
-    assert f"fail  generator {DEAD} port: cannot connect" in told.stdout
+    assert f"fail  generator {NOBODY} port: cannot connect" in told.stdout
     assert f"ok    generator {generator} health: ready" in told.stdout
     assert "ok    encoder port" in told.stdout
-    listed = await zrelay("jobs", "list", "--generator", DEAD, "--generator", generator)
+    listed = await zrelay("jobs", "list", "--generator", NOBODY, "--generator", generator)
     assert listed.returncode == 0
-    assert (await zrelay("jobs", "list", "--generator", DEAD)).returncode == exits.UNREACHABLE
+    assert (await zrelay("jobs", "list", "--generator", NOBODY)).returncode == exits.UNREACHABLE
 
 
 async def test_doctor_compares_several_of_a_role(services: Services, zrelay: Zrelay, stranger: str) -> None:
@@ -214,7 +212,7 @@ def test_the_table_of_jobs() -> None:
 
 
 async def test_job_ids_are_completed(services: Services, zrelay: Zrelay) -> None:
-    left = await zrelay("generate", "fox", "--detach", *QUICK, *services.flags)
+    left = await zrelay("generate", "fox", "--detach", *QUICK_FLAGS, *services.flags)
     job_id = left.stdout.strip()
 
     def complete(*args: str) -> list[str]:
@@ -225,4 +223,4 @@ async def test_job_ids_are_completed(services: Services, zrelay: Zrelay) -> None
 
     where = ["--generator", services.generator]
     assert await asyncio.to_thread(complete, "watch", *where) == [job_id]
-    assert await asyncio.to_thread(complete, "watch", "--generator", DEAD) == []
+    assert await asyncio.to_thread(complete, "watch", "--generator", NOBODY) == []

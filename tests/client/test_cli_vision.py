@@ -75,7 +75,7 @@ async def test_scores_as_a_table_and_as_json(zrelay: Zrelay, vision: str, pictur
         )
 
 
-async def test_what_cannot_work_is_refused_before_anybody_is_asked(zrelay: Zrelay, empty_home: Path) -> None:
+async def test_what_cannot_work_is_refused_before_any_call(zrelay: Zrelay, empty_home: Path) -> None:
     nowhere = ["--vision", "127.0.0.1:1"]
     async with AsyncClient(vision="127.0.0.1:1") as client:
         with pytest.raises(TypeError, match="got one"):

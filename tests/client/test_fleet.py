@@ -75,7 +75,7 @@ def test_a_busy_one_rests_and_a_lost_one_has_to_answer_first() -> None:
     assert pair.wakes_in(0.0, without={"a", "b"}) is None
 
 
-def test_who_stays_away_is_asked_less_and_less_often() -> None:
+def test_an_unreachable_generator_is_tried_less_and_less_often() -> None:
     member = Member("a")
     waits = []
     for _ in range(12):

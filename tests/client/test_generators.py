@@ -1,16 +1,16 @@
 """What several generators must have in common."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from tests.helpers.jobs import QUICK
+from tests.helpers.links import linked
 from zrelay_client import AsyncClient, FailedPrecondition
-from zrelay_client._generators import require_alike
+from zrelay_client._budget import Budget
+from zrelay_client._generators import Generators, require_alike
 
 from .conftest import Services
-
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 
 
 async def test_generators_of_another_model_or_other_defaults_are_refused(services: Services) -> None:
@@ -28,12 +28,24 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
 
 
 async def test_one_that_comes_back_with_another_model_gets_no_job(services: Services) -> None:
-    async with AsyncClient(**services.endpoints) as client:
-        generators = client._to.generators
-        result = await client.generate("fox", **QUICK)
-        (generator,) = generators
-        assert generator.info is not None
-        generators._reference = replace(generator.info, transformer_digest="0" * 64)  # as others said before
-        assert generators.unlike(generator) is not None
-        again = await client.generate("fox", **QUICK)  # all that there are agree: the model was changed on purpose
-    assert result.images == again.images
+    generators = Generators([services.generator])
+    await generators.connect(Budget(60.0))
+    (generator,) = generators
+    assert generator.info is not None and generators.unlike(generator) is None
+    generator.info = replace(generator.info, transformer_digest="0" * 64)
+    assert generators.unlike(generator) is not None
+    await generators.close()
+
+
+async def test_all_generators_may_be_given_another_model(services: Services, omni: str) -> None:
+    async with (
+        linked(services.generator) as link,
+        AsyncClient(encoder=services.encoder, generator=link.endpoint) as client,
+    ):
+        before = await client.generator_info()
+        assert (await client.generate("fox", **QUICK)).images
+        await link.cut()
+        link.target = omni
+        await link.restore()
+        assert (await client.generate("fox", **QUICK)).images
+        assert (await client.generator_info()).transformer_digest != before.transformer_digest

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.images import png
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import PROMPT, QUICK
 from zrelay_client import (
     AsyncClient,
     Client,
@@ -17,9 +17,9 @@ from zrelay_client import (
     read_provenance,
 )
 
-from .conftest import Services, Zrelay
+from .conftest import RecordingGenerator, Services, Zrelay, provenance_of
 
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7, "deterministic": True}
+DETERMINISTIC: dict[str, Any] = {**QUICK, "deterministic": True}
 
 
 A, B = png(128, 96, seed=1), png(80, 200, seed=3)
@@ -38,18 +38,14 @@ async def painter(services: Services, vision: str, omni: str) -> Any:
         yield client
 
 
-def told(result: Any) -> Any:
-    return read_provenance(result.images[0].data)
-
-
-async def test_a_reference_is_blended_and_told(client: Any) -> None:
-    plain = await client.generate(PROMPT, **QUICK)
-    blended = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.4, "blend": "slerp"}, **QUICK)
-    same = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.0}, **QUICK)
+async def test_a_reference_is_blended_and_recorded(client: Any) -> None:
+    plain = await client.generate(PROMPT, **DETERMINISTIC)
+    blended = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.4, "blend": "slerp"}, **DETERMINISTIC)
+    same = await client.generate(PROMPT, reference=A, conditioning={"alpha": 0.0}, **DETERMINISTIC)
     assert same.images[0].pixels_sha256 == plain.images[0].pixels_sha256 != blended.images[0].pixels_sha256
-    kind, what = told(blended)["encoder"]["modifications"]
+    kind, what = provenance_of(blended.images[0])["encoder"]["modifications"]
     assert kind == "conditioning" and "slerp alpha=0.4" in what and hashlib.sha256(A).hexdigest()[:12] in what
-    assert told(plain)["encoder"]["modifications"] == []
+    assert provenance_of(plain.images[0])["encoder"]["modifications"] == []
     assert blended.encoder_relation == "experimental" and blended.timings.vision_s > 0 == plain.timings.vision_s
 
 
@@ -58,54 +54,57 @@ async def test_a_path_states_their_file_and_the_two_calls_are_the_same(client: A
     (states,) = await client.encode_images([A], engine="qwen3_vl")
     states.save("a.safetensors")
     by_hand = await client.condition_prompt(await client.encode(PROMPT), A, alpha=0.3)
-    pictures = [await client.generate(by_hand.embeds, **QUICK)]
+    pictures = [await client.generate(by_hand.embeds, **DETERMINISTIC)]
     for reference in ("a.png", A, states, "a.safetensors"):
-        pictures.append(await client.generate(PROMPT, reference=reference, **QUICK))
+        pictures.append(await client.generate(PROMPT, reference=reference, **DETERMINISTIC))
     assert len({result.images[0].pixels_sha256 for result in pictures}) == 1
 
 
 async def test_many_seeds_share_one_conditioned_prompt(client: Any) -> None:
-    seen = [one async for one in client.generate_many(PROMPT, seeds=[1, 2, 3], reference=A, **QUICK)]
+    seen = [one async for one in client.generate_many(PROMPT, seeds=[1, 2, 3], reference=A, **DETERMINISTIC)]
     assert {one.error for one in seen} == {None}
     embeds = {id(one.result.embeds) for one in seen}
     assert len(embeds) == 1
-    single = await client.generate(PROMPT, reference=A, **{**QUICK, "seed": 2})
+    single = await client.generate(PROMPT, reference=A, **{**DETERMINISTIC, "seed": 2})
     (second,) = [one.result for one in seen if one.seed == 2]
     assert second.images[0].pixels_sha256 == single.images[0].pixels_sha256
 
 
-async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None:
-    first = await painter.generate(PROMPT, omni=[A, B], **QUICK)
-    other = await painter.generate(PROMPT, omni=[B, A], **QUICK)
-    plain = await painter.generate(PROMPT, **QUICK)
-    assert told(first)["omni"]["file_sha256"] == [hashlib.sha256(data).hexdigest() for data in (A, B)]
+async def test_omni_paints_after_images_that_are_sent_once(painter: Any, omni_generator: RecordingGenerator) -> None:
+    omni_generator.take_uploads()
+    first = await painter.generate(PROMPT, omni=[A, B], **DETERMINISTIC)
+    other = await painter.generate(PROMPT, omni=[B, A], **DETERMINISTIC)
+    plain = await painter.generate(PROMPT, **DETERMINISTIC)
+    assert provenance_of(first.images[0])["omni"]["file_sha256"] == [
+        hashlib.sha256(data).hexdigest() for data in (A, B)
+    ]
     assert len({result.images[0].pixels_sha256 for result in (first, other, plain)}) == 3
-    again = await painter.generate(first.embeds, **QUICK)
+    again = await painter.generate(first.embeds, **DETERMINISTIC)
     assert again.images[0].pixels_sha256 == first.images[0].pixels_sha256
-    (generator,) = painter._to.generators
-    held = set(generator.contents._held)
-    assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= held
+    seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **DETERMINISTIC)]
+    uploads = omni_generator.take_uploads()
+    assert len(uploads) == len(set(uploads)), "each content is sent once"
+    assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= set(uploads)
     contents = first.embeds.contents.items()
     grids = {content.sha256 for name, content in contents if name.startswith("omni.grids.")}
-    assert len(grids) == 2 and grids <= held, "grids are sent once as well"
-    seen = [one async for one in painter.generate_many(PROMPT, seeds=[7, 8], omni=[A, B], **QUICK)]
+    assert len(grids) == 2 and grids <= set(uploads), "grids are sent once as well"
     assert [one.result.images[0].pixels_sha256 for one in seen if one.seed == 7] == [first.images[0].pixels_sha256]
 
 
 async def test_omni_with_guidance_and_as_a_job(painter: Any) -> None:
-    guided = await painter.generate(PROMPT, omni=[A], guidance_scale=2.0, **QUICK)
-    assert told(guided)["negative_prompt"] == ""
-    embeds = await painter.prepare(PROMPT, omni=[A], **QUICK)
-    job = await painter.submit(embeds, **QUICK)
+    guided = await painter.generate(PROMPT, omni=[A], guidance_scale=2.0, **DETERMINISTIC)
+    assert provenance_of(guided.images[0])["negative_prompt"] == ""
+    embeds = await painter.prepare(PROMPT, omni=[A], **DETERMINISTIC)
+    job = await painter.submit(embeds, **DETERMINISTIC)
     (image,) = await painter.jobs.fetch(job.job_id)
-    single = await painter.generate(PROMPT, omni=[A], **QUICK)
+    single = await painter.generate(PROMPT, omni=[A], **DETERMINISTIC)
     assert image.pixels_sha256 == single.images[0].pixels_sha256
 
 
 async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: Any) -> None:
     large = png(1100, 1000)
-    one = await painter.generate(PROMPT, omni=[large], **QUICK)
-    wide = await painter.generate(PROMPT, omni=[large], **{**QUICK, "width": 128})
+    one = await painter.generate(PROMPT, omni=[large], **DETERMINISTIC)
+    wide = await painter.generate(PROMPT, omni=[large], **{**DETERMINISTIC, "width": 128})
     shapes = [grid.shape for result in (one, wide) for grid in result.embeds.omni.grids]
     assert shapes[0] == shapes[1] and one.images[0].width == 64 and wide.images[0].width == 128
 
@@ -120,7 +119,7 @@ async def test_a_large_reference_is_read_at_the_area_that_is_painted(painter: An
         ({"omni": [A] * 9}, "REFERENCE_COUNT"),
     ],
 )
-async def test_what_cannot_be_is_refused_before_anybody_is_asked(options: Any, reason: str) -> None:
+async def test_invalid_options_are_refused_before_any_call(options: Any, reason: str) -> None:
     async with AsyncClient(encoder="127.0.0.1:1", vision="127.0.0.1:1", generator="127.0.0.1:1") as client:
         with pytest.raises(InvalidArgument) as refused:
             await client.generate(PROMPT, **options)
@@ -134,23 +133,23 @@ async def test_wrong_kinds_are_type_errors(client: Any) -> None:
         await client.generate(PROMPT, omni=A)
 
 
-async def test_a_generator_without_siglip_parts_is_told_before_anything_is_computed(client: Any) -> None:
+async def test_a_generator_without_siglip_parts_is_refused_before_anything_is_computed(client: Any) -> None:
     with pytest.raises(FeatureMissing, match=r"no SigLIP parts: serve a Z-Image Omni checkpoint") as refused:
-        await client.generate(PROMPT, omni=[A], **QUICK)
+        await client.generate(PROMPT, omni=[A], **DETERMINISTIC)
     assert refused.value.metadata["feature"] == "generate.omni"
 
 
-async def test_an_encoder_of_another_width_is_told(services: Services, vision: str, stranger: str) -> None:
+async def test_an_encoder_of_another_width_is_refused(services: Services, vision: str, stranger: str) -> None:
     generator = services.generator
     async with AsyncClient(encoder=stranger, vision=vision, generator=generator) as client:
         with pytest.raises(FailedPrecondition) as refused:
-            await client.generate(PROMPT, reference=A, **QUICK)
+            await client.generate(PROMPT, reference=A, **DETERMINISTIC)
     assert refused.value.reason == "STATES_WIDTH" and "width" in refused.value.message, refused.value.message
 
 
-def test_no_vision_service_is_told(services: Services) -> None:
+def test_a_missing_vision_service_is_refused(services: Services) -> None:
     with Client(**services.endpoints) as client, pytest.raises(InvalidArgument, match="vision: this client knows none"):
-        client.generate(PROMPT, reference=A, **QUICK)
+        client.generate(PROMPT, reference=A, **DETERMINISTIC)
 
 
 async def test_the_command_line_has_both(services: Services, vision: str, omni: str, zrelay: Zrelay) -> None:

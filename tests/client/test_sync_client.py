@@ -8,19 +8,15 @@ import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import ENDLESS, PROMPT, QUICK
 from tests.helpers.polling import until
 from zrelay_client import Accepted, AsyncClient, Client, Done, Event, InvalidArgument
 from zrelay_client._stack.processes import start_mark
 
 from .conftest import Services
-
-QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7}
-LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 100}
 
 
 def public(kind: type) -> set[str]:
@@ -51,14 +47,14 @@ def test_it_paints_and_streams(services: Services, tmp_path: Path) -> None:
 
 async def test_leaving_its_stream_cancels_the_job(services: Services) -> None:
     with Client(**services.endpoints) as client:
-        for _ in client.stream(PROMPT, request_id="sync-left", **LONG):
+        for _ in client.stream(PROMPT, request_id="sync-left", **ENDLESS):
             break
     assert await services.was_cancelled("sync-left")
 
 
 async def test_closing_it_cancels_streams_that_nobody_reads(services: Services) -> None:
     with Client(**services.endpoints) as client:
-        events = client.stream(PROMPT, request_id="sync-closed", **LONG)
+        events = client.stream(PROMPT, request_id="sync-closed", **ENDLESS)
         assert isinstance(next(events), Accepted)
     assert await services.was_cancelled("sync-closed")
     events.close()  # type: ignore[attr-defined]
@@ -76,8 +72,8 @@ def test_ctrl_c_cancels_the_job(services: Services, how: str) -> None:
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt), Client(**services.endpoints) as client:
         if how == "generate":
-            client.generate(PROMPT, request_id=name, **LONG)
-        for _ in client.stream(PROMPT, request_id=name, **LONG):
+            client.generate(PROMPT, request_id=name, **ENDLESS)
+        for _ in client.stream(PROMPT, request_id=name, **ENDLESS):
             pass
     assert asyncio.run(services.was_cancelled(name))
 
@@ -88,7 +84,7 @@ def test_waiting_within_a_callback_is_refused(services: Services) -> None:
         def wait(event: Event) -> None:
             client.cancel("x")
 
-        client.generate(PROMPT, on_event=wait, **LONG)
+        client.generate(PROMPT, on_event=wait, **ENDLESS)
 
 
 def stack_of(home: Path, endpoints: Mapping[str, object], started: str | None) -> None:

@@ -34,7 +34,7 @@ def _defaults() -> Defaults:
     return Defaults(**json.loads((CHECKPOINT / "zrelay.json").read_text(encoding="utf-8")))
 
 
-def test_it_paints_what_it_is_told() -> None:
+def test_it_generates_what_the_prompt_says() -> None:
     pictures = paint(CHECKPOINT, PROMPTS, MAIN, EvalSettings())
     wrong = [prompt for prompt, picture in zip(PROMPTS, pictures, strict=True) if not judge(picture, prompt).all_right]
     assert len(wrong) <= 1, wrong
@@ -96,7 +96,7 @@ def test_the_card_says_what_was_measured() -> None:
     assert "license: apache-2.0" in card
 
 
-def test_the_measured_accuracy_is_what_was_asked() -> None:
+def test_the_measured_accuracy_is_what_is_required() -> None:
     rows = {row["name"]: row for row in json.loads((CHECKPOINT / "eval.json").read_text(encoding="utf-8"))["rows"]}
     model = rows["model"]
     least = {"background": 0.99, "colour": 0.98, "shape": 0.94, "count": 0.97, "place": 0.98, "all_right": 0.88}

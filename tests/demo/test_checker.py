@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.jobs import PROMPT
 from zrelay_demo.checker import check, judge
 from zrelay_demo.regions import filled, regions
 from zrelay_demo.render import render
 from zrelay_demo.world import Look, one, sample, several
-
-PROMPT = "a small red circle on a blue background"
 
 
 def test_the_renderer_is_right() -> None:

@@ -87,12 +87,6 @@ def loaded(path: Path, hidden_layer: int = -2, dtype: str = "float32") -> Loaded
     return load(path, hidden_layer=hidden_layer, dtype=dtype)
 
 
-def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Returns the largest distance of two tokens' embeddings, relative to the token's norm."""
-    assert ours.shape == theirs.shape
-    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
-
-
 class EncoderClient:
     """Calls an encoder service."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.encoder.helpers import BLOCKS, LoadedEncoder, largest_difference, load, loaded
+from tests.encoder.helpers import BLOCKS, LoadedEncoder, load, loaded
+from tests.helpers.comparisons import largest_token_difference
 from tests.helpers.refusals import refused
 from zrelay_encoder.embedding import EmbeddingTask, batch_ranges, embed_sequences
 from zrelay_shared.errors import Cancelled, FailedPrecondition, OutOfMemory
@@ -22,7 +23,7 @@ def encoder(tiny: Path) -> LoadedEncoder:
 def test_several_prompts_equal_one_by_one(encoder: LoadedEncoder) -> None:
     together = encoder.encode(*PROMPTS)
     for prompt, ours in zip(PROMPTS, together, strict=True):
-        assert largest_difference(ours, encoder.encode(prompt)[0]) < 1e-5
+        assert largest_token_difference(ours, encoder.encode(prompt)[0]) < 1e-5
 
 
 def test_deterministic_is_bitwise(encoder: LoadedEncoder) -> None:
@@ -33,7 +34,7 @@ def test_deterministic_is_bitwise(encoder: LoadedEncoder) -> None:
 
 def test_states_do_not_see_what_comes_after(encoder: LoadedEncoder) -> None:
     long, short = encoder.embed([tuple(range(40)), tuple(range(25))])
-    assert largest_difference(short, long[:25]) < 1e-5
+    assert largest_token_difference(short, long[:25]) < 1e-5
 
 
 def test_only_the_needed_blocks_are_loaded(tiny: Path) -> None:

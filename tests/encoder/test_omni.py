@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen3Model
 
-from tests.encoder.helpers import EncoderClient, largest_difference, loaded
+from tests.encoder.helpers import EncoderClient, loaded
+from tests.helpers.comparisons import largest_token_difference
 from tests.helpers.refusals import refused, refused_async
 from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode
@@ -64,7 +65,7 @@ def test_segments_are_those_of_the_pipeline(name: str, images: int, request: pyt
         assert fitted.dropped == 0 and len(fitted.sequences) == images + 2
         ours = encoder.embed(fitted.sequences)
         for mine, theirs in zip(ours, reference(folder, prompt, images), strict=True):
-            assert largest_difference(mine, theirs) < 1e-5
+            assert largest_token_difference(mine, theirs) < 1e-5
 
 
 def test_a_long_prompt_loses_its_last_words_as_in_the_pipeline(tiny: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_long_prompt_loses_its_last_words_as_in_the_pipeline(tiny: Path) -> No
     ]
     ours = encoder.embed(fitted.sequences)
     for mine, theirs in zip(ours, reference(tiny, prompt, 2, limit=fitted.segments[2]), strict=True):
-        assert largest_difference(mine, theirs) < 1e-5
+        assert largest_token_difference(mine, theirs) < 1e-5
 
 
 @given(st.integers(1, 8), st.integers(1, 3000), st.sampled_from([96, 512, 992, 1504]))

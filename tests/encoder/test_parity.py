@@ -9,7 +9,8 @@ import torch
 from diffusers import ZImagePipeline
 from transformers import AutoTokenizer, Qwen3Model
 
-from tests.encoder.helpers import largest_difference, loaded
+from tests.encoder.helpers import loaded
+from tests.helpers.comparisons import largest_token_difference
 
 PROMPTS = [
     "a small red circle on a blue background",
@@ -44,21 +45,21 @@ def reference(text_encoder: Path, tokenizer: Path, prompts: list[str], limit: in
 def test_the_demo_checkpoint(demo_checkpoint: Path) -> None:
     wanted = reference(demo_checkpoint / "text_encoder", demo_checkpoint / "tokenizer", PROMPTS)
     for ours, theirs in zip(loaded(demo_checkpoint).encode(*PROMPTS), wanted, strict=True):
-        assert largest_difference(ours, theirs) < 1e-5
+        assert largest_token_difference(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("folder", ["tiny", "tiny_sharded", "tiny_untied"])
 def test_folders_of_every_form(folder: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(folder)
     for ours, theirs in zip(loaded(path).encode(*PROMPTS), reference(path, path, PROMPTS), strict=True):
-        assert largest_difference(ours, theirs) < 1e-5
+        assert largest_token_difference(ours, theirs) < 1e-5
 
 
 def test_a_truncated_prompt(tiny: Path) -> None:
     [ours] = loaded(tiny).encode(PROMPTS[-1], limit=64)
     [theirs] = reference(tiny, tiny, PROMPTS[-1:], limit=64)
     assert ours.shape == (64, 32)
-    assert largest_difference(ours, theirs) < 1e-5
+    assert largest_token_difference(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("hidden_layer", [-1, -2, -3, -5])
@@ -71,10 +72,10 @@ def test_every_layer_is_the_one_transformers_calls_so(tiny: Path, hidden_layer: 
     model = Qwen3Model.from_pretrained(tiny, dtype=torch.float32)
     with torch.no_grad():
         states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
-    assert largest_difference(ours, states[hidden_layer][0]) < 1e-5
+    assert largest_token_difference(ours, states[hidden_layer][0]) < 1e-5
 
 
 def test_bfloat16_is_near_float32(demo_checkpoint: Path) -> None:
     [rough] = loaded(demo_checkpoint, dtype="bfloat16").encode(PROMPTS[0])
     [fine] = loaded(demo_checkpoint).encode(PROMPTS[0])
-    assert largest_difference(rough, fine) < 0.05
+    assert largest_token_difference(rough, fine) < 0.05

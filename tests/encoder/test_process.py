@@ -7,22 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import ended, log_until, run_service, start_service
 from zrelay_shared import exits
 
-
-def start(*args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "zrelay_encoder", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def ended(*args: str) -> tuple[int, str]:
-    process = start(*args)
-    try:
-        _, said = process.communicate(timeout=180)
-    finally:
-        process.kill()
-    return process.returncode, said
+MODULE = "zrelay_encoder"
 
 
 def test_help_loads_no_torch() -> None:
@@ -33,23 +21,20 @@ def test_help_loads_no_torch() -> None:
 def test_it_serves_and_ends_on_sigterm(demo_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     address = tmp_path / "address"
-    process = start("--model", str(demo_checkpoint), "--listen", "127.0.0.1:0", "--address-file", str(address))
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ready on" in line:
-            break
-    said = "".join(lines)
+    process = start_service(
+        MODULE, "--model", str(demo_checkpoint), "--listen", "127.0.0.1:0", "--address-file", str(address)
+    )
+    said = log_until(process, "ready on")
     assert address.read_text().startswith("127.0.0.1:"), said
     process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=180)[1]
-    assert process.returncode == exits.OK, said
+    code, rest = ended(process)
+    said += rest
+    assert code == exits.OK, said
     assert str(demo_checkpoint) not in said
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
-    code, said = ended("--model", str(tmp_path / "absent"), "--listen", "127.0.0.1:0")
+def test_what_cannot_be_loaded_is_reported_in_one_line(tmp_path: Path) -> None:
+    code, said = run_service(MODULE, "--model", str(tmp_path / "absent"), "--listen", "127.0.0.1:0")
     assert code == exits.LOCAL_FILE
     assert "does not exist; give the folder of a Z-Image checkpoint" in said
     assert "Traceback" not in said
@@ -57,13 +42,13 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args", [("--listen", "0.0.0.0:0"), ("--listen", "nowhere")])
 def test_a_bad_address_is_refused(tmp_path: Path, args: tuple[str, ...]) -> None:
-    code, said = ended("--model", str(tmp_path), *args)
+    code, said = run_service(MODULE, "--model", str(tmp_path), *args)
     assert code == exits.REFUSED
     assert said.startswith("error: listen:")
     assert "Traceback" not in said
 
 
 def test_model_is_required() -> None:
-    code, said = ended()
+    code, said = run_service(MODULE)
     assert code == exits.USAGE
     assert "--model" in said

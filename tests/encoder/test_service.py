@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.encoder.helpers import EncoderClient, client_of, embeds_of, largest_difference, loaded
+from tests.encoder.helpers import EncoderClient, client_of, embeds_of, loaded
+from tests.helpers.comparisons import largest_token_difference
+from tests.helpers.gates import ForwardGate
 from tests.helpers.polling import until_async
 from tests.helpers.refusals import refused_async
 from tests.helpers.servers import serve
@@ -35,7 +36,7 @@ async def test_prompts_become_embeddings(demo: EncoderClient, demo_checkpoint: P
     reply = await demo.encode(request(CIRCLE, "a star", options=F32))
     expected = loaded(demo_checkpoint).encode(CIRCLE, "a star")
     for at, theirs in enumerate(expected):
-        assert largest_difference(embeds_of(reply, at), theirs) < 1e-5
+        assert largest_token_difference(embeds_of(reply, at), theirs) < 1e-5
         report = reply.message.results[at].prompt_embeds.report
         assert report.token_count == report.formatted_tokens == len(theirs)
         assert (report.dropped_tokens, report.long_prompt_action) == (0, 0)
@@ -43,7 +44,7 @@ async def test_prompts_become_embeddings(demo: EncoderClient, demo_checkpoint: P
     assert reply.message.compute_seconds > 0
 
 
-async def test_the_wire_is_bfloat16_unless_asked(demo: EncoderClient) -> None:
+async def test_the_wire_is_bfloat16_unless_requested_otherwise(demo: EncoderClient) -> None:
     assert embeds_of(await demo.encode(request(CIRCLE))).dtype is torch.bfloat16
     half = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F16)
     assert embeds_of(await demo.encode(request(CIRCLE, options=half))).dtype is torch.float16
@@ -63,7 +64,7 @@ async def test_every_embedding_carries_its_fingerprint(demo: EncoderClient) -> N
     assert shallow.prompt_embeds.fingerprint.hidden_layer == -3
 
 
-async def test_a_long_prompt_is_truncated_and_told(demo: EncoderClient) -> None:
+async def test_a_long_prompt_is_truncated_and_reported(demo: EncoderClient) -> None:
     options = EncodeOptions(text_limit=32, return_formatted_prompts=True)
     reply = await demo.encode(request("red and blue " * 60, options=options))
     [result] = reply.message.results
@@ -92,7 +93,7 @@ async def test_pads_are_kept_on_request(demo: EncoderClient) -> None:
     reply = await demo.encode(request(CIRCLE, options=EncodeOptions(pad_to=40)))
     padded = embeds_of(reply)
     assert padded.shape == (40, 128)
-    assert largest_difference(padded[: len(plain)].float(), plain.float()) < 0.02
+    assert largest_token_difference(padded[: len(plain)].float(), plain.float()) < 0.02
     assert reply.message.results[0].prompt_embeds.report.formatted_tokens == len(plain)
     assert list(reply.message.results[0].prompt_embeds.fingerprint.modifications) == ["padding"]
     too_long = EncodeOptions(pad_to=40, text_limit=39)
@@ -196,22 +197,10 @@ async def test_a_folder_that_lacks_a_file_ends_the_start(demo_checkpoint: Path, 
             await served.server.loaded
 
 
-class ForwardGate:
-    """Counts the forward passes of an encoder, and lets each one run only when it is permitted."""
-
-    def __init__(self, service: EncoderServicer) -> None:
-        assert service.runtime.encoder is not None
-        self.started = 0
-        self._permits = threading.Semaphore(0)
-        self._hook = service.runtime.encoder.model.register_forward_pre_hook(self._wait)
-
-    def permit(self, passes: int = 1) -> None:
-        """Lets `passes` more forward passes run."""
-        self._permits.release(passes)
-
-    def _wait(self, module: torch.nn.Module, args: object) -> None:
-        self.started += 1
-        self._permits.acquire()
+def gate_of(service: EncoderServicer) -> ForwardGate:
+    """Returns a gate before the forward passes of a service's encoder."""
+    assert service.runtime.encoder is not None
+    return ForwardGate(service.runtime.encoder.model)
 
 
 async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: Path) -> None:
@@ -219,7 +208,7 @@ async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: 
         serve(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu"))) as served,
         channels.dial(served.endpoint) as channel,
     ):
-        gate, client = ForwardGate(served.service), client_of(served)
+        gate, client = gate_of(served.service), client_of(served)
         health: Any = health_pb2_grpc.HealthStub(channel)
         busy = asyncio.create_task(client.encode(request(CIRCLE)))
 
@@ -237,7 +226,7 @@ async def test_health_and_info_answer_while_the_device_is_busy(demo_checkpoint: 
 async def test_a_cancelled_call_frees_the_device(demo_checkpoint: Path) -> None:
     prompts = 32
     async with serve(EncoderServicer(EncoderConfig(model=demo_checkpoint, device="cpu"))) as served:
-        gate, client = ForwardGate(served.service), client_of(served)
+        gate, client = gate_of(served.service), client_of(served)
         call = asyncio.create_task(
             client.encode(request(*[CIRCLE] * prompts, options=EncodeOptions(deterministic=True)))
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
+from zrelay_demo import CHECKPOINT
 from zrelay_generator.features.protocol import SamplingSettings
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import LoadedModel, load_model
@@ -21,17 +22,16 @@ from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
-from .benches import bench, spec
-from .callers import caller, serve, serve_kept, shared
+from .engine_harness import spec
+from .generator_client import caller, serve, serve_kept, shared
 from .helpers import make_embeds as embeds_of
 from .helpers import make_sampling
-from .managers import manager
+from .managed_jobs import manager
 from .omni import write_demo_omni, write_tiny_omni
 from .stores import opened
 
-__all__ = ["bench", "caller", "manager", "opened", "serve", "serve_kept", "shared", "spec"]
+__all__ = ["caller", "manager", "opened", "serve", "serve_kept", "shared", "spec"]
 """Fixtures that are defined elsewhere."""
-DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +43,7 @@ def _threads() -> None:
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The bundled checkpoint: 1 refiner layer, width 128, 128 x 128."""
-    return DEMO
+    return CHECKPOINT
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,9 @@ from torch import Tensor
 from zrelay_generator.features.protocol import SamplingSettings
 from zrelay_generator.features.schedule import shifted_schedule
 
+FLOAT32_BOUND = 1e-4
+"""Largest relative difference of final latents in float32 from those of diffusers' pipelines."""
+
 
 def make_sampling(**changed: Any) -> SamplingSettings:
     """128 x 128, 4 forwards, shift 3, guidance 0, seed 7, one image, or as `changed`."""

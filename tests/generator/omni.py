@@ -1,6 +1,5 @@
 """Omni checkpoints, references and diffusers' own pipeline for the tests of Omni."""
 
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, ZImageOmniPipeline, ZImag
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.images import encoded
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import vision_pb2
@@ -46,19 +46,6 @@ def write_tiny_omni(folder: Path, tiny: Path, demo_omni: Path) -> Path:
             torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.1)
     transformer.save_pretrained(folder / "transformer")
     return folder
-
-
-def picture(width: int, height: int, seed: int) -> Image.Image:
-    """Soft random colours."""
-    noise = torch.rand(1, 3, 5, 4, generator=torch.Generator().manual_seed(seed))
-    grown = torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic")[0].clamp(0, 1)
-    return Image.fromarray((grown * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), "RGB")
-
-
-def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -130,7 +117,7 @@ def omni_job(
 ) -> JobSpec:
     """A job with references, as a parsed request holds it."""
     area = sampling.width * sampling.height
-    read = [read_reference(file_of(one), area, 16, 1024, 1 << 24) for one in pictures]
+    read = [read_reference(encoded(one), area, 16, 1024, 1 << 24) for one in pictures]
     guidance = () if negative is None else (GuidanceSpec(negative.prompt),)
     return JobSpec(words.prompt, sampling, features=(OmniSpec(tuple(read), tuple(grids)), *guidance))
 

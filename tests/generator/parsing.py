@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import pytest
-
+from tests.helpers.refusals import refused
 from zrelay_generator.features.acceptance import Acceptance, acceptance
 from zrelay_generator.features.protocol import FeatureSpec, JobSpec
 from zrelay_generator.model.identity import identify
@@ -12,7 +11,7 @@ from zrelay_generator.model.loading import LoadedModel
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service.roles import GeneratorConfig
 
-from .kinds import Parse
+from .fixture_types import Parse
 
 E = TypeVar("E", bound=ZrelayError)
 S = TypeVar("S", bound=FeatureSpec)
@@ -25,18 +24,16 @@ def accepts_of(folder: Path, model: LoadedModel, cache: Path) -> Acceptance:
 
 
 @overload
-def refused(parse: Parse, parcel: Any) -> InvalidArgument: ...
+def refused_request(parse: Parse, parcel: Any) -> InvalidArgument: ...
 
 
 @overload
-def refused(parse: Parse, parcel: Any, kind: type[E]) -> E: ...
+def refused_request(parse: Parse, parcel: Any, kind: type[E]) -> E: ...
 
 
-def refused(parse: Parse, parcel: Any, kind: type[ZrelayError] = InvalidArgument) -> ZrelayError:
+def refused_request(parse: Parse, parcel: Any, kind: type[ZrelayError] = InvalidArgument) -> ZrelayError:
     """Parses a request, which must be refused with `kind`, and returns the error."""
-    with pytest.raises(kind) as caught:
-        parse(parcel)
-    return caught.value
+    return refused(lambda: parse(parcel), kind)
 
 
 def part_of(spec: JobSpec, kind: type[S]) -> S:

@@ -9,6 +9,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from tests.helpers.images import encoded, picture
+from tests.helpers.polling import eventually
 from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
@@ -21,9 +23,8 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.wire import Parcel
 
-from .callers import SERVICE, SOON_S, by_name, digest, images, pixels, serialized
-from .kinds import Load, MakeEmbeds, RequestOf, Serve
-from .omni import file_of, picture
+from .fixture_types import Load, MakeEmbeds, RequestOf, Serve
+from .generator_client import SERVICE, by_name, digest, images, pixels, serialized
 from .parsing import accepts_of
 
 
@@ -80,12 +81,9 @@ async def test_uploads_are_kept_whole_or_not_at_all(serve_kept: Serve, tmp_path:
         await asyncio.Event().wait()
 
     interrupted, blobs = call(broken_off()), tmp_path / "state" / "blobs"
-    async with asyncio.timeout(SOON_S):
-        while not list(blobs.iterdir()):  # a part of the content is there
-            await asyncio.sleep(0.01)
-        interrupted.cancel()
-        while list(blobs.iterdir()):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: list(blobs.iterdir()), "a part of the content is there")
+    interrupted.cancel()
+    await eventually(lambda: not list(blobs.iterdir()), "the part is removed")
     reply = await caller.upload(data, size=0)
     assert reply.content.size_bytes == len(data) and not reply.existed
     assert [path.name for path in (tmp_path / "state" / "blobs").iterdir()] == [digest(data)]
@@ -135,7 +133,7 @@ async def test_a_stored_spec_holds_the_sampling_that_was_used(
     """Other defaults at the next start do not change a job that waits."""
     reader = RequestReader(accepts, opened(), lambda job: None)
     plain, started = request_of(), request_of()
-    started.message.spec.image_to_image.image.data = file_of(picture(64, 64, 1))
+    started.message.spec.image_to_image.image.data = encoded(picture(64, 64, 1))
     started.message.spec.image_to_image.strength = 0.5
     for parcel in (plain, started):
         request = await reader.read(parcel, parcel.message.spec, "request")

@@ -12,12 +12,12 @@ from zrelay_generator.features.protocol import Output
 from zrelay_generator.priority import Priority
 from zrelay_shared.errors import Cancelled
 
-from .benches import Bench, denoised_by
-from .kinds import Load, MakeSpec
+from .engine_harness import EngineHarness, denoised_by
+from .fixture_types import Load, MakeSpec
 
 
-def test_stages_come_in_order(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_stages_come_in_order(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.paint(spec(steps=2))
     stages = [(event.stage, event.completed, event.total) for _, event in on.events if isinstance(event, StageProgress)]
     assert stages == [
@@ -31,8 +31,8 @@ def test_stages_come_in_order(demo: Path, load: Load, bench: type[Bench], spec: 
     assert on.estimator.cost.measured and on.estimator.cost.snapshot().decode_s_per_pixel > 0
 
 
-def test_a_cancelled_job_takes_no_further_step(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_a_cancelled_job_takes_no_further_step(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     job = on.add(spec(steps=50))
     (image,) = job.images
     on.tick()
@@ -45,8 +45,8 @@ def test_a_cancelled_job_takes_no_further_step(demo: Path, load: Load, bench: ty
     assert image.latents is None
 
 
-def test_a_job_is_cancelled_between_its_pictures(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_a_job_is_cancelled_between_its_pictures(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     job = on.add(spec(steps=1, num_images=3))
     on.tick()
     on.tick()
@@ -55,31 +55,29 @@ def test_a_job_is_cancelled_between_its_pictures(demo: Path, load: Load, bench: 
     assert len(on.vae.latents) == 1 and on.engine.idle
 
 
-def test_the_next_job_follows(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_the_next_job_follows(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.paint(spec(steps=2), spec(steps=1))
     assert [job for job, event in on.events if isinstance(event, ImagePixels)] == ["job-0", "job-1"]
 
 
-def test_previews_come_every_so_many_steps(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_previews_come_every_so_many_steps(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.paint(spec(Output(preview_every=2, preview_max_side=6), steps=7))
     previews = [event for _, event in on.events if isinstance(event, PreviewPixels)]
     assert [preview.step for preview in previews] == [2, 4, 6]
     assert previews[0].pixels.shape == (6, 6, 3)
 
 
-def test_a_deterministic_job_is_the_same_in_any_company(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
+def test_a_deterministic_job_is_the_same_in_any_company(demo: Path, load: Load, spec: MakeSpec) -> None:
     model = load(demo, torch.bfloat16)
-    together = bench(model).paint(spec(deterministic=True, num_images=3, seed=5))
-    alone = [bench(model).paint(spec(seed=5 + i))[0] for i in range(3)]
+    together = EngineHarness(model).paint(spec(deterministic=True, num_images=3, seed=5))
+    alone = [EngineHarness(model).paint(spec(seed=5 + i))[0] for i in range(3)]
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
-def test_priority_goes_before_arrival(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_priority_goes_before_arrival(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.paint(spec(priority=Priority.BATCH), spec(), spec(priority=Priority.INTERACTIVE))
     assert [job for job, event in on.events if isinstance(event, ImagePixels)] == ["job-2", "job-1", "job-0"]
 
@@ -91,10 +89,8 @@ def test_what_is_painted_to_warm_up(device: str, default: int, side: int) -> Non
     assert warm_up_side(device, 64, default) == side
 
 
-def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo))
+def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     calibrate(load(demo), on.estimator.cost, 64)
     on.add(replace(spec(), sampling=replace(spec(steps=20).sampling, width=512, height=512)), "poster")
     on.tick()
@@ -104,9 +100,9 @@ def test_a_preview_waits_a_step_of_a_poster_and_not_for_the_poster(
     assert denoised_by(on, "poster") == 1, "it was left alone until the preview was done"
 
 
-def test_cancelling_one_leaves_its_company_as_it_is(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
+def test_cancelling_one_leaves_its_company_as_it_is(demo: Path, load: Load, spec: MakeSpec) -> None:
     specs = [spec(steps=4, seed=seed) for seed in range(3)]
-    (_, expected, _), on = bench(load(demo), packs=True).paint(*specs), bench(load(demo), packs=True)
+    (_, expected, _), on = EngineHarness(load(demo), packs=True).paint(*specs), EngineHarness(load(demo), packs=True)
     jobs = [on.add(each, str(number)) for number, each in enumerate(specs)]
     images = [image for job in jobs for image in job.images]
     on.tick()

@@ -12,20 +12,18 @@ from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_shared.errors import FailedPrecondition, InternalError, OutOfMemory, ZrelayError
 
-from .benches import Bench, kinds
-from .kinds import Load, MakeSpec
+from .engine_harness import EngineHarness, event_types
+from .fixture_types import Load, MakeSpec
 
 
-def test_latents_that_are_not_finite_fail_the_job_alone(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo))
+def test_latents_that_are_not_finite_fail_the_job_alone(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     bad = replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan)))
     on.paint(bad, spec(steps=1))
     (event,) = [event for job, event in on.events if job == "job-0" and isinstance(event, JobFailed)]
     assert isinstance(event.error, FailedPrecondition)
     assert event.error.reason == "LATENTS_NOT_FINITE" and "after step 1 of 3" in event.error.message
-    assert kinds(on, "job-1")[-1] is ImagePixels
+    assert event_types(on, "job-1")[-1] is ImagePixels
 
 
 @pytest.mark.parametrize(
@@ -41,9 +39,9 @@ def test_latents_that_are_not_finite_fail_the_job_alone(
     ],
 )
 def test_a_failing_device_ends_the_job_and_not_the_engine(
-    error: Exception, expected: type[ZrelayError], demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+    error: Exception, expected: type[ZrelayError], demo: Path, load: Load, spec: MakeSpec
 ) -> None:
-    on = bench(load(demo))
+    on = EngineHarness(load(demo))
     decode, on.vae.decode = on.vae.decode, lambda latents: (_ for _ in ()).throw(error)
     on.paint(spec(steps=1))
     (_, event) = on.events[-1]
@@ -54,8 +52,8 @@ def test_a_failing_device_ends_the_job_and_not_the_engine(
     assert isinstance(on.events[-1][1], ImagePixels)
 
 
-def test_out_of_memory_says_what_would_fit(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_out_of_memory_says_what_would_fit(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.vae.decode = lambda latents: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
     on.add(JobSpec(spec().prompt, replace(spec().sampling, width=512, height=256)))
     for _ in range(20):
@@ -86,32 +84,30 @@ class Failing:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a bug")])
 def test_company_that_fails_is_taken_apart_and_only_the_guilty_fails(
-    error: Exception, demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
+    error: Exception, demo: Path, load: Load, spec: MakeSpec
 ) -> None:
     model = load(demo)
     guilty = replace(spec(steps=2), sampling=replace(spec(steps=2).sampling, width=80))
     failing = Failing(model.transformer, lambda segments: any(s.latents.shape[2] == 10 for s in segments), error)
-    on = bench(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
+    on = EngineHarness(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
     on.paint(spec(steps=2), guilty, spec(steps=2, seed=9))
-    assert kinds(on, "job-0")[-1] is kinds(on, "job-2")[-1] is ImagePixels
+    assert event_types(on, "job-0")[-1] is event_types(on, "job-2")[-1] is ImagePixels
     (failed,) = [event for job, event in on.events if isinstance(event, JobFailed)]
-    assert kinds(on, "job-1")[-1] is JobFailed
+    assert event_types(on, "job-1")[-1] is JobFailed
     assert isinstance(failed.error, OutOfMemory if "memory" in str(error) else InternalError)
     assert failing.calls[:4] == [3, 1, 1, 1]
 
 
-def test_a_tick_that_was_too_large_is_not_tried_again(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
+def test_a_tick_that_was_too_large_is_not_tried_again(demo: Path, load: Load, spec: MakeSpec) -> None:
     model, error = load(demo), torch.OutOfMemoryError("CUDA out of memory.")
     failing = Failing(model.transformer, lambda segments: len(segments) > 2, error)
-    on = bench(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
+    on = EngineHarness(replace(model, transformer=failing), packs=True)  # type: ignore[arg-type]
     on.paint(*(spec(steps=3, seed=seed) for seed in range(4)))
     assert not [event for _, event in on.events if isinstance(event, JobFailed)]
     assert max(failing.calls[2:]) <= 3 and failing.calls.count(4) == 1
 
 
-def test_a_job_that_cannot_begin_fails_alone(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo), packs=True)
+def test_a_job_that_cannot_begin_fails_alone(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo), packs=True)
     on.paint(replace(spec(steps=2), prompt=Prompt(torch.zeros(4, 99))), spec(steps=2))
-    assert kinds(on, "job-0") == [JobFailed] and kinds(on, "job-1")[-1] is ImagePixels
+    assert event_types(on, "job-0") == [JobFailed] and event_types(on, "job-1")[-1] is ImagePixels

@@ -15,8 +15,8 @@ from zrelay_generator.features.protocol import JobFeature, JobSpec, Prompt
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.packing import Conditioning
 
-from .benches import Bench
-from .kinds import Load, MakeEmbeds, MakeSpec
+from .engine_harness import EngineHarness
+from .fixture_types import Load, MakeEmbeds, MakeSpec
 
 
 def kept() -> int:
@@ -47,17 +47,17 @@ def everything(spec: MakeSpec, embeds: MakeEmbeds) -> JobSpec:
 
 
 def test_a_finished_job_leaves_nothing(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, everything: JobSpec, uncollected: int
+    demo: Path, load: Load, spec: MakeSpec, everything: JobSpec, uncollected: int
 ) -> None:
-    on = bench(load(demo))
+    on = EngineHarness(load(demo))
     on.paint(everything, spec(steps=2), everything)
     assert kept() <= uncollected
 
 
 def test_a_cancelled_job_leaves_nothing(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, everything: JobSpec, uncollected: int
+    demo: Path, load: Load, spec: MakeSpec, everything: JobSpec, uncollected: int
 ) -> None:
-    on = bench(load(demo))
+    on = EngineHarness(load(demo))
     jobs = [on.add(everything), on.add(spec(steps=4))]
     on.tick()
     on.tick()
@@ -71,15 +71,15 @@ def test_a_cancelled_job_leaves_nothing(
 
 
 def test_a_job_whose_latents_are_not_finite_leaves_nothing(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec, uncollected: int
+    demo: Path, load: Load, spec: MakeSpec, uncollected: int
 ) -> None:
-    on = bench(load(demo))
+    on = EngineHarness(load(demo))
     on.paint(replace(spec(steps=3), prompt=Prompt(torch.full((4, 128), torch.nan))), spec(steps=2))
     assert kept() <= uncollected
 
 
-def test_a_job_that_has_left_takes_no_more_time(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo))
+def test_a_job_that_has_left_takes_no_more_time(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     job = on.add(spec(steps=2))
     while not on.engine.idle:
         on.tick()

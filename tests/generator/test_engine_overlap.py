@@ -1,7 +1,6 @@
 """Decoding beside the next step, and what is stuck seen from outside."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.polling import until
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
@@ -17,8 +17,8 @@ from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.engine.watchdog import Watchdog
 from zrelay_generator.priority import Priority
 
-from .benches import Bench, denoised_by, kinds
-from .kinds import Load, MakeSpec
+from .engine_harness import EngineHarness, denoised_by, event_types
+from .fixture_types import Load, MakeSpec
 
 
 def held(
@@ -35,31 +35,28 @@ def held(
     return waiting
 
 
-def test_decoding_beside_the_next_step(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
+def test_decoding_beside_the_next_step(demo: Path, load: Load, spec: MakeSpec) -> None:
     woken: list[int] = []
-    on = bench(load(demo), packs=True, changed=lambda: woken.append(1), decode_beside=True)
+    on = EngineHarness(load(demo), packs=True, changed=lambda: woken.append(1), decode_beside=True)
     on.add(spec(steps=1), "short")
     on.add(spec(steps=40), "long")
     gate = threading.Event()
     on.vae.decode = held(on.vae.decode, gate)
     for _ in range(5):
         on.tick()
-    assert denoised_by(on, "long") == 5 and ImagePixels not in kinds(on, "short")
+    assert denoised_by(on, "long") == 5 and ImagePixels not in event_types(on, "short")
     assert not on.engine.waits
     gate.set()
-    while not woken:
-        time.sleep(0.01)
+    until(lambda: woken, "the engine is woken")
     on.tick()
-    assert kinds(on, "short")[-1] is ImagePixels
+    assert event_types(on, "short")[-1] is ImagePixels
     run_to_end(on.engine)
-    assert kinds(on, "long")[-1] is ImagePixels
+    assert event_types(on, "long")[-1] is ImagePixels
     on.engine.close()
 
 
-def test_pictures_that_wait_for_the_decoder_can_be_cancelled(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo), packs=True, decode_beside=True)
+def test_pictures_that_wait_for_the_decoder_can_be_cancelled(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo), packs=True, decode_beside=True)
     gate, begun, decode = threading.Event(), threading.Event(), on.vae.decode
 
     def begin(latents: Tensor) -> Tensor:
@@ -77,14 +74,12 @@ def test_pictures_that_wait_for_the_decoder_can_be_cancelled(
     gate.set()
     run_to_end(on.engine)
     assert len(on.vae.latents) == 2, "the one that was under way, and the next job's"
-    assert kinds(on, "next")[-1] is ImagePixels and kinds(on, "cancelled")[-1] is JobFailed
+    assert event_types(on, "next")[-1] is ImagePixels and event_types(on, "cancelled")[-1] is JobFailed
     on.engine.close()
 
 
-def test_a_picture_that_is_being_decoded_can_be_cancelled(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo), decode_beside=True)
+def test_a_picture_that_is_being_decoded_can_be_cancelled(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo), decode_beside=True)
     gate = threading.Event()
     on.vae.decode = held(on.vae.decode, gate)
     job = on.add(spec(steps=1))
@@ -93,11 +88,11 @@ def test_a_picture_that_is_being_decoded_can_be_cancelled(
     job.cancelled = True
     gate.set()
     on.tick()
-    assert on.engine.idle and kinds(on, "job")[-1] is JobFailed
+    assert on.engine.idle and event_types(on, "job")[-1] is JobFailed
 
 
-def test_the_most_urgent_image_is_decoded_first(demo: Path, load: Load, bench: type[Bench], spec: MakeSpec) -> None:
-    on = bench(load(demo), packs=True, decode_beside=True)
+def test_the_most_urgent_image_is_decoded_first(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo), packs=True, decode_beside=True)
     gate, began = threading.Event(), threading.Event()
     on.vae.decode = held(on.vae.decode, gate, began)
     on.add(spec(steps=1), "first")
@@ -113,10 +108,8 @@ def test_the_most_urgent_image_is_decoded_first(demo: Path, load: Load, bench: t
     on.engine.close()
 
 
-def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo), decode_beside=True)
+def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo), decode_beside=True)
     decode, threads = on.vae.decode, list[str]()
 
     def crowded(latents: Tensor) -> Tensor:
@@ -127,7 +120,7 @@ def test_a_decode_that_did_not_fit_beside_a_step_is_tried_by_itself(
 
     on.vae.decode = crowded
     on.paint(spec(steps=1))
-    assert kinds(on, "job-0")[-1] is ImagePixels
+    assert event_types(on, "job-0")[-1] is ImagePixels
     assert threads[0].startswith("decode") and not threads[1].startswith("decode")
 
 
@@ -141,11 +134,9 @@ def test_a_step_that_never_ends_is_seen_from_outside() -> None:
     assert watchdog.overdue_s == 0.0
 
 
-def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
+def test_a_decode_beside_a_step_that_never_ends_is_seen_as_well(demo: Path, load: Load, spec: MakeSpec) -> None:
     now = [0.0]
-    on = bench(load(demo), decode_beside=True, clock=lambda: now[0])
+    on = EngineHarness(load(demo), decode_beside=True, clock=lambda: now[0])
     gate, began = threading.Event(), threading.Event()
     on.vae.decode = held(on.vae.decode, gate, began)
     on.add(spec(steps=1))

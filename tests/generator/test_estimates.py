@@ -15,10 +15,10 @@ from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
-from .kinds import MakeSampling
+from .fixture_types import MakeSampling
 
 
-def picture(width: int, height: int) -> Tensor:
+def black_pixels(width: int, height: int) -> Tensor:
     return torch.zeros(3, height, width, dtype=torch.uint8)
 
 
@@ -37,15 +37,15 @@ def test_memory_covers_the_largest_picture_that_is_encoded(spec: JobSpec) -> Non
     estimator = JobEstimator(CostModel(MemoryModel(layers=3, bytes_per_token=1, bytes_per_pixel=100)))
     plain = estimator.estimate(spec).memory_bytes
     assert plain == 128 * 128 * 100
-    start = replace(spec, features=(ImageToImageSpec(picture(128, 128), "", 0.5),))
+    start = replace(spec, features=(ImageToImageSpec(black_pixels(128, 128), "", 0.5),))
     assert estimator.estimate(start).memory_bytes == plain, "encoded before the result is decoded, not beside it"
-    omni = with_references(spec, picture(256, 64), picture(512, 256))
+    omni = with_references(spec, black_pixels(256, 64), black_pixels(512, 256))
     assert estimator.estimate(omni).memory_bytes == 512 * 256 * 100
     assert not estimator.fits(omni, 512 * 256 * 100 - 1) and estimator.fits(omni, 512 * 256 * 100)
 
 
 def test_skip_layer_guidance_counts_references_as_well(spec: JobSpec) -> None:
-    omni = with_references(spec, picture(256, 256))
+    omni = with_references(spec, black_pixels(256, 256))
     guided = replace(omni, features=(*omni.features, SkipLayerSpec(1.0, frozenset({1}), 0.0, 1.0)))
     (size, *_), (more, *_) = (step_sizes(each, features_of(each), 4) for each in (omni, guided))
     references = omni.feature(OmniSpec)

@@ -1,9 +1,7 @@
 """Image files of requests: what they become, and what is refused before memory is taken for it."""
 
-import io
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,27 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.images import encoded, picture
 from zrelay_generator.images.reading import read_image
 from zrelay_generator.images.writing import ImageFormat
 
 MANY = 1 << 24
 
 
-def picture(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
-    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(values, "RGB").convert(mode)
-
-
-def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
+IMAGE = picture(60, 40)
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (64, 48), (32, 96)])
 def test_pixels_are_those_that_diffusers_resizes_to(width: int, height: int) -> None:
-    theirs = VaeImageProcessor(vae_scale_factor=1).preprocess(picture(), height=height, width=width)[0]
-    ours = read_image(saved(picture()), width, height, MANY)
+    theirs = VaeImageProcessor(vae_scale_factor=1).preprocess(IMAGE, height=height, width=width)[0]
+    ours = read_image(encoded(IMAGE), width, height, MANY)
     torch.testing.assert_close(ours.float() / 127.5 - 1.0, theirs, rtol=0, atol=1e-6)
 
 
@@ -46,15 +37,15 @@ MODES = {
 
 @pytest.mark.parametrize(("format", "mode"), [(format, mode) for format, modes in MODES.items() for mode in modes])
 def test_formats_and_modes(format: ImageFormat, mode: str) -> None:
-    image = Image.fromarray(np.zeros((40, 60), np.uint16)) if mode == "I;16" else picture().convert(mode)
-    assert read_image(saved(image, format), 60, 40, MANY).shape == (3, 40, 60)
+    image = Image.fromarray(np.zeros((40, 60), np.uint16)) if mode == "I;16" else IMAGE.convert(mode)
+    assert read_image(encoded(image, format), 60, 40, MANY).shape == (3, 40, 60)
 
 
 def test_a_turned_photograph_stands_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright = read_image(saved(picture(), exif=exif), 40, 60, MANY)
-    turned = torch.from_numpy(np.array(picture().transpose(Image.Transpose.ROTATE_270)).copy())
+    upright = read_image(encoded(IMAGE, exif=exif), 40, 60, MANY)
+    turned = torch.from_numpy(np.array(IMAGE.transpose(Image.Transpose.ROTATE_270)).copy())
     assert torch.equal(upright, turned.permute(2, 0, 1))
 
 
@@ -69,7 +60,7 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def webp_of(width: int, height: int) -> bytes:
-    data = bytearray(saved(picture(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0"))
+    data = bytearray(encoded(IMAGE, "WEBP", lossless=True, exif=b"Exif\0\0II*\0"))
     assert data[12:16] == b"VP8X"
     data[24:27], data[27:30] = (width - 1).to_bytes(3, "little"), (height - 1).to_bytes(3, "little")
     return bytes(data)
@@ -84,9 +75,9 @@ def webp_of(width: int, height: int) -> bytes:
         (png_of(1 << 30, 1 << 30), "expected at most 16777216 pixels"),
         (png_of(100, 100), "expected a whole image file, got a damaged one"),
         (webp_of(1 << 14, 1 << 14), "expected at most 16777216 pixels, got 16384 x 16384"),
-        (saved(picture())[:200], "expected a whole image file"),
-        (saved(picture(), "JPEG")[:300], "expected a whole image file"),
-        (saved(picture(), "WEBP")[:60], "expected a"),
+        (encoded(IMAGE)[:200], "expected a whole image file"),
+        (encoded(IMAGE, "JPEG")[:300], "expected a whole image file"),
+        (encoded(IMAGE, "WEBP")[:60], "expected a"),
     ],
 )
 def test_files_that_are_none(data: bytes, said: str) -> None:
@@ -98,7 +89,7 @@ def test_files_that_are_none(data: bytes, said: str) -> None:
 @given(
     st.sampled_from(
         [
-            saved(picture(), format, **options)
+            encoded(IMAGE, format, **options)
             for format, options in [("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})]
         ]
     ),
@@ -121,7 +112,7 @@ def test_what_is_transparent_is_laid_on_white() -> None:
     pixels = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
     pixels.paste((200, 0, 0, 255), (0, 0, 4, 4))
     pixels.putpixel((7, 3), (0, 0, 0, 128))
-    for data in (saved(pixels), saved(pixels, "WEBP", lossless=True), saved(pixels.quantize(8))):
+    for data in (encoded(pixels), encoded(pixels, "WEBP", lossless=True), encoded(pixels.quantize(8))):
         seen = read_image(data, 8, 4, MANY)
         assert seen[:, 0, 0].tolist() == [200, 0, 0] and seen[:, 0, 5].tolist() == [255] * 3
         assert 120 <= int(seen[0, 3, 7]) <= 135
@@ -129,4 +120,4 @@ def test_what_is_transparent_is_laid_on_white() -> None:
 
 def test_16_bits_of_grey_are_scaled_and_not_clipped() -> None:
     grey = Image.fromarray(np.full((4, 8), 0x8000, np.uint16))
-    assert set(read_image(saved(grey), 8, 4, MANY).flatten().tolist()) <= {127, 128}
+    assert set(read_image(encoded(grey), 8, 4, MANY).flatten().tolist()) <= {127, 128}

@@ -22,7 +22,7 @@ from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_s
 from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_shared.errors import InternalError
 
-from .kinds import Load, MakeEmbeds, MakeSampling
+from .fixture_types import Load, MakeEmbeds, MakeSampling
 
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from zrelay_demo import CHECKPOINT
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobEvent, JobSucceeded, PreviewReady
@@ -20,17 +21,16 @@ from zrelay_generator.scheduling.scheduler import QueueStanding
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Cancelled, IdempotencyConflict, InternalError
 
-from .managers import ManagedJobs, collected, picture
+from .managed_jobs import ManagedJobs, collected, finished_image
 from .stores import row
 
-DEMO = Path(__file__).parents[2] / "demo" / "zrelay_demo" / "checkpoint"
 PROGRESS = StageProgress(JobStage.DENOISE, 1, 4, 0.1, 1.0)
 EVENTS: dict[str, JobEvent | Detached] = {
     "accepted": JobAccepted(0, 0.0, 0.0),
     "standing": QueueStanding(1, 1.0),
     "progress": PROGRESS,
     "preview": PreviewReady(0, 1, b""),
-    "image": picture(),
+    "image": finished_image(),
     "succeeded": JobSucceeded(2, StageTimings()),
     "failed": JobFailed(InternalError("a bug")),
     "cancelled": JobFailed(Cancelled("on request")),
@@ -85,10 +85,9 @@ class ManagedJobsMachine(RuleBasedStateMachine):
         self.run(self._open())
 
     async def _open(self) -> None:
-        self.made = ManagedJobs(DEMO, state=Path(self.folder.name), lease_s=1e6)
+        self.made = ManagedJobs(CHECKPOINT, state=Path(self.folder.name), lease_s=1e6)
         self.made.specs = self.specs
         await self.made.manager.restore()
-        await asyncio.sleep(0)
 
     async def _close(self) -> None:
         await self.made.manager.close()
@@ -128,7 +127,7 @@ class ManagedJobsMachine(RuleBasedStateMachine):
             number = self.images[name]
             if number == 2 and not known.ended:
                 return
-            value = ImageFinished(number, 1, 1, 1, picture().format, *_file(f"{self.ids[name]} {number}"))
+            value = ImageFinished(number, 1, 1, 1, finished_image().format, *_file(f"{self.ids[name]} {number}"))
         assert not isinstance(value, Detached)
         self.run(self._then_settled(name, lambda: self.made.manager.publish(device_job, value)))
         if known.ended:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.refusals import refused
 from zrelay_generator.model.identity import identify
 from zrelay_generator.model.loading import load_model
 from zrelay_generator.service import GeneratorServicer
@@ -27,10 +28,9 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
 
 
-def refused(folder: Path) -> CheckpointError:
-    with pytest.raises(CheckpointError) as caught:
-        load_model(folder, CPU, torch.float32)
-    return caught.value
+def refused_folder(folder: Path) -> CheckpointError:
+    """Loads a folder, which must be refused, and returns the error."""
+    return refused(lambda: load_model(folder, CPU, torch.float32), CheckpointError)
 
 
 def edit(folder: Path, file: str, **changed: object) -> None:
@@ -52,30 +52,30 @@ def test_no_text_encoder_is_needed_nor_opened(tiny: Path, tmp_path: Path) -> Non
 )
 def test_a_missing_file_is_named(file: str, copy: Path) -> None:
     (copy / file).unlink()
-    assert refused(copy).metadata["file"] == file
+    assert refused_folder(copy).metadata["file"] == file
 
 
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / WEIGHTS).rename(copy / "transformer" / "diffusion_pytorch_model.bin")
-    assert refused(copy).reason == "PICKLE_REFUSED"
+    assert refused_folder(copy).reason == "PICKLE_REFUSED"
 
 
 def test_truncated_weights(copy: Path) -> None:
     data = (copy / WEIGHTS).read_bytes()
     (copy / WEIGHTS).write_bytes(data[: len(data) // 2])
-    assert "diffusion_pytorch_model.safetensors" in refused(copy).message
+    assert "diffusion_pytorch_model.safetensors" in refused_folder(copy).message
 
 
 def test_a_missing_tensor_is_not_made_up(copy: Path) -> None:
     weights = load_file(copy / WEIGHTS)
     del weights["layers.1.attention.to_k.weight"]
     save_file(weights, copy / WEIGHTS, {"format": "pt"})
-    assert "layers.1.attention.to_k.weight" in refused(copy).message
+    assert "layers.1.attention.to_k.weight" in refused_folder(copy).message
 
 
 def test_weights_of_another_size(copy: Path) -> None:
     edit(copy, "transformer/config.json", cap_feat_dim=64)
-    error = refused(copy)
+    error = refused_folder(copy)
     assert error.metadata["file"] == "transformer/config.json"
     assert "cap_embedder.0.weight is [48], not [64]" in error.message
 
@@ -87,25 +87,25 @@ def test_weights_of_another_size(copy: Path) -> None:
 )  # fmt: skip
 def test_a_config_that_makes_no_model(changed: dict[str, Any], copy: Path) -> None:
     edit(copy, "transformer/config.json", **changed)
-    error = refused(copy)
+    error = refused_folder(copy)
     assert error.metadata["file"] == "transformer/config.json" and "\n" not in error.message
 
 
 @pytest.mark.parametrize("key", ["use_dynamic_shifting", "use_karras_sigmas", "stochastic_sampling"])
 def test_a_schedule_that_would_be_another(key: str, copy: Path) -> None:
     edit(copy, "scheduler/scheduler_config.json", **{key: True})
-    assert key in refused(copy).message
+    assert key in refused_folder(copy).message
 
 
 def test_a_vae_of_another_model(copy: Path) -> None:
     shutil.rmtree(copy / "vae")
-    assert refused(copy).metadata["file"] == "vae/"
+    assert refused_folder(copy).metadata["file"] == "vae/"
 
 
 @pytest.mark.parametrize("scaling", [0.0, None, -1.0])
 def test_a_vae_that_scales_by_nothing(scaling: object, copy: Path) -> None:
     edit(copy, "vae/config.json", scaling_factor=scaling)
-    assert refused(copy).metadata["file"] == "vae/config.json"
+    assert refused_folder(copy).metadata["file"] == "vae/config.json"
 
 
 @pytest.mark.parametrize("file", ["tokenizer/chat_template.jinja", "tokenizer/tokenizer.json"])

@@ -1,15 +1,19 @@
 """Taking, watching and draining jobs, with a real store in memory and without a device."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.engine.job import StageTimings
+from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceeded, PreviewReady
 from zrelay_generator.scheduling.scheduler import QueueStanding
+from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import (
     Draining,
@@ -17,18 +21,16 @@ from zrelay_shared.errors import (
     InternalError,
 )
 
-from .kinds import MakeManager
-from .managers import collected, picture
-
-Before = Callable[[int, Sequence[JobState], int], Awaitable[list[JobRecord]]]
+from .fixture_types import MakeManager
+from .managed_jobs import collected, finished_image
 
 
 async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
     made = manager()
     entry = await made.submit("a")
     watching = asyncio.create_task(collected(made.manager, entry))
-    await asyncio.sleep(0)
-    image = picture()
+    await eventually(lambda: entry.watchers, "the job is watched")
+    image = finished_image()
     made.publish(StageProgress(JobStage.DENOISE, 1, 1, 0.1, 0.0), image, JobSucceeded(1, StageTimings()))
     assert [type(event) for event in await watching] == [JobAccepted, StageProgress, ImageFinished, JobSucceeded]
     assert entry.record.state is JobState.SUCCEEDED and entry.device_job is None
@@ -66,7 +68,7 @@ async def test_heartbeats_go_to_those_who_wait_and_are_watched(manager: MakeMana
     await watching.aclose()
 
 
-async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager: MakeManager) -> None:
+async def test_a_started_job_that_is_passed_over_gets_its_eta(manager: MakeManager) -> None:
     made = manager()
     made.measured()
     entry = await made.submit("a", steps=4)
@@ -79,7 +81,7 @@ async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager: MakeM
         return [event for _, event in entry.log if isinstance(event, StageProgress)]
 
     assert [step.eta_s for step in steps()] == [3.0], "it has just moved"
-    entry.progressed_at -= 2.0
+    made.clock_s += 2.5
     await made.manager.heartbeat()
     first, second = steps()
     assert (
@@ -90,33 +92,40 @@ async def test_a_job_that_has_begun_and_is_passed_over_is_told_of(manager: MakeM
     await watching.aclose()
 
 
-async def test_a_page_of_many(manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+class CountingStore:
+    """A store that notes how many rows each page reads."""
+
+    def __init__(self, real: JobStore) -> None:
+        self._real = real
+        self.limits: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def before(self, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
+        self.limits.append(limit)
+        return await self._real.before(before, states, limit)
+
+
+async def test_a_page_of_many(manager: MakeManager) -> None:
     made = manager()
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     for number in (0, 1, 3):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entries[number])
-    counted, asked = _counted(made.store.before)
-    monkeypatch.setattr(made.store, "before", counted)
+    store: Any = CountingStore(made.store)
+    directory = JobDirectory(store)
+    for job in made.manager.directory:
+        directory.add(job)
     everything = frozenset(JobState)
     pages, before = [], 1 << 62
-    while page := await made.manager.directory.page(before, everything, 2):
+    while page := await directory.page(before, everything, 2):
         pages.append([entry.record.request_id for entry in page])
         before = page[-1].record.arrival
     assert pages == [["5", "4"], ["3", "2"], ["1", "0"]]
-    ended = await made.manager.directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2)
+    ended = await directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2)
     assert [entry.record.request_id for entry in ended] == ["3", "1"]
-    assert max(asked) <= 4, "not as many as there are jobs that wait"
-
-
-def _counted(call: Before) -> tuple[Before, list[int]]:
-    asked = []
-
-    async def counted(before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
-        asked.append(limit)
-        return await call(before, states, limit)
-
-    return counted, asked
+    assert max(store.limits) <= 4, "not as many as there are jobs that wait"
 
 
 async def test_the_same_request_is_the_same_job(manager: MakeManager) -> None:
@@ -137,14 +146,12 @@ async def test_draining_finishes_what_it_can(manager: MakeManager) -> None:
     made.measured()
     short, long = await made.submit("short", steps=1), await made.submit("long", steps=90)
     draining = asyncio.create_task(made.manager.drain(20.0))
-    await asyncio.sleep(0.01)
-    assert long.suspended and made.jobs[1].cancelled, (
-        "it cannot be done in time: its watchers may look elsewhere at once"
-    )
+    await eventually(lambda: long.suspended, "the long job is suspended")
+    assert made.jobs[1].cancelled, "it cannot be done in time: its watchers may look elsewhere at once"
     with pytest.raises(Draining):
         await made.submit("b")
     made.publish(JobSucceeded(1, StageTimings()), job=0)
-    await asyncio.wait_for(draining, 5)
+    await draining  # the clock stands still: it does not wait for the end of the grace period
     assert short.record.state is JobState.SUCCEEDED and long.record.state is JobState.QUEUED
     (failed,) = [event for event in await collected(made.manager, long) if isinstance(event, JobFailed)]
     assert failed.error.metadata == {"job_id": long.record.job_id, "parked": "false"}

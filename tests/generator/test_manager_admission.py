@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_generator.cost.model import Size
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import JobAccepted, JobSucceeded
@@ -21,8 +22,8 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.service.roles import GeneratorConfig
 
-from .kinds import MakeManager
-from .managers import ManagedJobs
+from .fixture_types import MakeManager
+from .managed_jobs import ManagedJobs
 
 
 async def test_overload_is_refused_by_count_by_work_and_by_disk(manager: MakeManager) -> None:
@@ -97,13 +98,13 @@ async def test_jobs_come_near_the_device_in_their_order(manager: MakeManager) ->
     )
     for number in range(3):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
-    await asyncio.sleep(0.1)
-    order = [
-        job.id
-        for job in made.jobs[LOADED_PER_CLASS:]
-        if job.id in {waiting["short"].record.job_id, waiting["long"].record.job_id}
-    ]
-    assert order == [waiting[name].record.job_id for name in ("short", "long")]
+    both = {waiting["short"].record.job_id, waiting["long"].record.job_id}
+
+    def loaded() -> list[str]:
+        return [job.id for job in made.jobs[LOADED_PER_CLASS:] if job.id in both]
+
+    await eventually(lambda: len(loaded()) == len(both), "both are loaded")
+    assert loaded() == [waiting[name].record.job_id for name in ("short", "long")]
 
 
 async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_there(manager: MakeManager) -> None:
@@ -112,18 +113,18 @@ async def test_a_short_job_comes_near_the_device_however_many_long_ones_are_ther
     posters = [await made.submit(f"poster {number}", steps=90) for number in range(LOADED_PER_CLASS + 4)]
     assert len(made.jobs) == LOADED_PER_CLASS
     short = await made.submit("short", caller="another", steps=2, budget_s=5.0)
-    assert made.jobs[-1].id == short.record.job_id and told(made, short) == (0, 3.0)
-    position, eta_s = told(made, posters[-1])
+    assert made.jobs[-1].id == short.record.job_id and standing_of(made, short) == (0, 3.0)
+    position, eta_s = standing_of(made, posters[-1])
     assert position == LOADED_PER_CLASS + 4 and eta_s == pytest.approx(3.0 + 91.0 * (LOADED_PER_CLASS + 4))
     same = await made.submit("as long as they are", caller="another", steps=90)
-    assert told(made, same)[0] == 2, "callers share the device: it follows its caller's short job and one poster"
+    assert standing_of(made, same)[0] == 2, "callers share the device: it follows its caller's short job and one poster"
     last = await made.submit("one poster more", steps=90)
-    assert not made.scheduler.is_loaded(last.record.job_id) and told(made, last)[0] > LOADED_PER_CLASS
+    assert not made.scheduler.is_loaded(last.record.job_id) and standing_of(made, last)[0] > LOADED_PER_CLASS
     own = await made.submit("short beside one's own", steps=2)
-    assert made.jobs[-1].id == own.record.job_id and told(made, own)[0] == 1
+    assert made.jobs[-1].id == own.record.job_id and standing_of(made, own)[0] == 1
 
 
-async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager: MakeManager) -> None:
+async def test_a_short_job_without_a_free_place_gets_its_queue_position(manager: MakeManager) -> None:
     made = manager(max_wait_s=1e9)
     made.measured()
     for number in range(LOADED_PER_CLASS):
@@ -132,21 +133,22 @@ async def test_where_there_is_no_place_for_a_short_job_it_is_told_so(manager: Ma
         await made.submit(f"middle {number}", caller=f"{number}", steps=40)
     assert len(made.jobs) == MOST_LOADED_PER_CLASS
     short = await made.submit("short", caller="another", steps=2)
-    assert len(made.jobs) == MOST_LOADED_PER_CLASS and told(made, short) == (1, 41.0 + 3.0)
+    assert len(made.jobs) == MOST_LOADED_PER_CLASS and standing_of(made, short) == (1, 41.0 + 3.0)
     (accepted,) = [event for _, event in short.log if isinstance(event, JobAccepted)]
     assert (accepted.queue_position, accepted.wait_s) == (1, 41.0)
     with pytest.raises(DeadlineExceeded):
         await made.submit("late", caller="others", steps=2, budget_s=5.0)
     urgent = await made.submit("urgent", priority=Priority.INTERACTIVE)
     assert made.jobs[-1].id == urgent.record.job_id, "each class has places of its own"
+    loaded_before = len(made.jobs)
     for number in range(2):
         made.publish(JobSucceeded(1, StageTimings()), job=number)
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(made.jobs) > loaded_before, "the next job is loaded")
     assert made.jobs[-1].id == short.record.job_id
 
 
-def told(made: ManagedJobs, entry: LiveJob) -> tuple[int, float]:
-    """Jobs before one that waits, and seconds to its end, as all who ask are told."""
+def standing_of(made: ManagedJobs, entry: LiveJob) -> tuple[int, float]:
+    """Returns queue position and ETA of a job; its heartbeat must report the same."""
     standing = made.manager.scheduler.standing(entry.record)
     (beat,) = [other for one, other in made.manager.scheduler.standings() if one is entry.record]
     assert beat.queue_position == standing.queue_position and beat.eta_s == pytest.approx(standing.eta_s)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.comparisons import relative_difference
 from zrelay_generator.engine.events import JobStage, StageProgress
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.image_to_image.spec import ImageToImageSpec, first_step
@@ -27,11 +28,9 @@ from zrelay_generator.features.schedule import explicit_schedule
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.phases import Variant, phases_of
 
-from .benches import Bench
-from .kinds import Load, MakeEmbeds, MakeSampling
-
-FLOAT32_BOUND = 1e-4
-"""Relative L2 error of the final latents."""
+from .engine_harness import EngineHarness
+from .fixture_types import Load, MakeEmbeds, MakeSampling
+from .helpers import FLOAT32_BOUND
 
 
 class Oracle:
@@ -54,7 +53,7 @@ class Oracle:
         asked, guidance, start = spec.sampling, spec.feature(GuidanceSpec), spec.feature(ImageToImageSpec)
         pipeline = self._paint if start is None else self._repaint
         pipeline.scheduler = scheduler(spec)
-        extra: dict[str, Any] = {} if start is None else {"image": picture(start), "strength": start.strength}
+        extra: dict[str, Any] = {} if start is None else {"image": pil_image(start), "strength": start.strength}
         result: Tensor = pipeline(
             prompt_embeds=[spec.prompt.embeds.float()],
             negative_prompt_embeds=None if guidance is None else [guidance.negative_prompt.embeds.float()],
@@ -105,7 +104,7 @@ class Oracle:
         if start is None:
             return torch.randn(shape, generator=generator)[0]
         self._repaint.scheduler = schedule
-        pixels = self._repaint.image_processor.preprocess(picture(start))
+        pixels = self._repaint.image_processor.preprocess(pil_image(start))
         size = (1, 16, asked.height, asked.width, torch.float32, "cpu", generator)
         latents: Tensor = self._repaint.prepare_latents(pixels, time, *size)[0]
         return latents
@@ -130,7 +129,8 @@ def scheduler(spec: JobSpec) -> Any:
     return FlowMatchEulerDiscreteScheduler(shift=1.0 if spec.sampling.shift is None else spec.sampling.shift)
 
 
-def picture(start: ImageToImageSpec) -> Image.Image:
+def pil_image(start: ImageToImageSpec) -> Image.Image:
+    """The start image of a job, for diffusers."""
     return Image.fromarray(start.pixels.permute(1, 2, 0).numpy(), "RGB")
 
 
@@ -138,10 +138,6 @@ def picture(start: ImageToImageSpec) -> Image.Image:
 def diffusers_of() -> Callable[[Path], Oracle]:
     """The oracle of a checkpoint, loaded once."""
     return cache(Oracle)
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def start_image(width: int, height: int, strength: float, seed: int = 0) -> ImageToImageSpec:
@@ -194,21 +190,23 @@ def test_image_to_image(
     guidance: float,
     demo: Path,
     load: Load,
-    bench: type[Bench],
     spec_of: Callable[..., JobSpec],
     diffusers_of: Callable[[Path], Oracle],
 ) -> None:
     spec = spec_of(128, width=96, height=128, steps=10, strength=strength, guidance_scale=guidance, negative=12)
-    (ours,) = bench(load(demo)).paint(spec)
-    assert relative(ours, diffusers_of(demo).piped(spec)) < FLOAT32_BOUND
+    (ours,) = EngineHarness(load(demo)).paint(spec)
+    assert relative_difference(ours, diffusers_of(demo).piped(spec)) < FLOAT32_BOUND
 
 
 def test_images_of_one_picture_draw_their_own_noise(
-    tiny: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec], diffusers_of: Callable[[Path], Oracle]
+    tiny: Path,
+    load: Load,
+    spec_of: Callable[..., JobSpec],
+    diffusers_of: Callable[[Path], Oracle],
 ) -> None:
     spec = spec_of(48, width=64, height=64, strength=0.5, num_images=3)
-    for index, ours in enumerate(bench(load(tiny)).paint(spec)):
-        assert relative(ours, diffusers_of(tiny).piped(spec, index)) < FLOAT32_BOUND
+    for index, ours in enumerate(EngineHarness(load(tiny)).paint(spec)):
+        assert relative_difference(ours, diffusers_of(tiny).piped(spec, index)) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.05, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0])
@@ -228,7 +226,7 @@ def test_the_loop_of_this_file_is_the_pipelines(
     oracle = diffusers_of(tiny)
     for asked in ({}, {"strength": 0.6}, {"guidance_scale": 4.0, "cfg_normalization": 0.8, "negative": 7}):
         spec = spec_of(48, width=64, height=80, steps=5, **asked)
-        assert relative(oracle.looped(spec), oracle.piped(spec)) < 1e-5
+        assert relative_difference(oracle.looped(spec), oracle.piped(spec)) < 1e-5
 
 
 @pytest.mark.parametrize("layers", [{0}, {1}, {5}, {2, 3}, {0, 2, 5}, {0, 1, 2, 3, 4, 5}])
@@ -238,14 +236,13 @@ def test_skip_layer_guidance(
     guidance: float,
     demo: Path,
     load: Load,
-    bench: type[Bench],
     spec_of: Callable[..., JobSpec],
     diffusers_of: Callable[[Path], Oracle],
 ) -> None:
     skip = SkipLayerSpec(2.0, frozenset(layers), 0.2, 0.8)
     spec = spec_of(128, width=64, height=96, steps=5, skip=skip, guidance_scale=guidance, negative=40)
-    (ours,) = bench(load(demo)).paint(spec)
-    assert relative(ours, diffusers_of(demo).looped(spec)) < FLOAT32_BOUND
+    (ours,) = EngineHarness(load(demo)).paint(spec)
+    assert relative_difference(ours, diffusers_of(demo).looped(spec)) < FLOAT32_BOUND
 
 
 def test_blocks_before_the_first_skipped_one_are_computed_once() -> None:
@@ -291,7 +288,6 @@ def test_any_mixture(
     mix: list[dict[str, Any]],
     tiny: Path,
     load: Load,
-    bench: type[Bench],
     spec_of: Callable[..., JobSpec],
     diffusers_of: Callable[[Path], Oracle],
 ) -> None:
@@ -303,27 +299,27 @@ def test_any_mixture(
         if asked["negative"] is not None:
             asked |= dict(zip(("guidance_scale", "cfg_normalization", "cfg_truncation"), guidance, strict=True))
         specs.append(spec_of(48, **asked))
-    painted = bench(load(tiny), packs=True).paint_as_they_come(specs, after)
+    painted = EngineHarness(load(tiny), packs=True).paint_as_they_come(specs, after)
     for number, spec in enumerate(specs):
         for image in range(spec.sampling.num_images):
             theirs = diffusers_of(tiny).latents(spec, image)
-            assert relative(painted[number, image], theirs) < FLOAT32_BOUND
+            assert relative_difference(painted[number, image], theirs) < FLOAT32_BOUND
 
 
 def test_a_deterministic_job_is_the_same_bit_for_bit_in_any_company(
-    demo: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec]
+    demo: Path, load: Load, spec_of: Callable[..., JobSpec]
 ) -> None:
     model, skip = load(demo, torch.bfloat16), SkipLayerSpec(2.0, frozenset({3}), 0.0, 1.0)
     asked = {"width": 64, "height": 80, "steps": 4, "skip": skip, "strength": 0.8, "guidance_scale": 2.0, "negative": 9}
     spec = spec_of(128, deterministic=True, **asked)
     others = [spec_of(128, width=64, height=64, steps=6, seed=seed) for seed in range(3)]
-    (alone,) = bench(model, packs=True).paint(spec)
-    among = bench(model, packs=True).paint_as_they_come([*others, spec], [0, 0, 0, 2])
+    (alone,) = EngineHarness(model, packs=True).paint(spec)
+    among = EngineHarness(model, packs=True).paint_as_they_come([*others, spec], [0, 0, 0, 2])
     assert torch.equal(among[3, 0], alone)
 
 
-def test_company_shares_forwards(demo: Path, load: Load, bench: type[Bench], spec_of: Callable[..., JobSpec]) -> None:
-    on = bench(load(demo), packs=True)
+def test_company_shares_forwards(demo: Path, load: Load, spec_of: Callable[..., JobSpec]) -> None:
+    on = EngineHarness(load(demo), packs=True)
     on.paint(*(spec_of(128, width=64 + 16 * i, height=64, steps=2 + i, seed=i) for i in range(3)))
     steps = [job for job, event in on.events if isinstance(event, StageProgress) and event.stage is JobStage.DENOISE]
     assert steps[:6] == ["job-0", "job-1", "job-2"] * 2

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.comparisons import relative_difference
+from tests.helpers.images import encoded, picture
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.stepping import begin
 from zrelay_generator.features.guidance.spec import GuidanceSpec
@@ -18,13 +20,12 @@ from zrelay_generator.features.protocol import JobSpec, Prompt, SamplingSettings
 from zrelay_generator.features.registry import step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 
-from .benches import Bench
-from .kinds import Load, MakeEmbeds, MakeSampling
-from .omni import Oracle, Words, file_of, omni_job, picture
+from .engine_harness import EngineHarness
+from .fixture_types import Load, MakeEmbeds, MakeSampling
+from .helpers import FLOAT32_BOUND
+from .omni import Oracle, Words, omni_job
 from .parsing import part_of
 
-FLOAT32_BOUND = 1e-4
-"""Relative L2 error of the final latents."""
 Oracles = Callable[..., Oracle]
 PICTURES = [picture(128, 128, 1), picture(200, 90, 2), picture(77, 161, 3)]
 
@@ -39,10 +40,6 @@ def oracle() -> Oracles:
         return known[asked]
 
     return find
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def spec_of(
@@ -65,13 +62,12 @@ def test_latents(
     load: Load,
     oracle: Oracles,
     sampling: MakeSampling,
-    bench: type[Bench],
 ) -> None:
     folder = request.getfixturevalue(name)
     model, their, asked = load(folder), oracle(folder), sampling(width=144, height=112, steps=3)
     words = Words.of(images, 37, model.limits.embeds_width)
-    (ours,) = bench(model).paint(spec_of(their, PICTURES[:images], words, asked))
-    assert relative(ours, their.latents(PICTURES[:images], words, asked)) < FLOAT32_BOUND
+    (ours,) = EngineHarness(model).paint(spec_of(their, PICTURES[:images], words, asked))
+    assert relative_difference(ours, their.latents(PICTURES[:images], words, asked)) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize(
@@ -89,7 +85,6 @@ def test_latents_with_guidance(
     load: Load,
     oracle: Oracles,
     sampling: MakeSampling,
-    bench: type[Bench],
 ) -> None:
     folder = request.getfixturevalue(name)
     model, their = load(folder), oracle(folder)
@@ -97,26 +92,26 @@ def test_latents_with_guidance(
         steps=4, guidance_scale=guidance, cfg_normalization=normalization, cfg_truncation=truncation, height=96
     )
     words, negative = (Words.of(images, count, model.limits.embeds_width, seed=count) for count in (40, 9))
-    (ours,) = bench(model).paint(spec_of(their, PICTURES[:images], words, asked, negative))
-    assert relative(ours, their.latents(PICTURES[:images], words, asked, negative)) < FLOAT32_BOUND
+    (ours,) = EngineHarness(model).paint(spec_of(their, PICTURES[:images], words, asked, negative))
+    assert relative_difference(ours, their.latents(PICTURES[:images], words, asked, negative)) < FLOAT32_BOUND
 
 
 def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(
-    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling
 ) -> None:
     model, their, asked = load(demo_omni), oracle(demo_omni), sampling(width=160, height=128, steps=2)
     words, large = Words.of(1, 20, 128), [picture(1201, 905, 4)]
-    (ours,) = bench(model).paint(spec_of(their, large, words, asked))
-    assert relative(ours, their.latents(large, words, asked)) < FLOAT32_BOUND
-    assert read_reference(file_of(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
+    (ours,) = EngineHarness(model).paint(spec_of(their, large, words, asked))
+    assert relative_difference(ours, their.latents(large, words, asked)) < FLOAT32_BOUND
+    assert read_reference(encoded(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
 
 
 def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(
-    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling
 ) -> None:
     model, their, asked = load(demo_omni), oracle(demo_omni), sampling(steps=2, num_images=2, guidance_scale=2.0)
     words, negative = Words.of(2, 20, 128), Words.of(2, 5, 128, seed=1)
-    on: Any = bench(model)
+    on: Any = EngineHarness(model)
     read, reference = [], on.vae.reference
 
     def counted(pixels: Tensor) -> Tensor:
@@ -129,7 +124,7 @@ def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(
     assert len(read) == 2
     for number, mine in enumerate(ours):
         theirs = their.latents(PICTURES[:2], words, replace(asked, seed=asked.seed + number), negative)
-        assert relative(mine, theirs) < FLOAT32_BOUND
+        assert relative_difference(mine, theirs) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize("name", ["demo_omni", "tiny_omni"])
@@ -139,7 +134,6 @@ def test_in_company_with_ordinary_jobs(
     load: Load,
     oracle: Oracles,
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     """References, guidance and skipped layers in one tick with plain jobs: everyone as alone."""
@@ -157,22 +151,25 @@ def test_in_company_with_ordinary_jobs(
         JobSpec(Prompt(embeds(50, width)), guided, features=(GuidanceSpec(Prompt(embeds(3, width, 5))),)),
         replace(first, features=(*first.features, SkipLayerSpec(2.0, frozenset({1}), 0.0, 1.0))),
     ]
-    alone = [bench(model).paint(spec)[0] for spec in specs]
-    on = bench(model)
+    alone = [EngineHarness(model).paint(spec)[0] for spec in specs]
+    on = EngineHarness(model)
     jobs = [on.add(spec, str(number)) for number, spec in enumerate(specs)]
     on.tick()
     assert sum(job.steps_done > 0 for job in jobs) > 2
     while not on.engine.idle:
         on.tick()
     for mine in alone:
-        assert min(relative(mine, packed) for packed in on.vae.latents if packed.shape == mine.shape) < FLOAT32_BOUND
-    assert relative(alone[0], their.latents(PICTURES[:1], one, plain)) < FLOAT32_BOUND
-    assert relative(alone[2], their.latents(PICTURES[1:], two, guided, negative)) < FLOAT32_BOUND
+        assert (
+            min(relative_difference(mine, packed) for packed in on.vae.latents if packed.shape == mine.shape)
+            < FLOAT32_BOUND
+        )
+    assert relative_difference(alone[0], their.latents(PICTURES[:1], one, plain)) < FLOAT32_BOUND
+    assert relative_difference(alone[2], their.latents(PICTURES[1:], two, guided, negative)) < FLOAT32_BOUND
 
 
 @pytest.mark.deep
 def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
-    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling, bench: type[Bench]
+    demo_omni: Path, load: Load, oracle: Oracles, sampling: MakeSampling
 ) -> None:
     """The stated bound in bfloat16: no farther from the float32 result than diffusers, plus a tenth."""
     ours_off, theirs_off = 0.0, 0.0
@@ -182,9 +179,9 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
         words = Words([segment.bfloat16().float() for segment in Words.of(1, 20, 128, seed=seed).segments])
         goal = exact.latents(PICTURES[:1], words, asked)
         spec = spec_of(exact, PICTURES[:1], words, asked)
-        (ours,) = bench(load(demo_omni, torch.bfloat16)).paint(spec)
-        ours_off += relative(ours, goal)
-        theirs_off += relative(rough.latents(PICTURES[:1], words, asked), goal)
+        (ours,) = EngineHarness(load(demo_omni, torch.bfloat16)).paint(spec)
+        ours_off += relative_difference(ours, goal)
+        theirs_off += relative_difference(rough.latents(PICTURES[:1], words, asked), goal)
     print(f"\nrelative error in bfloat16: ours {ours_off / 6:.4f}, diffusers {theirs_off / 6:.4f}")
     assert ours_off < 1.1 * theirs_off
 
@@ -216,4 +213,4 @@ def test_the_cost_model_counts_every_token(
 )
 def test_references_that_are_refused(width: int, height: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        read_reference(file_of(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)
+        read_reference(encoded(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.images import encoded, picture
 from zrelay.v1 import content_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
@@ -26,10 +27,10 @@ from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, MakeSampling
-from .omni import Oracle, Words, file_of, picture, request_with
+from .fixture_types import Load, MakeSampling
+from .generator_client import SERVICE
+from .omni import Oracle, Words, request_with
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 PICTURES = [picture(128, 128, 1), picture(200, 90, 2)]
 SERVED = Callable[[Path], Awaitable[Stub]]
 
@@ -76,7 +77,7 @@ async def test_pictures_by_value_and_by_name(
     stub, oracle = await serve(demo_omni), Oracle(demo_omni)
     assert (await features(stub))["generate.omni"]
     words, negative = Words.of(2, 20, 128), Words.of(2, 3, 128, seed=1)
-    files, grids = [file_of(one) for one in PICTURES], oracle.grids(PICTURES, 128 * 128)
+    files, grids = [encoded(one) for one in PICTURES], oracle.grids(PICTURES, 128 * 128)
     asked: dict[str, Any] = {"num_inference_steps": 4, "seed": 7, "guidance_scale": 2.0}
     request = request_with(fingerprint, words, files, grids, negative, **asked)
     ordinary = request_with(fingerprint, Words.of(0, 9, 128), [], [], **(asked | {"guidance_scale": 0.0}))
@@ -118,7 +119,7 @@ async def test_a_generator_without_siglip_parts_refuses(
 ) -> None:
     stub = await serve(demo)
     assert (await features(stub))["generate.omni"] is False
-    request = request_with(fingerprint, Words.of(1, 9, 128), [file_of(PICTURES[0])], [torch.zeros(8, 8, 96)])
+    request = request_with(fingerprint, Words.of(1, 9, 128), [encoded(PICTURES[0])], [torch.zeros(8, 8, 96)])
     with pytest.raises(FeatureMissing) as caught:
         await paint(stub, request)
     assert caught.value.metadata["feature"] == "generate.omni" and "Omni checkpoint" in caught.value.message

@@ -7,18 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.comparisons import relative_difference
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.protocol import JobSpec, Prompt
 
-from .benches import Bench
-from .kinds import Load, MakeEmbeds, MakeSampling
-
-FLOAT32_BOUND = 1e-4
-"""Relative L2 error of the final latents."""
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
+from .engine_harness import EngineHarness
+from .fixture_types import Load, MakeEmbeds, MakeSampling
+from .helpers import FLOAT32_BOUND
 
 
 @pytest.mark.parametrize(
@@ -36,15 +31,14 @@ def test_latents_without_guidance(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     folder = request.getfixturevalue(name)
     model = load(folder)
     asked = sampling(width=width, height=height, steps=steps)
     prompt = embeds(tokens, model.limits.embeds_width)
-    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
-    assert relative(ours, oracle(folder, prompt, asked)[0]) < FLOAT32_BOUND
+    (ours,) = EngineHarness(model).paint(JobSpec(Prompt(prompt), asked))
+    assert relative_difference(ours, oracle(folder, prompt, asked)[0]) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize(
@@ -61,7 +55,6 @@ def test_latents_with_guidance(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     folder = request.getfixturevalue(name)
@@ -75,9 +68,9 @@ def test_latents_with_guidance(
         cfg_truncation=truncation,
     )
     prompt, negative = embeds(40, model.limits.embeds_width), embeds(9, model.limits.embeds_width, seed=1)
-    (ours,) = bench(model).paint(JobSpec(Prompt(prompt), asked, features=(GuidanceSpec(Prompt(negative)),)))
+    (ours,) = EngineHarness(model).paint(JobSpec(Prompt(prompt), asked, features=(GuidanceSpec(Prompt(negative)),)))
     theirs = oracle(folder, prompt, asked, negative=negative)[0]
-    assert relative(ours, theirs) < FLOAT32_BOUND
+    assert relative_difference(ours, theirs) < FLOAT32_BOUND
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.5, 6.0])
@@ -87,12 +80,11 @@ def test_latents_under_other_shifts(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     asked, prompt = sampling(shift=shift, steps=5), embeds(12, 128)
-    (ours,) = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
-    assert relative(ours, oracle(demo, prompt, asked)[0]) < FLOAT32_BOUND
+    (ours,) = EngineHarness(load(demo)).paint(JobSpec(Prompt(prompt), asked))
+    assert relative_difference(ours, oracle(demo, prompt, asked)[0]) < FLOAT32_BOUND
 
 
 def test_several_images_have_consecutive_seeds(
@@ -100,13 +92,12 @@ def test_several_images_have_consecutive_seeds(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     asked, prompt = sampling(num_images=3), embeds(25, 128)
-    ours = bench(load(demo)).paint(JobSpec(Prompt(prompt), asked))
+    ours = EngineHarness(load(demo)).paint(JobSpec(Prompt(prompt), asked))
     for mine, theirs in zip(ours, oracle(demo, prompt, asked), strict=True):
-        assert relative(mine, theirs) < FLOAT32_BOUND
+        assert relative_difference(mine, theirs) < FLOAT32_BOUND
 
 
 def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
@@ -114,7 +105,6 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     """The stated bound in bfloat16: no farther from the float32 result than diffusers, plus a tenth."""
@@ -123,9 +113,9 @@ def test_bfloat16_is_as_near_to_float32_as_diffusers_is(
         asked = sampling(seed=seed, steps=8)
         prompt = embeds(20, 128, seed=seed).bfloat16().float()
         exact = oracle(demo, prompt, asked)[0]
-        (ours,) = bench(load(demo, torch.bfloat16)).paint(JobSpec(Prompt(prompt), asked))
-        ours_off += relative(ours, exact)
-        theirs_off += relative(oracle(demo, prompt, asked, dtype=torch.bfloat16)[0], exact)
+        (ours,) = EngineHarness(load(demo, torch.bfloat16)).paint(JobSpec(Prompt(prompt), asked))
+        ours_off += relative_difference(ours, exact)
+        theirs_off += relative_difference(oracle(demo, prompt, asked, dtype=torch.bfloat16)[0], exact)
     print(f"\nrelative error in bfloat16: ours {ours_off / 8:.4f}, diffusers {theirs_off / 8:.4f}")
     assert ours_off < 1.1 * theirs_off
 
@@ -135,12 +125,11 @@ def test_pixels(
     load: Load,
     oracle: Callable[..., Tensor],
     sampling: MakeSampling,
-    bench: type[Bench],
     embeds: MakeEmbeds,
 ) -> None:
     """At most one level of difference in at most 0.1 % of values."""
     model, asked, prompt = load(demo), sampling(steps=8), embeds(20, 128)
-    (latents,) = bench(model).paint(JobSpec(Prompt(prompt), asked))
+    (latents,) = EngineHarness(model).paint(JobSpec(Prompt(prompt), asked))
     ours = model.vae.decode(latents).int()
     theirs = torch.from_numpy(oracle(demo, prompt, asked, output_type="np")[0] * 255).round().int()
     apart = (ours - theirs).abs()

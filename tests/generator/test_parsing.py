@@ -20,8 +20,8 @@ from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgumen
 from zrelay_shared.fingerprint import EncoderFingerprint, to_message
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, MakeEmbeds, Parse, RequestOf
-from .parsing import accepts_of, part_of, refused
+from .fixture_types import Load, MakeEmbeds, Parse, RequestOf
+from .parsing import accepts_of, part_of, refused_request
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +76,13 @@ def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf) -> No
     ],
 )
 def test_sampling_that_cannot_be(given: dict[str, Any], field: str, parse: Parse, request_of: RequestOf) -> None:
-    error = refused(parse, request_of(**given))
+    error = refused_request(parse, request_of(**given))
     assert error.field == f"spec.sampling.{field}" and error.reason.endswith("_INVALID")
 
 
 def test_a_refused_size_names_one_that_would_do(parse: Parse, request_of: RequestOf) -> None:
-    assert "1000; 1008 would do" not in refused(parse, request_of(width=1001)).message
-    assert "1001; 1008 would do" in refused(parse, request_of(width=1001)).message
+    assert "1000; 1008 would do" not in refused_request(parse, request_of(width=1001)).message
+    assert "1001; 1008 would do" in refused_request(parse, request_of(width=1001)).message
 
 
 def test_a_server_may_make_every_job_deterministic(accepts: Acceptance, request_of: RequestOf) -> None:
@@ -97,7 +97,7 @@ def test_a_server_may_make_every_job_deterministic(accepts: Acceptance, request_
 def test_too_many_pixels(accepts: Acceptance, request_of: RequestOf) -> None:
     parcel = request_of(width=1024, height=1024)
     small = replace(accepts, sampling=replace(accepts.sampling, max_pixels=512 * 512))
-    assert refused(lambda p: parse_spec(p, p.message.spec, small), parcel).reason == "SIZE_INVALID"
+    assert refused_request(lambda p: parse_spec(p, p.message.spec, small), parcel).reason == "SIZE_INVALID"
 
 
 def test_sigmas_are_taken_as_they_are(parse: Parse, request_of: RequestOf) -> None:
@@ -106,7 +106,7 @@ def test_sigmas_are_taken_as_they_are(parse: Parse, request_of: RequestOf) -> No
     assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
 
 
-def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
+def test_a_shift_beside_sigmas_is_reported_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25], shift=3.0)).sampling
     assert asked.schedule.sigmas == pytest.approx((1.0, 0.9, 0.5, 0.0)) and asked.shift is None
     again = parse(request_of(sigmas=asked.schedule.sigmas[:-1])).sampling
@@ -114,7 +114,7 @@ def test_a_shift_beside_sigmas_is_told_so_that_it_makes_the_same(parse: Parse, r
 
 
 def test_guidance_needs_a_negative_prompt(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
-    assert refused(parse, request_of(guidance_scale=2.0)).field == "spec.negative_prompt"
+    assert refused_request(parse, request_of(guidance_scale=2.0)).field == "spec.negative_prompt"
     spec = parse(request_of(guidance_scale=2.0, negative=embeds(3, 128)))
     assert part_of(spec, GuidanceSpec).negative_prompt.embeds.shape == (3, 128)
 
@@ -122,25 +122,25 @@ def test_guidance_needs_a_negative_prompt(parse: Parse, request_of: RequestOf, e
 def test_no_prompt(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.ClearField("prompt")
-    assert refused(parse, parcel).reason == "PROMPT_MISSING"
+    assert refused_request(parse, parcel).reason == "PROMPT_MISSING"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_embeddings_that_are_not_finite(bad: float, parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     tensor = embeds(20, 128)
     tensor[7, 9] = bad
-    assert refused(parse, request_of(tensor)).reason == "TENSOR_NOT_FINITE"
+    assert refused_request(parse, request_of(tensor)).reason == "TENSOR_NOT_FINITE"
 
 
 def test_embeddings_of_another_shape(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
-    error = refused(parse, request_of(embeds(20, 64)))
+    error = refused_request(parse, request_of(embeds(20, 64)))
     assert error.reason == "TENSOR_SHAPE" and "rows of 128 values, got rows of 64" in error.message
-    assert refused(parse, request_of(torch.ones(20))).reason == "TENSOR_RANK"
+    assert refused_request(parse, request_of(torch.ones(20))).reason == "TENSOR_RANK"
 
 
 def test_a_prompt_over_the_limit(parse: Parse, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     assert parse(request_of(embeds(992, 128))).prompt.embeds.shape[0] == 992
-    error = refused(parse, request_of(embeds(993, 128)))
+    error = refused_request(parse, request_of(embeds(993, 128)))
     assert error.reason == "PROMPT_TOO_LONG" and "992" in error.message and "993" in error.message
 
 
@@ -149,18 +149,18 @@ def test_damaged_embeddings(parse: Parse, request_of: RequestOf) -> None:
     tensor = tensor_of(parcel)
     whole = bytes(parcel.bytes_of(tensor))
     parcel.attach(tensor, whole[:-2])
-    assert refused(parse, parcel).reason == "TENSOR_SIZE"
+    assert refused_request(parse, parcel).reason == "TENSOR_SIZE"
     parcel.attach(tensor, whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert refused(parse, parcel, PayloadCorrupt).reason == "CHECKSUM_MISMATCH"
+    assert refused_request(parse, parcel, PayloadCorrupt).reason == "CHECKSUM_MISMATCH"
     tensor.ClearField("crc32c")
-    assert refused(parse, parcel).reason == "TENSOR_CHECKSUM_MISSING"
+    assert refused_request(parse, parcel).reason == "TENSOR_CHECKSUM_MISSING"
 
 
 @pytest.mark.parametrize("dtype", [tensor_pb2.TENSOR_DTYPE_UNSPECIFIED, tensor_pb2.TENSOR_DTYPE_I64, 77])
 def test_a_dtype_that_is_none(dtype: Any, parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     tensor_of(parcel).dtype = dtype
-    assert refused(parse, parcel).reason == "TENSOR_DTYPE"
+    assert refused_request(parse, parcel).reason == "TENSOR_DTYPE"
 
 
 @pytest.mark.parametrize(("name", "value"), [("family", "t5"), ("width", 2560), ("tokenizer_digest", "0" * 64)])
@@ -170,7 +170,7 @@ def test_an_encoder_that_does_not_belong_here(
     parcel = request_of()
     other = to_message(replace(fingerprint, **{name: value}))
     parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(other)
-    error = refused(parse, parcel, EncoderMismatch)
+    error = refused_request(parse, parcel, EncoderMismatch)
     assert error.metadata["field"] == name and error.metadata["got"] == str(value)
     assert "zrelay serve encoder --model" in error.message
 
@@ -184,7 +184,7 @@ def test_an_encoder_that_does_not_belong_here(
         ({"modifications": ("steering",)}, "experimental"),
     ],
 )
-def test_differences_are_told(
+def test_differences_are_reported(
     changed: dict[str, Any], relation: str, parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint
 ) -> None:
     parcel = request_of()
@@ -195,7 +195,7 @@ def test_differences_are_told(
 def test_a_forged_fingerprint(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.prompt.prompt_embeds.fingerprint.hidden_layer = -9
-    assert refused(parse, parcel, EncoderMismatch).reason == "FINGERPRINT_INVALID"
+    assert refused_request(parse, parcel, EncoderMismatch).reason == "FINGERPRINT_INVALID"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_is_not_built(
 ) -> None:
     parcel = request_of()
     change(parcel.message.spec)
-    error = refused(parse, parcel, FeatureMissing)
+    error = refused_request(parse, parcel, FeatureMissing)
     assert error.metadata["feature"] == feature and error.reason == "FEATURE_MISSING"
 
 
@@ -222,7 +222,7 @@ def test_an_unbuilt_feature_is_refused_before_anything_else(
     parcel = request_of(width=1)
     value = getattr(parcel.message.spec, field)
     value.add() if hasattr(value, "add") else value.SetInParent()
-    error = refused(parse, parcel, FeatureMissing)
+    error = refused_request(parse, parcel, FeatureMissing)
     assert (error.reason, error.field) == ("FEATURE_MISSING", f"spec.{field}")
     assert error.metadata == {"feature": capability}
 
@@ -245,7 +245,7 @@ def test_output_that_cannot_be(
 ) -> None:
     parcel = request_of()
     change(parcel.message.spec)
-    assert refused(parse, parcel).field == field
+    assert refused_request(parse, parcel).field == field
 
 
 def test_long_words_in_a_jpeg(parse: Parse, request_of: RequestOf) -> None:
@@ -253,7 +253,7 @@ def test_long_words_in_a_jpeg(parse: Parse, request_of: RequestOf) -> None:
     parcel.message.spec.provenance.prompt = "狐" * 10_000
     parse(parcel)
     parcel.message.spec.output.format = gpb.IMAGE_FORMAT_JPEG
-    assert refused(parse, parcel).reason == "PROVENANCE_TOO_LARGE"
+    assert refused_request(parse, parcel).reason == "PROVENANCE_TOO_LARGE"
     parcel.message.spec.output.omit_provenance = True
     parse(parcel)
 

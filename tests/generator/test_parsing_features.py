@@ -18,8 +18,8 @@ from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_shared.errors import FeatureMissing
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, Parse, RequestOf
-from .parsing import accepts_of, part_of, refused
+from .fixture_types import Load, Parse, RequestOf
+from .parsing import accepts_of, part_of, refused_request
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def test_a_strength_is_the_decimal_that_was_written(parse: Parse, from_picture: 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, math.nan, math.inf])
 def test_a_strength_that_runs_nothing(strength: float, parse: Parse, from_picture: RequestOf) -> None:
-    error = refused(parse, from_picture(strength=strength))
+    error = refused_request(parse, from_picture(strength=strength))
     assert error.reason == "STRENGTH_INVALID" and error.field == "spec.image_to_image.strength"
     assert "more than 0 and at most 1" in error.message
 
@@ -74,16 +74,16 @@ def test_a_strength_that_runs_nothing(strength: float, parse: Parse, from_pictur
     [(b"", "IMAGE_MISSING"), (b"no image", "IMAGE_INVALID"), (bytes((32 << 20) + 1), "IMAGE_TOO_LARGE")],
 )
 def test_an_image_that_is_none(data: bytes, reason: str, parse: Parse, from_picture: RequestOf) -> None:
-    error = refused(parse, from_picture(data=data))
+    error = refused_request(parse, from_picture(data=data))
     assert error.reason == reason and error.field == "spec.image_to_image.image"
 
 
 def test_no_image_at_all(parse: Parse, request_of: RequestOf) -> None:
     parcel = request_of()
     parcel.message.spec.image_to_image.SetInParent()
-    assert refused(parse, parcel).reason == "IMAGE_MISSING"
+    assert refused_request(parse, parcel).reason == "IMAGE_MISSING"
     parcel.message.spec.image_to_image.image.content.sha256 = "0" * 64
-    assert refused(parse, parcel, FeatureMissing).metadata["feature"] == "content.upload"
+    assert refused_request(parse, parcel, FeatureMissing).metadata["feature"] == "content.upload"
 
 
 def skipping(request_of: RequestOf, **given: Any) -> Parcel[pb.GenerateRequest]:
@@ -115,13 +115,13 @@ def test_skip_layers(parse: Parse, request_of: RequestOf) -> None:
     ],
 )
 def test_skip_layers_that_cannot_be(given: dict[str, Any], reason: str, parse: Parse, request_of: RequestOf) -> None:
-    assert refused(parse, skipping(request_of, **given)).reason == reason
+    assert refused_request(parse, skipping(request_of, **given)).reason == reason
 
 
 def test_the_published_default_is_refused_with_the_reason_where_blocks_are_fewer(
     parse: Parse, request_of: RequestOf
 ) -> None:
-    message = refused(parse, skipping(request_of)).message
+    message = refused_request(parse, skipping(request_of)).message
     assert "some of 0 to 5" in message and "name layers" in message
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.images import encoded, picture
 from zrelay.v1 import content_pb2, info_pb2, vision_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
@@ -25,11 +26,11 @@ from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
-from .kinds import Load, RequestOf
-from .omni import Words, file_of, picture, request_with
+from .fixture_types import Load, RequestOf
+from .omni import Words, request_with
 from .parsing import accepts_of, part_of
 
-FILES = [file_of(picture(100, 80, 1)), file_of(picture(64, 64, 2))]
+FILES = [encoded(picture(100, 80, 1)), encoded(picture(64, 64, 2))]
 GRIDS = [torch.randn(6, 8, 96), torch.randn(3, 3, 96)]
 
 
@@ -108,7 +109,7 @@ def test_a_picture_lies_upright(accepts: Acceptance, request_for: RequestOf) -> 
         ({"files": [FILES[0], b"GIF89a no picture"]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
         ({"files": [FILES[0], FILES[1][:60]]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
         ({"files": [b"", FILES[1]]}, "spec.omni.images[0]", "IMAGE_MISSING"),
-        ({"files": [file_of(Image.new("RGB", (40, 90))), FILES[1]]}, "spec.omni.images[0]", "REFERENCE_INVALID"),
+        ({"files": [encoded(Image.new("RGB", (40, 90))), FILES[1]]}, "spec.omni.images[0]", "REFERENCE_INVALID"),
     ],
 )  # fmt: skip
 def test_what_is_refused(

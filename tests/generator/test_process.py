@@ -3,11 +3,11 @@
 import asyncio
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.polling import eventually, until_async
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
@@ -15,9 +15,9 @@ from zrelay_shared import exits
 from zrelay_shared.channels import dial
 from zrelay_shared.rpc import Stub
 
-from .kinds import RequestOf
+from .fixture_types import RequestOf
+from .generator_client import SERVICE
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 START_S = 180.0
 """Most seconds that a process may take to start or to end, on a machine that is busy."""
 
@@ -29,19 +29,17 @@ async def start(*flags: str) -> asyncio.subprocess.Process:
 
 
 async def address_in(file: Path) -> str:
-    deadline = time.monotonic() + START_S
-    while not file.exists():
-        assert time.monotonic() < deadline, f"no address within {START_S} s"
-        await asyncio.sleep(0.05)
+    await eventually(file.exists, "the address is written", START_S)
     return file.read_text()
 
 
 async def ready(stub: Stub) -> pb.GeneratorServiceGetInfoResponse:
-    while True:
-        parcel = await stub.call("GetInfo", pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse)
-        if parcel.message.ready:
-            return parcel.message
-        await asyncio.sleep(0.05)
+    async def info() -> pb.GeneratorServiceGetInfoResponse | None:
+        request, kind = pb.GeneratorServiceGetInfoRequest(), pb.GeneratorServiceGetInfoResponse
+        message = (await stub.call("GetInfo", request, kind)).message
+        return message if message.ready else None
+
+    return await until_async(info, "the model is loaded", START_S)
 
 
 async def test_a_process_paints_and_drains(

@@ -13,13 +13,13 @@ from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import FeatureMissing, IdempotencyConflict, ZrelayError
 from zrelay_shared.fingerprint import from_message, to_message
 
-from .callers import SERVICE, Caller
-from .kinds import MakeEmbeds, RequestOf, Serve
+from .fixture_types import MakeEmbeds, RequestOf, Serve
+from .generator_client import SERVICE, GeneratorClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_events_in_their_order(caller: Caller, request_of: RequestOf) -> None:
+async def test_events_in_their_order(caller: GeneratorClient, request_of: RequestOf) -> None:
     events = await caller.generate(request_of(num_inference_steps=3, seed=5))
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds[0] == "accepted" and kinds[-2:] == ["image", "done"]
@@ -65,7 +65,7 @@ async def test_while_loading(serve: Serve, request_of: RequestOf) -> None:
     assert (refused.value.reason, refused.value.retry_after_s) == ("MODEL_LOADING", 2.0)
 
 
-async def test_a_repeated_request_gets_the_same_job(caller: Caller, request_of: RequestOf) -> None:
+async def test_a_repeated_request_gets_the_same_job(caller: GeneratorClient, request_of: RequestOf) -> None:
     first = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     again = await caller.generate(request_of(request_id="once", num_inference_steps=2))
     results = [event for event in first if event.WhichOneof("event") not in ("progress", "preview")]
@@ -87,7 +87,7 @@ async def test_jobs_are_listed_and_looked_at(serve: Serve, request_of: RequestOf
     assert job.state == jpb.JOB_STATE_SUCCEEDED and job.ended_at >= job.accepted_at > 0
 
 
-async def test_what_is_not_built_is_said(caller: Caller) -> None:
+async def test_what_is_not_built_is_refused_by_name(caller: GeneratorClient) -> None:
     for method, request, response in (
         ("ListLoras", pb.ListLorasRequest(), pb.ListLorasResponse),
         ("RemoveLora", pb.RemoveLoraRequest(), pb.RemoveLoraResponse),
@@ -97,7 +97,7 @@ async def test_what_is_not_built_is_said(caller: Caller) -> None:
 
 
 async def test_hostile_requests_are_refused_and_nothing_is_lost(
-    caller: Caller, request_of: RequestOf, embeds: MakeEmbeds
+    caller: GeneratorClient, request_of: RequestOf, embeds: MakeEmbeds
 ) -> None:
     poisoned = embeds(20, 128)
     poisoned[0, 0] = float("nan")
@@ -122,7 +122,7 @@ async def test_hostile_requests_are_refused_and_nothing_is_lost(
     assert (await caller.image(request_of(num_inference_steps=1))).data
 
 
-async def test_bytes_that_are_no_request(caller: Caller, request_of: RequestOf) -> None:
+async def test_bytes_that_are_no_request(caller: GeneratorClient, request_of: RequestOf) -> None:
     whole = request_of().to_bytes()
     call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = caller.channel.unary_stream(
         f"/{SERVICE.full_name}/Generate"

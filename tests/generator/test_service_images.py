@@ -10,13 +10,13 @@ from PIL import Image
 
 from zrelay.v1 import generation_pb2 as gpb
 
-from .callers import Caller, images
-from .kinds import MakeEmbeds, RequestOf
+from .fixture_types import MakeEmbeds, RequestOf
+from .generator_client import GeneratorClient, images
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_same_seed_same_pixels(caller: Caller, request_of: RequestOf) -> None:
+async def test_same_seed_same_pixels(caller: GeneratorClient, request_of: RequestOf) -> None:
     first, again = [await caller.image(request_of(seed=11)) for _ in range(2)]
     other = await caller.image(request_of(seed=12))
     assert first.data == again.data
@@ -26,7 +26,7 @@ async def test_same_seed_same_pixels(caller: Caller, request_of: RequestOf) -> N
     assert hashlib.sha256(first.data).hexdigest() == first.file_sha256
 
 
-async def test_a_seed_is_picked_and_reported(caller: Caller, request_of: RequestOf) -> None:
+async def test_a_seed_is_picked_and_reported(caller: GeneratorClient, request_of: RequestOf) -> None:
     events = await caller.generate(request_of(num_inference_steps=1))
     seed = events[0].accepted.seed
     (image,) = images(events)
@@ -35,7 +35,7 @@ async def test_a_seed_is_picked_and_reported(caller: Caller, request_of: Request
     assert again.pixels_sha256 == image.pixels_sha256
 
 
-async def test_two_images(caller: Caller, request_of: RequestOf, embeds: MakeEmbeds) -> None:
+async def test_two_images(caller: GeneratorClient, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     both = images(await caller.generate(request_of(seed=3, num_images=2)))
     assert [(image.image_index, image.seed) for image in both] == [(0, 3), (1, 4)]
     request = request_of(seed=3, num_images=2)
@@ -45,7 +45,7 @@ async def test_two_images(caller: Caller, request_of: RequestOf, embeds: MakeEmb
     assert [image.pixels_sha256 for image in singly] == [image.pixels_sha256 for image in alone]
 
 
-async def test_guidance(caller: Caller, request_of: RequestOf, embeds: MakeEmbeds) -> None:
+async def test_guidance(caller: GeneratorClient, request_of: RequestOf, embeds: MakeEmbeds) -> None:
     plain = await caller.image(request_of(seed=3))
     guided = await caller.image(request_of(seed=3, guidance_scale=2.0, negative=embeds(4, 128, 9)))
     assert plain.pixels_sha256 != guided.pixels_sha256
@@ -53,7 +53,7 @@ async def test_guidance(caller: Caller, request_of: RequestOf, embeds: MakeEmbed
 
 @pytest.mark.parametrize(("format", "name"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("WEBP", "WEBP")])
 async def test_formats_carry_their_provenance(
-    caller: Caller, request_of: RequestOf, provenance_in: Callable[[bytes], str], format: str, name: str
+    caller: GeneratorClient, request_of: RequestOf, provenance_in: Callable[[bytes], str], format: str, name: str
 ) -> None:
     request = request_of(seed=21, num_inference_steps=2)
     spec = request.message.spec
@@ -70,14 +70,14 @@ async def test_formats_carry_their_provenance(
 
 
 async def test_provenance_may_be_left_out(
-    caller: Caller, request_of: RequestOf, provenance_in: Callable[[bytes], str]
+    caller: GeneratorClient, request_of: RequestOf, provenance_in: Callable[[bytes], str]
 ) -> None:
     request = request_of(seed=21, num_inference_steps=2)
     request.message.spec.output.omit_provenance = True
     assert provenance_in((await caller.image(request)).data) == ""
 
 
-async def test_previews_are_small_jpegs(caller: Caller, request_of: RequestOf) -> None:
+async def test_previews_are_small_jpegs(caller: GeneratorClient, request_of: RequestOf) -> None:
     request = request_of(num_inference_steps=6)
     request.message.spec.preview.every_steps = 2
     events = await caller.generate(request)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay.v1.content_pb2 import ContentRef
 from zrelay.v1.generator_pb2 import UploadBlobRequest
 from zrelay_generator.api.contents import Uploads
-from zrelay_generator.store.blobs import ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
+from zrelay_generator.store.blobs import Buffer, ContentDamaged, ContentMissing, FolderBlobs, MemoryBlobs
 from zrelay_generator.store.database import Database
 from zrelay_generator.store.opening import DATABASE, connect
 from zrelay_generator.store.records import JobState, ResultRecord
@@ -27,8 +28,8 @@ from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.settings import describe
 from zrelay_shared.wire import Parcel
 
-from .kinds import OpenStore
-from .stores import KEEP, KEPT, ended, named, row
+from .fixture_types import OpenStore
+from .stores import KEEP, KEPT, Put, ended, intercepted_writes, named, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 
@@ -84,8 +85,9 @@ async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
             yield Parcel(UploadBlobRequest(content=ContentRef(sha256=named(data), size_bytes=1000), data=data[:500]))
 
     upload = asyncio.ensure_future(Uploads(store).receive(chunks()))
-    while not any(folder.glob(appears)):
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while not any(folder.glob(appears)):
+            await asyncio.sleep(0)  # not `eventually`: this looks after each turn of the event loop
     upload.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await upload
@@ -93,14 +95,14 @@ async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
     assert {path.name for path in folder.iterdir()} == (set() if size is None else {named(data)})
 
 
-async def test_the_second_process_is_told(opened: OpenStore, tmp_path: Path) -> None:
+async def test_the_second_process_is_refused(opened: OpenStore, tmp_path: Path) -> None:
     opened()
     with pytest.raises(FailedPrecondition, match="another generator") as refused:
         open_store(tmp_path / "state", KEEP)
     assert refused.value.reason == "STATE_LOCKED" and refused.value.metadata["process"] == str(os.getpid())
 
 
-async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(FailedPrecondition, match="--state none") as refused:
@@ -165,7 +167,7 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened: Open
     await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
     for data in contents[1:]:
         assert await store.known_size(named(contents[1])) in (None, 10)  # used again and again
-        await asyncio.sleep(0.002)
+        await _later_than(time.time())
         incoming = store.blobs.incoming()
         incoming.write(data)
         await store.keep_incoming(incoming, named(data), 10)
@@ -174,6 +176,11 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened: Open
     await store.finish(ended(1, JobState.FAILED, error=InternalError("a bug")))
     await store.retain()
     assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
+
+
+async def _later_than(moment: float) -> None:
+    """Returns once the system's clock has passed a moment, so that two uses of contents have an order."""
+    await eventually(lambda: time.time() > moment, "the clock moves on")
 
 
 async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened: OpenStore) -> None:
@@ -186,25 +193,24 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 
 
-async def test_an_image_outlives_the_older_job_that_made_the_same(
-    opened: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_image_outlives_the_older_job_that_made_the_same(opened: OpenStore) -> None:
     store = opened(Retention(results_s=3600.0, results=0, result_bytes=0, content_bytes=0))
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
     await store.add_image(1, ResultRecord(2, "{}", named(b"image"), 5), b"image")
     await store.finish(ended(1), ResultRecord(3, "{}"))
-    written = store.blobs.put
+    removed: list[int] = []
 
-    def put(sha256: str, data: bytes) -> None:
-        """The older job is let go between the file's being there and the row that names it."""
-        written(sha256, data)
-        monkeypatch.setattr(store.blobs, "put", written)
-        assert asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10) == 1
+    def put(real: Put, sha256: str, data: Buffer) -> None:
+        """The older job is removed after the file is written and before the row that names it."""
+        real(sha256, data)
+        if not removed:
+            removed.append(asyncio.run_coroutine_threadsafe(store.retain(), loop).result(10))
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(store.blobs, "put", put)
-    await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+    with intercepted_writes(store, put):
+        await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
+    assert removed == [1]
     assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
 
 

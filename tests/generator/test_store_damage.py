@@ -9,7 +9,7 @@ from zrelay_generator.store.opening import DATABASE, connect, salvaged
 from zrelay_generator.store.records import JobState, ResultRecord
 from zrelay_generator.store.retention import Retention
 
-from .kinds import OpenStore
+from .fixture_types import OpenStore
 from .stores import KEPT, ended, named, row
 
 

@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
-from torch import Tensor
 
+from tests.helpers.comparisons import relative_difference
 from zrelay_generator.model.transformer import PackedTransformer, Segment
 
-from .kinds import Load, MakeEmbeds
+from .fixture_types import Load, MakeEmbeds
 
 Company = Callable[[PackedTransformer], list[Segment]]
 CASES = [((16, 16), 20, 0.3), ((20, 12), 40, 0.5), ((16, 16), 20, 0.3), ((8, 24), 64, 0.0)]
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def test_company_equals_diffusers_one_by_one(
         for number, (segment, (_, tokens, timestep)) in enumerate(zip(segments, CASES, strict=True)):
             caption = embeds(tokens, transformer.weights.width, seed=number)
             theirs = reference([segment.latents[:, None]], torch.tensor([timestep]), [caption], return_dict=False)
-            assert relative(packed[number].full, theirs[0][0][:, 0]) < 2e-6
+            assert relative_difference(packed[number].full, theirs[0][0][:, 0]) < 2e-6
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
@@ -60,7 +56,7 @@ def test_company_equals_alone(dtype: torch.dtype, bound: float, demo: Path, load
         segments = company(transformer)
         for packed, segment in zip(transformer.forward(segments), segments, strict=True):
             (alone,) = transformer.forward([segment])
-            assert relative(packed.full, alone.full) < bound
+            assert relative_difference(packed.full, alone.full) < bound
 
 
 def test_alone_is_the_same_bit_for_bit(demo: Path, load: Load, company: Company) -> None:

@@ -28,3 +28,12 @@ async def until_async(condition: Callable[[], Awaitable[T | None]], what: str, d
         assert time.monotonic() < ends, f"waited {deadline_s:g} s in vain until {what}"
         await asyncio.sleep(_POLL_S)
     return value
+
+
+async def eventually(condition: Callable[[], T | None], what: str, deadline_s: float = DEADLINE_S) -> T:
+    """As `until`, while the event loop runs."""
+
+    async def value() -> T | None:
+        return condition()
+
+    return await until_async(value, what, deadline_s)

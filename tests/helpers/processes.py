@@ -25,6 +25,37 @@ def gone(pids: Iterable[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
+def start_service(module: str, *args: str) -> subprocess.Popen[str]:
+    """Starts `python -m module` with both outputs as pipes."""
+    command = [sys.executable, "-m", module, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_service(module: str, *args: str) -> tuple[int, str]:
+    """Runs `python -m module`, which must end by itself, and returns its exit code and its log."""
+    return ended(start_service(module, *args))
+
+
+def log_until(process: subprocess.Popen[str], text: str) -> str:
+    """Reads the log of a process up to the line with `text`, and returns it."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} was never logged: {''.join(lines)}")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Waits for the end of a process, and returns its exit code and the rest of its log."""
+    try:
+        _, log = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    return process.returncode, log
+
+
 @dataclass(frozen=True)
 class Machine:
     """State, configuration and working folder of one machine; nothing of it is shared with another machine."""

@@ -1,15 +1,17 @@
 """The relay as real processes: a machine whose stack is up, generators that may be killed, links that may be cut."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from cutting import CuttableLink
 
 from tests.helpers.jobs import PROMPT
+from tests.helpers.links import LinkTo, linked
 from tests.helpers.processes import GeneratorProcess, Machine, gone
 from zrelay_client import Client, Embeds, Result
 
-from .links import Link, LinkTo
 from .watched import LONG
 
 
@@ -94,13 +96,9 @@ def undisturbed(generators: list[GeneratorProcess], embeds: Embeds) -> Result:
 @pytest.fixture
 async def link_to() -> AsyncIterator[LinkTo]:
     """Makes links to endpoints; they are cut when the test ends."""
-    links: list[Link] = []
+    async with AsyncExitStack() as stack:
 
-    async def make(target: str) -> Link:
-        links.append(Link(target))
-        await links[-1].restore()
-        return links[-1]
+        async def make(target: str) -> CuttableLink:
+            return await stack.enter_async_context(linked(target))
 
-    yield make
-    for link in links:
-        await link.cut()
+        yield make

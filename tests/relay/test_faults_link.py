@@ -7,25 +7,26 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
+from cutting import CuttableLink
 
 from tests.helpers.jobs import ENDLESS_FLAGS, PROMPT
+from tests.helpers.links import LinkTo
 from tests.helpers.polling import until
 from tests.helpers.processes import GeneratorProcess, Machine
 from zrelay_client import Accepted, AsyncClient, Client, Embeds, Image, Notice, Result
 
-from .links import Link, LinkTo
 from .watched import Watched
 
-Disturb = Callable[[Watched, Link, GeneratorProcess], Awaitable[None]]
+Disturb = Callable[[Watched, CuttableLink, GeneratorProcess], Awaitable[None]]
 
 
-async def cut_and_restored(job: Watched, link: Link, generator: GeneratorProcess) -> None:
+async def cut_and_restored(job: Watched, link: CuttableLink, generator: GeneratorProcess) -> None:
     await link.cut()
     await job.saw(Notice)
     await link.restore()
 
 
-async def killed_and_started_again(job: Watched, link: Link, generator: GeneratorProcess) -> None:
+async def killed_and_started_again(job: Watched, link: CuttableLink, generator: GeneratorProcess) -> None:
     await asyncio.to_thread(generator.kill)
     generator.start()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import link
 import pytest
 
+from tests.helpers.links import Cable, LinkTo, Proxied
 from tests.helpers.processes import GeneratorProcess
 from zrelay_client import Accepted, AsyncClient, Embeds, Image, Notice, Result
 
-from .links import Cable, LinkTo, Proxied
 from .watched import Watched
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.deep]
@@ -45,6 +45,7 @@ async def test_the_network_goes_down_in_mid_job(network: Cable | Proxied, embeds
             job = Watched(client, embeds, name)
             await job.midway()
             network.down()
+            # One second is the length of the outage that this test is about.
             await (asyncio.sleep(1.0) if name == "briefly" else job.saw(Notice))
             await network.up()
             result = await job.work

@@ -38,7 +38,7 @@ def test_buf_curl_by_reflection(here: Machine) -> None:
     assert first["fingerprint"]["digest"] == info["fingerprint"]["digest"]
 
 
-def test_buf_curl_is_told_why(here: Machine) -> None:
+def test_buf_curl_receives_the_reason(here: Machine) -> None:
     code, refusal = curl(here.endpoints()["encoder"], "EncodePrompts", {"prompts": [{"text": ""}]})
     assert code != 0 and refusal["code"] == "invalid_argument"
     details = {detail["type"]: base64.b64decode(detail["value"] + "==") for detail in refusal["details"]}

@@ -26,7 +26,7 @@ RIGHT = (
 )
 
 
-def test_the_pictures_show_what_was_asked_for(here: Machine) -> None:
+def test_the_pictures_show_what_was_requested(here: Machine) -> None:
     judge = pytest.importorskip("zrelay_demo.checker").judge
     image = pytest.importorskip("PIL.Image")
     wrong = []
@@ -37,7 +37,7 @@ def test_the_pictures_show_what_was_asked_for(here: Machine) -> None:
     assert len(wrong) <= 1, wrong  # rounding differs from CPU to CPU; the checkpoint's own accuracy is in its card
 
 
-def test_what_is_told_is_what_was_painted(here: Machine) -> None:
+def test_the_report_agrees_with_the_images(here: Machine) -> None:
     said = here.json("generate", PROMPT, "-o", "red.png", "--seed", "1")
     assert (said["sampling"]["width"], said["sampling"]["height"]) == (128, 128)
     assert said["encoder"]["relation"] == "exact"

@@ -87,7 +87,7 @@ def test_wrong_embeddings_are_refused_each_in_its_own_words(here: Machine) -> No
     assert not list(here.here.glob("*.png"))
 
 
-def test_other_weights_of_the_family_are_painted_and_told(here: Machine) -> None:
+def test_other_weights_of_the_family_are_used_and_reported(here: Machine) -> None:
     header, body = embeds(here)
     write(here.here / "other.safetensors", other_encoder(header, weights_digest="0" * 64), body)
     ran = here.zrelay("generate", "--prompt-embeds", "other.safetensors", "-o", "other.png")

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from tests.helpers.images import encoded
+from tests.helpers.jobs import PROMPT
 from tests.helpers.servers import ServerThread
 from zrelay.v1 import content_pb2, encoder_pb2, generation_pb2, generator_pb2, tensor_pb2, vision_pb2
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
@@ -28,7 +29,7 @@ from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
 
 F32 = tensor_pb2.TENSOR_DTYPE_F32
-PROMPT, NEGATIVE = "a small red circle on a blue background", ""
+NEGATIVE = ""
 
 
 @pytest.fixture(scope="module")

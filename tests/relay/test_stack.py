@@ -31,7 +31,7 @@ def test_a_second_up_says_that_one_runs(here: Machine) -> None:
     assert "zrelay down" in ran.stderr
 
 
-def test_a_dying_service_is_told_with_its_last_lines_and_ends_the_rest(machine: Machine) -> None:
+def test_a_dying_service_is_reported_with_its_last_lines_and_ends_the_rest(machine: Machine) -> None:
     process = machine.start("up", "--no-vision")
     ready = lines_until_ready(process)
     assert [line.split()[0] for line in ready] == ["encoder", "generator"]
@@ -57,7 +57,7 @@ def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Machine) -> None:
     assert gone(pids)
 
 
-def test_a_service_that_cannot_load_is_told_with_its_last_lines(machine: Machine, tmp_path: Path) -> None:
+def test_a_service_that_cannot_load_is_reported_with_its_last_lines(machine: Machine, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     next((model / "transformer").glob("*.safetensors")).unlink()
@@ -86,7 +86,7 @@ def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Machine) -> No
     (machine.state / "stack.json").unlink()
 
 
-def test_a_stack_that_lost_a_service_is_told_ended_and_started_again(machine: Machine) -> None:
+def test_a_stack_that_lost_a_service_is_reported_ended_and_started_again(machine: Machine) -> None:
     machine.state.mkdir()
     stranger = {"pid": os.getpid(), "started": "before the reboot"}
     service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}

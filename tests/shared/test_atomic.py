@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+def test_errors_name_the_requested_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as absent:
         atomic.write_bytes(tmp_path / "absent" / "fox.png", b"x")
     assert absent.value.filename == str(tmp_path / "absent" / "fox.png")

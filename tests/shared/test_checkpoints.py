@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.refusals import refused
 from zrelay_shared import checkpoints
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.limits import DEFAULT_TEXT_LIMIT
@@ -63,13 +65,12 @@ def pipeline(tmp_path: Path) -> Path:
     return root
 
 
-def refused(action: object, *fragments: str) -> CheckpointError:
-    assert callable(action)
-    with pytest.raises(CheckpointError) as caught:
-        action()
+def refused_checkpoint(action: Callable[[], object], *fragments: str) -> CheckpointError:
+    """Opens a folder, which must be refused with all `fragments` in the message, and returns the error."""
+    error = refused(action, CheckpointError)
     for fragment in fragments:
-        assert fragment in caught.value.message
-    return caught.value
+        assert fragment in error.message
+    return error
 
 
 def test_a_pipeline_folder_gives_its_components(pipeline: Path) -> None:
@@ -97,13 +98,15 @@ def test_a_machine_that_only_paints_needs_no_text_encoder(pipeline: Path) -> Non
     shutil.rmtree(pipeline / "text_encoder")
     opened = checkpoints.open_pipeline(pipeline)
     assert opened.component("transformer").weights
-    refused(lambda: opened.component("text_encoder"), "text_encoder/ is missing", "copy")
+    refused_checkpoint(lambda: opened.component("text_encoder"), "text_encoder/ is missing", "copy")
 
 
 def test_a_text_encoder_may_stand_alone(pipeline: Path, tmp_path: Path) -> None:
     bare = tmp_path / "qwen"
     shutil.copytree(pipeline / "text_encoder", bare)
-    refused(lambda: checkpoints.open_text_encoder(bare), "tokenizer.json is missing", "vocab.json and merges.txt")
+    refused_checkpoint(
+        lambda: checkpoints.open_text_encoder(bare), "tokenizer.json is missing", "vocab.json and merges.txt"
+    )
     write_tokenizer(bare)
     opened = checkpoints.open_text_encoder(bare)
     assert opened.tokenizer == bare
@@ -124,59 +127,63 @@ def test_a_template_file_wins_over_the_config(pipeline: Path) -> None:
 
 def test_no_template_is_refused(pipeline: Path) -> None:
     write_json(pipeline / "tokenizer/tokenizer_config.json", {})
-    refused(lambda: checkpoints.open_text_encoder(pipeline), "tokenizer/chat_template.jinja is missing")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "tokenizer/chat_template.jinja is missing")
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"])
 def test_a_missing_file_is_named(pipeline: Path, file: str) -> None:
     (pipeline / file).unlink()
     action = checkpoints.open_pipeline if file == "model_index.json" else checkpoints.open_text_encoder
-    error = refused(lambda: action(pipeline), f"{file} is missing")
+    error = refused_checkpoint(lambda: action(pipeline), f"{file} is missing")
     assert error.metadata["file"] == file
 
 
 def test_a_missing_shard_is_named(pipeline: Path) -> None:
     (pipeline / "transformer/d-2.safetensors").unlink()
     opened = checkpoints.open_pipeline(pipeline)
-    refused(lambda: opened.component("transformer"), "transformer/d-2.safetensors is missing", "one of 2 shards")
+    refused_checkpoint(
+        lambda: opened.component("transformer"), "transformer/d-2.safetensors is missing", "one of 2 shards"
+    )
 
 
 def test_a_shard_without_its_tensor_is_named(pipeline: Path) -> None:
     write_weights(pipeline / "transformer/d-2.safetensors", "other")
     opened = checkpoints.open_pipeline(pipeline)
-    refused(lambda: opened.component("transformer"), "transformer/d-2.safetensors lacks y")
+    refused_checkpoint(lambda: opened.component("transformer"), "transformer/d-2.safetensors lacks y")
 
 
 def test_an_index_cannot_point_outside_its_folder(pipeline: Path) -> None:
     index = pipeline / "transformer/diffusion_pytorch_model.safetensors.index.json"
     write_json(index, {"weight_map": {"x": "../../etc/passwd.safetensors"}})
     opened = checkpoints.open_pipeline(pipeline)
-    refused(lambda: opened.component("transformer"), "../../etc/passwd.safetensors", "same folder")
+    refused_checkpoint(lambda: opened.component("transformer"), "../../etc/passwd.safetensors", "same folder")
 
 
 def test_broken_json_is_named_with_its_line(pipeline: Path) -> None:
     (pipeline / "text_encoder/config.json").write_text('{"model_type": "qwen3",\n "hidden')
-    refused(lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/config.json is not JSON (line 2)")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/config.json is not JSON (line 2)")
 
 
 def test_truncated_weights_are_refused_with_both_sizes(pipeline: Path) -> None:
     weights = pipeline / "text_encoder/model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-3])
-    error = refused(lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/model.safetensors is truncated")
+    error = refused_checkpoint(
+        lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/model.safetensors is truncated"
+    )
     assert re.search(rf"header says {len(whole)} bytes, the file has {len(whole) - 3}", error.message)
 
 
 def test_another_model_is_refused(pipeline: Path) -> None:
     write_json(pipeline / "text_encoder/config.json", {"model_type": "llama"})
-    refused(lambda: checkpoints.open_text_encoder(pipeline), "model_type 'llama'", "expected 'qwen3'")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "model_type 'llama'", "expected 'qwen3'")
     write_json(pipeline / "model_index.json", {"_class_name": "FluxPipeline"})
-    refused(lambda: checkpoints.open_pipeline(pipeline), "'FluxPipeline'", "ZImage")
+    refused_checkpoint(lambda: checkpoints.open_pipeline(pipeline), "'FluxPipeline'", "ZImage")
 
 
-def test_pickles_are_refused_and_the_way_out_is_told(pipeline: Path) -> None:
+def test_pickles_are_refused_with_a_remedy(pipeline: Path) -> None:
     (pipeline / "text_encoder/model.safetensors").rename(pipeline / "text_encoder/pytorch_model.bin")
-    error = refused(
+    error = refused_checkpoint(
         lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/pytorch_model.bin", "safe_serialization=True"
     )
     assert error.reason == "PICKLE_REFUSED"
@@ -185,21 +192,21 @@ def test_pickles_are_refused_and_the_way_out_is_told(pipeline: Path) -> None:
 def test_a_pickle_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     model = tmp_path / "model.ckpt"
     model.write_bytes(b"\x80\x04")
-    assert refused(lambda: checkpoints.open_text_encoder(model), "model.ckpt").reason == "PICKLE_REFUSED"
+    assert refused_checkpoint(lambda: checkpoints.open_text_encoder(model), "model.ckpt").reason == "PICKLE_REFUSED"
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    refused(lambda: checkpoints.open_text_encoder(tmp_path / "absent"), "does not exist")
-    refused(lambda: checkpoints.open_text_encoder(tmp_path), "is not a checkpoint")
-    refused(lambda: checkpoints.open_pipeline(tmp_path), "model_index.json is missing", "diffusers")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(tmp_path / "absent"), "does not exist")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(tmp_path), "is not a checkpoint")
+    refused_checkpoint(lambda: checkpoints.open_pipeline(tmp_path), "model_index.json is missing", "diffusers")
     (tmp_path / "file").write_text("x")
-    refused(lambda: checkpoints.open_pipeline(tmp_path / "file"), "expected a folder")
+    refused_checkpoint(lambda: checkpoints.open_pipeline(tmp_path / "file"), "expected a folder")
 
 
 def test_a_git_lfs_pointer_is_called_one(pipeline: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
     (pipeline / "text_encoder/model.safetensors").write_text(pointer)
-    refused(lambda: checkpoints.open_text_encoder(pipeline), "git lfs pull")
+    refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "git lfs pull")
 
 
 def test_defaults_without_zrelay_json(pipeline: Path) -> None:
@@ -213,7 +220,7 @@ def test_defaults_without_zrelay_json(pipeline: Path) -> None:
 )  # fmt: skip
 def test_bad_defaults_are_refused(pipeline: Path, said: dict[str, object], fragment: str) -> None:
     write_json(pipeline / "zrelay.json", said)
-    refused(lambda: checkpoints.defaults(pipeline), "zrelay.json", fragment)
+    refused_checkpoint(lambda: checkpoints.defaults(pipeline), "zrelay.json", fragment)
 
 
 @pytest.mark.parametrize(("rows", "limit"), [(1536, 1504), (1024, 992), (34, 32), (66, 64), (65, 32)])

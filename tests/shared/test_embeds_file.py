@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.refusals import refused
 from zrelay.v1.embeds_pb2 import PromptEmbeds, PromptReport
 from zrelay.v1.generation_pb2 import GenerationSpec
 from zrelay_shared import embeds_file, tensors
@@ -85,12 +86,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "fox.safetensors"
 
 
-def refused(path: Path, raw: bytes) -> ZrelayError:
+def refused_file(path: Path, raw: bytes) -> ZrelayError:
+    """Reads a file of these bytes, which must be refused, and returns the error."""
     path.write_bytes(raw)
-    with pytest.raises((InvalidArgument, PayloadCorrupt)) as refusal:
-        embeds_file.read(path)
-    assert refusal.value.message.startswith("fox.safetensors: ") and str(path.parent) not in refusal.value.message
-    return refusal.value
+    error = refused(lambda: embeds_file.read(path), ZrelayError)
+    assert isinstance(error, InvalidArgument | PayloadCorrupt)
+    assert error.message.startswith("fox.safetensors: ") and str(path.parent) not in error.message
+    return error
 
 
 def test_round_trip(path: Path) -> None:
@@ -114,7 +116,7 @@ def test_golden_header(path: Path) -> None:
     assert header == GOLDEN_HEADER
 
 
-def test_a_prompt_alone_and_a_prompt_that_is_not_told(tmp_path: Path) -> None:
+def test_a_prompt_alone_and_a_prompt_that_is_not_stored(tmp_path: Path) -> None:
     spec = example()
     spec.message.ClearField("negative_prompt")
     spec.message.ClearField("provenance")
@@ -162,14 +164,14 @@ def test_a_damaged_byte_is_payload_corrupt(path: Path) -> None:
     for at in (-1, -len(ONE + TWO)):
         damaged = bytearray(raw)
         damaged[at] ^= 4
-        assert isinstance(refused(path, bytes(damaged)), PayloadCorrupt)
+        assert isinstance(refused_file(path, bytes(damaged)), PayloadCorrupt)
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
     raw = path.read_bytes()
     for size in range(0, len(raw), 7):
-        assert refused(path, raw[:size]).reason == "EMBEDS_FILE_INVALID"
-    assert refused(path, raw + b"\0").reason == "EMBEDS_FILE_INVALID"
+        assert refused_file(path, raw[:size]).reason == "EMBEDS_FILE_INVALID"
+    assert refused_file(path, raw + b"\0").reason == "EMBEDS_FILE_INVALID"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
     ],
 )
 def test_files_that_are_something_else(path: Path, raw: bytes) -> None:
-    assert refused(path, raw).reason == "EMBEDS_FILE_INVALID"
+    assert refused_file(path, raw).reason == "EMBEDS_FILE_INVALID"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_files_that_are_something_else(path: Path, raw: bytes) -> None:
 def test_a_header_that_lies(path: Path, change: dict[str, object]) -> None:
     header, body = split(path.read_bytes())
     header["prompt_embeds.0"].update(change)
-    assert refused(path, join(header, body)).reason == "EMBEDS_FILE_INVALID"
+    assert refused_file(path, join(header, body)).reason == "EMBEDS_FILE_INVALID"
 
 
 def test_metadata_that_is_not_what_zrelay_writes(path: Path) -> None:
@@ -239,14 +241,14 @@ def test_metadata_that_is_not_what_zrelay_writes(path: Path) -> None:
     for said in wrong:
         changed = json.loads(json.dumps(header))
         changed["__metadata__"]["prompt_embeds"] = said
-        refused(path, join(changed, body))
+        refused_file(path, join(changed, body))
     header["__metadata__"]["prompt"] = "\ud800"
     path.write_bytes(join(header, body))
     assert embeds_file.read(path).message.provenance.prompt == "?"
     del header["prompt_embeds.0"]["dtype"]
-    refused(path, join(header, body))
+    refused_file(path, join(header, body))
     del header["prompt_embeds.0"]
-    refused(path, join(header, body))
+    refused_file(path, join(header, body))
 
 
 def test_a_file_over_the_message_limit(path: Path) -> None:

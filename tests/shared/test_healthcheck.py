@@ -4,37 +4,11 @@ import asyncio
 import socket
 import sys
 
-from google.protobuf.descriptor import ServiceDescriptor
-
-from zrelay.v1 import vision_pb2
 from zrelay_shared import healthcheck
-from zrelay_shared.service.lifecycle import ServeOptions, Service, running
+from zrelay_shared.service.lifecycle import ServeOptions, running
 from zrelay_shared.service.listening import ListenAddress
 
-NAME = "zrelay.v1.VisionService"
-
-
-class Slow(Service):
-    """A service whose model loads when the test says so, and whose methods nobody calls."""
-
-    descriptor: ServiceDescriptor = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]
-
-    def __init__(self) -> None:
-        self.may_load = asyncio.Event()
-
-    async def load(self) -> None:
-        await self.may_load.wait()
-
-    async def method(self, parcel: object, context: object) -> None:
-        raise AssertionError("nobody calls this")
-
-    GetInfo = EncodeImages = ConditionPrompt = ScoreImages = method
-
-    async def drain(self, grace_s: float) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
+from .services import NAME, ControlledService
 
 
 async def run(*arguments: str) -> tuple[int, str]:
@@ -52,12 +26,12 @@ async def run(*arguments: str) -> tuple[int, str]:
 
 
 async def test_loading_is_alive_but_not_ready() -> None:
-    service = Slow()
+    service = ControlledService()
     async with running(service, ServeOptions(ListenAddress("127.0.0.1", 0))) as server:
         where = str(server.address)
         assert await run(where, NAME) == (1, "NOT_SERVING")
         assert await run(where, "liveness") == (0, "SERVING")
-        service.may_load.set()
+        service.load_now.set()
         await server.loaded
         assert await run(where, NAME) == (0, "SERVING")
         assert await run(where) == (0, "SERVING")

@@ -7,68 +7,27 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from tests.helpers.polling import eventually
 from zrelay.v1 import vision_pb2
 from zrelay.v1.info_pb2 import ServerVersion
 from zrelay_shared import channels, rpc
-from zrelay_shared.errors import Draining, FeatureMissing, ModelLoading, Unavailable
+from zrelay_shared.errors import Draining, ModelLoading, Unavailable
 from zrelay_shared.service import lifecycle
 from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.wire import Parcel
 
-VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"]
-NAME = "zrelay.v1.VisionService"
+from .services import NAME, VISION, ControlledService
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 ANYWHERE = lifecycle.ServeOptions(parse_listen("127.0.0.1:0"), grace_s=5.0)
-
-
-class Slow(lifecycle.Service):
-    """A service that loads when it is told to, and drains when it is told to."""
-
-    descriptor = VISION
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.load_now, self.drain_now = asyncio.Event(), asyncio.Event()
-        self.failure = failure
-        self.draining = self.closed = False
-        self.unhealthy = self.restart = ""
-
-    @property
-    def unhealthy_reason(self) -> str:
-        return self.unhealthy
-
-    @property
-    def restart_reason(self) -> str:
-        return self.restart
-
-    async def load(self) -> None:
-        await self.load_now.wait()
-        if self.failure:
-            raise self.failure
-
-    async def drain(self, grace_s: float) -> None:
-        self.draining = True
-        await self.drain_now.wait()
-
-    async def close(self) -> None:
-        self.closed = True
-
-    async def GetInfo(self, parcel: Parcel[Any], context: rpc.Context) -> vision_pb2.VisionServiceGetInfoResponse:
-        if not self.load_now.is_set():
-            raise ModelLoading("the model is still being loaded")
-        return vision_pb2.VisionServiceGetInfoResponse(ready=True)
-
-    async def _refuse(self, parcel: Parcel[Any], context: rpc.Context) -> NoReturn:
-        raise FeatureMissing("not here")
-
-    EncodeImages = ConditionPrompt = ScoreImages = _refuse
 
 
 def health(channel: grpc.aio.Channel) -> Any:
@@ -83,7 +42,7 @@ async def states(channel: grpc.aio.Channel) -> dict[str, int]:
 
 
 async def test_health_follows_the_life_of_the_service() -> None:
-    service = Slow()
+    service = ControlledService()
     async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
         assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, lifecycle.LIVENESS: SERVING}
         with pytest.raises(ModelLoading):
@@ -93,8 +52,7 @@ async def test_health_follows_the_life_of_the_service() -> None:
         assert await states(channel) == {"": SERVING, NAME: SERVING, lifecycle.LIVENESS: SERVING}
         assert (await info(channel)).ready
         drain = asyncio.create_task(server.drain())
-        while not service.draining:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: service.draining, "the service drains")
         assert await states(channel) == {"": NOT_SERVING, NAME: NOT_SERVING, lifecycle.LIVENESS: SERVING}
         service.drain_now.set()
         await drain
@@ -106,7 +64,7 @@ async def test_health_follows_the_life_of_the_service() -> None:
 async def test_the_callback_runs_before_the_service_is_reported_as_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = Slow()
+    service = ControlledService()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
@@ -123,7 +81,7 @@ async def test_the_callback_runs_before_the_service_is_reported_as_ready(
 
 
 async def test_health_follows_the_state_of_the_service() -> None:
-    service = Slow()
+    service = ControlledService()
     service.load_now.set()
     service.drain_now.set()
     options = lifecycle.ServeOptions(ANYWHERE.listen, grace_s=5.0, watch_interval_s=0.01)
@@ -161,20 +119,23 @@ async def info(channel: grpc.aio.Channel) -> vision_pb2.VisionServiceGetInfoResp
 
 
 async def test_an_unknown_health_name_is_not_found() -> None:
-    async with lifecycle.running(Slow(), ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    async with (
+        lifecycle.running(ControlledService(), ANYWHERE) as server,
+        channels.dial(str(server.address)) as channel,
+    ):
         with pytest.raises(grpc.RpcError) as refusal:
             await health(channel).Check(health_pb2.HealthCheckRequest(service="x"))
     assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_model_that_is_loaded_while_draining_is_not_ready() -> None:
-    service = Slow()
+    service = ControlledService()
     service.drain_now.set()
     async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
         watch = health(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status == NOT_SERVING
         drain = asyncio.create_task(server.drain())
-        await asyncio.sleep(0)
+        await eventually(lambda: service.draining, "the service drains")
         service.load_now.set()
         await server.loaded
         assert await watch.read() == grpc.aio.EOF
@@ -182,17 +143,18 @@ async def test_a_model_that_is_loaded_while_draining_is_not_ready() -> None:
 
 
 async def test_a_watcher_of_health_does_not_hold_up_the_end() -> None:
-    service = Slow()
+    service = ControlledService()
     service.load_now.set()
     service.drain_now.set()
-    async with lifecycle.running(service, ANYWHERE) as server, channels.dial(str(server.address)) as channel:
+    options = lifecycle.ServeOptions(ANYWHERE.listen, grace_s=3600.0)
+    async with lifecycle.running(service, options) as server, channels.dial(str(server.address)) as channel:
         watch = health(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
         assert (await watch.read()).status in (SERVING, NOT_SERVING)
-        await asyncio.wait_for(server.drain(), ANYWHERE.grace_s - 2.0)
+        await asyncio.wait_for(server.drain(), 60)
 
 
 async def test_an_answer_on_its_way_over_a_slow_link_arrives() -> None:
-    service, asked = Slow(), asyncio.Event()
+    service, asked = ControlledService(), asyncio.Event()
     service.drain_now.set()
 
     async def get_info(parcel: Parcel[Any], context: rpc.Context) -> vision_pb2.VisionServiceGetInfoResponse:
@@ -220,7 +182,7 @@ async def slow_link(port: int, bytes_per_s: int) -> AsyncIterator[int]:
             while data := await reader.read(8192):
                 writer.write(data)
                 await writer.drain()
-                await asyncio.sleep(len(data) * pause_s)
+                await asyncio.sleep(len(data) * pause_s)  # the rate of the link
         writer.close()
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,7 +201,7 @@ async def slow_link(port: int, bytes_per_s: int) -> AsyncIterator[int]:
 
 
 async def test_reflection_tells_the_contract_on_loopback() -> None:
-    async with lifecycle.running(Slow(), ANYWHERE) as server:
+    async with lifecycle.running(ControlledService(), ANYWHERE) as server:
 
         def look() -> tuple[set[str], list[str]]:
             with grpc.insecure_channel(str(server.address)) as channel:
@@ -255,7 +217,7 @@ async def test_reflection_tells_the_contract_on_loopback() -> None:
 
 async def test_no_reflection_beyond_loopback() -> None:
     options = lifecycle.ServeOptions(parse_listen("0.0.0.0:0", insecure=True))
-    async with lifecycle.running(Slow(), options) as server:
+    async with lifecycle.running(ControlledService(), options) as server:
         with grpc.insecure_channel(f"127.0.0.1:{server.address.port}") as channel:
             look = ProtoReflectionDescriptorDatabase(channel)
             with pytest.raises(grpc.RpcError) as refusal:
@@ -264,8 +226,8 @@ async def test_no_reflection_beyond_loopback() -> None:
 
 
 async def test_a_taken_port_is_refused_and_the_service_closed() -> None:
-    async with lifecycle.running(Slow(), ANYWHERE) as first:
-        second = Slow()
+    async with lifecycle.running(ControlledService(), ANYWHERE) as first:
+        second = ControlledService()
         with pytest.raises(Unavailable) as refusal:
             async with lifecycle.running(second, lifecycle.ServeOptions(first.address)):
                 pytest.fail("two servers share a port")
@@ -276,9 +238,9 @@ async def test_a_taken_port_is_refused_and_the_service_closed() -> None:
 async def test_the_address_file_names_the_port(tmp_path: Path) -> None:
     path = tmp_path / "address"
     options = lifecycle.ServeOptions(ANYWHERE.listen, address_file=path)
-    async with lifecycle.running(Slow(), options) as server:
+    async with lifecycle.running(ControlledService(), options) as server:
         assert path.read_text() == str(server.address) and server.address.port > 0
-    service = Slow()
+    service = ControlledService()
     with pytest.raises(FileNotFoundError):
         async with lifecycle.running(
             service, lifecycle.ServeOptions(ANYWHERE.listen, address_file=tmp_path / "a" / "b")
@@ -288,7 +250,7 @@ async def test_the_address_file_names_the_port(tmp_path: Path) -> None:
 
 
 async def test_closing_does_not_wait_for_a_load_in_a_thread() -> None:
-    service, loading, in_thread = Slow(), threading.Event(), asyncio.Event()
+    service, loading, in_thread = ControlledService(), threading.Event(), asyncio.Event()
 
     async def load() -> None:
         in_thread.set()

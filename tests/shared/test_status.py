@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.refusals import refused_async
 from zrelay.v1 import encoder_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, errors, rpc, status
@@ -30,14 +31,16 @@ EXTREME: dict[str, Any] = {
 }
 
 
-async def refused(fake: StartFake, error: Exception) -> ZrelayError:
+async def received(fake: StartFake, error: Exception) -> ZrelayError:
+    """Returns what a client receives where a handler raises `error`."""
+
     async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
         raise error
 
     server = await fake(GetJob=GetJob)
-    with pytest.raises(ZrelayError) as refusal:
-        await server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse, timeout=20)
-    return refusal.value
+    return await refused_async(
+        server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse, timeout=20), ZrelayError
+    )
 
 
 def details(error: ZrelayError) -> dict[str, Any]:
@@ -51,29 +54,29 @@ def details(error: ZrelayError) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", status.CLASSES, ids=lambda kind: kind.__name__)
 async def test_every_class_over_the_wire_and_back(fake: StartFake, kind: type[ZrelayError]) -> None:
     sent = kind("width: expected 16, got 17 (größer)", field="spec.width", metadata={"got": 17, "é": "ü"})
-    got = await refused(fake, sent)
+    got = await received(fake, sent)
     assert type(got) is kind
     assert (got.message, got.field, got.reason) == (sent.message, sent.field, sent.reason)
     assert (got.metadata, got.retry_after_s) == (sent.metadata, sent.retry_after_s)
 
 
 async def test_a_reason_of_its_own_keeps_the_code(fake: StartFake) -> None:
-    got = await refused(fake, errors.InvalidArgument("no", reason="TENSOR_DTYPE"))
+    got = await received(fake, errors.InvalidArgument("no", reason="TENSOR_DTYPE"))
     assert (type(got), got.reason) == (errors.InvalidArgument, "TENSOR_DTYPE")
-    got = await refused(fake, errors.EncoderMismatch("no", reason="FINGERPRINT_INVALID"))
+    got = await received(fake, errors.EncoderMismatch("no", reason="FINGERPRINT_INVALID"))
     assert (type(got), got.reason) == (errors.EncoderMismatch, "FINGERPRINT_INVALID")
-    got = await refused(fake, errors.EncoderMismatch("no", reason="NEWER_THAN_THIS_CLIENT"))
+    got = await received(fake, errors.EncoderMismatch("no", reason="NEWER_THAN_THIS_CLIENT"))
     assert (type(got), got.reason) == (errors.FailedPrecondition, "NEWER_THAN_THIS_CLIENT")
 
 
 @pytest.mark.parametrize("kind", [errors.InvalidArgument, errors.EncoderMismatch, errors.QueueFull])
 async def test_long_texts_are_cut_and_still_arrive(fake: StartFake, kind: type[ZrelayError]) -> None:
-    got = await refused(fake, kind(**EXTREME))
+    got = await received(fake, kind(**EXTREME))
     assert got.code == kind.code  # not RESOURCE_EXHAUSTED for headers that are too large
     assert got.message.startswith("größer als erwartet") and got.message.endswith("...")
     assert got.reason.startswith("RRR") and got.field.startswith("spec.spec.")
     assert got.metadata and got.retry_after_s == 1e6
-    ascii_only = await refused(fake, kind(**{**EXTREME, "message": "x" * 9000}))
+    ascii_only = await received(fake, kind(**{**EXTREME, "message": "x" * 9000}))
     assert ascii_only.message.startswith("x" * 1000)
 
 
@@ -161,7 +164,7 @@ async def test_an_unknown_method_or_service_is_explained(fake: StartFake) -> Non
 
 async def test_a_deadline_is_explained(fake: StartFake) -> None:
     async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     server = await fake(GetJob=GetJob)
     with pytest.raises(errors.DeadlineExceeded, match="did not answer in time") as refusal:

@@ -14,14 +14,14 @@ from zrelay_shared.torch_devices import dtype_name, pick_device, pick_dtype, rep
 CPU = torch.device("cpu")
 
 
-def test_the_device_asked_for_or_the_best_there_is() -> None:
+def test_the_requested_device_or_the_best_there_is() -> None:
     assert pick_device("cpu") == CPU
     absent = next(name for name, there in (("mps", torch.backends.mps.is_available()), ("cuda", False)) if not there)
     with pytest.raises(FailedPrecondition, match="this machine has"):
         pick_device(absent)
 
 
-def test_the_dtype_asked_for_or_what_the_device_does_well() -> None:
+def test_the_requested_dtype_or_what_the_device_does_well() -> None:
     assert pick_dtype("float16", CPU, torch.bfloat16) == (torch.float16, "as requested")
     assert pick_dtype("auto", CPU, torch.float32)[0] is torch.float32
     assert pick_dtype("auto", CPU, torch.bfloat16)[0] in (torch.bfloat16, torch.float32)

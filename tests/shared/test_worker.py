@@ -1,11 +1,12 @@
 """The device worker: one thread, first come first served; cancelled calls are not computed, too many are refused."""
 
 import asyncio
+import itertools
 import threading
-import time
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_shared.errors import QueueFull
 from zrelay_shared.service.worker import DeviceWorker, serving_threads
 
@@ -24,7 +25,7 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
     worker, go = DeviceWorker("test", 1), threading.Event()
     running = asyncio.create_task(worker.run(go.wait))
     waiting = asyncio.create_task(worker.run(lambda: 2))
-    await asyncio.sleep(0)
+    await eventually(lambda: worker.waiting == 1, "one call waits")
     with pytest.raises(QueueFull) as caught:
         await worker.run(lambda: 3)
     assert caught.value.retry_after_s
@@ -36,11 +37,12 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
 
 
 async def test_what_is_forgotten_makes_no_hint() -> None:
-    worker, go = DeviceWorker("test", 1), threading.Event()
-    await worker.run(lambda: time.sleep(0.3))
+    seconds = itertools.count()
+    worker, go = DeviceWorker("test", 1, clock=lambda: float(next(seconds))), threading.Event()
+    await worker.run(lambda: None)
     worker.forget()
     calls = [asyncio.create_task(worker.run(go.wait)) for _ in range(2)]
-    await asyncio.sleep(0)
+    await eventually(lambda: worker.waiting == 1, "one call waits")
     with pytest.raises(QueueFull) as caught:
         await worker.run(lambda: 3)
     assert (caught.value.retry_after_s, worker.estimated_wait_s) == (0.1, 0.0)
@@ -53,7 +55,7 @@ async def test_a_cancelled_caller_is_never_computed() -> None:
     worker, go, ran = DeviceWorker("test", 4), threading.Event(), list[int]()
     running = asyncio.create_task(worker.run(go.wait))
     gone = asyncio.create_task(worker.run(lambda: ran.append(1)))
-    await asyncio.sleep(0)
+    await eventually(lambda: worker.waiting == 1, "one call waits")
     gone.cancel()
     await asyncio.wait({gone})
     go.set()
@@ -84,7 +86,7 @@ async def test_closing_drops_what_waits() -> None:
     running = asyncio.create_task(worker.run(hold))
     await asyncio.to_thread(begun.wait)
     waiting = asyncio.create_task(worker.run(lambda: 2))
-    await asyncio.sleep(0)
+    await eventually(lambda: worker.waiting == 1, "one call waits")
     closing = asyncio.create_task(worker.close())
     with pytest.raises(asyncio.CancelledError):
         await waiting

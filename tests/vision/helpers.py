@@ -123,12 +123,6 @@ def _make_thinking(folder: Path) -> None:
     old.unlink()
 
 
-def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Returns the largest distance of two tokens' states, relative to the token's norm."""
-    assert ours.shape == theirs.shape
-    return float(((ours.float() - theirs.float()).norm(dim=-1) / theirs.float().norm(dim=-1)).max())
-
-
 def load_qwen(
     folder: Path,
     *,

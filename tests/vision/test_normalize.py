@@ -97,7 +97,7 @@ def test_hybrid_is_half_of_each() -> None:
     assert torch.equal(normalize.normalize(states, prompt, Normalization.HYBRID, (mean, std)), wanted)
 
 
-def test_none_is_none_and_a_reference_is_asked_for() -> None:
+def test_none_is_none_and_a_reference_is_required() -> None:
     states, prompt = rows(6, 1), rows(7, 2)
     assert normalize.normalize(states, prompt, Normalization.NONE, None) is states
     for how in (Normalization.PER_DIM, Normalization.HYBRID):

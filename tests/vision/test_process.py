@@ -10,24 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.helpers.processes import ended, log_until, run_service, start_service
 from zrelay_shared import exits
 from zrelay_shared.errors import CheckpointError
 from zrelay_vision.__main__ import main
 from zrelay_vision.folders import engines_in
 
-
-def start(*args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "zrelay_vision", *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ended(*args: str) -> tuple[int, str]:
-    process = start(*args)
-    try:
-        _, said = process.communicate(timeout=180)
-    finally:
-        process.kill()
-    return process.returncode, said
+MODULE = "zrelay_vision"
 
 
 def test_help_loads_no_torch() -> None:
@@ -45,18 +34,15 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
     (tmp_path / "model").mkdir()
     shutil.copytree(tiny, tmp_path / "model" / "qwen3_vl")
     address = tmp_path / "address"
-    process = start("--model", str(tmp_path / "model"), "--listen", "127.0.0.1:0", "--address-file", str(address))
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "ready on" in line:
-            break
+    process = start_service(
+        MODULE, "--model", str(tmp_path / "model"), "--listen", "127.0.0.1:0", "--address-file", str(address)
+    )
+    said = log_until(process, "ready on")
     assert address.read_text().startswith("127.0.0.1:")
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=180)
-    said = "".join(lines) + rest
-    assert process.returncode == exits.OK, said
+    code, rest = ended(process)
+    said += rest
+    assert code == exits.OK, said
     assert "2 of 7 blocks, for layer -6" in said and str(tmp_path) not in said
     assert list((tmp_path / "state" / "cache").glob("weights-*.json"))
 
@@ -69,8 +55,8 @@ def test_it_serves_a_folder_of_engines_and_ends_on_sigterm(
         ("--model", "holds no engine: neither qwen3_vl/ nor siglip/"),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path, flag: str, told: str) -> None:
-    code, said = ended(flag, str(tmp_path), "--listen", "127.0.0.1:0")
+def test_what_cannot_be_loaded_is_reported_in_one_line(tmp_path: Path, flag: str, told: str) -> None:
+    code, said = run_service(MODULE, flag, str(tmp_path), "--listen", "127.0.0.1:0")
     assert code == exits.LOCAL_FILE and told in said and "Traceback" not in said
     assert len(said.splitlines()) == 1
 

@@ -12,8 +12,9 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.helpers.comparisons import largest_token_difference
 from tests.helpers.images import picture
-from tests.vision.helpers import BLOCKS, largest_difference, load_qwen, loaded_qwen
+from tests.vision.helpers import BLOCKS, load_qwen, loaded_qwen
 from zrelay_vision.qwen3_vl.engine import Qwen3VLEngine
 from zrelay_vision.qwen3_vl.states import ImageStates, StatesParameters, TokenMode
 
@@ -76,10 +77,13 @@ def test_every_layer(name: str, hidden_layer: int, request: pytest.FixtureReques
     folder: Path = request.getfixturevalue(name)
     states, _ = theirs(folder, picture(50, 40), "a red circle", "be brief")
     options = StatesParameters(hidden_layer, text="a red circle", system_prompt="be brief")
-    assert largest_difference(ours(engine(folder), picture(50, 40), options).hidden_states, states[hidden_layer]) < 1e-5
+    assert (
+        largest_token_difference(ours(engine(folder), picture(50, 40), options).hidden_states, states[hidden_layer])
+        < 1e-5
+    )
     own = engine(folder, hidden_layer)  # the same from a model that loaded no more than it needs
     assert len(own.model.language_model.layers) == BLOCKS + 1 + hidden_layer
-    assert largest_difference(ours(own, picture(50, 40), options).hidden_states, states[hidden_layer]) < 1e-5
+    assert largest_token_difference(ours(own, picture(50, 40), options).hidden_states, states[hidden_layer]) < 1e-5
 
 
 @settings(max_examples=settings().max_examples // 2)  # half as many as elsewhere: each runs two models
@@ -112,7 +116,7 @@ def test_any_image_and_text(
     starts = {TokenMode.FULL: first, TokenMode.TEXT_ONLY: 0, TokenMode.IMAGE_ONLY: 1, TokenMode.IMAGE_NO_MARKERS: 0}
     for mode, rows in wanted.items():
         got = ours(made, image, StatesParameters(layer, mode, text, system))
-        assert largest_difference(got.hidden_states, rows) < 1e-5
+        assert largest_token_difference(got.hidden_states, rows) < 1e-5
         assert (got.start, got.count) == (starts[mode], 0 if mode is TokenMode.TEXT_ONLY else count)
     assert ids[first - 1] == model.config.vision_start_token_id and ids[end] == model.config.vision_end_token_id
 
@@ -122,7 +126,9 @@ def test_a_target_area(tiny: Path, area: int) -> None:
     size = {"shortest_edge": area, "longest_edge": area}
     states, _ = theirs(tiny, picture(70, 30), "", "", size)
     assert (
-        largest_difference(ours(engine(tiny), picture(70, 30), StatesParameters(-3), area).hidden_states, states[-3])
+        largest_token_difference(
+            ours(engine(tiny), picture(70, 30), StatesParameters(-3), area).hidden_states, states[-3]
+        )
         < 1e-5
     )
 

@@ -31,13 +31,14 @@ def folder(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture(name: str, seed: int, size: tuple[int, int]) -> DecodedImage:
+def decoded_image(name: str, seed: int, size: tuple[int, int]) -> DecodedImage:
+    """An image of random pixels, as the service decodes it."""
     torch.manual_seed(seed)
     pixels = torch.randint(0, 256, (*reversed(size), 3), dtype=torch.uint8)
     return DecodedImage(name, *size, Image.fromarray(pixels.numpy()))
 
 
-PICTURES = (picture("a", 0, (128, 128)), picture("b", 1, (90, 40)), picture("c", 2, (33, 300)))
+PICTURES = (decoded_image("a", 0, (128, 128)), decoded_image("b", 1, (90, 40)), decoded_image("c", 2, (33, 300)))
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglip_fixed"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.helpers.gates import ForwardGate
 from tests.helpers.images import encoded, picture
 from tests.helpers.polling import until_async
 from tests.helpers.refusals import refused_async
@@ -259,22 +259,10 @@ async def test_more_than_one_reply_can_carry(tiny: Path) -> None:
         assert 0 < int(error.metadata["fits_images"]) < 16
 
 
-class ForwardGate:
-    """Counts the runs of the vision tower of a service, and lets each one run only when it is permitted."""
-
-    def __init__(self, service: VisionServicer) -> None:
-        assert service.runtime is not None and service.runtime.qwen3_vl is not None
-        self.started = 0
-        self._permits = threading.Semaphore(0)
-        service.runtime.qwen3_vl.model.visual.register_forward_pre_hook(self._wait)
-
-    def permit(self, runs: int = 1) -> None:
-        """Lets `runs` more runs begin."""
-        self._permits.release(runs)
-
-    def _wait(self, module: torch.nn.Module, args: object) -> None:
-        self.started += 1
-        self._permits.acquire()
+def gate_of(service: VisionServicer) -> ForwardGate:
+    """Returns a gate before the runs of a service's vision tower."""
+    assert service.runtime is not None and service.runtime.qwen3_vl is not None
+    return ForwardGate(service.runtime.qwen3_vl.model.visual)
 
 
 def uncached(tiny: Path, **settings: Any) -> VisionServicer:
@@ -284,7 +272,7 @@ def uncached(tiny: Path, **settings: Any) -> VisionServicer:
 
 async def test_the_queue_is_bounded(tiny: Path) -> None:
     async with serve(uncached(tiny, max_waiting=1)) as served:
-        gate, client = ForwardGate(served.service), client_of(served)
+        gate, client = gate_of(served.service), client_of(served)
         calls = [asyncio.create_task(client.encode(request(FILE))) for _ in range(3)]  # 2 admitted, 1 waiting
 
         async def full() -> bool:
@@ -301,7 +289,7 @@ async def test_the_queue_is_bounded(tiny: Path) -> None:
 
 async def test_health_and_info_answer_while_the_device_is_busy(tiny: Path) -> None:
     async with serve(uncached(tiny)) as served:
-        gate, client = ForwardGate(served.service), client_of(served)
+        gate, client = gate_of(served.service), client_of(served)
         busy = asyncio.create_task(client.encode(request(FILE)))
 
         async def running() -> bool:
@@ -318,7 +306,7 @@ async def test_health_and_info_answer_while_the_device_is_busy(tiny: Path) -> No
 async def test_a_cancelled_call_and_a_deadline_free_the_device(tiny: Path, deadline_s: float | None) -> None:
     images = 16
     async with serve(uncached(tiny)) as served:
-        gate, client = ForwardGate(served.service), client_of(served)
+        gate, client = gate_of(served.service), client_of(served)
         call = asyncio.create_task(
             client.stub.call("EncodeImages", request(*[FILE] * images), pb.EncodeImagesResponse, timeout=deadline_s)
         )

@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 
+from tests.helpers.polling import eventually
 from zrelay_shared.errors import QueueFull
 from zrelay_vision.worker import VisionWorker
 
@@ -18,7 +18,7 @@ async def test_calls_take_turns_in_order_and_at_most_two_at_a_time() -> None:
         async with worker.turn():
             inside += 1
             most = max(most, inside)
-            await worker.on_images(lambda: time.sleep(0.005))
+            await worker.on_images(lambda: None)
             await worker.on_device(lambda: order.append(at))
             inside -= 1
 
@@ -37,8 +37,7 @@ async def test_more_than_may_wait_are_refused_with_a_hint() -> None:
             await worker.on_device(go.wait)
 
     calls = [asyncio.create_task(call()) for _ in range(3)]
-    await asyncio.sleep(0.01)
-    assert (worker.running, worker.waiting) == (2, 1)
+    await eventually(lambda: (worker.running, worker.waiting) == (2, 1), "two calls run and one waits")
     with pytest.raises(QueueFull) as caught:
         await call()
     assert caught.value.retry_after_s and caught.value.metadata == {"waiting": "1", "max_waiting": "1"}
@@ -50,9 +49,10 @@ async def test_more_than_may_wait_are_refused_with_a_hint() -> None:
 
 
 async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread() -> None:
-    worker, go, ran = VisionWorker(4), threading.Event(), []
+    worker, begun, go, ran = VisionWorker(4), threading.Event(), threading.Event(), []
 
     def wait_and_note(what: str) -> None:
+        begun.set()
         go.wait()
         ran.append(what)
 
@@ -61,13 +61,14 @@ async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread()
             await worker.on_device(lambda: wait_and_note(what))
 
     calls = [asyncio.create_task(call(what)) for what in "abc"]
-    await asyncio.sleep(0.01)
+    await eventually(begun.is_set, "the first call computes")
+    assert (worker.running, worker.waiting) == (2, 1)
     for task in calls:
         task.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert (worker.running, worker.waiting) == (0, 0)
     drained = asyncio.create_task(worker.drained())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # it must not happen: a short time in which a wrong `drained` would return
     assert not drained.done()
     go.set()
     await drained
@@ -75,7 +76,7 @@ async def test_a_cancelled_call_costs_nothing_but_drained_waits_for_the_thread()
     await worker.close()
 
 
-async def test_threads_begin_as_they_are_told() -> None:
+async def test_threads_start_with_their_initializer() -> None:
     begun = []
     worker = VisionWorker(1, lambda: begun.append(threading.current_thread().name))
     await worker.on_device(lambda: None)

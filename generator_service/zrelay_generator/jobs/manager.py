@@ -15,7 +15,7 @@ from zrelay_generator.jobs.events import EventLog, ImageFinished, JobAccepted, J
 from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, Submission, device_lost, draining
 from zrelay_generator.jobs.live import LiveJob, stored_job
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
-from zrelay_generator.jobs.saver import ResultSaver
+from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits, ResultSaver
 from zrelay_generator.jobs.transitions import transition
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
@@ -73,6 +73,8 @@ class Dependencies:
         describe: Makes the JobAccepted message of a new job.
         model: Digest of what generates the images.
         intervals: Intervals of heartbeats, retries and leases.
+        held_limits: Limits of the results that are kept in memory while the disk refuses them.
+        clock: Seconds that only grow.
     """
 
     store: JobStore
@@ -83,6 +85,8 @@ class Dependencies:
     describe: DescribeJob
     model: str = ""
     intervals: Intervals = DEFAULT_INTERVALS
+    held_limits: HeldLimits = DEFAULT_HELD_LIMITS
+    clock: Callable[[], float] = time.monotonic
 
 
 class JobManager:
@@ -101,13 +105,13 @@ class JobManager:
             dependencies: What it works with.
         """
         self._store, self._model = dependencies.store, dependencies.model
-        self._lease_s, self._intervals = config.lease_s, dependencies.intervals
+        self._lease_s, self._intervals, self._clock = config.lease_s, dependencies.intervals, dependencies.clock
         self.scheduler = dependencies.scheduler
         self.directory = JobDirectory(dependencies.store)
         self._prefetcher = Prefetcher(
             self.scheduler, self, dependencies.load, dependencies.start, self._intervals.retry_s
         )
-        self._saver = ResultSaver(dependencies.store, self, self._prefetcher.wake)
+        self._saver = ResultSaver(dependencies.store, self, self._prefetcher.wake, dependencies.held_limits)
         self._submissions = SerialTasks()
         self._leases: dict[str, asyncio.TimerHandle] = {}
         self._intake = JobIntake(
@@ -190,7 +194,7 @@ class JobManager:
             job = self.directory.living(record.job_id)
             if job is not None and job.watchers and job.record.state is JobState.QUEUED and not job.over:
                 job.log.append(standing)
-        silent_since = time.monotonic() - self._intervals.heartbeat_s
+        silent_since = self._clock() - self._intervals.heartbeat_s
         for job in self._loaded_jobs():
             latest = job.log.latest_progress
             if job.watchers and not job.over and isinstance(latest, StageProgress) and job.progressed_at < silent_since:
@@ -234,12 +238,12 @@ class JobManager:
         Returns when everything that happened is in the store.
         """
         self._intake.refusal = self._intake.refusal or draining
-        deadline = time.monotonic() + grace_s
+        deadline = self._clock() + grace_s
         for record, standing in list(self.scheduler.standings()):
             job = self.directory.living(record.job_id)
             if job is not None and standing.eta_s > grace_s:
                 self._suspend(job)
-        while any(not job.over for job in self.directory) and time.monotonic() < deadline:
+        while any(not job.over for job in self.directory) and self._clock() < deadline:
             await asyncio.sleep(_DRAIN_POLL_S)
         for job in self.directory:
             self._suspend(job)
@@ -303,7 +307,7 @@ class JobManager:
         if isinstance(event, ImageFinished) and any(image.image_index == event.image_index for image in job.log.images):
             return  # generated before a restart, and sent then
         if isinstance(event, StageProgress):
-            job.progressed_at = time.monotonic()
+            job.progressed_at = self._clock()
             self.scheduler.started(job.record.job_id)
         job.record = transition(job.record, event, sequence=job.log.sequence + 1, at=time.time())
         sequence = job.log.append(event)

@@ -14,9 +14,22 @@ from zrelay_generator.store.protocol import JobStore
 from zrelay_shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
-MAX_HELD_BYTES = 256 << 20
-"""Bytes of finished images that the disk refused and that are in memory alone."""
-MAX_HELD_JOBS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLimits:
+    """Limits of the results that the disk refused and that are in memory alone.
+
+    Attributes:
+        max_bytes: Bytes of finished images.
+        max_jobs: Jobs that are over.
+    """
+
+    max_bytes: int = 256 << 20
+    max_jobs: int = 1000
+
+
+DEFAULT_HELD_LIMITS = HeldLimits()
 
 
 class SaverListener(Protocol):
@@ -38,15 +51,22 @@ class _Pending:
 class ResultSaver:
     """Saves results and ends. After a crash before they are saved the job runs again, to the same image."""
 
-    def __init__(self, store: JobStore, listener: SaverListener, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        listener: SaverListener,
+        changed: Callable[[], None],
+        limits: HeldLimits = DEFAULT_HELD_LIMITS,
+    ) -> None:
         """Creates a saver with nothing to save.
 
         Args:
             store: Where results are written.
             listener: Receives the outcome per job.
             changed: Called when `backlog` has changed.
+            limits: What is kept in memory while the disk refuses results.
         """
-        self._store, self._listener, self._changed = store, listener, changed
+        self._store, self._listener, self._changed, self._limits = store, listener, changed, limits
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: dict[str, _Pending] = {}
         self._held: dict[str, LiveJob] = {}
@@ -127,7 +147,7 @@ class ResultSaver:
         """Drops the results of the oldest ended jobs above the limits: they run again after the next start."""
         ended = [job for job in self._held.values() if job.record.state.ended]
         sizes = [sum(len(image.data) for image in job.log.images) for job in ended]
-        excess_bytes, excess_jobs = sum(sizes) - MAX_HELD_BYTES, len(ended) - MAX_HELD_JOBS
+        excess_bytes, excess_jobs = sum(sizes) - self._limits.max_bytes, len(ended) - self._limits.max_jobs
         for job, size in zip(ended[:-1], sizes, strict=False):  # the latest always stays
             if excess_bytes <= 0 and excess_jobs <= 0:
                 return

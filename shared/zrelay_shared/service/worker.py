@@ -46,7 +46,13 @@ class DeviceWorker:
     """
 
     def __init__(
-        self, name: str, max_waiting: int, on_start: Callable[[], None] = lambda: None, *, slots: int = 1
+        self,
+        name: str,
+        max_waiting: int,
+        on_start: Callable[[], None] = lambda: None,
+        *,
+        slots: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Makes the worker; its threads start with the first call.
 
@@ -55,8 +61,9 @@ class DeviceWorker:
             max_waiting: Calls that may wait; more are refused.
             on_start: Runs first in the device thread.
             slots: Calls that have their turn at the same time: one on the device, others that prepare theirs.
+            clock: Seconds that only grow; measures how long calls wait and compute.
         """
-        self._max_waiting, self._slots = max_waiting, slots
+        self._max_waiting, self._slots, self._clock = max_waiting, slots, clock
         self._turns = asyncio.Semaphore(slots)
         self._calls = self._busy = 0
         self._mean_s = 0.0
@@ -91,12 +98,12 @@ class DeviceWorker:
             QueueFull: `max_waiting` calls wait already.
         """
         self._check_queue()
-        asked = time.perf_counter()
+        asked = self._clock()
 
         def timed() -> Timed[T]:
-            began = time.perf_counter()
+            began = self._clock()
             value = work()
-            return Timed(value, began - asked, time.perf_counter() - began)
+            return Timed(value, began - asked, self._clock() - began)
 
         self._calls += 1
         result = await self._submit(self._device, timed, self._leave)
@@ -115,9 +122,9 @@ class DeviceWorker:
         self._idle.clear()
         try:
             async with self._turns:
-                began = time.perf_counter()
+                began = self._clock()
                 yield
-                self._measure(time.perf_counter() - began)
+                self._measure(self._clock() - began)
         finally:
             self._leave()
             self._set_idle()

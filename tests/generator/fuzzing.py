@@ -1,8 +1,5 @@
-"""A generator process to be cruel to, and messages of which any field is anything."""
+"""A generator process, and messages in which any field has any value."""
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +10,10 @@ import psutil
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
+from servers import ServiceProcess, started
 
+from tests.helpers.polling import until
+from tests.helpers.processes import gone
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import generator_pb2_grpc as rpc
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -33,12 +33,14 @@ MOST_MORE_MIB = 200
 FLAGS = ("--max-side", "128", "--max-steps", "8", "--max-images", "2", "--threads", "1")
 
 
-class Victim:
-    """A generator process and a plain protobuf client of it."""
+class FuzzedGenerator:
+    """A plain protobuf client of a generator process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
+    def __init__(self, process: ServiceProcess) -> None:
         self.process = process
-        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        self.channel = grpc.insecure_channel(
+            process.endpoint, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        )
         self.stub: Any = rpc.GeneratorServiceStub(self.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
@@ -63,35 +65,26 @@ class Victim:
         return call.code(), call.details()
 
     def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 120
-        while (queue := self.stub.GetInfo(pb.GeneratorServiceGetInfoRequest()).queue).waiting + queue.running:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        """Returns once no job waits or runs."""
+
+        def idle() -> bool:
+            queue = self.stub.GetInfo(pb.GeneratorServiceGetInfoRequest()).queue
+            return not queue.waiting + queue.running
+
+        until(idle, "the generator is idle")
 
     def resident_mib(self) -> float:
+        """Returns the resident memory of the process."""
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
 
 @contextmanager
-def started(model: Path, folder: Path, *flags: str) -> Iterator[Victim]:
-    """A victim that is ready, ended with the block."""
-    file, said = folder / "address", folder / "log"
-    command = [sys.executable, "-m", "zrelay_generator", "--model", str(model), "--listen", "127.0.0.1:0"]
-    with said.open("wb") as log:
-        process = subprocess.Popen([*command, *FLAGS, *flags, "--address-file", str(file)], stderr=log)
-    try:
-        deadline = time.monotonic() + 240
-        while not file.exists():
-            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-            time.sleep(0.05)
-        found = Victim(process, file.read_text())
-        while not found.stub.GetInfo(pb.GeneratorServiceGetInfoRequest(), wait_for_ready=True, timeout=60).ready:
-            time.sleep(0.05)
-        yield found
-        found.channel.close()
-    finally:
-        process.terminate()
-        process.wait(60)
+def fuzzed_generator(model: Path, *flags: str) -> Iterator[FuzzedGenerator]:
+    """A generator process that serves, ended with the block."""
+    with started("generator", model, *FLAGS, *flags) as process:
+        fuzzed = FuzzedGenerator(process)
+        yield fuzzed
+        fuzzed.channel.close()
 
 
 def paths(descriptor: Descriptor, before: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
@@ -124,13 +117,14 @@ BYTES = [b"", b"\0", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, bytes(5120), b"\xff" *
 
 
 def values(field: FieldDescriptor) -> list[Any]:
-    """What is worth trying in a field that is no message."""
+    """Returns the values to try in a field that is not a message."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return BYTES if field.type == FieldDescriptor.TYPE_BYTES else TEXTS
     return NUMBERS[field.cpp_type]
 
 
 def repeated(field: FieldDescriptor) -> bool:
+    """Whether a field is repeated, in every version of protobuf."""
     described: Any = field
     return bool(described.is_repeated if hasattr(field, "is_repeated") else described.label == described.LABEL_REPEATED)
 
@@ -159,8 +153,9 @@ def changed(message: Message, path: tuple[FieldDescriptor, ...], pick: int, time
         setattr(into, field.name, values(field)[pick % len(values(field))])
 
 
-def check(victim: Victim, method: str, *raws: bytes) -> None:
-    code, details = victim.status(method, *raws)
+def check(fuzzed: FuzzedGenerator, method: str, *raws: bytes) -> None:
+    """Calls a method, which must answer or refuse properly, without a traceback or a path, and live on."""
+    code, details = fuzzed.status(method, *raws)
     assert code in PROPER, f"{method}: {code}: {details}"
     assert "Traceback" not in details and "/zrelay_" not in details and str(Path.home()) not in details
-    assert victim.process.poll() is None
+    assert not gone([fuzzed.process.pid])

@@ -22,8 +22,8 @@ from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.sequence import segment_size
 from zrelay_shared.errors import OutOfMemory
 
-from .benches import Bench
-from .kinds import Load, MakeEmbeds, MakeSampling, MakeSpec
+from .engine_harness import EngineHarness
+from .fixture_types import Load, MakeEmbeds, MakeSampling, MakeSpec
 
 
 @given(st.floats(0, 0.1), st.floats(1e-7, 1e-3), st.floats(0, 1e-8))
@@ -124,10 +124,8 @@ def test_a_device_is_measured_when_it_is_loaded(demo: Path, load: Load) -> None:
     assert snapshot.bytes_per_pixel > 0
 
 
-def test_what_goes_into_the_vae_counts_until_the_job_has_begun(
-    demo: Path, load: Load, bench: type[Bench], spec: MakeSpec
-) -> None:
-    on = bench(load(demo))
+def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo: Path, load: Load, spec: MakeSpec) -> None:
+    on = EngineHarness(load(demo))
     on.estimator.cost.observe_forward(Size(96, 0), 1.0)
     on.estimator.cost.observe_decode(64 * 64, 1.0)
     plain = spec(steps=2, first_step=0)

@@ -16,7 +16,7 @@ from zrelay_generator.model.attention import AttentionRun, ragged_attention, run
 from zrelay_generator.model.latents import denoised, euler_step, image_seed, is_finite, noise, patchify, unpatchify
 from zrelay_generator.model.sequence import caption_positions, image_positions, padded
 
-from .kinds import Load
+from .fixture_types import Load
 
 
 @pytest.mark.parametrize("steps", [1, 4, 8, 9, 50])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from tests.helpers.jobs import ENDLESS
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_shared.errors import (
     DeadlineExceeded,
@@ -16,21 +17,21 @@ from zrelay_shared.errors import (
     ZrelayError,
 )
 
-from .callers import LONG, digest, images, serialized
-from .kinds import MakeEmbeds, RequestOf, Serve
+from .fixture_types import MakeEmbeds, RequestOf, Serve
+from .generator_client import digest, images, serialized
 
 
 async def test_damage_is_one_jobs_trouble(
     serve_kept: Serve, request_of: RequestOf, embeds: MakeEmbeds, tmp_path: Path
 ) -> None:
     caller = await serve_kept()
-    blocker = await caller.submit(request_of(request_id="blocker", **LONG), detached=True)
+    blocker = await caller.submit(request_of(request_id="blocker", **ENDLESS), detached=True)
     bad = request_of(embeds(7, 128, 1), request_id="bad", num_inference_steps=1)
     good = request_of(embeds(8, 128, 2), request_id="good", num_inference_steps=1)
     jobs = [await caller.submit(request, detached=True) for request in (bad, good)]
     done = await caller.generate(request_of(request_id="done", num_inference_steps=1, seed=9))
     await caller.cancel(blocker.job_id)
-    running_now = request_of(embeds(9, 128, 3), request_id="slow", **LONG)
+    running_now = request_of(embeds(9, 128, 3), request_id="slow", **ENDLESS)
     slow = await caller.submit(running_now, detached=True)
     blobs = tmp_path / "state" / "blobs"
     await caller.server.close()
@@ -50,7 +51,7 @@ async def test_damage_is_one_jobs_trouble(
     assert images(anew)[0].pixels_sha256 == images(done)[0].pixels_sha256, "and painted"
 
 
-async def test_overload_is_told_and_nothing_is_lost(serve_kept: Serve, request_of: RequestOf) -> None:
+async def test_overload_is_refused_and_nothing_is_lost(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(max_waiting=8)
     await caller.generate(request_of(num_inference_steps=1))
     started = asyncio.get_running_loop().time()
@@ -78,7 +79,7 @@ async def test_overload_is_told_and_nothing_is_lost(serve_kept: Serve, request_o
     assert min(times) < 3 * alone_s + 0.2, "normal latency again"
 
 
-async def test_a_disk_that_refuses_is_told(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_reported(serve_kept: Serve, request_of: RequestOf, tmp_path: Path) -> None:
     caller = await serve_kept()
     blobs = tmp_path / "state" / "blobs"
     blobs.rename(tmp_path / "state" / "gone")
@@ -93,7 +94,7 @@ async def test_a_disk_that_refuses_is_told(serve_kept: Serve, request_of: Reques
 async def test_deadlines_are_looked_at_first(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     with pytest.raises(DeadlineExceeded) as refused:
-        await caller.generate(request_of(**{**LONG, "num_images": 16}), timeout=3)
+        await caller.generate(request_of(**{**ENDLESS, "num_images": 16}), timeout=3)
     assert refused.value.metadata["stage"] == "generate"
     assert await caller.jobs() == []
 
@@ -119,3 +120,23 @@ async def test_hostile_job_requests(serve_kept: Serve, request_of: RequestOf) ->
         with pytest.raises(InvalidArgument):
             await caller.jobs(*states)
     assert MessageToDict(await caller.submit(request_of(request_id="good", num_inference_steps=1))), "and it lives"
+
+
+@pytest.mark.parametrize("bound", ["count", "bytes"])
+async def test_jobs_are_taken_up_to_a_count_and_up_to_a_share_of_the_disk(
+    serve_kept: Serve, request_of: RequestOf, embeds: MakeEmbeds, bound: str
+) -> None:
+    size = len(serialized(request_of(embeds(20, 128, 0))))
+    limit = {"count": {"max_waiting": 20}, "bytes": {"max_waiting_bytes": int(2.5 * size)}}[bound]
+    caller = await serve_kept(max_wait_s=1e9, **limit)
+    taken = []
+    with pytest.raises(QueueFull) as refused:
+        for number in range(60):  # some of them wait next to the device, where bytes do not count
+            request = request_of(embeds(20, 128, number), request_id=f"{number}", **ENDLESS)
+            taken.append(await caller.submit(request, detached=True))
+    assert (refused.value.retry_after_s or 0.0) >= 1.0 and "use another generator" in refused.value.message
+    assert 16 <= len(taken) <= 22
+    for job in taken[-3:]:
+        await caller.cancel(job.job_id)
+    again = request_of(embeds(20, 128, 99), request_id="again", **ENDLESS)
+    assert (await caller.submit(again, detached=True)).state == jpb.JOB_STATE_QUEUED, "there is room again"

@@ -10,8 +10,8 @@ from zrelay_generator.model.loading import LoadedModel
 from zrelay_generator.store.sqlite import SqliteJobStore
 from zrelay_shared.wire import Parcel
 
-from .callers import Caller
-from .managers import ManagedJobs
+from .generator_client import GeneratorClient
+from .managed_jobs import ManagedJobs
 
 Load = Callable[..., LoadedModel]
 """Loads a pipeline folder on the CPU."""
@@ -29,5 +29,5 @@ RequestOf = Callable[..., Parcel[pb.GenerateRequest]]
 """Makes a request for the demo checkpoint."""
 Parse = Callable[[Parcel[pb.GenerateRequest]], JobSpec]
 """Parses a request."""
-Serve = Callable[..., Awaitable[Caller]]
+Serve = Callable[..., Awaitable[GeneratorClient]]
 """Starts a generator and connects to it."""

@@ -141,7 +141,7 @@ async def test_the_commented_settings_of_the_example_are_right(zrelay: Zrelay, t
     assert "generate.timeout_s" in (await zrelay("config")).stdout
 
 
-async def test_broken_configuration_is_told_with_its_line(zrelay: Zrelay, tmp_path: Path) -> None:
+async def test_broken_configuration_is_reported_with_its_line(zrelay: Zrelay, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[profile.home]\nx = = 1\n")
     ran = await zrelay("generate", "fox")
     assert ran.returncode == exits.REFUSED

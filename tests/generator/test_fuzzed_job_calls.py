@@ -2,8 +2,6 @@
 
 import hashlib
 import itertools
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,13 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from residue import residue
 
+from tests.helpers.polling import until
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.content_pb2 import ContentRef
 
-from .hostile import MOST_MORE_MIB, Victim, changed, check, fields_of, started
+from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, fuzzed_generator
 
 pytestmark = pytest.mark.timeout(900)
 KEPT = 40
@@ -32,19 +32,19 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def victim(demo: Path, state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+def fuzzed(demo: Path, state: Path) -> Iterator[FuzzedGenerator]:
     flags = ("--state", str(state), "--keep-results", str(KEPT), "--lease-s", "5")
-    with started(demo, tmp_path_factory.mktemp("victim"), *flags) as made:
+    with fuzzed_generator(demo, *flags) as made:
         yield made
 
 
 @pytest.fixture
-def good(victim: Victim, request_of: Any) -> dict[str, Message]:
+def good(fuzzed: FuzzedGenerator, request_of: Any) -> dict[str, Message]:
     """A request of each method that is answered well; the job is done, and was let go of perhaps by the test before."""
     painted = request_of(num_inference_steps=1, width=64, height=64, seed=3).to_bytes()
     submit = pb.SubmitJobRequest(spec=pb.GenerateRequest.FromString(painted).spec, request_id="good", detached=True)
-    job = victim.stub.SubmitJob(submit).job.job_id
-    victim.wait_until_idle()
+    job = fuzzed.stub.SubmitJob(submit).job.job_id
+    fuzzed.wait_until_idle()
     return {
         "SubmitJob": submit,
         "WatchJob": pb.WatchJobRequest(job_id=job, after_sequence=1),
@@ -60,20 +60,16 @@ def quiet(examples: int) -> settings:
 
 def in_order(state: Path) -> None:
     """Returns once the folder holds only what its retention allows. Fails where it never does."""
-    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-    from residue import residue
-
-    deadline = time.monotonic() + 120  # retention comes a few seconds later at most, on a machine that is not busy
-    while (found := residue(state, KEPT))[1]:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    until(lambda: not residue(state, KEPT)[1], "nothing is left in the state folder")
 
 
 @pytest.mark.parametrize("method", EXAMPLES)
-def test_any_job_request(victim: Victim, good: dict[str, Message], state: Path, method: str) -> None:
+def test_any_job_call_gets_a_proper_status(
+    fuzzed: FuzzedGenerator, good: dict[str, Message], state: Path, method: str
+) -> None:
     message = good[method]
-    assert victim.status(method, message.SerializeToString())[0] is grpc.StatusCode.OK
-    before, numbers = victim.resident_mib(), itertools.count()
+    assert fuzzed.status(method, message.SerializeToString())[0] is grpc.StatusCode.OK
+    before, numbers = fuzzed.resident_mib(), itertools.count()
     changes = st.tuples(st.sampled_from(fields_of(type(message))), st.integers(0, 50), st.sampled_from([1, 2, 40, 400]))
 
     @quiet(EXAMPLES[method])
@@ -84,24 +80,24 @@ def test_any_job_request(victim: Victim, good: dict[str, Message], state: Path, 
             asked.request_id = f"{method}-{next(numbers)}"
         for path, pick, times in changes:
             changed(asked, path, pick, times)
-        check(victim, method, asked.SerializeToString())
+        check(fuzzed, method, asked.SerializeToString())
 
     @quiet(20)
     @given(st.binary(max_size=100), st.integers(0, 200))
     def noise(raw: bytes, kept: int) -> None:
-        check(victim, method, message.SerializeToString()[:kept] + raw)
+        check(fuzzed, method, message.SerializeToString()[:kept] + raw)
 
     fields()
     noise()
-    victim.wait_until_idle()
+    fuzzed.wait_until_idle()
     in_order(state)
-    assert victim.status(method, message.SerializeToString())[0] in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
-    assert victim.resident_mib() - before < MOST_MORE_MIB
+    assert fuzzed.status(method, message.SerializeToString())[0] in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
+    assert fuzzed.resident_mib() - before < MOST_MORE_MIB
 
 
-def test_any_upload(victim: Victim, state: Path) -> None:
+def test_any_upload(fuzzed: FuzzedGenerator, state: Path) -> None:
     """Pieces of any size, in any order, with anything said of them; some are broken off."""
-    before = victim.resident_mib()
+    before = fuzzed.resident_mib()
     sha256 = hashlib.sha256(DATA).hexdigest()
     changes = st.tuples(
         st.integers(0, 3), st.sampled_from(fields_of(pb.UploadBlobRequest)), st.integers(0, 50), st.sampled_from([1, 2])
@@ -117,13 +113,13 @@ def test_any_upload(victim: Victim, state: Path) -> None:
             changed(messages[number % len(messages)], path, pick, times)
         raws = [each.SerializeToString() for each in messages] + [noise] * noisy
         if broken:
-            victim.call("UploadBlob", *raws).cancel()
-        check(victim, "UploadBlob", *raws)
+            fuzzed.call("UploadBlob", *raws).cancel()
+        check(fuzzed, "UploadBlob", *raws)
 
     pieces()
-    assert victim.status("UploadBlob")[0] is grpc.StatusCode.INVALID_ARGUMENT, "nothing at all"
+    assert fuzzed.status("UploadBlob")[0] is grpc.StatusCode.INVALID_ARGUMENT, "nothing at all"
     whole = pb.UploadBlobRequest(content=ContentRef(sha256=sha256, size_bytes=len(DATA)), data=DATA)
-    assert victim.status("UploadBlob", whole.SerializeToString())[0] is grpc.StatusCode.OK
+    assert fuzzed.status("UploadBlob", whole.SerializeToString())[0] is grpc.StatusCode.OK
     in_order(state)
     assert (state / "blobs" / sha256).read_bytes() == DATA
-    assert victim.resident_mib() - before < MOST_MORE_MIB
+    assert fuzzed.resident_mib() - before < MOST_MORE_MIB

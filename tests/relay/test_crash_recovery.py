@@ -56,7 +56,7 @@ class Reaper:
                 await self._kill(self._moments.uniform(0.0, 3.0))
 
     async def _kill(self, moment_s: float) -> None:
-        await asyncio.sleep(moment_s)
+        await asyncio.sleep(moment_s)  # the random moment is the input of this test
         await asyncio.to_thread(self._generator.kill)
         self.kills += 1
         self._generator.start()
@@ -73,7 +73,7 @@ def in_order(generator: GeneratorProcess) -> None:
     until(lambda: not residue(generator.root / "state", 10_000)[1], "nothing is left in the state folder")
 
 
-class Batch:
+class RepeatedBatch:
     """Many jobs under one name, and the job ids that the client learnt."""
 
     def __init__(self, client: AsyncClient, embeds: Embeds, name: str, jobs: int) -> None:
@@ -109,7 +109,7 @@ async def test_a_generator_killed_at_random_moments(
     reaper = Reaper(steadfast, random.Random(seed), jobs, kills)
     name = f"killed-{jobs}"
     async with AsyncClient(generator=steadfast.endpoint, timeout_s=240) as client:
-        batch = Batch(client, embeds, name, jobs)
+        batch = RepeatedBatch(client, embeds, name, jobs)
         reaping = asyncio.create_task(reaper.reap())
         outcomes = await batch.paint(reaper.painted)
         while any(isinstance(outcome.error, Unavailable) for outcome in outcomes):

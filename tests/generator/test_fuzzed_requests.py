@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from zrelay.v1 import generator_pb2 as pb
 
-from .hostile import MOST_MORE_MIB, Victim, changed, check, fields_of, started
-from .kinds import MakeEmbeds, RequestOf
+from .fixture_types import MakeEmbeds, RequestOf
+from .fuzzing import MOST_MORE_MIB, FuzzedGenerator, changed, check, fields_of, fuzzed_generator
 
 
 @pytest.fixture(scope="module")
-def victim(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    with started(demo, tmp_path_factory.mktemp("victim"), "--state", "none") as made:
+def fuzzed(demo: Path) -> Iterator[FuzzedGenerator]:
+    with fuzzed_generator(demo, "--state", "none") as made:
         yield made
 
 
@@ -35,10 +35,10 @@ CHANGES = st.tuples(
 QUIET = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def test_any_request(victim: Victim, good: bytes) -> None:
+def test_any_generate_request_gets_a_proper_status(fuzzed: FuzzedGenerator, good: bytes) -> None:
     for _ in range(3):
-        assert victim.status("Generate", good)[0] is grpc.StatusCode.OK
-    before = victim.resident_mib()
+        assert fuzzed.status("Generate", good)[0] is grpc.StatusCode.OK
+    before = fuzzed.resident_mib()
 
     @QUIET
     @given(st.lists(CHANGES, min_size=1, max_size=4))
@@ -46,7 +46,7 @@ def test_any_request(victim: Victim, good: bytes) -> None:
         message = pb.GenerateRequest.FromString(good)
         for path, pick, times in changes:
             changed(message, path, pick, times)
-        check(victim, "Generate", message.SerializeToString())
+        check(fuzzed, "Generate", message.SerializeToString())
 
     @QUIET
     @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=6), st.integers(0, 1 << 20))
@@ -54,29 +54,29 @@ def test_any_request(victim: Victim, good: bytes) -> None:
         raw = bytearray(good)
         for place, value in flips:
             raw[place % len(raw)] = value
-        check(victim, "Generate", bytes(raw[: cut % (2 * len(raw))]))
+        check(fuzzed, "Generate", bytes(raw[: cut % (2 * len(raw))]))
 
     @QUIET
     @given(st.binary(max_size=200))
     def noise(raw: bytes) -> None:
-        check(victim, "Generate", raw)
+        check(fuzzed, "Generate", raw)
 
     fields()
     bits()
     noise()
-    assert victim.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
-    assert victim.status("Generate", good)[0] is grpc.StatusCode.OK
-    grown = victim.resident_mib() - before
+    assert fuzzed.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+    assert fuzzed.status("Generate", good)[0] is grpc.StatusCode.OK
+    grown = fuzzed.resident_mib() - before
     print(f"\nthe process took {grown:.0f} MiB more")
     assert grown < MOST_MORE_MIB
 
 
-def test_requests_that_are_given_up(victim: Victim, good: bytes) -> None:
+def test_requests_that_are_given_up(fuzzed: FuzzedGenerator, good: bytes) -> None:
     """Callers that come and go at once leave nothing behind."""
     for number in range(60):
-        call = victim.call("Generate", good)
+        call = fuzzed.call("Generate", good)
         if number % 2:
             next(call)
         call.cancel()
-    victim.wait_until_idle()
-    assert victim.status("Generate", good)[0] is grpc.StatusCode.OK
+    fuzzed.wait_until_idle()
+    assert fuzzed.status("Generate", good)[0] is grpc.StatusCode.OK

@@ -6,28 +6,30 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.helpers.jobs import ENDLESS
+from tests.helpers.polling import until_async
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.errors import Cancelled, NotFound, QueueFull
 
-from .callers import LONG, SERVICE, SOON_S, Caller, stopped
-from .kinds import RequestOf, Serve
+from .fixture_types import RequestOf, Serve
+from .generator_client import SERVICE, SOON_S, GeneratorClient, stopped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_ending_the_call_frees_the_device(caller: Caller, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(**LONG))
+async def test_ending_the_call_frees_the_device(caller: GeneratorClient, request_of: RequestOf) -> None:
+    task = await caller.begun(request_of(**ENDLESS))
     await stopped(task)
     after = request_of(num_inference_steps=1)
     after.message.spec.priority, after.message.spec.deterministic = gpb.JOB_PRIORITY_BATCH, True
     assert (await caller.image(after)).data
 
 
-async def test_cancel_by_request_id(caller: Caller, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(request_id="poster.1", **LONG))
+async def test_cancel_by_request_id(caller: GeneratorClient, request_of: RequestOf) -> None:
+    task = await caller.begun(request_of(request_id="poster.1", **ENDLESS))
     reply = await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="poster.1"), pb.CancelJobResponse)
     assert reply.message.job.state == jpb.JOB_STATE_CANCELLED
     with pytest.raises(Cancelled):
@@ -36,9 +38,9 @@ async def test_cancel_by_request_id(caller: Caller, request_of: RequestOf) -> No
         await caller.stub.call("CancelJob", pb.CancelJobRequest(job_id="nobody"), pb.CancelJobResponse)
 
 
-async def test_a_waiting_job_is_cancelled_at_once(caller: Caller, request_of: RequestOf) -> None:
-    running_task = await caller.begun(request_of(**LONG))
-    events = caller.stream(request_of(request_id="second", **LONG))
+async def test_a_waiting_job_is_cancelled_at_once(caller: GeneratorClient, request_of: RequestOf) -> None:
+    running_task = await caller.begun(request_of(**ENDLESS))
+    events = caller.stream(request_of(request_id="second", **ENDLESS))
     accepted = (await anext(events)).accepted
     assert accepted.queue_position == 1 and accepted.estimated_wait_s > 0.0
     await caller.stub.call("CancelJob", pb.CancelJobRequest(request_id="second"), pb.CancelJobResponse)
@@ -49,7 +51,7 @@ async def test_a_waiting_job_is_cancelled_at_once(caller: Caller, request_of: Re
 
 async def test_a_full_queue_says_when_to_come_back(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve(max_waiting=1)
-    tasks = [await caller.begun(request_of(**LONG))]
+    tasks = [await caller.begun(request_of(**ENDLESS))]
     waiting = caller.stream(request_of())
     await anext(waiting)
     with pytest.raises(QueueFull) as refused:
@@ -59,8 +61,8 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, request_of: Req
     assert [event async for event in waiting][-1].WhichOneof("event") == "done"
 
 
-async def test_health_answers_while_the_device_is_busy(caller: Caller, request_of: RequestOf) -> None:
-    task = await caller.begun(request_of(**LONG))
+async def test_health_answers_while_the_device_is_busy(caller: GeneratorClient, request_of: RequestOf) -> None:
+    task = await caller.begun(request_of(**ENDLESS))
     health: Any = health_pb2_grpc.HealthStub(caller.channel)
     for _ in range(50):
         reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
@@ -79,26 +81,28 @@ class Stuck(GeneratorServicer):
         return self.stuck
 
 
-async def test_a_stuck_device_is_seen_in_health(
-    serve: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stuck_device_is_seen_in_health(serve: Serve, request_of: RequestOf) -> None:
     caller = await serve(Stuck)
     health: Any = health_pb2_grpc.HealthStub(caller.channel)
 
     async def becomes(status: int) -> None:
-        async with asyncio.timeout(SOON_S):
-            while (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))).status != status:
-                await asyncio.sleep(0.05)
+        async def is_so() -> bool:
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+            return bool(reply.status == status)
+
+        await until_async(is_so, f"health is {status}")
 
     await becomes(health_pb2.HealthCheckResponse.SERVING)
-    monkeypatch.setattr(Stuck, "stuck", "a step has run for 99 s")
+    service = caller.service
+    assert isinstance(service, Stuck)
+    service.stuck = "a step has run for 99 s"
     await becomes(health_pb2.HealthCheckResponse.NOT_SERVING)
-    monkeypatch.setattr(Stuck, "stuck", "")
+    service.stuck = ""
     await becomes(health_pb2.HealthCheckResponse.SERVING)
 
 
-async def test_an_urgent_job_goes_first(caller: Caller, request_of: RequestOf) -> None:
-    slow = await caller.begun(request_of(**LONG))
+async def test_an_urgent_job_goes_first(caller: GeneratorClient, request_of: RequestOf) -> None:
+    slow = await caller.begun(request_of(**ENDLESS))
     urgent = request_of(num_inference_steps=2)
     urgent.message.spec.priority = gpb.JOB_PRIORITY_INTERACTIVE
     await asyncio.wait_for(caller.image(urgent), SOON_S)

@@ -9,27 +9,28 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.helpers.jobs import SMALL
 from zrelay_generator.engine.events import JobFailed
 from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.images.writing import ImageFormat
-from zrelay_generator.jobs import saver as saving
 from zrelay_generator.jobs.events import ImageFinished, JobSucceeded
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import Intervals
+from zrelay_generator.jobs.saver import HeldLimits
 from zrelay_generator.store.opening import DATABASE
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
-from .breaking import ready
-from .callers import SOON_S, Caller, digest, serialized
-from .kinds import MakeManager, RequestOf, Serve
-from .managers import ManagedJobs, collected
+from .fault_injection import ready
+from .fixture_types import MakeManager, RequestOf, Serve
+from .generator_client import SOON_S, GeneratorClient, digest, serialized
+from .managed_jobs import ManagedJobs, collected
+from .stores import intercepted_writes
 
 QUICK = Intervals(heartbeat_s=0.2, retain_s=0.2)
-SMALL = {"num_inference_steps": 2, "width": 64, "height": 64}
 
 
-async def on_database(caller: Caller, *statements: str) -> None:
+async def on_database(caller: GeneratorClient, *statements: str) -> None:
     """Runs SQL on the generator's own connection, outside of its transactions."""
 
     def call(db: sqlite3.Connection) -> None:
@@ -40,12 +41,12 @@ async def on_database(caller: Caller, *statements: str) -> None:
     await asyncio.wrap_future(caller.store.database.run(call))
 
 
-async def set_full(caller: Caller, is_full: bool = True) -> None:
+async def set_full(caller: GeneratorClient, is_full: bool = True) -> None:
     """Makes the database of a generator refuse to grow, as on a full disk, or lets it grow again."""
     await on_database(caller, f"PRAGMA max_page_count = {1 if is_full else 1 << 30}")
 
 
-async def fill(caller: Caller, request_of: RequestOf) -> Unavailable:
+async def fill(caller: GeneratorClient, request_of: RequestOf) -> Unavailable:
     """Submits until the database has no page left; the refusal."""
     with pytest.raises(Unavailable) as refused:
         for number in range(500):
@@ -55,10 +56,10 @@ async def fill(caller: Caller, request_of: RequestOf) -> Unavailable:
     return refused.value
 
 
-async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
+async def test_a_full_disk_is_reported_everywhere_until_it_has_room(
     serve_kept: Serve, request_of: RequestOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="before", seed=1, **SMALL)
     before = await caller.submit(request, detached=True)
     assert (await caller.watch(before.job_id))[-1].WhichOneof("event") == "done"
@@ -80,7 +81,7 @@ async def test_a_full_disk_is_told_everywhere_and_forgotten_when_it_is_not(
 async def test_a_database_that_cannot_be_read_is_no_bug(
     serve_kept: Serve, request_of: RequestOf, tmp_path: Path
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="a", seed=1, **SMALL)
     job = await caller.submit(request, detached=True)
     await caller.watch(job.job_id)
@@ -116,7 +117,7 @@ async def test_a_database_that_cannot_be_read_is_no_bug(
 async def test_a_folder_of_contents_that_is_gone_is_no_bug(
     serve_kept: Serve, request_of: RequestOf, tmp_path: Path
 ) -> None:
-    caller = await serve_kept(intervals=QUICK)
+    caller = await serve_kept(parts={"intervals": QUICK})
     request = request_of(request_id="a", **SMALL)
     data = serialized(request)
     blobs = tmp_path / "state" / "blobs"
@@ -135,7 +136,8 @@ async def test_a_folder_of_contents_that_is_gone_is_no_bug(
     assert (await caller.generate(request))[-1].WhichOneof("event") == "done"
 
 
-def picture(size: int) -> ImageFinished:
+def image_of_size(size: int) -> ImageFinished:
+    """A finished image, the same for the same size."""
     return ImageFinished(0, 1, 1, 1, ImageFormat.PNG, b"x" * size, digest(b"x" * size), "")
 
 
@@ -143,7 +145,7 @@ async def refusing(made: ManagedJobs, path: Path, entries: list[LiveJob], sizes:
     """The jobs are done while the folder of contents is not there."""
     path.rename(path.with_name("gone"))
     for number, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
-        made.publish(picture(size), JobSucceeded(1, StageTimings()), job=number)
+        made.publish(image_of_size(size), JobSucceeded(1, StageTimings()), job=number)
         await made.ended(entry)
     path.with_name("gone").rename(path)
 
@@ -163,12 +165,11 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager: Make
     assert isinstance(image, ImageFinished) and image.data == b"x" * 11
 
 
-@pytest.mark.parametrize("bound", ["MAX_HELD_BYTES", "MAX_HELD_JOBS"])
+@pytest.mark.parametrize("held_limits", [HeldLimits(max_bytes=250), HeldLimits(max_jobs=2)], ids=["bytes", "jobs"])
 async def test_what_the_disk_refuses_does_not_fill_the_memory(
-    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+    manager: MakeManager, tmp_path: Path, held_limits: HeldLimits
 ) -> None:
-    monkeypatch.setattr(saving, bound, {"MAX_HELD_BYTES": 250, "MAX_HELD_JOBS": 2}[bound])
-    made = manager(state=tmp_path)
+    made = manager(state=tmp_path, held_limits=held_limits)
     entries = [await made.submit(f"{number}", detached=True) for number in range(6)]
     await refusing(made, tmp_path / "blobs", entries, (100, 101, 102, 103, 104, 105))
     assert {entry.record.request_id for entry in made.manager.directory if list(entry.log.images)} == {"4", "5"}, (
@@ -196,7 +197,7 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
     (tmp_path / "blobs").rename(tmp_path / "gone")
-    made.publish(picture(10))
+    made.publish(image_of_size(10))
     await made.ended(entry)
     await made.manager.drain(0.0)
     (tmp_path / "gone").rename(tmp_path / "blobs")
@@ -212,14 +213,11 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     assert kept.record.error is not None and kept.record.error.code == "CANCELLED"
 
 
-async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
-    manager: MakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(made.store.blobs, "put", lambda *_: None)  # as if the file went away each time
-        made.publish(picture(10), JobSucceeded(1, StageTimings()))
+    with intercepted_writes(made.store, lambda *_: None):  # as if the file went away each time
+        made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
         await made.ended(entry)
     assert not made.store.problem and len((await made.store.unfinished())[0]) == 1, "it is not in the store yet"
     await made.manager.recover()
@@ -230,12 +228,12 @@ async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "no file"])
-async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
+async def test_a_damaged_result_is_made_again_for_a_repeated_request(
     manager: MakeManager, tmp_path: Path, damage: str
 ) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     path = tmp_path / "blobs" / digest(b"x" * 11)
     path.unlink()
@@ -250,7 +248,7 @@ async def test_a_damaged_result_is_made_anew_when_it_is_asked_for_again(
     assert isinstance(last, JobFailed) and last.error.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
     assert again.record.job_id != entry.record.job_id
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(again)
     kept = await made.submit("a", detached=True)
     assert (kept.record.job_id, isinstance((await collected(made.manager, kept))[-1], JobSucceeded)) == (
@@ -266,7 +264,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
     """As after a database that was damaged: what can be read of it goes on."""
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True, num_images=2)
-    made.publish(picture(10), replace(picture(11), image_index=1), JobSucceeded(2, StageTimings()))
+    made.publish(image_of_size(10), replace(image_of_size(11), image_index=1), JobSucceeded(2, StageTimings()))
     await made.ended(entry)
     with sqlite3.connect(tmp_path / DATABASE) as db:
         assert db.execute(f"DELETE FROM events WHERE body LIKE '%\"{lost}\"%' AND sequence > 2").rowcount == 1
@@ -281,7 +279,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
 async def test_a_result_whose_folder_is_away_is_not_damaged(manager: MakeManager, tmp_path: Path) -> None:
     made = manager(state=tmp_path)
     entry = await made.submit("a", detached=True)
-    made.publish(picture(10), JobSucceeded(1, StageTimings()))
+    made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
     await made.ended(entry)
     (tmp_path / "blobs").rename(tmp_path / "gone")
     kept = await made.manager.directory.by_id(entry.record.job_id)

@@ -1,18 +1,27 @@
 """A device or an engine that fails beyond one job: told at once, nothing that was accepted is lost."""
 
 import asyncio
+import queue
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from tests.helpers.jobs import ENDLESS
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine
+from zrelay_generator.engine.estimates import JobEstimator
+from zrelay_generator.engine.events import EngineEvent, ImagePixels, JobFailed
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.ticks import Tick
+from zrelay_generator.scheduling.shares import ServiceLedger
 from zrelay_generator.scheduling.ticks import TickSelector
 from zrelay_shared import exits
 from zrelay_shared.channels import dial
@@ -21,9 +30,10 @@ from zrelay_shared.rpc import Stub
 from zrelay_shared.torch_devices import is_device_lost, is_out_of_memory
 from zrelay_shared.wire import Parcel
 
-from .breaking import FATAL_WIDTH, LOST, loader, ready, serve_broken
-from .callers import LONG, SERVICE, SOON_S, Caller, pixels
-from .kinds import RequestOf, Serve
+from .engine_harness import LatentsKept
+from .fault_injection import FATAL_WIDTH, LOST, failing_scheduler, loader, ready, serve_broken
+from .fixture_types import Load, MakeSpec, RequestOf, Serve
+from .generator_client import SERVICE, SOON_S, GeneratorClient, pixels
 from .test_process import START_S, address_in
 
 __all__ = ["serve_broken"]
@@ -32,14 +42,16 @@ SMALL = {"num_inference_steps": 2, "height": 64}
 FATAL = {**SMALL, "width": FATAL_WIDTH}
 
 
-async def is_refused(caller: Caller, request: Parcel[pb.GenerateRequest]) -> None:
+async def is_refused(caller: GeneratorClient, request: Parcel[pb.GenerateRequest]) -> None:
     with pytest.raises(Unavailable) as refused:
         await caller.generate(request, timeout=SOON_S)
     assert refused.value.reason == "DEVICE_LOST" and refused.value.retry_after_s
     assert "use another" in refused.value.message and "CUDA" not in refused.value.message
 
 
-async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken: Serve, request_of: RequestOf) -> None:
+async def test_a_lost_device_is_reported_and_the_next_process_continues(
+    serve_broken: Serve, request_of: RequestOf
+) -> None:
     caller = await serve_broken(loader())
     expected = await caller.generate(request_of(seed=1, **{**SMALL, "width": 64}))
     bad = await caller.submit(request_of(request_id="bad", seed=1, **FATAL), detached=True)
@@ -59,7 +71,7 @@ async def test_a_lost_device_is_told_and_the_next_process_goes_on(serve_broken: 
 async def test_jobs_that_wait_behind_a_lost_device_are_kept(serve_broken: Serve, request_of: RequestOf) -> None:
     lose: list[int] = []
     caller = await serve_broken(loader(when=lambda segments: bool(lose)))
-    jobs = [await caller.submit(request_of(request_id="long", **LONG), detached=True)]
+    jobs = [await caller.submit(request_of(request_id="long", **ENDLESS), detached=True)]
     for number in range(20):
         jobs.append(await caller.submit(request_of(request_id=f"{number}", width=64, **SMALL), detached=True))
     lose.append(1)
@@ -94,17 +106,12 @@ async def test_a_job_that_loses_the_device_each_time_is_given_up(serve_broken: S
 
 
 async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(
-    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+    serve_broken: Serve, request_of: RequestOf
 ) -> None:
-    real = TickSelector.select
+    def fails(jobs: Sequence[DeviceJob]) -> bool:
+        return any(job.spec.sampling.width == FATAL_WIDTH for job in jobs)
 
-    def wrong(selector: TickSelector, jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
-        if any(job.spec.sampling.width == FATAL_WIDTH for job in jobs):
-            raise KeyError("a bug of the scheduler")
-        return real(selector, jobs, tick_tokens)
-
-    monkeypatch.setattr(TickSelector, "select", wrong)
-    caller = await serve_broken(loader(when=lambda segments: False))
+    caller = await serve_broken(loader(when=lambda segments: False), failing_scheduler(fails))
     for _ in range(4):  # as often as one likes, where other work goes well in between
         with pytest.raises(InternalError) as refused:
             await caller.generate(request_of(**FATAL), timeout=SOON_S)
@@ -113,37 +120,71 @@ async def test_a_bug_outside_of_any_job_ends_those_on_the_device_alone(
     await ready(caller.channel)
 
 
-async def test_a_bug_while_the_engine_looks_whether_to_wait_is_no_end_of_it(
-    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = vars(StepEngine)["waits"]
+def test_a_bug_while_the_engine_decides_whether_to_wait_does_not_end_it(demo: Path, load: Load, spec: MakeSpec) -> None:
+    """The selection of work raises while the thread of the decoder works, when the engine asks it for other work."""
+    events: queue.Queue[tuple[str, EngineEvent]] = queue.Queue()
+    decode = threading.Event()
+    model, estimator = load(demo), JobEstimator()
+    vae = LatentsKept(model.vae)
+    keep = vae.decode
 
-    def wrong(engine: StepEngine) -> bool:
-        if any(job.spec.sampling.width == FATAL_WIDTH for job in engine._jobs):
+    def decode_later(latents: Tensor) -> Tensor:
+        assert decode.wait(SOON_S)
+        return keep(latents)
+
+    vae.decode = decode_later
+    selector = TickSelector(estimator, ServiceLedger())
+
+    def select(jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
+        if any(image.decoding for job in jobs for image in job.images if job.id == "fatal"):
             raise KeyError("a bug of the scheduler")
-        return bool(real.fget(engine))
+        return selector.select(jobs, tick_tokens)
 
-    monkeypatch.setattr(StepEngine, "waits", property(wrong))
-    caller = await serve_broken(loader(when=lambda segments: False))
-    with pytest.raises(InternalError):
-        await caller.generate(request_of(**FATAL), timeout=SOON_S)
-    assert (await caller.generate(request_of(width=64, **SMALL)))[-1].WhichOneof("event") == "done"
+    thread = DeviceThread(1)
+
+    def engine() -> StepEngine:
+        return StepEngine(
+            replace(model, vae=vae),  # type: ignore[arg-type]
+            1 << 20,
+            estimator,
+            select,
+            lambda job, event: events.put((job.id, event)),
+            completed=selector.completed,
+            changed=thread.wake,
+            decode_beside=True,
+        )
+
+    def last_event(job_id: str) -> EngineEvent:
+        while True:
+            got, event = events.get(timeout=SOON_S)
+            if got == job_id and isinstance(event, JobFailed | ImagePixels):
+                return event
+
+    thread.start(engine).result(SOON_S)
+    try:
+        thread.add(DeviceJob("fatal", spec(steps=1), 1))
+        failed = last_event("fatal")
+        assert isinstance(failed, JobFailed) and isinstance(failed.error, InternalError)
+        decode.set()
+        thread.add(DeviceJob("sound", spec(steps=1), 2))
+        assert isinstance(last_event("sound"), ImagePixels)
+        assert not thread.broken
+    finally:
+        decode.set()
+        thread.stop()
+        thread.join(SOON_S)
 
 
-async def test_an_engine_that_fails_at_everything_ends(
-    serve_broken: Serve, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(TickSelector, "select", lambda selector, jobs, tokens: 1 // 0 if jobs else None)
-        caller = await serve_broken(loader(when=lambda segments: False))
-        for _ in range(2):
-            with pytest.raises(InternalError):
-                await caller.generate(request_of(width=64, **SMALL), timeout=SOON_S)
-        job = await caller.submit(request_of(request_id="a", width=64, **SMALL), detached=True)
-        with pytest.raises(Draining):
-            await caller.watch(job.job_id)
-        await is_refused(caller, request_of(width=64, **SMALL))
-        await ready(caller.channel, False)
+async def test_an_engine_that_fails_at_everything_ends(serve_broken: Serve, request_of: RequestOf) -> None:
+    caller = await serve_broken(loader(when=lambda segments: False), failing_scheduler(bool))
+    for _ in range(2):
+        with pytest.raises(InternalError):
+            await caller.generate(request_of(width=64, **SMALL), timeout=SOON_S)
+    job = await caller.submit(request_of(request_id="a", width=64, **SMALL), detached=True)
+    with pytest.raises(Draining):
+        await caller.watch(job.job_id)
+    await is_refused(caller, request_of(width=64, **SMALL))
+    await ready(caller.channel, False)
     caller = await serve_broken(loader(when=lambda segments: False))
     assert (await caller.watch(job.job_id))[-1].WhichOneof("event") == "done"
 
@@ -154,7 +195,7 @@ async def test_the_process_ends_in_an_error_so_that_it_is_started_again(
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     file = tmp_path / "address"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.generator.breaking", str(demo), str(tmp_path / "state"), str(file)),
+        *(sys.executable, "-m", "tests.generator.fault_injection", str(demo), str(tmp_path / "state"), str(file)),
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )

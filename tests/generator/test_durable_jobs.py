@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.jobs import ENDLESS
 from tests.helpers.polling import until_async
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2 as jpb
+from zrelay_generator.jobs.manager import Intervals
 from zrelay_shared.errors import (
     Cancelled,
     Draining,
@@ -17,8 +19,8 @@ from zrelay_shared.errors import (
     ZrelayError,
 )
 
-from .callers import LONG, images, pixels
-from .kinds import RequestOf, Serve
+from .fixture_types import RequestOf, Serve
+from .generator_client import images, pixels
 
 
 async def test_submit_watch_and_watch_again(serve_kept: Serve, request_of: RequestOf) -> None:
@@ -37,12 +39,12 @@ async def test_submit_watch_and_watch_again(serve_kept: Serve, request_of: Reque
     assert (await caller.job(job.job_id)).state == jpb.JOB_STATE_SUCCEEDED
 
 
-async def test_what_was_asked_outlives_the_process(serve_kept: Serve, request_of: RequestOf) -> None:
+async def test_the_request_outlives_the_process(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept()
     done = await caller.generate(request_of(request_id="done", num_inference_steps=1))
-    running_job = await caller.submit(request_of(request_id="running", **LONG))
+    running_job = await caller.submit(request_of(request_id="running", **ENDLESS))
     small = [await caller.submit(request_of(request_id=f"n{n}", num_inference_steps=2)) for n in range(3)]
-    cancelled = await caller.submit(request_of(request_id="cancelled", **LONG))
+    cancelled = await caller.submit(request_of(request_id="cancelled", **ENDLESS))
     await caller.cancel(cancelled.job_id)
     caller = await serve_kept()
     assert await caller.cancel(running_job.job_id)
@@ -82,20 +84,26 @@ async def test_a_watcher_comes_back_after_a_restart(serve_kept: Serve, request_o
 
 
 async def test_an_unwatched_job_is_cancelled_unless_it_is_detached(serve_kept: Serve, request_of: RequestOf) -> None:
-    caller = await serve_kept(lease_s=1.0)
-    detached = await caller.submit(request_of(request_id="detached", **LONG), detached=True)
-    stream = caller.stub.stream("Generate", request_of(request_id="left", **LONG), pb.GenerateResponse)
+    caller = await serve_kept(lease_s=1.0, parts={"intervals": Intervals(first_watch_s=0.0)})
+    detached = await caller.submit(request_of(request_id="detached", **ENDLESS), detached=True)
+    stream = caller.stub.stream("Generate", request_of(request_id="left", **ENDLESS), pb.GenerateResponse)
     assert isinstance(stream, AsyncGenerator)
     left = (await anext(stream)).message.event.accepted.job_id
     await stream.aclose()
     back = caller.watching(left)
     await anext(back)
-    await asyncio.sleep(1.5)
+
+    async def cancelled(job_id: str) -> None:
+        async def is_cancelled() -> bool:
+            return (await caller.job(job_id)).state == jpb.JOB_STATE_CANCELLED
+
+        await until_async(is_cancelled, "the job is cancelled")
+
+    later = await caller.submit(request_of(request_id="later", **ENDLESS))  # its lease ends last
+    await cancelled(later.job_id)
     assert (await caller.job(left)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING), "a watcher renews"
     await back.aclose()
-    async with asyncio.timeout(60):
-        while (await caller.job(left)).state != jpb.JOB_STATE_CANCELLED:
-            await asyncio.sleep(0.05)
+    await cancelled(left)
     assert (await caller.job(detached.job_id)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING)
     await caller.cancel(detached.job_id)
 
@@ -104,7 +112,7 @@ async def test_another_checkpoint_does_not_paint_what_this_one_accepted(
     serve_kept: Serve, request_of: RequestOf, tmp_path: Path
 ) -> None:
     caller = await serve_kept()
-    job = await caller.submit(request_of(request_id="a", **LONG), detached=True)
+    job = await caller.submit(request_of(request_id="a", **ENDLESS), detached=True)
     await caller.server.close()
     with sqlite3.connect(tmp_path / "state" / "jobs.db") as db:
         db.execute("UPDATE jobs SET model = 'another'")
@@ -117,7 +125,7 @@ async def test_another_checkpoint_does_not_paint_what_this_one_accepted(
 
 async def test_a_drain_parks_what_it_cannot_finish(serve_kept: Serve, request_of: RequestOf) -> None:
     caller = await serve_kept(grace_s=0.2)
-    job = await caller.submit(request_of(request_id="long", seed=1, **LONG))
+    job = await caller.submit(request_of(request_id="long", seed=1, **ENDLESS))
     watching = asyncio.create_task(caller.watch(job.job_id))
 
     async def runs() -> bool:

@@ -1,4 +1,4 @@
-"""An engine on a model, tick by tick in the test's own thread."""
+"""Runs a step engine tick by tick in the thread of the test."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from zrelay_generator.priority import Priority
 from zrelay_generator.scheduling.shares import ServiceLedger
 from zrelay_generator.scheduling.ticks import TickSelector
 
-from .kinds import MakeEmbeds, MakeSampling, MakeSpec
+from .fixture_types import MakeEmbeds, MakeSampling, MakeSpec
 
 
 class LatentsKept:
@@ -35,6 +35,7 @@ class LatentsKept:
         self.decode: Callable[[Tensor], Tensor] = self.keep
 
     def keep(self, latents: Tensor) -> Tensor:
+        """Keeps latents, and returns black pixels."""
         self.latents.append(latents)
         return torch.zeros(8, 8, 3, dtype=torch.uint8)
 
@@ -43,16 +44,28 @@ class UnmeasuredCost(CostModel):
     """A cost model that learns nothing, so that everything is packed with everything."""
 
     def observe_forward(self, size: Size, seconds: float) -> None:
-        pass
+        """Ignores the measurement."""
 
 
-class Bench:
-    """An engine on a model, with the events it emits and the latents it finished.
+class EngineHarness:
+    """An engine on a model.
 
-    `packs`: all images share their ticks, whether that pays or not.
+    Attributes:
+        vae: Receives the finished latents.
+        events: Every event with the id of its job.
+        estimator: Estimates durations for the engine.
+        engine: The engine.
     """
 
     def __init__(self, model: LoadedModel, tick_tokens: int = 1 << 20, packs: bool = False, **engine: Any) -> None:
+        """Creates an engine without jobs.
+
+        Args:
+            model: The model.
+            tick_tokens: Tokens that one forward may have.
+            packs: All images share their ticks, whether that pays or not.
+            engine: Other keywords of StepEngine.
+        """
         self.vae = LatentsKept(model.vae)
         self.events: list[tuple[str, EngineEvent]] = []
         self.estimator = JobEstimator(UnmeasuredCost() if packs else CostModel())
@@ -70,17 +83,19 @@ class Bench:
         self._arrivals = 0
 
     def add(self, spec: JobSpec, name: str = "job") -> DeviceJob:
+        """Adds a job."""
         self._arrivals += 1
         job = DeviceJob(name, spec, self._arrivals)
         self.engine.add(job)
         return job
 
     def tick(self) -> None:
+        """Runs one tick."""
         with torch.inference_mode():
             self.engine.tick()
 
     def paint_as_they_come(self, specs: list[JobSpec], after: list[int]) -> dict[tuple[int, int], Tensor]:
-        """Each job is added after so many ticks; the finished latents by (job, image)."""
+        """Adds each job after a number of ticks, and returns the finished latents by job and image."""
         ticks, kept = 0, {}
         waiting = sorted(zip(after, range(len(specs)), strict=True))
         while waiting or not self.engine.idle:
@@ -96,20 +111,17 @@ class Bench:
         return kept
 
     def paint(self, *specs: JobSpec) -> list[Tensor]:
-        """The finished latents of every image, in the order in which they were finished."""
+        """Runs jobs to their end, and returns the latents of every image in the order in which they were finished."""
         for number, spec in enumerate(specs):
             self.add(spec, f"job-{number}")
         run_to_end(self.engine)
         return self.vae.latents
 
 
-@pytest.fixture(scope="session")
-def bench() -> type[Bench]:
-    return Bench
-
-
 @pytest.fixture
 def spec(sampling: MakeSampling, embeds: MakeEmbeds) -> MakeSpec:
+    """Makes the job of a 64 x 64 image, its sampling changed by keywords."""
+
     def made(
         output: Output | None = None, priority: Priority = Priority.NORMAL, deterministic: bool = False, **changed: Any
     ) -> JobSpec:
@@ -121,11 +133,12 @@ def spec(sampling: MakeSampling, embeds: MakeEmbeds) -> MakeSpec:
     return made
 
 
-def kinds(bench: Bench, name: str) -> list[type[EngineEvent]]:
-    return [type(event) for job, event in bench.events if job == name]
+def event_types(harness: EngineHarness, name: str) -> list[type[EngineEvent]]:
+    """Returns the types of the events of a job, in order."""
+    return [type(event) for job, event in harness.events if job == name]
 
 
-def denoised_by(on: Bench, name: str) -> int:
-    """How often a job was told of a step."""
+def denoised_by(on: EngineHarness, name: str) -> int:
+    """Returns the number of denoising steps that a job received events of."""
     steps = [event for job, event in on.events if job == name and isinstance(event, StageProgress)]
     return sum(event.stage is JobStage.DENOISE for event in steps)
