@@ -7,7 +7,6 @@ environment for each extra alone, and starts the command line and each service t
 """
 
 import argparse
-import email
 import json
 import os
 import signal
@@ -72,10 +71,9 @@ def build(folder: Path) -> Distributions:
 
 
 def sources() -> set[str]:
-    """Returns the files of the packages, relative to the root: those that git tracks or would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *PACKAGES]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return {name for name in listed.split("\0") if name and (ROOT / name).exists()}
+    """Returns the files of the packages, relative to the root, without what Python caches beside them."""
+    found = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
 
 
 def wheel_files(wheel: Path) -> set[str]:
@@ -107,14 +105,11 @@ def sdist_metadata(sdist: Path) -> bytes:
 
 def file_problems(built: Distributions) -> list[str]:
     """Returns what is wrong with the files of the distributions: missing ones and unexpected ones."""
-    tracked = sources()
-    roots = {package: Path(package).parent.as_posix() + "/" for package in PACKAGES}
-    installed = {
-        name.removeprefix(roots[package]) for package in PACKAGES for name in tracked if name.startswith(f"{package}/")
-    }
+    files = sources()
+    installed = {name.partition("/")[2] for name in files}  # a source root is one folder: "client/"
     beside = {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore"}
     problems = _differences("wheel", wheel_files(built.wheel), installed)
-    problems += _differences("sdist", sdist_files(built.sdist), tracked | beside)
+    problems += _differences("sdist", sdist_files(built.sdist), files | beside)
     for package in PACKAGES:
         marker = f"{Path(package).name}/py.typed"
         if marker not in installed:
@@ -129,7 +124,7 @@ def metadata_problems(metadata: bytes) -> list[str]:
     except ExceptionGroup as group:
         return [str(error) for error in group.exceptions]
     problems = [f"unknown classifier: {name}" for name in parsed.classifiers or [] if name not in KNOWN_CLASSIFIERS]
-    if parsed.description_content_type != "text/markdown" or not email.message_from_bytes(metadata).get_payload():
+    if parsed.description_content_type != "text/markdown" or not parsed.description:
         problems.append("expected README.md as the description, in text/markdown")
     if parsed.license_expression != PYPROJECT["project"]["license"] or parsed.license_files != ["LICENSE"]:
         problems.append(f"expected the licence {PYPROJECT['project']['license']} with its file")
