@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks
 
-.PHONY: help demo test test-deep check proto bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep check proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,13 @@ check: $(INSTALLED)  ## ruff, mypy, the contract's lint and breaking gate, impor
 	$(BIN)/mypy $(TYPED)
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/python -m pytest -q -m '' tests/contract
+
+types: $(INSTALLED)  ## mypy alone; seconds when little has changed
+	$(BIN)/mypy $(TYPED)
+
+# ENVIRONMENTS=base,encoder checks these alone. The complete check downloads and unpacks torch four times.
+release-check: $(INSTALLED)  ## sdist and wheel, their metadata and files, and each extra installed alone and started
+	$(BIN)/python tests/contract/distribution.py $(if $(ENVIRONMENTS),--environments $(ENVIRONMENTS))
 
 proto:  ## generate the Python code of the contract, with the oldest supported tools
 	proto/generate.sh
