@@ -1,4 +1,4 @@
-"""Writes docs/demo.md: images of the bundled checkpoint, what it gets wrong, and the accuracy table."""
+"""Writes the page about the demo checkpoint: generated images, what it gets wrong, and the accuracy table."""
 
 import argparse
 import json
@@ -20,10 +20,14 @@ _SHOWN_COUNT, _WRONG_COUNT, _COUNT_PER_SET = 48, 24, 12
 
 
 def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
-    """Generates images for the evaluation's prompts and writes the page.
+    """Generates images from the prompts of the evaluation, and writes the page and its images below `docs`.
 
-    Writes demo.md, demo_sheet.png, demo_wrong.png and demo_frames.png to `docs`.
+    Args:
+        checkpoint: The demo checkpoint, with its eval.json.
+        docs: Folder with `explanation/` and `images/`.
+        settings: How many prompts to use, and how to generate.
     """
+    images = docs / "images"
     main = run_prompt_set(checkpoint, MAIN, settings)
     few = replace(settings, prompts=_COUNT_PER_SET)
     shown = [
@@ -34,11 +38,11 @@ def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
     others = [run_prompt_set(checkpoint, prompt_set, few) for prompt_set in shown]
     results = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
     wrong = [index for index, result in enumerate(main.checks) if not result.all_right][:_WRONG_COUNT]
-    contact_sheet(main.images[:_SHOWN_COUNT], main.checks[:_SHOWN_COUNT]).save(docs / "demo_sheet.png", optimize=True)
+    contact_sheet(main.images[:_SHOWN_COUNT], main.checks[:_SHOWN_COUNT]).save(images / "demo_sheet.png", optimize=True)
     contact_sheet([main.images[i] for i in wrong], [main.checks[i] for i in wrong]).save(
-        docs / "demo_wrong.png", optimize=True
+        images / "demo_wrong.png", optimize=True
     )
-    _resolution_sheet(others).save(docs / "demo_frames.png", optimize=True)
+    _resolution_sheet(others).save(images / "demo_frames.png", optimize=True)
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         table=markdown(results["rows"]),
         wrong="\n".join(f"{n}. {main.prompts[i]}: {_wrong_attributes(main.checks[i])}" for n, i in enumerate(wrong, 1)),
@@ -46,7 +50,7 @@ def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
         wrong_count=len(wrong),
         free=_prompt_list(next(set_result for set_result in others if set_result.prompt_set.wording is FREE)),
     )
-    (docs / "demo.md").write_text(page, encoding="utf-8")
+    (docs / "explanation/demo-checkpoint.md").write_text(page, encoding="utf-8")
 
 
 def _wrong_attributes(result: CheckResult) -> str:
