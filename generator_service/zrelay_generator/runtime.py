@@ -60,7 +60,7 @@ class GeneratorRuntime(ServedModel):
 
     @property
     def problem(self) -> str:
-        """Why jobs cannot be served now; "" while all is well."""
+        """Why jobs cannot be served at the moment; "" if nothing is wrong."""
         return self.device.problem or self.store.problem
 
     async def close(self) -> None:

@@ -67,7 +67,7 @@ def resolve_limit(requested: int | None, checkpoint: int | None) -> TextLimit:
 
 
 def checkpoint_text_limit(folder: checkpoints.TextEncoderFolder) -> int | None:
-    """Returns how many prompt tokens the transformer beside this encoder takes, or None if there is none.
+    """Returns the maximum number of prompt tokens of the transformer beside this encoder, or None if there is none.
 
     Raises:
         CheckpointError: The transformer's config is invalid.

@@ -124,7 +124,7 @@ class SpecRequest:
 
 
 def missing(capability: str, field: str = "") -> FeatureMissing:
-    """Makes the refusal of a capability that this generator does not have.
+    """Returns the error for a capability that this generator does not have.
 
     Args:
         capability: Its name in GetInfo.
@@ -140,8 +140,8 @@ def missing(capability: str, field: str = "") -> FeatureMissing:
 
 
 def decimal(value: float) -> float:
-    """Returns the decimal that a float32 of the wire stands for: 0.6 for 0.60000002384.
+    """Returns the decimal number that a client wrote before it became a float32: 0.6 for 0.60000002384.
 
-    Ten steps at strength 0.60000002384 would be seven steps instead of six. A float32 keeps six significant digits.
+    With strength 0.60000002384, ten steps would become seven instead of six. A float32 keeps six significant digits.
     """
     return float(f"{value:.6g}")

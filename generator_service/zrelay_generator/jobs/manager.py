@@ -161,7 +161,7 @@ class JobManager:
             self._update_lease(job)
 
     def standing(self, job: LiveJob) -> QueueStanding | None:
-        """Returns where a job stands, None where it does not wait."""
+        """Returns where a job stands, None if it does not wait."""
         if job.record.state is not JobState.QUEUED or job.suspended:
             return None
         return self.scheduler.standing(job.record)

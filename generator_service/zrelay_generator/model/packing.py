@@ -94,7 +94,7 @@ class Part:
     Attributes:
         spans: Positions of the segments.
         rope: Rope of all tokens.
-        slots: int64 [tokens], the modulation of each token: 2 i for that of segment i, 2 i + 1 for its clean one.
+        slots: int64 [tokens], the index of each token's modulation: 2 i for segment i, 2 i + 1 for its clean tokens.
     """
 
     spans: Spans
