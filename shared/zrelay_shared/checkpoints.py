@@ -1,4 +1,4 @@
-"""Opens checkpoint folders of Z-Image, and refuses one that is incomplete by the name of the file."""
+"""Opens checkpoint folders of Z-Image. If a folder is incomplete, the error names the missing file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -92,12 +92,12 @@ def truncate(ids: Sequence[int], limit: int) -> FittedPrompt:
 
 
 def truncate_omni(ids: Sequence[int], lengths: Sequence[int], limit: int) -> FittedPrompt:
-    """Truncates the user's text of an Omni prompt until a generator with this limit takes the whole prompt.
+    """Truncates the user's text of an Omni prompt so that the whole prompt fits a generator with this limit.
 
     Args:
         ids: Token ids of all segments, concatenated.
         lengths: Token count of each segment.
-        limit: Tokens of an ordinary prompt that the generator takes.
+        limit: Maximum number of tokens of an ordinary prompt for this generator.
 
     Raises:
         ValueError: There are fewer than 3 segments, or nothing of the user's text would be left.

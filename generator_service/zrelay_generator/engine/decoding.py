@@ -1,7 +1,7 @@
 """Decodes finished latents to pixels: on the device thread, or on a second thread in parallel to the next step.
 
 On a CPU the device thread already uses all cores but the event loop's, and measurements showed no gain from a second
-thread (docs/engine.md). A GPU has streams.
+thread (docs/explanation/engine.md). A GPU has streams.
 """
 
 import itertools

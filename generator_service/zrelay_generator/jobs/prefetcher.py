@@ -1,4 +1,4 @@
-"""Loads the next jobs and hands them to the device, a few ahead of need: a queued job costs little memory."""
+"""Loads the next few jobs in advance and passes them to the device; other queued jobs need little memory."""
 
 import asyncio
 import logging

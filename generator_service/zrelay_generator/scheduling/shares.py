@@ -1,4 +1,4 @@
-"""Shares of device time: between priority classes by turns, between the callers of a class by seconds."""
+"""Shares of device time: priority classes take turns in units of work; callers of a class share seconds equally."""
 
 import threading
 from collections.abc import Collection

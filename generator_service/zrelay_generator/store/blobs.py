@@ -1,4 +1,4 @@
-"""Contents by their SHA-256: files in a folder, or bytes in memory. Blocking; any thread may call."""
+"""Stores contents under their SHA-256, as files in a folder or bytes in memory. Methods block; any thread may call."""
 
 import contextlib
 import hashlib

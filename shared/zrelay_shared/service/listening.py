@@ -48,7 +48,7 @@ def parse_listen(text: str, *, insecure: bool = False) -> ListenAddress:
     if not address.loopback and not insecure:
         raise InvalidArgument(
             f"listen: {address} can be reached from other machines, and there is no encryption and no authentication: "
-            "listen on 127.0.0.1 and use an SSH tunnel (README, Two machines), or pass --insecure-listen if "
+            "listen on 127.0.0.1 and use an SSH tunnel (README, Two machines), or pass --insecure-listen where "
             "the network is protected otherwise, for example by a network policy",
             field="listen",
             reason="LISTEN_INSECURE",
