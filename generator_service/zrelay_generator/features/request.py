@@ -115,7 +115,7 @@ class SpecRequest:
             if tokens > limits.text_limit:
                 raise invalid(
                     field,
-                    f"at most {limits.text_limit} tokens (the text_limit of GetInfo, which clients pass to the encoder)",
+                    f"at most {limits.text_limit} tokens (text_limit of GetInfo; pass it to the encoder)",
                     tokens,
                     reason="PROMPT_TOO_LONG",
                 )

@@ -90,7 +90,7 @@ class JobIntake:
             config: The limits.
             store: Where jobs are written.
             directory: Where earlier jobs are found.
-            scheduler: Says how much work is ahead.
+            scheduler: Reports how much work is ahead of a new job.
             estimator: Estimates the work of a job.
             describe: Makes the JobAccepted message.
             model: Digest of what generates the images.

@@ -83,7 +83,7 @@ def complete_stored_job(record: JobRecord, results: Sequence[ResultRecord]) -> L
     """Returns a job with all its results.
 
     Raises:
-        PayloadCorrupt: A result is damaged, or fewer images are there than the job had (STORE_DAMAGED).
+        PayloadCorrupt: A result is damaged, or images of the job are missing (STORE_DAMAGED).
     """
     job = stored_job(record, results)
     images = sum(event.images for _, event in job.log if isinstance(event, JobSucceeded))

@@ -335,7 +335,7 @@ class JobManager:
         self._prefetcher.wake()
 
     def _update_lease(self, job: LiveJob, least_s: float = 0.0) -> None:
-        """Starts or ends the lease of a job: the time that it lives without a watcher."""
+        """Starts or ends the lease of a job: the time for which it continues without a watcher."""
         job_id = job.record.job_id
         if (timer := self._leases.pop(job_id, None)) is not None:
             timer.cancel()
@@ -374,7 +374,7 @@ class JobManager:
                 yield job
 
     async def _with_bytes(self, job: LiveJob, event: JobEvent) -> JobEvent:
-        """An event with the bytes of its image."""
+        """Returns the event; if it is an image, with the bytes of its file."""
         if not isinstance(event, ImageFinished) or event.data:
             return event
         try:

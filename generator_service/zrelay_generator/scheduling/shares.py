@@ -33,7 +33,7 @@ class ClassTurns:
         return order[-1]
 
     def completed(self, priority: Priority, waiting: Collection[Priority]) -> None:
-        """Records a unit.
+        """Records that a unit of work was run, so that the next call of `next_class` takes it into account.
 
         Args:
             priority: The class that led it.

@@ -1,4 +1,4 @@
-"""The job store of one machine: records in SQLite, contents in a folder, both behind threads of their own."""
+"""The job store of one machine: records in SQLite, contents in a folder. Each has its own thread."""
 
 import asyncio
 import contextlib
