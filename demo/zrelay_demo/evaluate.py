@@ -43,7 +43,6 @@ class EvalSettings:
     prompts: int = 1000
     seed: int = 777002
     pixels: int = 25 * 128 * 128
-    """Of the pictures of one batch."""
 
 
 @dataclass(frozen=True)

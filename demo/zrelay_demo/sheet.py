@@ -13,9 +13,9 @@ def contact_sheet(pictures: list[Image.Image], checks: list[CheckResult]) -> Ima
     pitch = _TILE + _GAP
     sheet = Image.new("RGB", (_COLUMNS * pitch + _GAP, rows * pitch + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for index, (picture, verdict) in enumerate(zip(pictures, checks, strict=True)):
+    for index, (picture, result) in enumerate(zip(pictures, checks, strict=True)):
         left, top = _GAP + index % _COLUMNS * pitch, _GAP + index // _COLUMNS * pitch
         frame = (left - 3, top - 3, left + _TILE + 2, top + _TILE + 2)
-        pen.rectangle(frame, fill="#bbbbbb" if verdict.all_right else "#dd0000")
+        pen.rectangle(frame, fill="#bbbbbb" if result.all_right else "#dd0000")
         sheet.paste(picture.resize((_TILE, _TILE), Image.Resampling.LANCZOS), (left, top))
     return sheet.quantize(128)

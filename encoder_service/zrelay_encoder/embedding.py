@@ -27,7 +27,7 @@ class EmbeddingTask:
         sequences: Token ids; each sequence is encoded on its own.
         plan: The blocks to run.
         dtype: Dtype of the embeddings.
-        deterministic: Run each sequence alone, so that its result is bitwise the same whatever else is in the task.
+        deterministic: Run each sequence alone, so that its result is bitwise independent of the others.
     """
 
     sequences: tuple[tuple[int, ...], ...]

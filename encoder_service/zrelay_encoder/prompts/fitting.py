@@ -126,7 +126,7 @@ def pad(prompt: FittedPrompt, length: int, pad_id: int) -> FittedPrompt:
 def fit_prompt(
     prompt: FormattedPrompt, limit: int, *, refuse_long: bool, pad_to: int | None, pad_id: int, field: str
 ) -> FittedPrompt:
-    """Truncates and pads a prompt as the request asks.
+    """Truncates and pads a prompt as the request specifies.
 
     Args:
         prompt: The formatted prompt.

@@ -17,14 +17,14 @@ _MOST_FAILURES = 3
 LOST = "the GPU failed for good in this process (the log has CUDA's error): restart the process"
 BROKEN = "the engine failed repeatedly (the log has the errors): restart the process"
 ThreadEnded = Callable[[list[str]], None]
-"""Called on the device thread when it has ended unasked, with the ids of the jobs that were at work."""
+"""Called on the device thread when it ended without `stop`, with the ids of the jobs that it was running."""
 
 
 class DeviceThread:
     """Owns the engine. `add` and `stop` may be called from any thread and return at once.
 
     Attributes:
-        broken: Why the thread ended without being asked to, "" if it has not.
+        broken: Why the thread ended although `stop` was not called, "" if it has not ended.
     """
 
     def __init__(self, threads: int | None, ended: ThreadEnded = lambda suspects: None) -> None:
@@ -32,7 +32,7 @@ class DeviceThread:
 
         Args:
             threads: Torch threads on a CPU; None keeps torch's own number.
-            ended: Called if the thread ends unasked.
+            ended: Called if the thread ends although `stop` was not called.
         """
         self._threads, self._ended = threads, ended
         self.broken = ""
@@ -119,7 +119,7 @@ class DeviceThread:
         engine.close()
 
     def _tick_on(self, engine: StepEngine) -> str:
-        """Runs ticks until the thread is told to end.
+        """Runs ticks until `stop` is called.
 
         A tick that raises is a bug, most likely in a combination of what these jobs request. Ending the thread would
         end all other jobs too, so the engine is emptied and continues. If that does not help, a new process might:

@@ -91,7 +91,7 @@ def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
 def device_failure(incident: str) -> InternalError:
     """Returns the error for a bug: the caller receives only an incident id, which the operator finds in the log."""
     return InternalError(
-        f"the generator failed at this job (incident {incident}); the server's log says why",
+        f"the generator failed at this job (incident {incident}); the server's log has the details",
         metadata={"incident": incident},
     )
 

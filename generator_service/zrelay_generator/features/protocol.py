@@ -149,8 +149,8 @@ class JobSpec:
         output: Format of the result.
         origin: Origin of the prompts, for provenance.
         priority: Priority class.
-        deterministic: Whether the images are bit for bit the same whatever else runs on the device.
-        features: What the job asks of features, at most one spec of each kind.
+        deterministic: Whether the images are bitwise independent of other jobs on the device.
+        features: The parts of the job that belong to features, at most one spec of each kind.
     """
 
     prompt: Prompt

@@ -193,7 +193,7 @@ def _values(record: JobRecord) -> list[object]:
 def _record(values: Sequence[object]) -> JobRecord | None:
     """The record of a row; None if a value has the wrong type, or a state is unknown.
 
-    A priority that is unknown is read as normal: what the job asked for is still there.
+    An unknown priority is read as normal, because the rest of the job is intact.
     """
     for (_, kind), value in zip(_COLUMNS.items(), values, strict=True):
         if not isinstance(value, kind):

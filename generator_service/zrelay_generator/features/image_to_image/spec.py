@@ -1,4 +1,4 @@
-"""The picture that a job starts from, and how a request asks for it."""
+"""The image that a job starts from, and the parsing of the request fields for it."""
 
 import hashlib
 from collections.abc import Mapping

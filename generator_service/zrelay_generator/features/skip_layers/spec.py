@@ -1,4 +1,4 @@
-"""Skip-layer guidance of a job, and how a request asks for it."""
+"""Skip-layer guidance of a job, and the parsing of the request fields for it."""
 
 import math
 from collections.abc import Mapping
