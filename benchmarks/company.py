@@ -25,9 +25,9 @@ from zrelay_client import Client, GenerateOptions
 from zrelay_demo import CHECKPOINT
 from zrelay_demo.captions import canonical
 from zrelay_demo.checker import check
-from zrelay_demo.world import FRAMES, Scene, sample
+from zrelay_demo.scenes import RESOLUTIONS, Scene, sample
 
-_FRAMES = FRAMES[:3]
+_FRAMES = RESOLUTIONS[:3]
 _AT_ONCE = 16
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 def changed(model: Path, dtype: str, pictures: int, say: Say) -> Change:
     """Paints alone, then in company, and compares."""
     rng = Random("company")
-    scenes = [sample(rng, unseen=True, frame=_FRAMES[number % len(_FRAMES)]) for number in range(pictures)]
+    scenes = [sample(rng, unseen=True, resolution=_FRAMES[number % len(_FRAMES)]) for number in range(pictures)]
     with (
         started("encoder", model, "--dtype", dtype) as encoder,
         started("generator", model, "--dtype", dtype) as generator,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 CHECKPOINT: Path = Path(__file__).parent / "checkpoint"
-"""Folder of the bundled checkpoint, in diffusers' ZImagePipeline layout."""
+"""Folder of the bundled checkpoint, in the layout of diffusers' ZImagePipeline."""
 
 VISION_CHECKPOINT: Path = Path(__file__).parent / "vision_checkpoint"
-"""What the vision service runs beside it: qwen3_vl/, siglip/, and omni/ with what `omni_folder` puts together."""
+"""Folder of the bundled vision checkpoints: qwen3_vl/, siglip/, and omni/ with the tensors that Omni adds."""

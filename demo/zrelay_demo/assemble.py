@@ -1,4 +1,4 @@
-"""Stage 7: put the trained parts together as a ZImagePipeline folder in bfloat16."""
+"""Stage "checkpoint": combines the trained parts into a ZImagePipeline folder in bfloat16."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from .folder import Defaults, size_bytes, tidy
 
-MOST_BYTES = 25_000_000
+MAX_BYTES = 25_000_000
 
 
 def assemble(
     folder: Path, tokenizer: Path, text_encoder: Path, vae: Path, transformer: Path, defaults: Defaults
 ) -> int:
-    """Write the bundle to `folder` and return its size; ValueError when it is larger than 25 MB."""
+    """Writes the pipeline to `folder` and returns its size in bytes. Raises ValueError if it is larger than 25 MB."""
     pipeline: Any = ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=defaults.shift),
         vae=AutoencoderKL.from_pretrained(vae).to(torch.bfloat16),
@@ -28,6 +28,6 @@ def assemble(
     pipeline.save_pretrained(folder)
     tidy(folder, defaults)
     size = size_bytes(folder)
-    if size > MOST_BYTES:
-        raise ValueError(f"bundle: expected at most {MOST_BYTES} bytes, got {size}")
+    if size > MAX_BYTES:
+        raise ValueError(f"{folder}: expected at most {MAX_BYTES} bytes, got {size}; use smaller widths")
     return size

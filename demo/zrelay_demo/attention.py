@@ -1,4 +1,7 @@
-"""Attention by explicit matrix products, for training: CPU flash attention is slow backwards on short ones."""
+"""Attention by explicit matrix products, for training.
+
+On a CPU, the backward pass of flash attention is slow for short sequences.
+"""
 
 from typing import Any
 
@@ -7,7 +10,7 @@ from torch import Tensor
 
 
 class ProductAttention:
-    """A processor for Z-Image's attention with the maths of diffusers' own one; takes no mask."""
+    """An attention processor for Z-Image that computes the same as diffusers' own; it supports no mask."""
 
     _attention_backend = None
     _parallel_config = None
@@ -20,7 +23,15 @@ class ProductAttention:
         attention_mask: None = None,
         freqs_cis: Tensor | None = None,
     ) -> Tensor:
-        """[N, tokens, dim] -> the same; `freqs_cis` is what `real_rope` gives."""
+        """Returns the attention's output [N, tokens, dim].
+
+        Args:
+            attn: The attention module of a block.
+            hidden_states: Its input [N, tokens, dim].
+            encoder_hidden_states: Not used.
+            attention_mask: Not used.
+            freqs_cis: Rotary embedding as `real_rope` returns it.
+        """
         batch, tokens, _ = hidden_states.shape
         split = (batch, tokens, attn.heads, -1)
         value = attn.to_v(hidden_states).view(split)
@@ -35,12 +46,15 @@ class ProductAttention:
 
 
 def real_rope(freqs_cis: Tensor) -> Tensor:
-    """Complex64 [tokens, head_dim / 2] -> float32 [1, tokens, 1, head_dim / 2, 2], which compiles."""
+    """Converts a rotary embedding to a real tensor, which torch.compile supports.
+
+    Complex64 [tokens, head_dim / 2] -> float32 [1, tokens, 1, head_dim / 2, 2].
+    """
     return torch.view_as_real(freqs_cis)[None, :, None]
 
 
 def _rotate(x: Tensor, rope: Tensor | None) -> Tensor:
-    """Rotary embedding in float32: [N, tokens, heads, head_dim] -> the same."""
+    """Applies a rotary embedding in float32: [N, tokens, heads, head_dim] -> the same shape."""
     if rope is None:
         return x
     real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)

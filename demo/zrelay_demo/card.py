@@ -1,4 +1,4 @@
-"""Write the bundle's card from what its stages and its evaluation left."""
+"""Writes the model card of the bundle from the records of its stages and its evaluation."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,12 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def write_card(checkpoint: Path, stages: dict[str, dict[str, Any]]) -> None:
-    """Fill the card's template; `stages` maps a stage's name to what it recorded about itself."""
+    """Fills the template of the card and writes it to `checkpoint`/README.md.
+
+    Args:
+        checkpoint: Pipeline folder with eval.json.
+        stages: Stage name -> the stage's record.
+    """
     results = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
     model = next(row for row in results["rows"] if row["name"] == "model")
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -27,6 +32,7 @@ def write_card(checkpoint: Path, stages: dict[str, dict[str, Any]]) -> None:
 
 
 def _stage_line(name: str, record: dict[str, Any]) -> str:
+    """Returns the table row of a stage: name, length and duration."""
     counted = [name for name in ("steps", "scenes", "captions") if name in record]
     amount = ", ".join(f"{record[name]} {name}" for name in counted)
     note = f" ({record['note']})" if "note" in record else ""

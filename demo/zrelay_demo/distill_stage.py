@@ -1,4 +1,4 @@
-"""Stage 6: train the transformer further, with a little guidance built in, so that it paints well without any."""
+"""Stage "distilled": trains a copy of the transformer to have the effect of a small guidance scale built in."""
 
 import copy
 from dataclasses import dataclass, field
@@ -10,78 +10,116 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 
-from .dit_stage import optimiser, weighted_error
-from .flow import Batched, Course, Reader, lots, noise
+from .flow import BatchedTransformer, BatchSampler, PromptEncoder, add_noise, training_sets
 from .latents_stage import load_scenes
-from .training import Metrics, Pace, Trainee, train
+from .training import LoopSettings, Metrics, TrainingState, train
+from .transformer_stage import optimiser, weighted_error
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """The student learns v + guidance * (c - u): v the true velocity, c and u the teacher's with prompt and without.
+    """Settings of the guidance distillation.
 
-    Unlike the teacher's own guided velocity as the target, v lets the student learn on where the teacher stopped. More
-    guidance than this would paint a little better without guidance, and worse with it: at guidance g the student paints
-    as the teacher would at guidance + (1 + guidance) g.
+    The student's target is v + guidance * (c - u): v is the true velocity, c and u are the teacher's velocities with
+    and without the prompt. Because the target contains v, and not the teacher's velocity alone, the student can become
+    better than the teacher.
+
+    A larger `guidance` gives slightly better images without guidance and worse ones with it: with guidance scale g, the
+    student's result is the teacher's at guidance + (1 + guidance) * g. The learning rates fall linearly.
+
+    Attributes:
+        loop: Length and logging.
+        seed: Seed of batches, captions and noise.
+        batch_size: Scenes per step at the default resolution.
+        resolution_shares: Share of the steps for each of `RESOLUTIONS`.
+        long_prompt_share: Share of the default resolution's steps whose prompts are padded to 64 tokens.
+        object_weight: Weight of patches that touch an object, relative to the background's.
+        compiled: Whether to use torch.compile.
+        guidance: Guidance scale that the student learns.
+        empty_prompt_share: Share of prompts that are replaced by the empty prompt.
+        lr_matrices: Muon's learning rate.
+        lr_others: AdamW's learning rate.
+        warmup_steps: Steps of linear warm-up.
+        final_lr_factor: Lowest factor on the learning rates after the warm-up.
     """
 
-    pace: Pace = field(default_factory=lambda: Pace(steps=1000, ema_decay=0.99))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=1000, ema_decay=0.99))
     seed: int = 3
-    batch: int = 48
-    frames: tuple[float, ...] = (0.40, 0.10, 0.10, 0.18, 0.22)
-    long_prompts: float = 0.3
+    batch_size: int = 48
+    resolution_shares: tuple[float, ...] = (0.40, 0.10, 0.10, 0.18, 0.22)
+    long_prompt_share: float = 0.3
     object_weight: float = 3.0
-    fused: bool = True
+    compiled: bool = True
     guidance: float = 0.25
-    empty_prompts: float = 0.07
+    empty_prompt_share: float = 0.07
     lr_matrices: float = 0.01
     lr_others: float = 1e-3
-    warmup: int = 20
-    last: float = 0.02
+    warmup_steps: int = 20
+    final_lr_factor: float = 0.02
 
 
 def distill(
-    folder: Path, words: Path, latents: Path, trained: Path, settings: DistillSettings, stop: int | None = None
+    folder: Path, encoder_folder: Path, latents: Path, teacher: Path, settings: DistillSettings, stop: int | None = None
 ) -> dict[str, Any] | None:
-    """Train the student and save it under `folder`; return the history, None when ended early."""
-    reader = Reader(words)
-    student = ZImageTransformer2DModel.from_pretrained(trained)
-    course = Course(
-        lots(load_scenes(latents), settings.object_weight),
-        settings.frames,
-        settings.batch,
-        settings.long_prompts,
+    """Trains the student and saves it to `folder`.
+
+    Args:
+        folder: Output folder; also holds the saved state of an unfinished training.
+        encoder_folder: Folder with `tokenizer` and `text_encoder`.
+        latents: Folder of the encoded scenes.
+        teacher: Folder of the trained transformer; the student starts with its weights.
+        settings: Settings of the stage.
+        stop: Step at which to stop early.
+
+    Returns:
+        The history, or None after an early stop.
+    """
+    prompt_encoder = PromptEncoder(encoder_folder)
+    student = ZImageTransformer2DModel.from_pretrained(teacher)
+    sampler = BatchSampler(
+        training_sets(load_scenes(latents), settings.object_weight),
+        settings.resolution_shares,
+        settings.batch_size,
+        settings.long_prompt_share,
         settings.seed,
     )
-    teach = Batched(copy.deepcopy(student).requires_grad_(False), settings.fused)
-    learn = Batched(student, settings.fused)
+    teacher_model = BatchedTransformer(copy.deepcopy(student).requires_grad_(False), settings.compiled)
+    student_model = BatchedTransformer(student, settings.compiled)
     named = dict(student.named_parameters())
-    trainee = Trainee(dict(named), optimiser(named, settings.lr_matrices, settings.lr_others))
+    state = TrainingState(dict(named), optimiser(named, settings.lr_matrices, settings.lr_others))
 
-    def loss_of(step: int) -> tuple[Tensor, Metrics]:
+    def loss_at(step: int) -> tuple[Tensor, Metrics]:
         rng = Random(f"distill {settings.seed} {step}")
-        turn = course.turn(step)
-        lot, half = turn.lot, len(turn.chosen)
+        batch = sampler.batch_at(step)
+        training_set, count = batch.training_set, len(batch.indices)
         texts = [
-            reader.prompts.words(lot.scenes[k], rng, turn.tokens) if rng.random() >= settings.empty_prompts else ""
-            for k in turn.chosen
+            prompt_encoder.caption_tokenizer.draw_caption(training_set.scenes[k], rng, batch.tokens)
+            if rng.random() >= settings.empty_prompt_share
+            else ""
+            for k in batch.indices
         ]
-        embeds, mask = reader.read([*texts, ""], turn.tokens)
-        noisy = noise(lot.clean[turn.chosen], torch.Generator().manual_seed(settings.seed * 1_000_003 + step))
-        doubled = torch.tensor([*range(half), *[half] * half])
+        embeds, mask = prompt_encoder.encode([*texts, ""], batch.tokens)
+        noisy = add_noise(
+            training_set.clean[batch.indices], torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        )
+        doubled = torch.tensor([*range(count), *[count] * count])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                both = teach(lot, noisy.x.repeat(2, 1, 1), noisy.sigma.repeat(2), embeds[doubled], mask[doubled])
-                prompted, empty = both.chunk(2)
-                target = noisy.velocity + settings.guidance * (prompted - empty)
-            velocity = learn(lot, noisy.x, noisy.sigma, embeds[:half], mask[:half])
-            loss = weighted_error(velocity, target, lot.weight[turn.chosen])
+                both = teacher_model(
+                    training_set, noisy.x.repeat(2, 1, 1), noisy.sigma.repeat(2), embeds[doubled], mask[doubled]
+                )
+                with_prompt, without_prompt = both.chunk(2)
+                target = noisy.velocity + settings.guidance * (with_prompt - without_prompt)
+            velocity = student_model(training_set, noisy.x, noisy.sigma, embeds[:count], mask[:count])
+            loss = weighted_error(velocity, target, training_set.weight[batch.indices])
         return loss, {"loss": loss.item()}
 
-    def factor_of(step: int) -> float:
-        return min(1.0, (step + 1) / settings.warmup) * max(settings.last, 1 - step / settings.pace.steps)
+    def lr_factor(step: int) -> float:
+        return min(1.0, (step + 1) / settings.warmup_steps) * max(
+            settings.final_lr_factor, 1 - step / settings.loop.steps
+        )
 
-    history = train(trainee, loss_of, factor_of, settings, folder, stop)
+    history = train(state, loss_at, lr_factor, settings, folder, stop)
     if history is not None:
         student.save_pretrained(folder)
     return history

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on fresh held-out prompts, beside the checker's and the autoencoder's own ceilings."""
+"""Measures a checkpoint's accuracy on held-out prompts, and the upper bounds set by the checker and the autoencoder."""
 
 import argparse
 import json
@@ -15,176 +15,226 @@ from PIL import Image
 
 from . import CHECKPOINT
 from .captions import canonical
-from .checker import Verdict, check
+from .checker import CheckResult, check
 from .folder import Defaults
-from .free_wordings import FOREIGN, FREE, Templates, free
+from .free_wordings import FOREIGN, FREE, Templates, free_caption
 from .pixels import to_images, to_tensor
 from .render import render
+from .scenes import DEFAULT_RESOLUTION, RESOLUTIONS, Resolution, Scene, sample
 from .table import markdown
-from .world import FRAMES, SQUARE, Frame, Scene, sample
 
-_ATTRIBUTES = tuple(field.name for field in fields(Verdict))
-_LONGEST = 96
-"""Tokens at which a prompt would be cut; none of the evaluation's is that long."""
+_ATTRIBUTES = tuple(field.name for field in fields(CheckResult))
+_MAX_TOKENS = 96
+"""Longest prompt in tokens; the prompts of the evaluation are shorter."""
 _KINDS = {"one": "one object", "count": "two to four alike", "two": "two different"}
+"""Kind of scene -> its name in the table."""
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """The seed belongs to the evaluation alone; no stage draws its scenes from it."""
+    """Settings of the evaluation.
+
+    Attributes:
+        prompts: Prompts per prompt set.
+        seed: Seed of the prompts; no training stage uses it.
+        pixels: Pixels of all images that are generated at once.
+    """
 
     prompts: int = 1000
     seed: int = 777002
     pixels: int = 25 * 128 * 128
-    """Of the pictures of one batch."""
 
 
 @dataclass(frozen=True)
-class Exam:
-    """One line of the table: pictures of one frame, in one kind of wording (None: canonical), at one guidance."""
+class PromptSet:
+    """Prompts and the settings with which their images are generated; one row of the table.
+
+    Attributes:
+        name: Name of the row.
+        resolution: Width and height of the images in pixels.
+        wording: Sentence templates of the prompts; None uses the canonical wording.
+        guidance_scale: Guidance scale as in diffusers; 0 is off.
+    """
 
     name: str
-    frame: Frame = SQUARE
+    resolution: Resolution = DEFAULT_RESOLUTION
     wording: Templates | None = None
     guidance_scale: float = 0.0
 
 
-MAIN = Exam("model")
-EXAMS = (
+MAIN = PromptSet("model")
+PROMPT_SETS = (
     MAIN,
-    Exam("model: free wordings", wording=FREE),
-    Exam("model: foreign wordings", wording=FOREIGN),
-    *(Exam(f"model: {width} x {height}", (width, height)) for width, height in FRAMES[1:]),
-    *(Exam(f"model: guidance {scale}", guidance_scale=scale) for scale in (1.0, 2.0, 3.0)),
+    PromptSet("model: free wordings", wording=FREE),
+    PromptSet("model: foreign wordings", wording=FOREIGN),
+    *(PromptSet(f"model: {width} x {height}", (width, height)) for width, height in RESOLUTIONS[1:]),
+    *(PromptSet(f"model: guidance {scale}", guidance_scale=scale) for scale in (1.0, 2.0, 3.0)),
 )
 
 
 @dataclass(frozen=True)
-class Sitting:
-    """What came of an exam: a prompt, a scene, a picture and a verdict for each question."""
+class PromptSetResult:
+    """The images of a prompt set and what the checker found; the lists have one item per prompt.
 
-    exam: Exam
+    Attributes:
+        prompt_set: The prompt set.
+        scenes: Scenes that the prompts describe.
+        prompts: The prompts.
+        images: The generated images.
+        checks: What the checker found in each image.
+    """
+
+    prompt_set: PromptSet
     scenes: list[Scene]
     prompts: list[str]
-    painted: list[Image.Image]
-    verdicts: list[Verdict]
+    images: list[Image.Image]
+    checks: list[CheckResult]
 
 
-def sit(checkpoint: Path, exam: Exam, settings: EvalSettings) -> Sitting:
-    """Paint an exam's prompts and judge the pictures. Exams of one frame and wording share their prompts."""
-    scenes = questions(exam, settings)
+def run_prompt_set(checkpoint: Path, prompt_set: PromptSet, settings: EvalSettings) -> PromptSetResult:
+    """Generates and checks the images of a prompt set.
+
+    Prompt sets with the same resolution and wording have the same prompts.
+    """
+    scenes = held_out_scenes(prompt_set, settings)
     rng = Random(f"wordings {settings.seed}")
-    prompts = [free(scene, rng, exam.wording) if exam.wording else canonical(scene) for scene in scenes]
-    painted = paint(checkpoint, prompts, exam, settings)
-    return Sitting(exam, scenes, prompts, painted, _verdicts(painted, scenes))
+    prompts = [
+        free_caption(scene, rng, prompt_set.wording) if prompt_set.wording else canonical(scene) for scene in scenes
+    ]
+    images = generate_images(checkpoint, prompts, prompt_set, settings)
+    return PromptSetResult(prompt_set, scenes, prompts, images, _check_all(images, scenes))
 
 
-def questions(exam: Exam, settings: EvalSettings) -> list[Scene]:
-    """The held-out scenes of an exam."""
-    rng = Random(f"evaluation {settings.seed} {exam.frame} {exam.wording is not None}")
-    return [sample(rng, unseen=True, frame=exam.frame) for _ in range(settings.prompts)]
+def held_out_scenes(prompt_set: PromptSet, settings: EvalSettings) -> list[Scene]:
+    """Draws the scenes of a prompt set; the first object of each is a combination that training never used."""
+    rng = Random(f"evaluation {settings.seed} {prompt_set.resolution} {prompt_set.wording is not None}")
+    return [sample(rng, unseen=True, resolution=prompt_set.resolution) for _ in range(settings.prompts)]
 
 
 def evaluate(
-    checkpoint: Path, settings: EvalSettings, exams: Sequence[Exam] = EXAMS
-) -> tuple[dict[str, Any], list[Sitting]]:
-    """The results as they stand in eval.json, and the sittings behind them."""
-    scenes = questions(MAIN, settings)
+    checkpoint: Path, settings: EvalSettings, prompt_sets: Sequence[PromptSet] = PROMPT_SETS
+) -> tuple[dict[str, Any], list[PromptSetResult]]:
+    """Evaluates a checkpoint.
+
+    Returns:
+        The content of eval.json, and the result of each prompt set.
+    """
+    scenes = held_out_scenes(MAIN, settings)
     rendered = [render(scene) for scene in scenes]
     rows = [
-        _row("checker's ceiling: the renderer itself", _verdicts(rendered, scenes)),
-        _row("VAE's ceiling: renders, encoded and decoded", _verdicts(_round_trip(checkpoint, rendered), scenes)),
+        _row("checker's ceiling: the renderer itself", _check_all(rendered, scenes)),
+        _row("VAE's ceiling: renders, encoded and decoded", _check_all(_round_trip(checkpoint, rendered), scenes)),
     ]
-    sittings = []
-    for exam in exams:
-        sitting = sit(checkpoint, exam, settings)
-        sittings.append(sitting)
-        rows.append(_row(exam.name, sitting.verdicts))
+    set_results = []
+    for prompt_set in prompt_sets:
+        set_result = run_prompt_set(checkpoint, prompt_set, settings)
+        set_results.append(set_result)
+        rows.append(_row(prompt_set.name, set_result.checks))
         print(markdown(rows[-1:]).splitlines()[-1], flush=True)
-        if exam == MAIN:
-            rows += _by_kind(sitting)
+        if prompt_set == MAIN:
+            rows += _by_kind(set_result)
     defaults = asdict(_defaults(checkpoint))
-    return {"settings": asdict(settings), "defaults": defaults, "dtype": "bfloat16", "rows": rows}, sittings
+    return {"settings": asdict(settings), "defaults": defaults, "dtype": "bfloat16", "rows": rows}, set_results
 
 
 @torch.no_grad()
-def paint(checkpoint: Path, prompts: list[str], exam: Exam, settings: EvalSettings) -> list[Image.Image]:
-    """One picture for each prompt, with seed 0 for the first, 1 for the second and so on."""
+def generate_images(
+    checkpoint: Path, prompts: list[str], prompt_set: PromptSet, settings: EvalSettings
+) -> list[Image.Image]:
+    """Generates one image per prompt. The seed is the prompt's index."""
     pipeline = ZImagePipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
     forwards = _defaults(checkpoint).num_inference_steps
 
-    def some(part: Sequence[int]) -> list[Image.Image]:
+    def generate(part: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = pipeline(
             prompt=[prompts[index] for index in part],
-            width=exam.frame[0],
-            height=exam.frame[1],
+            width=prompt_set.resolution[0],
+            height=prompt_set.resolution[1],
             num_inference_steps=forwards,
-            guidance_scale=exam.guidance_scale,
+            guidance_scale=prompt_set.guidance_scale,
             generator=[torch.Generator().manual_seed(index) for index in part],
-            max_sequence_length=_LONGEST,
+            max_sequence_length=_MAX_TOKENS,
         ).images
         return images
 
-    return _in_batches(some, len(prompts), max(1, settings.pixels // (exam.frame[0] * exam.frame[1])))
+    return _in_batches(
+        generate, len(prompts), max(1, settings.pixels // (prompt_set.resolution[0] * prompt_set.resolution[1]))
+    )
 
 
 def _defaults(checkpoint: Path) -> Defaults:
     return Defaults(**json.loads((checkpoint / "zrelay.json").read_text(encoding="utf-8")))
 
 
-def _by_kind(sitting: Sitting) -> list[dict[str, Any]]:
+def _by_kind(set_result: PromptSetResult) -> list[dict[str, Any]]:
+    """Returns one row for each kind of scene."""
     rows = []
     for kind, name in _KINDS.items():
-        pairs = zip(sitting.verdicts, sitting.scenes, strict=True)
-        mine = [verdict for verdict, scene in pairs if scene.kind == kind]
-        if mine:
-            rows.append(_row(f"model: {name}", mine))
+        pairs = zip(set_result.checks, set_result.scenes, strict=True)
+        of_kind = [result for result, scene in pairs if scene.kind == kind]
+        if of_kind:
+            rows.append(_row(f"model: {name}", of_kind))
     return rows
 
 
 @torch.no_grad()
 def _round_trip(checkpoint: Path, rendered: list[Image.Image]) -> list[Image.Image]:
+    """Encodes and decodes images with the checkpoint's autoencoder."""
     vae = AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=torch.bfloat16).eval()
 
-    def some(part: Sequence[int]) -> list[Image.Image]:
+    def round_trip(part: Sequence[int]) -> list[Image.Image]:
         pictures = to_tensor(np.stack([np.asarray(rendered[index]) for index in part])).bfloat16()
         return to_images(vae.decode(vae.encode(pictures).latent_dist.mode()).sample)
 
-    return _in_batches(some, len(rendered), 25)
+    return _in_batches(round_trip, len(rendered), 25)
 
 
-def _in_batches(some: Callable[[Sequence[int]], list[Image.Image]], count: int, batch: int) -> list[Image.Image]:
+def _in_batches(
+    process: Callable[[Sequence[int]], list[Image.Image]], count: int, batch_size: int
+) -> list[Image.Image]:
+    """Calls `process` with the indices of each batch and returns all images."""
     images: list[Image.Image] = []
-    for start in range(0, count, batch):
-        images += some(range(start, min(start + batch, count)))
+    for start in range(0, count, batch_size):
+        images += process(range(start, min(start + batch_size, count)))
     return images
 
 
-def _verdicts(images: list[Image.Image], scenes: list[Scene]) -> list[Verdict]:
+def _check_all(images: list[Image.Image], scenes: list[Scene]) -> list[CheckResult]:
     return [check(image, scene) for image, scene in zip(images, scenes, strict=True)]
 
 
-def _row(name: str, verdicts: list[Verdict]) -> dict[str, Any]:
-    """Shares of right verdicts, rounded to a thousandth."""
-    shares = {key: round(float(np.mean([getattr(v, key) for v in verdicts])), 3) for key in _ATTRIBUTES}
+def _row(name: str, checks: list[CheckResult]) -> dict[str, Any]:
+    """Returns a row of the table: the share of images for which each attribute is correct, to three decimals."""
+    shares = {key: round(float(np.mean([getattr(v, key) for v in checks])), 3) for key in _ATTRIBUTES}
     return {
         "name": name,
-        "prompts": len(verdicts),
+        "prompts": len(checks),
         **shares,
-        "all_right": round(float(np.mean([v.all_right for v in verdicts])), 3),
+        "all_right": round(float(np.mean([v.all_right for v in checks])), 3),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure; default: the bundle")
-    parser.add_argument("--prompts", type=int, default=EvalSettings.prompts, help="how many prompts; default: 1000")
-    parser.add_argument("--exam", action="append", choices=[e.name for e in EXAMS], help="only this one; repeatable")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=CHECKPOINT, help="pipeline folder to evaluate; default: the bundled one"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=EvalSettings.prompts, help="prompts per prompt set; default: 1000"
+    )
+    parser.add_argument(
+        "--prompt-set",
+        action="append",
+        choices=[e.name for e in PROMPT_SETS],
+        help="run only this prompt set; repeatable",
+    )
+    parser.add_argument("--json", type=Path, help="also write the results to this file, as in eval.json")
     options = parser.parse_args()
-    exams = [exam for exam in EXAMS if not options.exam or exam.name in options.exam]
-    results, _ = evaluate(options.checkpoint, EvalSettings(prompts=options.prompts), exams)
+    prompt_sets = [
+        prompt_set for prompt_set in PROMPT_SETS if not options.prompt_set or prompt_set.name in options.prompt_set
+    ]
+    results, _ = evaluate(options.checkpoint, EvalSettings(prompts=options.prompts), prompt_sets)
     print(markdown(results["rows"]))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

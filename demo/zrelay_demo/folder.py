@@ -1,4 +1,4 @@
-"""Turn a saved pipeline folder into a bundle: no local paths, tokenizer ids that survive, zrelay.json."""
+"""Turns a saved pipeline folder into a bundle: removes local paths, keeps tokenizer ids stable, adds zrelay.json."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ _PATH_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What `zrelay.json` says beside a checkpoint; the words are diffusers'."""
+    """Content of zrelay.json: the checkpoint's name and the default options, named as in diffusers."""
 
     name: str = "zrelay-demo"
     width: int = 128
@@ -22,7 +22,7 @@ class Defaults:
 
 
 def tidy(folder: Path, defaults: Defaults) -> None:
-    """Make the pipeline saved at `folder` fit to be shipped, in place."""
+    """Changes a pipeline folder in place so that it can be distributed."""
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("tokenizer.json", "vocab.json"):
             without_paths(path)
@@ -34,11 +34,12 @@ def tidy(folder: Path, defaults: Defaults) -> None:
 
 
 def size_bytes(folder: Path) -> int:
-    """Sum of the sizes of all files under `folder`."""
+    """Returns the total size of all files under `folder`."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def without_paths(path: Path) -> None:
+    """Removes the keys that hold local paths from a JSON file."""
     config = _read(path)
     for key in _PATH_KEYS:
         config.pop(key, None)
@@ -46,9 +47,10 @@ def without_paths(path: Path) -> None:
 
 
 def _tokenizer_files(folder: Path) -> None:
-    """Write vocab.json, merges.txt and `added_tokens_decoder`, so that every reader gets the same ids.
+    """Writes vocab.json, merges.txt and `added_tokens_decoder`, so that every loader gives the same ids.
 
-    transformers 5 saves the special tokens in tokenizer.json alone; a reader of vocab + merges would number them anew.
+    transformers 5 saves the special tokens only in tokenizer.json; a loader that reads vocab.json and merges.txt would
+    give them other ids.
     """
     whole = _read(folder / "tokenizer.json")
     vocab, merges = whole["model"]["vocab"], whole["model"]["merges"]

@@ -1,16 +1,31 @@
-"""Wordings of the evaluation alone: sentences whose templates training never sees."""
+"""Captions for the evaluation only: training does not use their sentence templates."""
 
 from dataclasses import dataclass
 from random import Random
 
 from .captions import NUMBERS, article
-from .wordings import COLOUR_WORDS, cased, number_of, phrase, place_name, repaired, without_articles
-from .world import Scene
+from .scenes import Scene
+from .wordings import (
+    COLOUR_WORDS,
+    number_of,
+    phrase,
+    place_name,
+    with_fixed_articles,
+    with_random_case,
+    without_articles,
+)
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Sentences around a thing, with its place and without, and how two things stand to each other."""
+    """Sentence templates.
+
+    Attributes:
+        with_place: Sentences with subject, place and background.
+        without_place: Sentences with subject and background.
+        left_of: Phrases for an object `a` to the left of an object `b`.
+        above: Phrases for an object `a` above an object `b`.
+    """
 
     with_place: tuple[str, ...]
     without_place: tuple[str, ...]
@@ -20,20 +35,20 @@ class Templates:
 
 FREE = Templates(
     with_place=(
-        "there is {thing} {place} of a {ground} picture",
-        "{thing} {place} of the picture, everything else is {ground}",
-        "could you paint {thing} {place}, all on plain {ground}",
-        "{ground} canvas. {thing} {place}.",
-        "{place} we see {thing}; behind it only {ground}",
-        "put {thing} {place} of an image that is {ground}",
+        "there is {subject} {place} of a {background} picture",
+        "{subject} {place} of the picture, everything else is {background}",
+        "could you paint {subject} {place}, all on plain {background}",
+        "{background} canvas. {subject} {place}.",
+        "{place} we see {subject}; behind it only {background}",
+        "put {subject} {place} of an image that is {background}",
     ),
     without_place=(
-        "give me {thing} in front of {article_ground} backdrop",
-        "there is {thing} and behind it {article_ground} background",
-        "{ground} canvas. {thing}.",
-        "could you paint {thing}, all on plain {ground}",
-        "{article_ground} poster showing {thing}",
-        "let me see {thing} drawn on {ground} paper",
+        "give me {subject} in front of {article_background} backdrop",
+        "there is {subject} and behind it {article_background} background",
+        "{background} canvas. {subject}.",
+        "could you paint {subject}, all on plain {background}",
+        "{article_background} poster showing {subject}",
+        "let me see {subject} drawn on {background} paper",
     ),
     left_of=(
         "on the left {a}, on the right {b}",
@@ -46,22 +61,22 @@ FREE = Templates(
         "{b} with {a} above it",
     ),
 )
-"""Training's grammar grew while these were known, though it never holds one of them."""
+"""Templates of the row "free wordings". The authors of the training captions knew them, but training uses none."""
 
 FOREIGN = Templates(
     with_place=(
-        "i would like {thing} {place}, the background should be {ground}",
-        "{thing} sits {place} against {ground}",
-        "{ground} is the background and {thing} is {place}",
-        "an otherwise {ground} picture with {thing} {place}",
-        "{place} there should be {thing}, background colour {ground}",
+        "i would like {subject} {place}, the background should be {background}",
+        "{subject} sits {place} against {background}",
+        "{background} is the background and {subject} is {place}",
+        "an otherwise {background} picture with {subject} {place}",
+        "{place} there should be {subject}, background colour {background}",
     ),
     without_place=(
-        "{thing} floating on {ground}",
-        "the background should be {ground}, and on it {thing}",
-        "please produce an image containing {thing} on {ground}",
-        "i would like {thing}, background colour {ground}",
-        "{thing} with nothing but {ground} around",
+        "{subject} floating on {background}",
+        "the background should be {background}, and on it {subject}",
+        "please produce an image containing {subject} on {background}",
+        "i would like {subject}, background colour {background}",
+        "{subject} with nothing but {background} around",
     ),
     left_of=(
         "{a} standing left of {b}",
@@ -76,24 +91,31 @@ FOREIGN = Templates(
         "{a} on top, then {b} below",
     ),
 )
-"""Written by another hand once the checkpoint was trained. They measure how far reading goes beyond what was prepared,
-and do so only as long as nobody grows training's grammar towards them."""
+"""Templates of the row "foreign wordings", written by another author after the checkpoint was trained.
+
+They measure how well the model understands unfamiliar sentences. This holds only as long as nobody adds similar
+sentences to the training captions.
+"""
 
 
-def free(scene: Scene, rng: Random, templates: Templates = FREE) -> str:
-    """A wording of none of training's templates, in any case, with or without articles."""
-    ground = rng.choice(COLOUR_WORDS[scene.background])
+def free_caption(scene: Scene, rng: Random, templates: Templates = FREE) -> str:
+    """Returns a caption from one of `templates`, in random case and sometimes without articles."""
+    background = rng.choice(COLOUR_WORDS[scene.background])
     placed = scene.kind == "one" and scene.place != "center"
     template = rng.choice(templates.with_place if placed else templates.without_place)
     text = template.format(
-        thing=_things(scene, rng, templates), place=_place(scene, rng), ground=ground, article_ground=article(ground)
+        subject=_subject(scene, rng, templates),
+        place=_place(scene, rng),
+        background=background,
+        article_background=article(background),
     )
     if rng.random() < 0.25:
         text = without_articles(text)
-    return cased(repaired(text), rng, (0.5, 0.3, 0.08, 0.06, 0.06))
+    return with_random_case(with_fixed_articles(text), rng, (0.5, 0.3, 0.08, 0.06, 0.06))
 
 
-def _things(scene: Scene, rng: Random, templates: Templates) -> str:
+def _subject(scene: Scene, rng: Random, templates: Templates) -> str:
+    """Returns the objects of a scene and, for two different ones, their relation."""
     first = scene.objects[0]
     if scene.kind == "one":
         return phrase(first, rng)
@@ -105,5 +127,6 @@ def _things(scene: Scene, rng: Random, templates: Templates) -> str:
 
 
 def _place(scene: Scene, rng: Random) -> str:
+    """Returns the place of a single object, such as "at the left" or "in the top left"."""
     name = place_name(scene.place, rng)
     return f"in the {name}" if " " in scene.place else f"at the {name}"

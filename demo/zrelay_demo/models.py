@@ -1,4 +1,4 @@
-"""The shapes of the three tiny networks."""
+"""Creates the three tiny networks with random weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,22 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 Network = Any
-"""A diffusers or transformers model; their bases come through lazy imports that type checkers cannot follow."""
+"""A diffusers or transformers model. Any, because type checkers cannot follow the lazy imports of these libraries."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Sizes of the networks; head_dim is 32 everywhere."""
+    """Sizes of the networks. Heads are 32 wide everywhere.
+
+    Attributes:
+        vae_channels: Channels of each level of the autoencoder.
+        text_hidden: Hidden size of the text encoder.
+        text_mlp: Width of the text encoder's MLP.
+        text_layers: Layers of the text encoder.
+        vocabulary: Rows of the token embedding.
+        dim: Hidden size of the transformer.
+        layers: Layers of the transformer.
+    """
 
     vae_channels: tuple[int, ...] = (16, 32, 48, 64)
     text_hidden: int = 128
@@ -25,7 +35,10 @@ class Widths:
 
 
 def new_vae(widths: Widths) -> Network:
-    """AutoencoderKL: [N, 3, h, w] in -1..1 <-> [N, 16, h / 8, w / 8]; scale and shift are set after training."""
+    """Returns an autoencoder: [N, 3, h, w] in -1..1 <-> [N, 16, h / 8, w / 8].
+
+    Its scaling and shift factors are set after training.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -42,7 +55,7 @@ def new_vae(widths: Widths) -> Network:
 
 
 def new_text_encoder(widths: Widths, tokenizer: Any) -> Network:
-    """Qwen3 with 4 heads over 2 key-value heads and tied embeddings."""
+    """Returns a Qwen3 with 4 query heads, 2 key-value heads and tied embeddings."""
     config = Qwen3Config(
         vocab_size=widths.vocabulary,
         hidden_size=widths.text_hidden,
@@ -62,7 +75,7 @@ def new_text_encoder(widths: Widths, tokenizer: Any) -> Network:
 
 
 def new_transformer(widths: Widths) -> Network:
-    """Z-Image's transformer, every block open a little and the output zero at the start."""
+    """Returns a Z-Image transformer whose residual gates start at 0.3 and whose output starts at 0."""
     heads = widths.dim // 32
     transformer: Network = ZImageTransformer2DModel(
         all_patch_size=(2,),

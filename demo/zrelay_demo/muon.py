@@ -1,4 +1,4 @@
-"""Muon for hidden matrices and AdamW for the rest, with a state that can be saved and resumed."""
+"""Muon for hidden matrices and AdamW for other parameters, in one optimiser whose state can be saved and resumed."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @torch.no_grad()
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: float32 [N, rows, columns] -> the same, singular values near 1."""
+    """Returns roughly the nearest semi-orthogonal matrices, with singular values near 1; float32 [N, rows, columns]."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT.bfloat16() if tall else matrices.bfloat16()
@@ -25,11 +25,19 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class MuonAdam:
-    """One optimiser over two groups of parameters; conv kernels count as matrices [out, in * h * w]."""
+    """An optimiser for two groups of parameters."""
 
     def __init__(
         self, matrices: Iterable[Tensor], others: Iterable[Tensor], lr_matrices: float, lr_others: float
     ) -> None:
+        """Creates an optimiser.
+
+        Args:
+            matrices: Parameters for Muon; convolution kernels are treated as matrices [out, in * h * w].
+            others: Parameters for AdamW.
+            lr_matrices: Muon's learning rate.
+            lr_others: AdamW's learning rate.
+        """
         self._lr_matrices, self._lr_others, self._momentum = lr_matrices, lr_others, 0.95
         by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for parameter in matrices:
@@ -42,12 +50,13 @@ class MuonAdam:
         self._count = [torch.zeros(()) for _ in self._others]
 
     def zero_grad(self) -> None:
+        """Deletes all gradients."""
         for parameter in [p for _, group in self._groups for p in group] + self._others:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Update every parameter from its gradient; `factor` scales both learning rates."""
+        """Updates every parameter from its gradient; `factor` scales both learning rates."""
         self._step_adam(factor * self._lr_others)
         for (shape, group), momentum in zip(self._groups, self._momenta, strict=True):
             grads = torch.stack([_grad(p).reshape(shape) for p in group]).float()
@@ -58,7 +67,7 @@ class MuonAdam:
                 parameter.add_(update.view_as(parameter), alpha=-scale)
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that a resumed run needs, by name."""
+        """Returns all tensors that a resumed training needs, by name."""
         named = {f"muon.{i}": m for i, m in enumerate(self._momenta)}
         for name, tensors in (("mean", self._mean), ("square", self._square), ("count", self._count)):
             named |= {f"adam.{name}.{i}": tensor for i, tensor in enumerate(tensors)}
@@ -84,4 +93,5 @@ class MuonAdam:
 
 
 def _grad(parameter: Tensor) -> Tensor:
+    """Returns a parameter's gradient, zeros if it has none."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,7 +1,7 @@
-"""Put a ZImageOmniPipeline folder together from a Z-Image pipeline and what Omni adds to it: files alone, no torch.
+"""Builds a ZImageOmniPipeline folder from a Z-Image pipeline and Omni's additions, by copying files, without torch.
 
-`python -m zrelay_demo.omni_folder FOLDER` writes the demo's. The bundle carries only the additions, since the rest is
-the demo checkpoint that stands beside it.
+`python -m zrelay_demo.omni_folder FOLDER` writes the demo's. The package contains only the additions, because the rest
+is the demo checkpoint.
 """
 
 import argparse
@@ -15,16 +15,21 @@ from zrelay_shared import safetensors_file
 from zrelay_shared.safetensors_file import FileTensor
 
 PARTS = "siglip_parts.safetensors"
-_MOST_BYTES = 1 << 30
+"""Name of the file with the tensors that Omni adds to the transformer."""
+_MAX_BYTES = 1 << 30
 _TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 _TOWER = "vision_model."
+"""Prefix of the vision tower's tensors in a SigLIP2 checkpoint."""
 
 
 def write_omni_folder(folder: Path, base: Path, siglip: Path, parts: Path) -> None:
-    """Writes `folder`, which must not be there yet.
+    """Writes an Omni pipeline folder.
 
-    `base` is a Z-Image pipeline with a transformer of one file; `siglip` a NaFlex SigLIP2 checkpoint, of which the
-    vision tower is taken; `parts` the file of the tensors that the transformer gets, of `siglip`'s width.
+    Args:
+        folder: Output folder; must not exist.
+        base: Z-Image pipeline folder whose transformer is one file.
+        siglip: NaFlex SigLIP2 folder whose vision tower is used.
+        parts: File with the tensors that the transformer needs for `siglip`'s hidden size.
     """
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("README.md", "eval.json"))
     index = _read(folder / "model_index.json")
@@ -45,15 +50,15 @@ def write_omni_folder(folder: Path, base: Path, siglip: Path, parts: Path) -> No
     (folder / "siglip_processor").mkdir()
     shutil.copyfile(siglip / "preprocessor_config.json", folder / "siglip_processor/preprocessor_config.json")
     if (folder / "zrelay.json").is_file():
-        said = _read(folder / "zrelay.json")
-        _write(folder / "zrelay.json", {**said, "name": f"{said.get('name', base.name)}-omni"})
+        info = _read(folder / "zrelay.json")
+        _write(folder / "zrelay.json", {**info, "name": f"{info.get('name', base.name)}-omni"})
 
 
 def _merge(target: Path, files: Iterable[Path], *, keep: str = "") -> None:
-    """The tensors of some files whose names begin with `keep`, in one file."""
+    """Writes the tensors of `files` whose names start with `keep` to one file."""
     tensors: list[tuple[str, FileTensor]] = []
     for file in files:
-        content = safetensors_file.read(file, max_bytes=_MOST_BYTES)
+        content = safetensors_file.read(file, max_bytes=_MAX_BYTES)
         tensors += [(name, entry) for name, entry in content.tensors.items() if name.startswith(keep)]
     safetensors_file.write(target, tensors, {"format": "pt"})
 
@@ -68,7 +73,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line of `python -m zrelay_demo.omni_folder`."""
     from . import CHECKPOINT, VISION_CHECKPOINT
 
     parser = argparse.ArgumentParser(description="Write the demo's Omni pipeline folder; its SigLIP is untrained.")

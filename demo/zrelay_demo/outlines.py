@@ -1,4 +1,4 @@
-"""The outline of each shape as a polygon."""
+"""Polygons of the shapes."""
 
 from math import atan2, cos, degrees, hypot, pi, radians, sin
 
@@ -9,17 +9,18 @@ _MOON_HORN, _MOON_BITE, _MOON_SHIFT = 50.0, 0.55, 0.15
 
 
 def outline(shape: str, cx: float, cy: float, r: float) -> list[Point]:
-    """Corners of `shape` with centre (cx, cy) and radius r, all in pixels, y down."""
+    """Returns the corners of a shape with centre (cx, cy) and radius r; pixels, y downwards."""
     return [(cx + r * x, cy + r * y) for x, y in _UNIT[shape]]
 
 
 def box(shape: str, cx: float, cy: float, r: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the outline in pixels."""
+    """Returns left, top, right and bottom of a shape's outline in pixels."""
     xs, ys = zip(*outline(shape, cx, cy, r), strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def _arc(radius: float, centre_x: float, start: float, end: float, points: int) -> list[Point]:
+    """Returns points on an arc around (centre_x, 0) for angles in degrees."""
     angles = (radians(start + (end - start) * i / (points - 1)) for i in range(points))
     return [(centre_x + radius * cos(a), radius * sin(a)) for a in angles]
 
@@ -30,7 +31,7 @@ def _star() -> list[Point]:
 
 
 def _heart() -> list[Point]:
-    """The usual heart curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled to the radius."""
+    """Returns the heart curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled to the radius."""
     turns = [2 * pi * i / 48 for i in range(48)]
     height = [13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t) for t in turns]
     return [(1.05 * sin(t) ** 3, -1.05 * (y + 2) / 16) for t, y in zip(turns, height, strict=True)]
@@ -47,7 +48,7 @@ def _cross() -> list[Point]:
 
 
 def _moon() -> list[Point]:
-    """A disc with a smaller disc bitten out of its right side."""
+    """Returns a disc from whose right side a smaller disc is cut."""
     horn_x, horn_y = cos(radians(_MOON_HORN)), sin(radians(_MOON_HORN))
     bite = hypot(horn_x - _MOON_BITE, horn_y)
     horn = degrees(atan2(horn_y, horn_x - _MOON_BITE))
@@ -66,3 +67,4 @@ _UNIT: dict[str, list[Point]] = {
     "cross": _cross(),
     "moon": _moon(),
 }
+"""Corners of each shape with centre (0, 0) and radius 1."""

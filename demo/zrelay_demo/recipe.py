@@ -1,4 +1,4 @@
-"""Make the demo checkpoint from nothing: all stages in order, each resumable, each skipped once complete."""
+"""Trains the demo checkpoint from random weights. Stages run in order, can be resumed and are skipped once complete."""
 
 import argparse
 import json
@@ -15,33 +15,43 @@ from . import CHECKPOINT
 from .assemble import assemble
 from .card import write_card
 from .distill_stage import DistillSettings, distill
-from .dit_stage import DitSettings, train_dit
 from .evaluate import EvalSettings, evaluate
 from .folder import Defaults
 from .latents_stage import LatentsSettings, encode_scenes
 from .models import Widths
 from .table import markdown
+from .text_encoder_stage import TextEncoderSettings, train_text_encoder
 from .tokenizer import TokenizerSettings, build_tokenizer
-from .training import Pace, forget
+from .training import LoopSettings, delete_state
+from .transformer_stage import TransformerSettings, train_transformer
 from .vae_stage import VaeSettings, train_vae
-from .words_stage import WordsSettings, train_words
 
 Record = dict[str, Any]
-_TOLD = ("tokenizer", "vae", "latents", "words", "transformer", "reading", "frames", "distilled")
-"""The stages of which the card tells length and time."""
+"""What a stage reports about its run; written to stage.json."""
+_CARD_STAGES = (
+    "tokenizer",
+    "vae",
+    "latents",
+    "text_encoder",
+    "transformer",
+    "text_encoder_finetune",
+    "transformer_finetune",
+    "distilled",
+)
+"""Stages whose length and duration are listed in the model card."""
 
 
-def _second_reading() -> WordsSettings:
-    pace = Pace(steps=2500, ema_decay=0.99, log_every=100, save_every=400)
-    return WordsSettings(pace=pace, seed=5, lr_matrices=0.012, lr_others=1.2e-3)
+def _text_encoder_finetune_settings() -> TextEncoderSettings:
+    loop = LoopSettings(steps=2500, ema_decay=0.99, log_every=100, save_every=400)
+    return TextEncoderSettings(loop=loop, seed=5, lr_matrices=0.012, lr_others=1.2e-3)
 
 
-def _large_frames() -> DitSettings:
-    return DitSettings(
-        pace=Pace(steps=4000, ema_decay=0.997),
+def _transformer_finetune_settings() -> TransformerSettings:
+    return TransformerSettings(
+        loop=LoopSettings(steps=4000, ema_decay=0.997),
         seed=6,
-        frames=(0.32, 0.09, 0.09, 0.20, 0.30),
-        long_prompts=0.4,
+        resolution_shares=(0.32, 0.09, 0.09, 0.20, 0.30),
+        long_prompt_share=0.4,
         lr_matrices=0.012,
         lr_others=1.2e-3,
     )
@@ -49,23 +59,26 @@ def _large_frames() -> DitSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the checkpoint becomes."""
+    """All settings that determine the checkpoint. Fields named like a stage hold that stage's settings."""
 
     widths: Widths = field(default_factory=Widths)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     vae: VaeSettings = field(default_factory=VaeSettings)
     latents: LatentsSettings = field(default_factory=LatentsSettings)
-    words: WordsSettings = field(default_factory=WordsSettings)
-    transformer: DitSettings = field(default_factory=DitSettings)
-    reading: WordsSettings = field(default_factory=_second_reading)
-    frames: DitSettings = field(default_factory=_large_frames)
+    text_encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
+    text_encoder_finetune: TextEncoderSettings = field(default_factory=_text_encoder_finetune_settings)
+    transformer_finetune: TransformerSettings = field(default_factory=_transformer_finetune_settings)
     distilled: DistillSettings = field(default_factory=DistillSettings)
     defaults: Defaults = field(default_factory=Defaults)
     evaluation: EvalSettings = field(default_factory=EvalSettings)
 
 
 def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
-    """The stages in order; each writes into the folder of its name under `work` and returns its record."""
+    """Returns the stages by name, in order.
+
+    Each stage writes to the folder of its name under `work` and returns a record of its run.
+    """
     r, at = recipe, work.joinpath
 
     def tokenizer() -> Record:
@@ -78,50 +91,69 @@ def stages(recipe: Recipe, work: Path) -> dict[str, Callable[[], Record]]:
     def latents() -> Record:
         return encode_scenes(at("latents"), at("vae"), r.latents)
 
-    def words() -> Record:
-        return _trained(train_words(at("words"), at("tokenizer"), r.words, r.widths))
+    def text_encoder() -> Record:
+        return _trained(train_text_encoder(at("text_encoder"), at("tokenizer"), r.text_encoder, r.widths))
 
-    def halfway() -> Record:
-        half = r.transformer.pace.steps // 2
-        train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths, stop=half)
+    def transformer_half() -> Record:
+        half = r.transformer.loop.steps // 2
+        train_transformer(at("transformer"), at("text_encoder"), at("latents"), r.transformer, r.widths, stop=half)
         return {"steps": half}
 
     def transformer() -> Record:
-        trained = _trained(train_dit(at("transformer"), at("words"), at("latents"), r.transformer, r.widths))
-        return {**trained, "note": "in two stages, the first half called halfway"}
+        trained = _trained(
+            train_transformer(at("transformer"), at("text_encoder"), at("latents"), r.transformer, r.widths)
+        )
+        return {**trained, "note": "in two stages; the first half is transformer_half"}
 
-    def reading() -> Record:
-        return _trained(train_words(at("reading"), at("tokenizer"), r.reading, r.widths, at("words")))
+    def text_encoder_finetune() -> Record:
+        return _trained(
+            train_text_encoder(
+                at("text_encoder_finetune"), at("tokenizer"), r.text_encoder_finetune, r.widths, at("text_encoder")
+            )
+        )
 
-    def frames() -> Record:
-        before = at("transformer")
-        return _trained(train_dit(at("frames"), at("reading"), at("latents"), r.frames, r.widths, before))
+    def transformer_finetune() -> Record:
+        initial = at("transformer")
+        return _trained(
+            train_transformer(
+                at("transformer_finetune"),
+                at("text_encoder_finetune"),
+                at("latents"),
+                r.transformer_finetune,
+                r.widths,
+                initial,
+            )
+        )
 
     def distilled() -> Record:
-        return _trained(distill(at("distilled"), at("reading"), at("latents"), at("frames"), r.distilled))
+        return _trained(
+            distill(
+                at("distilled"), at("text_encoder_finetune"), at("latents"), at("transformer_finetune"), r.distilled
+            )
+        )
 
     def checkpoint() -> Record:
-        text_encoder = at("reading") / "text_encoder"
-        size = assemble(at("checkpoint"), at("tokenizer"), text_encoder, at("vae"), at("distilled"), r.defaults)
+        encoder = at("text_encoder_finetune") / "text_encoder"
+        size = assemble(at("checkpoint"), at("tokenizer"), encoder, at("vae"), at("distilled"), r.defaults)
         return {"bytes": size}
 
     def evaluation() -> Record:
         results, _ = evaluate(at("checkpoint"), r.evaluation)
         print(markdown(results["rows"]))
         _write(at("checkpoint", "eval.json"), results)
-        told = {name: _read(at(name, "stage.json")) for name in _TOLD}
-        write_card(at("checkpoint"), told)
+        records = {name: _read(at(name, "stage.json")) for name in _CARD_STAGES}
+        write_card(at("checkpoint"), records)
         return {}
 
     every = (
-        *(tokenizer, vae, latents, words, halfway, transformer),
-        *(reading, frames, distilled, checkpoint, evaluation),
+        *(tokenizer, vae, latents, text_encoder, transformer_half, transformer),
+        *(text_encoder_finetune, transformer_finetune, distilled, checkpoint, evaluation),
     )
     return {stage.__name__: stage for stage in every}
 
 
 def run(recipe: Recipe, work: Path, only: str | None = None) -> None:
-    """Run what is not complete yet, or one stage by name."""
+    """Runs the stages that are not complete, or only the stage named `only`, complete or not."""
     for name, stage in stages(recipe, work).items():
         done = work / name / "stage.json"
         if only not in (None, name):
@@ -129,27 +161,32 @@ def run(recipe: Recipe, work: Path, only: str | None = None) -> None:
         if done.exists() and only is None:
             print(f"{name}: complete", flush=True)
             continue
-        print(f"{name}: begins", flush=True)
-        began = time.monotonic()
+        print(f"{name}: started", flush=True)
+        started = time.monotonic()
         record = stage()
         done.parent.mkdir(parents=True, exist_ok=True)
         _write(
             done,
-            {"seconds": time.monotonic() - began, **record, "settings": asdict(getattr(recipe, name, recipe.defaults))},
+            {
+                "seconds": time.monotonic() - started,
+                **record,
+                "settings": asdict(getattr(recipe, name, recipe.defaults)),
+            },
         )
-        forget(done.parent)
+        delete_state(done.parent)
         print(f"{name}: done", flush=True)
 
 
 def install(work: Path) -> None:
-    """Replace the bundled checkpoint by the one under `work`."""
+    """Replaces the bundled checkpoint with the one under `work`."""
     shutil.rmtree(CHECKPOINT, ignore_errors=True)
     shutil.copytree(work / "checkpoint", CHECKPOINT, ignore=shutil.ignore_patterns("stage.json"))
 
 
 def _trained(history: Record | None) -> Record:
+    """Returns the record of a training. Raises RuntimeError if it stopped early."""
     if history is None:
-        raise RuntimeError("training: expected it to run to its end, got an early stop")
+        raise RuntimeError("training stopped early: expected it to run to its last step")
     return {"steps": history["log"][-1]["step"], **history}
 
 
@@ -165,9 +202,16 @@ def _write(path: Path, record: Record) -> None:
 def main() -> None:
     names = [*stages(Recipe(), Path()), "install"]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("out/demo-model"), help="where the stages leave their output")
-    parser.add_argument("--stage", choices=names, help="run this stage alone; 'install' puts the result in the package")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; default: 2")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("out/demo-model"),
+        help="folder for the output of the stages; default: out/demo-model",
+    )
+    parser.add_argument(
+        "--stage", choices=names, help="run only this stage; 'install' replaces the bundled checkpoint by the result"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads; default: 2")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

@@ -1,4 +1,4 @@
-"""Connected regions of a mask, with numpy alone."""
+"""Connected regions of a mask, computed with NumPy only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,10 @@ Mask = NDArray[np.bool_]
 
 
 def label(mask: Mask) -> NDArray[np.int32]:
-    """Number the 4-connected regions of a mask [h, w] from 1; 0 is outside. Works on runs of each row."""
+    """Numbers the 4-connected regions of a mask [h, w] from 1; pixels outside the mask are 0.
+
+    The regions are built from the horizontal runs of each row.
+    """
     height, width = mask.shape
     padded = np.zeros((height, width + 2), dtype=np.int8)
     padded[:, 1:-1] = mask
@@ -41,21 +44,21 @@ def label(mask: Mask) -> NDArray[np.int32]:
 
 
 def regions(mask: Mask, least: int) -> list[Mask]:
-    """The 4-connected regions with at least `least` pixels."""
+    """Returns the 4-connected regions with at least `least` pixels, one mask each."""
     labels = label(mask)
     sizes = np.bincount(labels.ravel())
     return [labels == number for number in range(1, len(sizes)) if sizes[number] >= least]
 
 
 def filled(mask: Mask) -> Mask:
-    """The mask with its holes closed; a hole is what the outside does not reach."""
+    """Returns the mask with its holes filled."""
     outside = label(np.pad(~mask, 1, constant_values=True))
     solid: Mask = (outside != outside[0, 0])[1:-1, 1:-1]
     return solid
 
 
 def eroded(mask: Mask) -> Mask:
-    """The pixels whose four neighbours belong to the mask too."""
+    """Returns the pixels whose four neighbours also belong to the mask."""
     padded = np.pad(mask, 1)
     inner: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inner

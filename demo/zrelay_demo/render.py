@@ -1,16 +1,17 @@
-"""Draw a scene as a picture."""
+"""Renders a scene as an image."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .outlines import outline
-from .world import COLOURS, RGB, Object, Scene
+from .scenes import COLOURS, RGB, Object, Scene
 
 _OVERSAMPLE = 3
+"""Scenes are drawn this many times larger and then reduced, for smooth edges."""
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of its width and height, three times oversampled."""
+    """Returns the scene as an RGB image of its resolution."""
     size = (scene.width * _OVERSAMPLE, scene.height * _OVERSAMPLE)
     canvas = Image.new("RGB", size, COLOURS[scene.background])
     for item in scene.objects:
@@ -19,7 +20,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def shade(colour: str) -> RGB:
-    """The second colour of stripes and dots: darker, or grey for black."""
+    """Returns the second colour of stripes and dots: a darker one, or grey for black."""
     if colour == "black":
         return (110, 110, 110)
     red, green, blue = (int(value * 0.55) for value in COLOURS[colour])
@@ -27,12 +28,12 @@ def shade(colour: str) -> RGB:
 
 
 def line_width(r: float) -> float:
-    """Width in pixels of the line of an outlined shape of radius r."""
+    """Returns the line width in pixels of an outlined shape with radius `r`."""
     return max(3.5, 0.17 * r)
 
 
 def period(r: float) -> float:
-    """Distance in pixels between stripes or dots."""
+    """Returns the distance in pixels between stripes or dots for radius `r`."""
     return max(10.0, 0.5 * r)
 
 
@@ -53,7 +54,10 @@ def _draw(canvas: Image.Image, item: Object) -> None:
 
 
 def _pattern(item: Object, left: int, top: int, right: int, bottom: int) -> Image.Image:
-    """Stripes or dots over a box in oversampled pixels, aligned to the object's centre."""
+    """Returns the stripes or dots of an object within a box, in oversampled pixels.
+
+    The pattern is aligned with the object's centre.
+    """
     x = np.arange(left, right, dtype=np.float32)[None, :] / _OVERSAMPLE - item.cx
     y = np.arange(top, bottom, dtype=np.float32)[:, None] / _OVERSAMPLE - item.cy
     step = period(item.r)
@@ -66,6 +70,6 @@ def _pattern(item: Object, left: int, top: int, right: int, bottom: int) -> Imag
 
 
 def _wrap(offset: np.ndarray, step: float) -> np.ndarray:
-    """Offsets folded to [-step / 2, step / 2)."""
+    """Wraps offsets to [-step / 2, step / 2)."""
     folded: np.ndarray = (offset + step / 2) % step - step / 2
     return folded

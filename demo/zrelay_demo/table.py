@@ -1,4 +1,4 @@
-"""The accuracy table in markdown."""
+"""Formats the accuracy table in Markdown."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ _COLUMNS = ("background", "count", "colour", "shape", "style", "place", "size", 
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """One line for each row of eval.json, shares with three digits."""
+    """Returns the table with one line per row of eval.json."""
     head = ["", "prompts", *(name.replace("_", " ") for name in _COLUMNS)]
     lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
     for row in rows:
@@ -15,7 +15,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def share(value: float) -> str:
-    """Three digits after the point, as the card shows them."""
+    """Returns a share with three decimals."""
     return f"{value:.3f}"
 
 

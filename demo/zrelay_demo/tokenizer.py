@@ -1,4 +1,4 @@
-"""Build the tiny tokenizer: byte-level BPE over the world's words, with Qwen3's special tokens and chat template."""
+"""Stage "tokenizer": byte-level BPE trained on captions, with Qwen3's special tokens and chat template."""
 
 import json
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AddedToken, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from .scenes import sample
 from .wordings import caption
-from .world import sample
 
 SPECIAL = (
     "<|endoftext|>",
@@ -29,7 +29,8 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-PLAIN = (
+"""Qwen3's special tokens, in order."""
+ADDED = (
     "<tool_call>",
     "</tool_call>",
     "<|fim_prefix|>",
@@ -43,23 +44,33 @@ PLAIN = (
     "<think>",
     "</think>",
 )
-_FURTHER_WORDS = (
+"""Qwen3's added tokens that are not special, in order."""
+_EXTRA_WORDS = (
     "the and with of in at to from left right top bottom middle corner side under over behind photo drawing style "
     "texture object objects shape shapes same different no not very bright dark light pale edit make it bigger smaller "
     "move change replace add remove color colour reference image picture like gray grey brown pattern plain"
 )
+"""Words that are added to the corpus so that each becomes one token."""
 _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
+    """Settings of the tokenizer's training.
+
+    Attributes:
+        seed: Seed of the captions.
+        captions: Number of captions.
+        vocabulary: Tokens before the special and added ones.
+    """
+
     seed: int = 7
     captions: int = 20000
     vocabulary: int = 720
 
 
 def build_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
-    """Train the tokenizer on captions and save it to `folder`."""
+    """Trains the tokenizer on captions and saves it to `folder`."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
@@ -71,11 +82,11 @@ def build_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
         vocab_size=settings.vocabulary, min_frequency=2, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(_corpus(settings), trainer)
-    learnt: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    model: dict[str, Any] = json.loads(bpe.to_str())["model"]
     special: dict[str, Any] = {"unk_token": None, "bos_token": None}
     tokenizer = Qwen2Tokenizer(
-        vocab=learnt["vocab"],
-        merges=_pairs(learnt["merges"]),
+        vocab=model["vocab"],
+        merges=_pairs(model["merges"]),
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         model_max_length=131072,
@@ -85,7 +96,7 @@ def build_tokenizer(folder: Path, settings: TokenizerSettings) -> None:
         **special,
     )
     tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL], special_tokens=True)
-    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in PLAIN])
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in ADDED])
     tokenizer.chat_template = _CHAT_TEMPLATE.read_text(encoding="utf-8")
     tokenizer.save_pretrained(folder)
 
@@ -95,6 +106,7 @@ def _pairs(merges: list[list[str]]) -> Any:
 
 
 def _corpus(settings: TokenizerSettings) -> list[str]:
+    """Returns the lines of text on which the tokenizer is trained."""
     rng = Random(f"tokenizer {settings.seed}")
     lines = []
     for index in range(settings.captions):
@@ -104,4 +116,4 @@ def _corpus(settings: TokenizerSettings) -> list[str]:
             lines.append(f"assistant\n{words}\n")
         if index % 40 == 0:
             lines.append("system\n\n")
-    return lines + [f" {word}" for word in _FURTHER_WORDS.split() for _ in range(30)]
+    return lines + [f" {word}" for word in _EXTRA_WORDS.split() for _ in range(30)]

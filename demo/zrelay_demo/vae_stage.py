@@ -1,4 +1,4 @@
-"""Stage 1: train the autoencoder on rendered scenes."""
+"""Stage "vae": trains the autoencoder on rendered scenes."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,61 +14,89 @@ from .models import Network, Widths, new_vae
 from .muon import MuonAdam
 from .pixels import to_tensor
 from .render import render
-from .training import Metrics, Pace, Trainee, train
-from .world import Mix, Scene, sample
+from .scenes import Scene, SceneMix, sample
+from .training import LoopSettings, Metrics, TrainingState, train
 
-HARD = Mix(kinds=(0.40, 0.30, 0.30), styles=(0.22, 0.26, 0.26, 0.26), sizes=(0.45, 0.30, 0.25))
-"""Small and textured things, which an autoencoder blurs first, more often than the world draws them."""
+VAE_MIX = SceneMix(kinds=(0.40, 0.30, 0.30), styles=(0.22, 0.26, 0.26, 0.26), sizes=(0.45, 0.30, 0.25))
+"""Has more small and textured objects than the evaluation, because an autoencoder blurs these first."""
 
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """Crops are square and in pixels; whole pictures come in late, every third step."""
+    """Settings of the autoencoder's training.
 
-    pace: Pace = field(default_factory=lambda: Pace(steps=2400, ema_decay=0.998, log_every=100))
+    Steps train on square crops. In the last part of the training every third step uses whole images.
+
+    Attributes:
+        loop: Length and logging.
+        seed: Seed of weights, scenes and crops.
+        scene_count: Number of rendered scenes.
+        crop_size: Side of a crop in pixels.
+        crop_count: Crops per step.
+        whole_count: Images per step with whole images.
+        whole_from: Share of the steps after which whole images are used.
+        lr_matrices: Muon's learning rate.
+        lr_others: AdamW's learning rate.
+        kl_weight: Weight of the KL divergence at the first and the last step; linear between.
+        warmup_steps: Steps of linear warm-up.
+    """
+
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2400, ema_decay=0.998, log_every=100))
     seed: int = 1
-    pool: int = 8000
-    crop: int = 64
-    crops: int = 16
-    wholes: int = 5
-    wholes_from: float = 0.6
+    scene_count: int = 8000
+    crop_size: int = 64
+    crop_count: int = 16
+    whole_count: int = 5
+    whole_from: float = 0.6
     lr_matrices: float = 0.02
     lr_others: float = 2e-3
     kl_weight: tuple[float, float] = (2e-3, 5e-4)
-    warmup: int = 100
+    warmup_steps: int = 100
 
 
 def train_vae(folder: Path, settings: VaeSettings, widths: Widths, stop: int | None = None) -> dict[str, Any] | None:
-    """Train the autoencoder and save it to `folder`; return the history, None when ended early."""
+    """Trains the autoencoder and saves it to `folder`.
+
+    Args:
+        folder: Output folder; also holds the saved state of an unfinished training.
+        settings: Settings of the stage.
+        widths: Sizes of the networks.
+        stop: Step at which to stop early.
+
+    Returns:
+        The history, or None after an early stop.
+    """
     torch.manual_seed(settings.seed)
     vae = new_vae(widths).to(memory_format=torch.channels_last)
-    scenes, pictures = _pool(settings)
-    trainee = Trainee(dict(vae.named_parameters()), _optimiser(vae, settings))
-    steps = settings.pace.steps
+    scenes, pictures = _training_images(settings)
+    state = TrainingState(dict(vae.named_parameters()), _optimiser(vae, settings))
+    steps = settings.loop.steps
 
-    def loss_of(step: int) -> tuple[Tensor, Metrics]:
+    def loss_at(step: int) -> tuple[Tensor, Metrics]:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         images = to_tensor(_batch(settings, step, scenes, pictures))
         return _loss(vae, images, _between(settings.kl_weight, step / steps), generator)
 
-    def factor_of(step: int) -> float:
+    def lr_factor(step: int) -> float:
         decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        return min(1.0, (step + 1) / settings.warmup) * decay
+        return min(1.0, (step + 1) / settings.warmup_steps) * decay
 
-    history = train(trainee, loss_of, factor_of, settings, folder, stop)
+    history = train(state, loss_at, lr_factor, settings, folder, stop)
     if history is not None:
         _normalise(vae.eval(), pictures[:256])
         vae.save_pretrained(folder)
     return history
 
 
-def _pool(settings: VaeSettings) -> tuple[list[Scene], np.ndarray]:
+def _training_images(settings: VaeSettings) -> tuple[list[Scene], np.ndarray]:
+    """Draws and renders the training scenes; images are uint8 [scenes, 128, 128, 3]."""
     rng = Random(f"vae pool {settings.seed}")
-    scenes = [sample(rng, HARD) for _ in range(settings.pool)]
+    scenes = [sample(rng, VAE_MIX) for _ in range(settings.scene_count)]
     return scenes, np.stack([np.asarray(render(scene)) for scene in scenes])
 
 
 def _optimiser(vae: Network, settings: VaeSettings) -> MuonAdam:
+    """Returns an optimiser: Muon for inner kernels and matrices, AdamW for all other parameters."""
     hidden: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in vae.named_parameters():
@@ -78,12 +106,15 @@ def _optimiser(vae: Network, settings: VaeSettings) -> MuonAdam:
 
 
 def _batch(settings: VaeSettings, step: int, scenes: list[Scene], pictures: np.ndarray) -> np.ndarray:
-    """uint8 [N, size, size, 3]: crops around an object, or whole pictures; flipped and transposed at random."""
+    """Returns the images of a step, uint8 [N, size, size, 3]: crops around an object, or whole images.
+
+    Images are mirrored and transposed at random.
+    """
     rng = Random(f"vae {settings.seed} {step}")
-    whole = step >= settings.wholes_from * settings.pace.steps and step % 3 == 0
-    size = pictures.shape[1] if whole else settings.crop
+    whole = step >= settings.whole_from * settings.loop.steps and step % 3 == 0
+    size = pictures.shape[1] if whole else settings.crop_size
     chosen = []
-    for _ in range(settings.wholes if whole else settings.crops):
+    for _ in range(settings.whole_count if whole else settings.crop_count):
         index = rng.randrange(len(scenes))
         picture = pictures[index]
         if not whole:
@@ -97,11 +128,12 @@ def _batch(settings: VaeSettings, step: int, scenes: list[Scene], pictures: np.n
 
 
 def _start(centre: float, size: int, limit: int, rng: Random) -> int:
+    """Returns the first row or column of a crop near `centre`, within 0 and `limit` - `size`."""
     return min(max(round(centre - size / 2 + rng.uniform(-20, 20)), 0), limit - size)
 
 
 def _loss(vae: Network, images: Tensor, kl_weight: float, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-    """L1 + MSE of pixels + L1 of pixel differences + weighted KL."""
+    """Returns the loss and its metrics: L1 and MSE of pixels, L1 of differences of neighbouring pixels, weighted KL."""
     posterior = vae.encode(images).latent_dist
     decoded = vae.decode(posterior.sample(generator)).sample
     error = decoded - images
@@ -114,7 +146,7 @@ def _loss(vae: Network, images: Tensor, kl_weight: float, generator: torch.Gener
 
 @torch.no_grad()
 def _normalise(vae: Network, pictures: np.ndarray) -> None:
-    """Set the scale and shift that make latents of the world mean 0 and deviation 1."""
+    """Sets the scaling and shift factors with which latents have mean 0 and standard deviation 1."""
     parts = [vae.encode(to_tensor(part)).latent_dist.mode() for part in np.array_split(pictures, 8) if len(part)]
     latents = torch.cat(parts)
     scale, shift = round(1 / latents.std().item(), 4), round(latents.mean().item(), 4)
@@ -122,4 +154,5 @@ def _normalise(vae: Network, pictures: np.ndarray) -> None:
 
 
 def _between(ends: tuple[float, float], part: float) -> float:
+    """Interpolates linearly between two values; `part` is from 0 to 1."""
     return ends[0] + (ends[1] - ends[0]) * part

@@ -1,4 +1,4 @@
-"""Write the vision service's tiny checkpoints as folders that transformers and diffusers load, with a card."""
+"""Writes the tiny checkpoints of the vision service as folders that transformers and diffusers load."""
 
 import argparse
 import json
@@ -28,16 +28,24 @@ from .vision_models import (
     new_siglip_parts,
 )
 
-MOST_BYTES = 5_000_000
+MAX_BYTES = 5_000_000
 HIDDEN_LAYER = -2
-"""Of four blocks: the layer that the prompts' embeddings are of. The usual -6 (of 36 blocks) does not exist here."""
+"""Layer of the text encoder that gives the prompt embeddings; the usual -6 needs more than its four blocks."""
 _CARD = Path(__file__).with_name("vision_card.md")
 
 
 def write_checkpoints(folder: Path, base: Path, widths: VisionWidths | None = None) -> list[Path]:
-    """All four, for tests and training: qwen3_vl, siglip (NaFlex), siglip_fixed and omni, a whole pipeline folder.
+    """Writes all four checkpoints: qwen3_vl, siglip (NaFlex), siglip_fixed and omni, a complete pipeline folder.
 
-    `base` is the pipeline folder whose text encoder and transformer they take. The same weights every time.
+    The weights are the same on every call.
+
+    Args:
+        folder: Output folder.
+        base: Pipeline folder whose text encoder, tokenizer and transformer are used.
+        widths: Sizes of the networks.
+
+    Returns:
+        The folders written.
     """
     widths = widths or VisionWidths()
     written = [write_qwen3_vl(folder / "qwen3_vl", base, widths)]
@@ -53,7 +61,19 @@ def write_checkpoints(folder: Path, base: Path, widths: VisionWidths | None = No
 
 
 def write_bundle(folder: Path, base: Path, widths: VisionWidths | None = None) -> int:
-    """What the package carries: qwen3_vl, siglip (NaFlex) and Omni's parts; its size. ValueError over 5 MB."""
+    """Writes the checkpoints that the package contains: qwen3_vl, siglip (NaFlex) and Omni's additional tensors.
+
+    Args:
+        folder: Output folder; replaced if it exists.
+        base: Pipeline folder whose text encoder, tokenizer and transformer are used.
+        widths: Sizes of the networks.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        ValueError: If the size is over 5 MB.
+    """
     widths = widths or VisionWidths()
     shutil.rmtree(folder, ignore_errors=True)
     write_qwen3_vl(folder / "qwen3_vl", base, widths)
@@ -61,13 +81,16 @@ def write_bundle(folder: Path, base: Path, widths: VisionWidths | None = None) -
     (folder / "omni").mkdir()
     write_siglip_parts(folder / "omni" / PARTS, base, widths)
     shutil.copyfile(_CARD, folder / "README.md")
-    if (size := size_bytes(folder)) > MOST_BYTES:
-        raise ValueError(f"vision bundle: expected at most {MOST_BYTES} bytes, got {size}")
+    if (size := size_bytes(folder)) > MAX_BYTES:
+        raise ValueError(f"{folder}: expected at most {MAX_BYTES} bytes, got {size}; use smaller widths")
     return size
 
 
 def write_qwen3_vl(folder: Path, base: Path, widths: VisionWidths, trained: Network | None = None) -> Path:
-    """A Qwen3-VL folder: model (`trained`, else a new one), tokenizer and chat template of `base`, image processor."""
+    """Writes a Qwen3-VL folder: model, tokenizer and chat template of `base`, and image processor.
+
+    The model is `trained`, or a new one if that is None.
+    """
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     _save(trained or new_qwen3_vl(widths, load_text_encoder(base), tokenizer), folder)
@@ -80,12 +103,15 @@ def write_qwen3_vl(folder: Path, base: Path, widths: VisionWidths, trained: Netw
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     ).save_pretrained(folder)
-    _say(folder, {"name": "zrelay-demo-qwen3-vl", "hidden_layer": HIDDEN_LAYER})
+    _write_info(folder, {"name": "zrelay-demo-qwen3-vl", "hidden_layer": HIDDEN_LAYER})
     return folder
 
 
 def write_siglip(folder: Path, widths: VisionWidths, *, fixed: bool, trained: Network | None = None) -> Path:
-    """A SigLIP2 folder: both towers (`trained`, else new ones), tokenizer, image processor."""
+    """Writes a SigLIP2 folder: both towers, tokenizer and image processor.
+
+    The model is `trained`, or a new one if that is None.
+    """
     vocabulary = build_siglip_tokenizer(folder, SiglipTokenizerSettings(length=widths.text_tokens))
     torch.manual_seed(SEED)
     _save(trained or (new_fixed_siglip if fixed else new_naflex_siglip)(widths, vocabulary), folder)
@@ -97,12 +123,12 @@ def write_siglip(folder: Path, widths: VisionWidths, *, fixed: bool, trained: Ne
         patches = (widths.side // widths.patch) ** 2
         processor = Siglip2ImageProcessorPil(patch_size=widths.patch, max_num_patches=patches)
     processor.save_pretrained(folder)
-    _say(folder, {"name": f"zrelay-demo-siglip{'-fixed' if fixed else ''}"})
+    _write_info(folder, {"name": f"zrelay-demo-siglip{'-fixed' if fixed else ''}"})
     return folder
 
 
 def write_siglip_parts(file: Path, base: Path, widths: VisionWidths) -> None:
-    """What `base`'s transformer gets more for Omni, in bfloat16."""
+    """Writes the tensors that Omni adds to the transformer of `base`, in bfloat16."""
     config = json.loads((base / "transformer/config.json").read_text(encoding="utf-8"))
     torch.manual_seed(SEED)
     parts = new_siglip_parts({**config, "siglip_feat_dim": None}, widths.siglip_hidden)
@@ -114,19 +140,27 @@ def _save(model: Any, folder: Path) -> None:
     without_paths(folder / "config.json")
 
 
-def _say(folder: Path, content: dict[str, object]) -> None:
+def _write_info(folder: Path, content: dict[str, object]) -> None:
+    """Writes zrelay.json."""
     (folder / "zrelay.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Runs `python -m zrelay_demo.vision_folders`."""
+    """Runs the command line of `python -m zrelay_demo.vision_folders`."""
     parser = argparse.ArgumentParser(description="Write the vision service's tiny checkpoints, untrained.")
-    parser.add_argument("folder", type=Path, nargs="?", help="where to write qwen3_vl, siglip, siglip_fixed and omni")
-    parser.add_argument("--base", type=Path, default=CHECKPOINT, help="the pipeline that they belong to")
-    parser.add_argument("--bundle", action="store_true", help="renew what the package itself carries instead")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="write qwen3_vl, siglip, siglip_fixed and omni to this folder"
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=CHECKPOINT,
+        help="pipeline folder whose text encoder and transformer are used; default: the bundled one",
+    )
+    parser.add_argument("--bundle", action="store_true", help="write the checkpoints bundled with the package instead")
     options = parser.parse_args()
     if options.bundle == (options.folder is not None):
-        parser.error("expected a FOLDER or --bundle, one of the two")
+        parser.error("expected either FOLDER or --bundle")
     torch.set_num_threads(1)
     if options.bundle:
         print(f"{write_bundle(VISION_CHECKPOINT, options.base)} bytes")

@@ -1,6 +1,6 @@
-"""The tiny networks of the vision service, untrained: Qwen3-VL around the demo's text encoder, SigLIP2, Omni's parts.
+"""Creates the tiny networks of the vision service: Qwen3-VL with the demo's text encoder, SigLIP2, Omni's additions.
 
-`zrelay_demo.vision_folders` writes them as checkpoints.
+Except for the text encoder, their weights are random. `zrelay_demo.vision_folders` writes them as checkpoints.
 """
 
 import math
@@ -21,14 +21,30 @@ from transformers import (
 )
 
 Network = Any
-"""A diffusers or transformers model; their bases come through lazy imports that type checkers cannot follow."""
+"""A diffusers or transformers model. Any, because type checkers cannot follow the lazy imports of these libraries."""
 SEED = 5
 _HEAD = 32
 
 
 @dataclass(frozen=True)
 class VisionWidths:
-    """Sizes of the networks; a head is 32 wide everywhere, a patch 16 pixels. `side` is of the picture in pixels."""
+    """Sizes of the networks. Heads are 32 wide everywhere.
+
+    Attributes:
+        vl_hidden: Hidden size of Qwen3-VL's vision encoder.
+        vl_mlp: Width of its MLP.
+        vl_layers: Its layers.
+        siglip_hidden: Hidden size of SigLIP2's vision tower.
+        siglip_mlp: Width of its MLP.
+        siglip_layers: Its layers.
+        text_hidden: Hidden size of SigLIP2's text tower.
+        text_mlp: Width of its MLP.
+        text_layers: Its layers.
+        text_tokens: Number of tokens to which the text tower's input is padded.
+        patch: Side of a patch in pixels.
+        side: Side in pixels of a square image with the largest number of patches.
+        fixed_side: Side in pixels of the images of the fixed-size SigLIP2.
+    """
 
     vl_hidden: int = 64
     vl_mlp: int = 128
@@ -46,10 +62,10 @@ class VisionWidths:
 
 
 def new_qwen3_vl(widths: VisionWidths, text_encoder: Network, tokenizer: Any) -> Network:
-    """Qwen3-VL whose language model is `text_encoder`, weights and all; the eye is new.
+    """Returns a Qwen3-VL with the weights of `text_encoder` as its language model and a random vision encoder.
 
-    Rotary sections split a head as Qwen3-VL-4B does, the larger share for time: without an image all three positions
-    are the same, so that a text has the states that `text_encoder` gives it.
+    The rotary sections divide a head as in Qwen3-VL-4B, with the larger part for time. Without an image all three
+    positions are equal, so a text has the same hidden states as in `text_encoder`.
     """
     text = text_encoder.config
     half = text.head_dim // 2
@@ -100,19 +116,26 @@ def new_qwen3_vl(widths: VisionWidths, text_encoder: Network, tokenizer: Any) ->
 
 
 def new_naflex_siglip(widths: VisionWidths, vocabulary: int) -> Network:
-    """SigLIP2 for any aspect ratio, at most (side / patch)^2 patches, with its text tower."""
+    """Returns a SigLIP2 for any aspect ratio (NaFlex) with at most (side / patch)^2 patches, with its text tower."""
     vision = _vision_tower(widths) | {"num_patches": (widths.side // widths.patch) ** 2}
-    return _scored(Siglip2Model(Siglip2Config(text_config=_text_tower(widths, vocabulary), vision_config=vision)))
+    return _with_initial_scale(
+        Siglip2Model(Siglip2Config(text_config=_text_tower(widths, vocabulary), vision_config=vision))
+    )
 
 
 def new_fixed_siglip(widths: VisionWidths, vocabulary: int) -> Network:
-    """SigLIP2 for squares of `fixed_side` pixels, with its text tower; such checkpoints have SigLIP's architecture."""
+    """Returns a SigLIP2 for square images of `fixed_side` pixels, with its text tower.
+
+    Fixed-size SigLIP2 checkpoints have SigLIP's architecture.
+    """
     vision = _vision_tower(widths) | {"image_size": widths.fixed_side}
-    return _scored(SiglipModel(SiglipConfig(text_config=_text_tower(widths, vocabulary), vision_config=vision)))
+    return _with_initial_scale(
+        SiglipModel(SiglipConfig(text_config=_text_tower(widths, vocabulary), vision_config=vision))
+    )
 
 
 def new_siglip_parts(transformer_config: dict[str, Any], siglip_width: int) -> dict[str, torch.Tensor]:
-    """The tensors that a transformer of this config has more, once it reads SigLIP grids of `siglip_width`."""
+    """Returns the additional tensors of a transformer that accepts SigLIP2 grids of width `siglip_width`."""
     omni: Network = ZImageTransformer2DModel.from_config({**transformer_config, "siglip_feat_dim": siglip_width})
     with torch.no_grad():
         omni.siglip_pad_token.normal_(std=0.02)
@@ -120,6 +143,7 @@ def new_siglip_parts(transformer_config: dict[str, Any], siglip_width: int) -> d
 
 
 def _vision_tower(widths: VisionWidths) -> dict[str, Any]:
+    """Returns the configuration of SigLIP2's vision tower."""
     return {
         "hidden_size": widths.siglip_hidden,
         "intermediate_size": widths.siglip_mlp,
@@ -130,6 +154,7 @@ def _vision_tower(widths: VisionWidths) -> dict[str, Any]:
 
 
 def _text_tower(widths: VisionWidths, vocabulary: int) -> dict[str, Any]:
+    """Returns the configuration of SigLIP2's text tower."""
     return {
         "vocab_size": vocabulary,
         "hidden_size": widths.text_hidden,
@@ -144,8 +169,8 @@ def _text_tower(widths: VisionWidths, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _scored(model: Network) -> Network:
-    """Scale and bias of the scores as SigLIP's authors start training with (arXiv 2303.15343, section 3.2)."""
+def _with_initial_scale(model: Network) -> Network:
+    """Sets the scores' scale and bias to SigLIP's initial values (arXiv 2303.15343, section 3.2)."""
     with torch.no_grad():
         model.logit_scale.fill_(math.log(10.0))
         model.logit_bias.fill_(-10.0)
@@ -153,5 +178,5 @@ def _scored(model: Network) -> Network:
 
 
 def load_text_encoder(pipeline: Path) -> Network:
-    """The text encoder of a pipeline folder, in float32."""
+    """Returns the text encoder of a pipeline folder in float32."""
     return Qwen3ForCausalLM.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)

@@ -1,19 +1,22 @@
-"""How people word a scene: the grammar of training captions."""
+"""Random captions for training: synonyms, word orders and sentence templates in which people may describe a scene."""
 
 import re
 from collections.abc import Sequence
 from random import Random
 
 from .captions import NUMBERS, article, canonical, plural
-from .world import COLOURS, SHAPES, Object, Scene
+from .scenes import COLOURS, SHAPES, Object, Scene
 
 _CANONICAL_SHARE = 0.3
-_NO_GROUND_SHARE = 0.03
+"""Share of captions with the canonical wording."""
+_NO_BACKGROUND_SHARE = 0.03
+"""Share of the other captions that omit the background."""
 SIZE_WORDS = {
     "small": ("small", "small", "small", "tiny", "little"),
     "medium": ("", "", "", "", "", "medium", "medium-sized"),
     "large": ("large", "large", "large", "big", "big", "huge"),
 }
+"""Size -> its synonyms; repeated ones are drawn more often, and an empty one omits the size."""
 STYLE_WORDS = {
     "solid": ("", "", "", "", "", "solid", "filled"),
     "striped": ("striped", "striped", "striped", "stripy"),
@@ -21,6 +24,7 @@ STYLE_WORDS = {
     "outlined": ("outlined", "outlined", "outlined", "hollow"),
 }
 STYLE_TAILS = {"striped": "with stripes", "dotted": "with dots", "outlined": "in outline"}
+"""Style -> a phrase after the noun that can replace the style's adjective."""
 SHAPE_WORDS = {shape: (shape,) for shape in SHAPES} | {
     "circle": ("circle", "circle", "circle", "circle", "disc"),
     "square": ("square", "square", "square", "square", "box"),
@@ -55,8 +59,8 @@ _FILLERS = (
     "plain bright simple flat clean nice pretty just only really exactly single then there is we see that whole some "
     "very behind it image picture page wall scene hello ok maybe also like this style of art drawn shown"
 )
-"""Words that change nothing; they teach the model to read past what it does not know."""
-_GROUNDS_BEHIND = (
+"""Words without meaning for the image, inserted at random; the model learns to ignore words that it does not know."""
+_BACKGROUNDS_AFTER = (
     " on a {} background",
     " on a {} background",
     " on a {} background",
@@ -87,7 +91,8 @@ _GROUNDS_BEHIND = (
     ". The background is {}",
     ". {} background",
 )
-_GROUNDS_BEFORE = (
+"""Templates for the background after the subject."""
+_BACKGROUNDS_BEFORE = (
     "on a {} background, ",
     "on a {} background: ",
     "on {}, ",
@@ -107,26 +112,27 @@ _GROUNDS_BEFORE = (
     "background is {}. ",
     "{}. ",
 )
+"""Templates for the background before the subject."""
 
 
 def caption(scene: Scene, rng: Random) -> str:
-    """A wording for training: often the canonical one, else one of the grammar, in any case."""
+    """Returns a random training caption of a scene."""
     if rng.random() < _CANONICAL_SHARE:
-        return cased(canonical(scene), rng)
+        return with_random_case(canonical(scene), rng)
     subject, place = subject_of(scene, rng), place_of(scene, rng)
-    ground = rng.choice(COLOUR_WORDS[scene.background])
-    if rng.random() < _NO_GROUND_SHARE:
+    background = rng.choice(COLOUR_WORDS[scene.background])
+    if rng.random() < _NO_BACKGROUND_SHARE:
         text = subject + place
     elif rng.random() < 0.3:
-        text = rng.choice(_GROUNDS_BEFORE).format(ground) + subject + place
+        text = rng.choice(_BACKGROUNDS_BEFORE).format(background) + subject + place
     else:
-        behind = rng.choice(_GROUNDS_BEHIND).format(ground)
+        after = rng.choice(_BACKGROUNDS_AFTER).format(background)
         if place and rng.random() < 0.2:
-            text = f"{place.lstrip(' ,')}, {subject}{behind}"
+            text = f"{place.lstrip(' ,')}, {subject}{after}"
         elif place and rng.random() < 0.2:
-            text = f"{subject}{behind}, {place.lstrip(' ,')}"
+            text = f"{subject}{after}, {place.lstrip(' ,')}"
         else:
-            text = subject + place + behind
+            text = subject + place + after
     if rng.random() < 0.3:
         text = rng.choice(_PREFIXES) + text
     if rng.random() < 0.08:
@@ -134,14 +140,17 @@ def caption(scene: Scene, rng: Random) -> str:
     if rng.random() < 0.2:
         text = without_articles(text)
     if rng.random() < 0.2:
-        text = _padded_out(text, rng)
+        text = _with_fillers(text, rng)
     if rng.random() < 0.1:
         text = _with_commas(text, rng)
-    return cased(repaired(text), rng)
+    return with_random_case(with_fixed_articles(text), rng)
 
 
 def phrase(item: Object, rng: Random, number: str = "") -> str:
-    """Size, style, colour and noun in some order and with synonyms; behind an article, or a number and in plural."""
+    """Returns a noun phrase for an object, with random synonyms and word order: size, style, colour and shape.
+
+    It starts with an article and is in the singular. If `number` is given, it starts with it and is in the plural.
+    """
     noun = rng.choice(SHAPE_WORDS[item.shape])
     size, style = rng.choice(SIZE_WORDS[item.size]), rng.choice(STYLE_WORDS[item.style])
     tail = ""
@@ -158,7 +167,7 @@ def phrase(item: Object, rng: Random, number: str = "") -> str:
 
 
 def subject_of(scene: Scene, rng: Random) -> str:
-    """The objects of a scene, with what stands between them."""
+    """Returns the objects of a scene and, for two different ones, their relation."""
     first = scene.objects[0]
     if scene.kind == "one":
         return phrase(first, rng)
@@ -231,13 +240,16 @@ def subject_of(scene: Scene, rng: Random) -> str:
 
 
 def number_of(scene: Scene, rng: Random) -> str:
-    """How many, in letters, in digits, or as a pair."""
+    """Returns the number of objects as a word, in digits, or as "a pair of"."""
     count = len(scene.objects)
     return rng.choice([NUMBERS[count]] * 3 + [str(count)] + (["a pair of"] if count == 2 else []))
 
 
 def place_of(scene: Scene, rng: Random) -> str:
-    """Where one object stands; empty for the centre more often than not, and for several objects."""
+    """Returns the place of a single object, preceded by a space or comma.
+
+    It is empty for scenes with several objects, and usually for the centre.
+    """
     if scene.kind != "one":
         return ""
     if scene.place == "center":
@@ -249,15 +261,21 @@ def place_of(scene: Scene, rng: Random) -> str:
 
 
 def place_name(place: str, rng: Random) -> str:
-    """A corner may be hyphenated, or upper and lower."""
+    """Returns the name of a place; a corner may also be called "top-left" or "upper left"."""
     vertical, _, side = place.partition(" ")
     if not side or rng.random() < 0.6:
         return place
     return rng.choice((f"{vertical}-{side}", f"{'upper' if vertical == 'top' else 'lower'} {side}"))
 
 
-def cased(text: str, rng: Random, shares: Sequence[float] = (0.66, 0.16, 0.06, 0.06, 0.06)) -> str:
-    """As it is, with a capital, all capitals, Each Word Capital, or with some WORDS loud; some with a full stop."""
+def with_random_case(text: str, rng: Random, shares: Sequence[float] = (0.66, 0.16, 0.06, 0.06, 0.06)) -> str:
+    """Returns the text in random case, sometimes with a full stop.
+
+    Args:
+        text: The text.
+        rng: Source of randomness.
+        shares: Weights of: unchanged, capital first letter, all capitals, every word capitalised, some in capitals.
+    """
     way = rng.choices(("", "first", "all", "each", "some"), shares)[0]
     if way == "first":
         text = text[0].upper() + text[1:]
@@ -271,12 +289,12 @@ def cased(text: str, rng: Random, shares: Sequence[float] = (0.66, 0.16, 0.06, 0
 
 
 def without_articles(text: str) -> str:
-    """The text as people type it in a hurry."""
+    """Returns the text without articles."""
     return re.sub(r"\b(an?|the) (?!pair)", "", text)
 
 
-def _padded_out(text: str, rng: Random) -> str:
-    """The text with one or two words in it that say nothing."""
+def _with_fillers(text: str, rng: Random) -> str:
+    """Returns the text with one or two filler words at random positions."""
     words = text.split(" ")
     for _ in range(rng.choice((1, 1, 2))):
         words.insert(rng.randrange(len(words)), rng.choice(_FILLERS.split()))
@@ -284,7 +302,7 @@ def _padded_out(text: str, rng: Random) -> str:
 
 
 def _with_commas(text: str, rng: Random) -> str:
-    """The text with one or two commas where a speaker might pause, or not."""
+    """Returns the text with one or two commas at random positions."""
     words = text.split(" ")
     for _ in range(rng.choice((1, 2))):
         at = rng.randrange(len(words))
@@ -293,6 +311,6 @@ def _with_commas(text: str, rng: Random) -> str:
     return " ".join(words)
 
 
-def repaired(text: str) -> str:
-    """ "An orange", where a colour was put behind "a"."""
+def with_fixed_articles(text: str) -> str:
+    """Returns the text with "an" in place of "a" before "orange" and "outlined"."""
     return re.sub(r"\ba (?=orange\b|outlined\b)", "an ", text)

@@ -11,11 +11,11 @@ Modules import only from the right:
 - `prompts`: from a prompt to token ids: chat template, Omni segments, token limits.
 - `model`: the network, loading, and the fingerprint.
 
-Where the next two features go:
+Where two planned features belong:
 
 - Batching across callers: `embedding.Embedder.embed` hands each task to the device worker on its own. A scheduler that
   merges the sequences of waiting tasks replaces that one call. `embed_sequences` already takes ragged batches, and a
   result does not depend on the rest of its batch.
-- An embedding cache: `embedding.Embedder.embed` is the only way to the model, so it is where a cache is consulted.
+- An embedding cache: every use of the model goes through `embedding.Embedder.embed`, which would consult the cache.
   Token ids, layer plan and dtype of an `EmbeddingTask`, with the encoder's fingerprint, are the key.
 """

@@ -1,7 +1,7 @@
-"""From token sequences to embeddings: which sequences share a forward pass, and the one place that runs the model.
+"""Computes embeddings of token sequences: decides which sequences share a forward pass, and runs the model.
 
-The module above knows prompts, the module below knows tensors. Batching across callers and an embedding cache belong in
-`Embedder.embed` (see the package's docstring).
+`runtime` above it handles prompts, `model` below it handles tensors. Batching across callers and an embedding cache
+belong in `Embedder.embed` (see the package's docstring).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class EmbeddingTask:
         sequences: Token ids; each sequence is encoded on its own.
         plan: The blocks to run.
         dtype: Dtype of the embeddings.
-        deterministic: Run each sequence alone, so that its result is bitwise the same whatever else is in the task.
+        deterministic: Run each sequence alone, so that its result is bitwise independent of the others.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -40,7 +40,7 @@ class Embedder:
     """Computes embeddings with one encoder on one device worker."""
 
     def __init__(self, encoder: Encoder, worker: DeviceWorker, batch_tokens: int) -> None:
-        """Does not start anything.
+        """Creates an embedder; it starts no thread.
 
         Args:
             encoder: The loaded model.
@@ -110,7 +110,7 @@ def embed_sequences(
 
 
 def batch_ranges(lengths: Sequence[int], budget: int) -> Iterator[tuple[int, int]]:
-    """Yields ranges of consecutive sequences with at most `budget` tokens together; a longer sequence is alone."""
+    """Yields ranges of consecutive sequences with at most `budget` tokens in total; a longer sequence runs alone."""
     start = total = 0
     for index, length in enumerate(lengths):
         if index > start and total + length > budget:

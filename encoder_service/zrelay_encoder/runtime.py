@@ -135,7 +135,7 @@ class EncoderRuntime:
 
         encoder = (await self.device.run(load)).value
         for worker in (self._texts, self.device):
-            worker.forget()  # the time to load says nothing about the next calls
+            worker.forget()  # the time to load is no measure of the next calls
         self._embedder = Embedder(encoder, self.device, self.config.batch_tokens)
         self.encoder = encoder
         self._readiness.set_loaded()

@@ -64,7 +64,7 @@ class GeneratorRuntime(ServedModel):
 
     @property
     def problem(self) -> str:
-        """Why jobs cannot be served now; "" while all is well."""
+        """Why jobs cannot be served at the moment; "" if nothing is wrong."""
         return self.device.problem or self.store.problem
 
     async def close(self) -> None:
@@ -109,7 +109,7 @@ async def start(
 
 
 def retention(config: GeneratorConfig) -> Retention:
-    """Returns what the store keeps; in memory at most a share of it."""
+    """Returns the limits of what the store keeps; for a store in memory, the byte limits are lower."""
     most = _IN_MEMORY_BYTES if config.state is None else max(config.keep_results_bytes, config.keep_contents_bytes)
     return Retention(
         results_s=config.keep_results_s,

@@ -89,6 +89,6 @@ class GeneratorServicer(GeneratorHandlers, Service):
             await self.runtime.jobs.drain(grace_s)
 
     async def close(self) -> None:
-        """Ends the threads and lets the state folder go."""
+        """Ends the threads and releases the state folder."""
         if self.runtime is not None:
             await self.runtime.close()

@@ -12,7 +12,7 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
 def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
-    """Returns the error `<folder as given>: <file> <problem>; <remedy>`."""
+    """Returns an error with the message `<folder as given>: <file> <problem>; <remedy>`."""
     return CheckpointError(
         f"{root}: {file} {problem}; {remedy}" if file else f"{root} {problem}; {remedy}",
         metadata={"file": file or root.name},
@@ -33,23 +33,24 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
     """Returns the JSON object in `file` of the folder `root`. Raises CheckpointError."""
     path = root / file
     if not path.is_file():
-        raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from where you got it")
+        raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from its source")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise refusal(root, file, f"is not JSON{where}", "it is damaged or cut short; copy it again") from error
+        raise refusal(root, file, f"is not JSON{where}", "it is damaged or incomplete; copy it again") from error
     if not isinstance(content, dict):
         raise refusal(root, file, f"holds a JSON {type(content).__name__}, expected an object", "copy it again")
     return content
 
 
 def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
-    """Returns the safetensors files of the component in `root/inside` in order, and its index (tensor -> file) or None.
+    """Returns the safetensors files of the component in `root/inside`, in order, and its index.
 
-    The header of each file is compared with the file's size.
+    The index maps tensor names to file names; it is None for a single file. The header of each file is compared with
+    the file's size.
 
     Raises:
         CheckpointError: A file is missing, damaged or pickled.
@@ -101,7 +102,7 @@ def find_pickles(folder: Path) -> list[str]:
 
 
 def pickle_refusal(root: Path, files: Sequence[str]) -> CheckpointError:
-    """Returns the refusal of pickled weights, which says how to convert them."""
+    """Returns the error for pickled weights, which explains how to convert them."""
     return CheckpointError(
         f"{root}: {listed(list(files))}: pickled weights are never opened, since a pickle can run any code; expected "
         "safetensors. Load it where you trust it and save it again: "
@@ -112,5 +113,5 @@ def pickle_refusal(root: Path, files: Sequence[str]) -> CheckpointError:
 
 
 def join(inside: str, name: str) -> str:
-    """Returns `inside/name`, or `name` where `inside` is empty."""
+    """Returns `inside/name`, or `name` if `inside` is empty."""
     return f"{inside}/{name}" if inside else name

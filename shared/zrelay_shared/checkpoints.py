@@ -1,4 +1,4 @@
-"""Opens checkpoint folders of Z-Image, and refuses one that is incomplete by the name of the file."""
+"""Opens checkpoint folders of Z-Image. If a folder is incomplete, the error names the missing file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class TextEncoderFolder:
         component: The model.
         tokenizer: Folder with the tokenizer's files.
         chat_template: Text of the chat template.
-        transformer_config: transformer/config.json of the same checkpoint, None where it has none.
+        transformer_config: transformer/config.json of the same checkpoint, None if it has none.
     """
 
     component: ComponentFolder
@@ -103,7 +103,7 @@ class GenerationDefaults:
 
 
 def open_pipeline(path: Path) -> PipelineFolder:
-    """Opens a pipeline folder. Raises CheckpointError where it is none, or belongs to another model."""
+    """Opens a pipeline folder. Raises CheckpointError if it is not one, or belongs to another model."""
     require_folder(path)
     if not (path / "model_index.json").is_file():
         raise refusal(
@@ -183,11 +183,10 @@ def defaults(path: Path) -> GenerationDefaults:
 
 
 def text_limit(axes_lens: Sequence[int]) -> int:
-    """Returns the most prompt tokens of a transformer with these RoPE tables: the largest multiple of 32 up to
-    axes_lens[0] - 2.
+    """Returns the maximum number of prompt tokens of a transformer with these RoPE tables.
 
-    Captions are padded to a multiple of 32 and start at position 1; image tokens have the position after them on this
-    axis (ZImageTransformer2DModel).
+    It is the largest multiple of 32 up to axes_lens[0] - 2: prompts are padded to a multiple of 32 and start at
+    position 1, and image tokens have the position after them on this axis (ZImageTransformer2DModel).
 
     Raises:
         ValueError: Not even 32 tokens fit.
@@ -207,7 +206,7 @@ def _component(root: Path, inside: str, kind: str) -> ComponentFolder:
             root,
             f"{inside}/",
             "is missing",
-            f"it should hold the checkpoint's {kind.replace('_', ' ')}; copy the folder again from where you got it",
+            f"it should hold the checkpoint's {kind.replace('_', ' ')}; copy the folder again from its source",
         )
     config_file = join(inside, rules.config_file)
     weights: tuple[Path, ...] = ()

@@ -75,7 +75,7 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def template_digest(text: str) -> str:
-    """Returns the digest of a chat template as Jinja reads it: newlines are \\n, and one at the end does not count."""
+    r"""Returns the digest of a chat template. As in Jinja, newlines are read as \n and a final newline is ignored."""
     return _sha256(text.replace("\r\n", "\n").removesuffix("\n").encode("utf-8"))
 
 
@@ -130,7 +130,7 @@ def _identity(files: Sequence[Path]) -> list[list[object]]:
 
 
 def _cached(entry: Path, identity: list[list[object]]) -> str | None:
-    """Returns the cached digest of exactly these files; None for a damaged or outdated entry."""
+    """Returns the cached digest of exactly these files; None if there is none, or the entry is damaged or outdated."""
     try:
         kept = json.loads(entry.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):

@@ -45,7 +45,7 @@ class ZrelayError(Exception):
         reason: UPPER_SNAKE reason for a program.
         metadata: Further details for a program.
         field: Path of the request field at fault, "" for none.
-        retry_after_s: Seconds until a retry is sensible, None where a retry does not help.
+        retry_after_s: Seconds until a retry is sensible, None if a retry does not help.
     """
 
     code: ClassVar[str] = "UNKNOWN"

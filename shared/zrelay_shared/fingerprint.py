@@ -50,7 +50,7 @@ RELATIONS = {
 class EncoderFingerprint:
     """What produced some embeddings.
 
-    Digests are SHA-256 in hex, "" where a generator does not know them. Weights of layers are rounded to float32, as in
+    Digests are SHA-256 in hex, "" if a generator does not know them. Weights of layers are rounded to float32, as in
     the message, so that client and server compute the same digest.
     """
 
@@ -164,7 +164,7 @@ def to_message(fingerprint: EncoderFingerprint) -> FingerprintMessage:
 
 
 def from_message(message: FingerprintMessage, *, path: str = "fingerprint") -> EncoderFingerprint:
-    """Returns the fingerprint of a message. Raises EncoderMismatch where it is missing or its digest is wrong."""
+    """Returns the fingerprint of a message. Raises EncoderMismatch if it is missing or its digest is wrong."""
     modes = {value: name for name, value in THINK_MODES.items()}
     fingerprint = EncoderFingerprint(
         family=message.family,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What must run for one layer: the first `blocks` blocks, and whether the final norm runs."""
+    """The part of the model that must run for one layer: the first `blocks` blocks, and whether the final norm runs."""
 
     blocks: int
     final_norm: bool

@@ -22,7 +22,7 @@ MAX_REQUEST_ID_CHARS = 64
 """Length of a request id, which consists of [A-Za-z0-9._-]."""
 
 DEFAULT_TEXT_LIMIT = 1504
-"""Tokens of a prompt where neither request nor checkpoint sets a limit; the limit of the published Z-Image."""
+"""Tokens of a prompt if neither request nor checkpoint sets a limit; the limit of the published Z-Image."""
 
 MAX_OMNI_IMAGES = 8
 """Reference images of one Omni prompt: each adds up to 4,096 latent tokens and a SigLIP grid to every step."""

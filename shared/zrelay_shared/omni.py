@@ -7,13 +7,15 @@ _TOKEN_MULTIPLE = 32
 
 
 def segment_count(images: int) -> int:
-    """Returns the number of segments of a prompt with so many reference images: the text before, between and after the
-    positions of these images and of the generated one."""
+    """Returns the number of segments of a prompt with `images` reference images.
+
+    The segments are the text before, between and after the positions of these images and of the generated one.
+    """
     return images + 2 if images else 1
 
 
 def image_count(segments: int) -> int:
-    """Returns the number of reference images of a prompt with so many segments; the inverse of `segment_count`."""
+    """Returns the number of reference images of a prompt with `segments` segments; the inverse of `segment_count`."""
     return max(0, segments - 2)
 
 

@@ -1,6 +1,6 @@
-"""Where configuration, state, caches and logs are on this machine.
+"""Locations of configuration, state, caches and logs on this machine.
 
-Where the process has no home folder, as in a container with an unknown user id, the system's folders are used:
+If the process has no home folder, as in a container with an unknown user id, the system's folders are used:
 `/etc/zrelay/config.toml` and `/var/lib/zrelay`.
 """
 

@@ -87,8 +87,11 @@ async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescrip
 
 
 async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
-    """Ends the call with the status of an error. An exception that is no ZrelayError is a bug: it is logged with its
-    traceback, and only an incident id is sent."""
+    """Ends the call with the status of an error.
+
+    Any exception other than ZrelayError is a bug: it is logged with its traceback, and the client gets only an incident
+    id.
+    """
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ZrelayError):

@@ -37,7 +37,7 @@ BY_CODE = {child.code: child for child in CLASSES if child.__base__ is ZrelayErr
 def to_status(error: ZrelayError) -> status_pb2.Status:
     """Returns the google.rpc.Status of an error.
 
-    It always holds an ErrorInfo; BadRequest, RetryInfo and PreconditionFailure where they apply. Long texts are cut, so
+    It always holds an ErrorInfo; BadRequest, RetryInfo and PreconditionFailure if they apply. Long texts are cut, so
     that the whole takes at most 4 KiB.
     """
     message = _cut(_cut(error.message, _MAX_MESSAGE_BYTES), _MAX_MESSAGE_ENCODED, _encoded_bytes)
@@ -147,7 +147,7 @@ def _from_transport(code: str, text: str, service: str, endpoint: str) -> Zrelay
     if code == "RESOURCE_EXHAUSTED" and "message" in text.lower() and "larger" in text.lower():
         return errors.MessageTooLarge(
             f"a message to or from {where} is over the limit of {MAX_MESSAGE_BYTES >> 20} MiB ({text}): "
-            "ask for fewer prompts or images in one call, or a smaller picture",
+            "request fewer prompts or images in one call, or a smaller image",
             metadata=meta,
         )
     if code == "UNAVAILABLE":
@@ -158,11 +158,12 @@ def _from_transport(code: str, text: str, service: str, endpoint: str) -> Zrelay
         )
     if code == "DEADLINE_EXCEEDED":
         return errors.DeadlineExceeded(
-            f"{where} did not answer in time: allow it more, or ask for less", metadata={**meta, "stage": service}
+            f"{where} did not answer in time: allow more time, or request less", metadata={**meta, "stage": service}
         )
     if code == "UNIMPLEMENTED":
         return errors.FeatureMissing(
-            f"{where} does not know this call ({text}): it is another service or an older zrelay", metadata=meta
+            f"{where} does not have this method ({text}): it is another service or an older zrelay",
+            metadata=meta,
         )
     if code == "CANCELLED":
         return errors.Cancelled(f"{where} ended the call: {text or 'cancelled'}", metadata=meta)

@@ -34,14 +34,14 @@ class TensorView:
 
 
 def dtype_name(value: int) -> str:
-    """Returns safetensors' name of a dtype of the contract, "" where it is unspecified or unknown."""
+    """Returns safetensors' name of a dtype of the contract, "" if it is unspecified or unknown."""
     known = value in TensorDtype.values()
     name = TensorDtype.Name(value).removeprefix(_PREFIX) if known else ""
     return name if name in ITEM_BYTES else ""
 
 
 def dtype_value(name: str) -> TensorDtype:
-    """Returns the contract's dtype of safetensors' name. Raises ValueError for a name that the contract lacks."""
+    """Returns the contract's dtype for safetensors' name. Raises ValueError if the contract does not have it."""
     if name not in ITEM_BYTES:
         raise ValueError(f"dtype must be one of {', '.join(ITEM_BYTES)}, got {name!r}")
     return cast(TensorDtype, TensorDtype.Value(_PREFIX + name))

@@ -1,4 +1,4 @@
-"""The device of a service: its choice, the compute dtype, its memory, and its failures."""
+"""The device of a service: selection, compute dtype, memory and failures."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """Description of a device. Memory is in bytes, 0 where the platform does not report it."""
+    """Description of a device. Memory is in bytes, 0 if the platform does not report it."""
 
     kind: str
     name: str
@@ -50,8 +50,8 @@ def pick_device(requested: str) -> torch.device:
         return torch.device(present[0])
     if requested not in present:
         raise FailedPrecondition(
-            f"device: expected one of {', '.join(present)}, which this machine has, got {requested}: leave --device "
-            "out, or install the torch build for it",
+            f"device: expected one of {', '.join(present)}, which this machine has, got {requested}: omit --device, "
+            "or install a build of torch that supports it",
             reason="DEVICE_MISSING",
             metadata={"expected": requested, "got": ",".join(present)},
         )
@@ -83,7 +83,7 @@ def pick_dtype(requested: str, device: torch.device, stored: torch.dtype) -> tup
 
 
 def stored_dtype(files: Sequence[Path]) -> torch.dtype:
-    """Returns the dtype of the first float tensor in safetensors files; bfloat16 where all are quantised."""
+    """Returns the dtype of the first float tensor in safetensors files; bfloat16 if all are quantised."""
     entries = (entry for file in files for entry in read_header(file))
     return next((FLOAT_DTYPES[entry.dtype] for entry in entries if entry.dtype in FLOAT_DTYPES), torch.bfloat16)
 
@@ -111,7 +111,7 @@ def report(device: torch.device) -> DeviceReport:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that device or host ran out of memory. Only CUDA has a type of its own for it."""
+    """Returns whether an error means that device or host ran out of memory. Only CUDA has an exception type for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -120,11 +120,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Returns whether an error means that every later call of this process fails, too: an illegal memory access, an
-    assertion in a kernel, an ECC error. Only a new process can use the device again.
+    """Returns whether an error makes every later call of this process fail too.
 
-    Unknown CUDA errors count as lost: to go on with a failed device would fail every later job, while a restart costs a
-    minute.
+    Examples are an illegal memory access, an assertion in a kernel and an ECC error. Only a new process can use the
+    device again. Unknown CUDA errors count as lost: continuing with a broken device would fail every later job, while a
+    restart costs a minute.
     """
     if is_out_of_memory(error) or not isinstance(error, RuntimeError):
         return False
@@ -136,7 +136,7 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def release_cached_memory(device: torch.device) -> None:
-    """Returns unused memory to the device, so that a smaller job fits after one that did not."""
+    """Returns unused memory to the device, so that a smaller job fits after one that did not fit."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -152,7 +152,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def host_memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int]:
-    """Returns the total and available bytes of the host's memory; 0 where the platform does not report them.
+    """Returns the total and available bytes of the host's memory; 0 if the platform does not report them.
 
     Args:
         meminfo: Linux' report; other platforms have none.

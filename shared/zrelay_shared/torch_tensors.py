@@ -54,7 +54,7 @@ def from_wire(
     rank: int | None = None,
     dtypes: Collection[str] = FLOATS,
 ) -> torch.Tensor:
-    """Checks a received tensor and returns it as a CPU tensor over the received bytes, which must not be written to.
+    """Checks a received tensor and returns it as a CPU tensor that shares the received bytes. It must not be changed.
 
     Args:
         parcel: The parcel whose message contains `tensor`.
@@ -77,7 +77,7 @@ def from_wire(
 
 
 def as_torch(view: TensorView) -> torch.Tensor:
-    """Returns a CPU tensor over the bytes of a view."""
+    """Returns a CPU tensor that shares the bytes of a view."""
     with warnings.catch_warnings():  # the buffer is read-only, and we only read
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(view.data, dtype=DTYPES[view.dtype]).view(view.shape)

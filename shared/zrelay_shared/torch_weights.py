@@ -59,7 +59,7 @@ def load_weights(
         if entry.shape != wanted[name]:
             raise CheckpointError(
                 f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
-                f"{list(wanted[name])}; weights and config are of different models"
+                f"{list(wanted[name])}; the weights and config.json belong to different models"
             )
         state[name] = _read(path, entry, device, dtype, buffer)
     module.load_state_dict(state, strict=True, assign=True)

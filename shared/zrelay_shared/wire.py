@@ -59,7 +59,7 @@ class Parcel(Generic[M]):
         tensor.data = self._store(memoryview(data))
 
     def bytes_of(self, tensor: Tensor) -> memoryview:
-        """Returns the bytes of a tensor of this parcel's message, empty where it has none.
+        """Returns the bytes of a tensor of this parcel's message, empty if it has none.
 
         Raises:
             ValueError: The tensor was copied from a parcel that is not among the sources.
@@ -132,7 +132,7 @@ class _Walk:
         self.replaced = False
 
     def pieces(self, raw: memoryview, paths: Paths) -> list[Buffer]:
-        """Returns the message after the replacement, in pieces."""
+        """Returns the message with every tensor's bytes replaced, as a list of byte strings."""
         pieces: list[Buffer] = []
         done = 0
         for number, start, payload, end in self._fields(raw):
@@ -192,7 +192,7 @@ class _Walk:
         self._left -= 1
         if self._left < 0:
             raise InvalidArgument(
-                f"expected a message of at most {MAX_MESSAGE_FIELDS} fields at all levels, got more: ask for fewer "
+                f"expected a message of at most {MAX_MESSAGE_FIELDS} fields at all levels, got more: send fewer "
                 "things in one call",
                 reason="MESSAGE_TOO_COMPLEX",
             )

@@ -10,11 +10,11 @@ from diffusers import ZImagePipeline
 from transformers import AutoTokenizer
 
 from zrelay_demo import CHECKPOINT
-from zrelay_demo.checker import judge
-from zrelay_demo.evaluate import MAIN, EvalSettings, paint
+from zrelay_demo.checker import check_prompt
+from zrelay_demo.evaluate import MAIN, EvalSettings, generate_images
 from zrelay_demo.folder import Defaults, size_bytes
+from zrelay_demo.scenes import RESOLUTIONS
 from zrelay_demo.table import markdown, share
-from zrelay_demo.world import FRAMES
 
 PROMPTS = [
     "a small red circle on a blue background",
@@ -35,8 +35,10 @@ def _defaults() -> Defaults:
 
 
 def test_it_generates_what_the_prompt_says() -> None:
-    pictures = paint(CHECKPOINT, PROMPTS, MAIN, EvalSettings())
-    wrong = [prompt for prompt, picture in zip(PROMPTS, pictures, strict=True) if not judge(picture, prompt).all_right]
+    pictures = generate_images(CHECKPOINT, PROMPTS, MAIN, EvalSettings())
+    wrong = [
+        prompt for prompt, picture in zip(PROMPTS, pictures, strict=True) if not check_prompt(picture, prompt).all_right
+    ]
     assert len(wrong) <= 1, wrong
 
 
@@ -104,7 +106,7 @@ def test_the_measured_accuracy_is_what_is_required() -> None:
     assert rows["checker's ceiling: the renderer itself"]["all_right"] >= 0.985
     assert rows["VAE's ceiling: renders, encoded and decoded"]["all_right"] > 0.915
     assert rows["model: free wordings"]["all_right"] >= 0.82
-    for width, height in FRAMES[1:]:
+    for width, height in RESOLUTIONS[1:]:
         assert rows[f"model: {width} x {height}"]["all_right"] >= 0.78
     for guidance in (1.0, 2.0, 3.0):
         assert rows[f"model: guidance {guidance}"]["all_right"] >= model["all_right"] - 0.05

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.jobs import PROMPT
-from zrelay_demo.checker import check, judge
+from zrelay_demo.checker import check, check_prompt
 from zrelay_demo.regions import filled, regions
 from zrelay_demo.render import render
-from zrelay_demo.world import Look, one, sample, several
+from zrelay_demo.scenes import Appearance, equal_objects, one_object, sample
 
 
 def test_the_renderer_is_right() -> None:
@@ -22,37 +22,41 @@ def test_the_renderer_is_right() -> None:
 
 
 def test_judge_takes_a_prompt() -> None:
-    assert judge(render(one(Look("circle", "red", "solid", "small"), "blue")), PROMPT).all_right
+    assert check_prompt(render(one_object(Appearance("circle", "red", "solid", "small"), "blue")), PROMPT).all_right
 
 
 @pytest.mark.parametrize(
-    ("look", "ground", "wrong"),
+    ("appearance", "background", "wrong"),
     [
-        (Look("square", "red", "solid", "small"), "blue", {"shape"}),
-        (Look("circle", "orange", "solid", "small"), "blue", {"colour"}),
-        (Look("circle", "red", "striped", "small"), "blue", {"style"}),
-        (Look("circle", "red", "outlined", "small"), "blue", {"style"}),
-        (Look("circle", "red", "solid", "medium"), "blue", {"size"}),
-        (Look("circle", "red", "solid", "small"), "purple", {"background"}),
+        (Appearance("square", "red", "solid", "small"), "blue", {"shape"}),
+        (Appearance("circle", "orange", "solid", "small"), "blue", {"colour"}),
+        (Appearance("circle", "red", "striped", "small"), "blue", {"style"}),
+        (Appearance("circle", "red", "outlined", "small"), "blue", {"style"}),
+        (Appearance("circle", "red", "solid", "medium"), "blue", {"size"}),
+        (Appearance("circle", "red", "solid", "small"), "purple", {"background"}),
     ],
 )
-def test_one_wrong_attribute_is_found(look: Look, ground: str, wrong: set[str]) -> None:
-    verdict = judge(render(one(look, ground)), PROMPT)
-    assert {name for name, right in vars(verdict).items() if not right} == wrong
+def test_one_wrong_attribute_is_found(appearance: Appearance, background: str, wrong: set[str]) -> None:
+    result = check_prompt(render(one_object(appearance, background)), PROMPT)
+    assert {name for name, right in vars(result).items() if not right} == wrong
 
 
 def test_a_wrong_place_is_found() -> None:
-    assert not judge(render(one(Look("circle", "red", "solid", "small"), "blue", "left")), PROMPT).place
+    assert not check_prompt(
+        render(one_object(Appearance("circle", "red", "solid", "small"), "blue", "left")), PROMPT
+    ).place
 
 
 def test_a_second_object_is_found() -> None:
-    assert not judge(render(several(Look("circle", "red", "solid", "small"), 2, "blue")), PROMPT).count
+    assert not check_prompt(
+        render(equal_objects(Appearance("circle", "red", "solid", "small"), 2, "blue")), PROMPT
+    ).count
 
 
 def test_an_empty_picture_is_wrong() -> None:
-    verdict = judge(Image.new("RGB", (128, 128), (40, 80, 220)), PROMPT)
-    assert verdict.background
-    assert not any((verdict.count, verdict.colour, verdict.shape, verdict.style, verdict.place, verdict.size))
+    result = check_prompt(Image.new("RGB", (128, 128), (40, 80, 220)), PROMPT)
+    assert result.background
+    assert not any((result.count, result.colour, result.shape, result.style, result.place, result.size))
 
 
 def test_jitter_plays_no_part() -> None:
@@ -63,7 +67,7 @@ def test_jitter_plays_no_part() -> None:
 
 def test_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 128 x 128"):
-        judge(Image.new("RGB", (64, 64)), PROMPT)
+        check_prompt(Image.new("RGB", (64, 64)), PROMPT)
 
 
 def test_regions_and_holes() -> None:

@@ -8,27 +8,27 @@ import torch
 from diffusers import ZImagePipeline
 
 from zrelay_demo.distill_stage import DistillSettings
-from zrelay_demo.dit_stage import DitSettings
 from zrelay_demo.evaluate import EvalSettings
 from zrelay_demo.latents_stage import LatentsSettings
 from zrelay_demo.models import Widths
 from zrelay_demo.recipe import Recipe, run, stages
+from zrelay_demo.text_encoder_stage import TextEncoderSettings
 from zrelay_demo.tokenizer import TokenizerSettings
-from zrelay_demo.training import Pace
+from zrelay_demo.training import LoopSettings
+from zrelay_demo.transformer_stage import TransformerSettings
 from zrelay_demo.vae_stage import VaeSettings
-from zrelay_demo.words_stage import WordsSettings
 
-PACE = Pace(steps=2, ema_decay=0.9, log_every=1, save_every=1)
+LOOP = LoopSettings(steps=2, ema_decay=0.9, log_every=1, save_every=1)
 TINY = Recipe(
     widths=Widths(vae_channels=(8, 8, 8, 8), text_hidden=32, text_mlp=32, text_layers=2, dim=32, layers=1),
     tokenizer=TokenizerSettings(captions=2000),
-    vae=VaeSettings(pace=PACE, pool=8, crops=2, wholes=2, wholes_from=0.0),
-    latents=LatentsSettings(scenes=(8, 2, 2, 2, 2), batch=4),
-    words=WordsSettings(pace=PACE, batch=4),
-    transformer=DitSettings(pace=PACE, batch=4, fused=False),
-    reading=WordsSettings(pace=PACE, batch=4),
-    frames=DitSettings(pace=PACE, batch=4, fused=False),
-    distilled=DistillSettings(pace=PACE, batch=4, fused=False),
+    vae=VaeSettings(loop=LOOP, scene_count=8, crop_count=2, whole_count=2, whole_from=0.0),
+    latents=LatentsSettings(scenes=(8, 2, 2, 2, 2), batch_size=4),
+    text_encoder=TextEncoderSettings(loop=LOOP, batch_size=4),
+    transformer=TransformerSettings(loop=LOOP, batch_size=4, compiled=False),
+    text_encoder_finetune=TextEncoderSettings(loop=LOOP, batch_size=4),
+    transformer_finetune=TransformerSettings(loop=LOOP, batch_size=4, compiled=False),
+    distilled=DistillSettings(loop=LOOP, batch_size=4, compiled=False),
     evaluation=EvalSettings(prompts=2),
 )
 

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Qwen3ForC
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.folder import size_bytes
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
-from zrelay_demo.vision_folders import MOST_BYTES, write_checkpoints
+from zrelay_demo.vision_folders import MAX_BYTES, write_checkpoints
 
 RENEW = "the demo checkpoint is a new one: run `python -m zrelay_demo.vision_folders --bundle`"
 FILES = sorted(path for path in VISION_CHECKPOINT.rglob("*") if path.is_file())
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_small() -> None:
-    assert 0 < size_bytes(VISION_CHECKPOINT) <= MOST_BYTES
+    assert 0 < size_bytes(VISION_CHECKPOINT) <= MAX_BYTES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(VISION_CHECKPOINT)))

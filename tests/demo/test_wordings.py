@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 
-from zrelay_demo.free_wordings import FOREIGN, FREE, Templates, free
-from zrelay_demo.wordings import COLOUR_WORDS, SHAPE_WORDS, caption, cased, without_articles
-from zrelay_demo.world import COLOURS, SHAPES, STYLES, Scene, sample
+from zrelay_demo.free_wordings import FOREIGN, FREE, Templates, free_caption
+from zrelay_demo.scenes import COLOURS, SHAPES, STYLES, Scene, sample
+from zrelay_demo.wordings import COLOUR_WORDS, SHAPE_WORDS, caption, with_random_case, without_articles
 
 
 def _names(text: str, scene: Scene) -> bool:
@@ -47,7 +47,7 @@ def test_free_wordings_name_everything(templates: Templates) -> None:
     rng = Random(3)
     for _ in range(1000):
         scene = sample(rng, unseen=True)
-        text = free(scene, rng, templates)
+        text = free_caption(scene, rng, templates)
         assert _names(text, scene), text
         assert any(word in text.lower() for word in COLOUR_WORDS[scene.background]), text
 
@@ -56,7 +56,7 @@ def test_free_wordings_name_everything(templates: Templates) -> None:
 def test_training_never_uses_a_template_of_the_evaluation(templates: Templates) -> None:
     rng = Random(4)
     trained = {_skeleton(caption(sample(rng), rng)) for _ in range(20000)}
-    asked = {_skeleton(free(sample(rng, unseen=True), rng, templates)) for _ in range(2000)}
+    asked = {_skeleton(free_caption(sample(rng, unseen=True), rng, templates)) for _ in range(2000)}
     assert not trained & asked
 
 
@@ -66,5 +66,5 @@ def test_every_colour_and_shape_has_words() -> None:
 
 
 def test_case_and_articles() -> None:
-    assert cased("a red star", Random(0), (0, 0, 1, 0, 0)).rstrip(".") == "A RED STAR"
+    assert with_random_case("a red star", Random(0), (0, 0, 1, 0, 0)).rstrip(".") == "A RED STAR"
     assert without_articles("a red star on an orange background") == "red star on orange background"

@@ -27,12 +27,12 @@ RIGHT = (
 
 
 def test_the_pictures_show_what_was_requested(here: Machine) -> None:
-    judge = pytest.importorskip("zrelay_demo.checker").judge
+    check_prompt = pytest.importorskip("zrelay_demo.checker").check_prompt
     image = pytest.importorskip("PIL.Image")
     wrong = []
     for number, prompt in enumerate(RIGHT):
         here.json("generate", prompt, "-o", f"{number}.png", "--seed", "1")
-        if not judge(image.open(here.here / f"{number}.png"), prompt).all_right:
+        if not check_prompt(image.open(here.here / f"{number}.png"), prompt).all_right:
             wrong.append(prompt)
     assert len(wrong) <= 1, wrong  # rounding differs from CPU to CPU; the checkpoint's own accuracy is in its card
 

@@ -1,4 +1,4 @@
-"""The vision service's settings. They are defined in the service kit, where the client can read them, too."""
+"""The vision service's settings. They are defined in the service kit, so that the client can read them too."""
 
 from zrelay_shared.service.roles import VisionConfig
 

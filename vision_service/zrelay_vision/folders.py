@@ -1,4 +1,4 @@
-"""Finds the engines in a folder that may hold one or both."""
+"""Finds the engines' checkpoints in a folder, which may contain one or both."""
 
 from pathlib import Path
 

@@ -123,10 +123,10 @@ class VisionRuntime:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[CancelCheck]:
-        """Waits for a place, and holds it for the block of one call. Raises QueueFull.
+        """Waits until the worker admits the call; the `with` block is the call. Raises QueueFull.
 
         Yields:
-            A function that tells the threads whether the caller cancelled the call.
+            A function that returns whether the caller cancelled the call, for use in the threads.
         """
         cancelled = threading.Event()
         async with self.worker.turn():
@@ -153,7 +153,7 @@ class VisionRuntime:
             return
 
     async def close(self) -> None:
-        """Ends the threads. Waiting calls are dropped."""
+        """Ends the threads. Waiting calls are discarded."""
         self._readiness.set_draining()
         await self.worker.close()
         self.qwen3_vl = self.siglip = None

@@ -11,7 +11,7 @@ _SLOTS = 2
 
 
 class VisionWorker(DeviceWorker):
-    """Runs device work and image work in a thread each. At most two calls have their turn at the same time."""
+    """Runs device work in one thread and image work in another. At most two calls are processed at the same time."""
 
     def __init__(self, max_waiting: int, on_start: Callable[[], None] = lambda: None) -> None:
         """Makes the worker; see `DeviceWorker`."""

@@ -40,7 +40,7 @@ _NOTES = {capability.name: capability.note for capability in CAPABILITIES}
 
 
 def unavailable(name: str, field: str) -> FeatureMissing:
-    """Makes the refusal of a request field that needs the unavailable capability `name`."""
+    """Returns the error for a request field that needs the unavailable capability `name`."""
     note = _NOTES[name]
     return FeatureMissing(
         f"{field}: this encoder does not support {name}{f': {note}' if note else ''}; leave the field out, or use an "

@@ -1,4 +1,4 @@
-"""Parses requests. Every field is checked, and every refusal names the field by its path."""
+"""Parses requests. Every field is checked, and every error contains the path of the field."""
 
 from collections.abc import Sequence
 

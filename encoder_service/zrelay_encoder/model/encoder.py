@@ -1,4 +1,4 @@
-"""A loaded text encoder: from a checked folder to a model on a device, with its fingerprint."""
+"""A loaded text encoder: loads a checked folder to a device and computes its fingerprint."""
 
 import logging
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Encoder:
         """Runs one forward pass: hidden states [T, width] of each sequence, on the device in the compute dtype.
 
         Raises:
-            OutOfMemory: The device has not enough memory for the batch. The memory of the attempt is free again.
+            OutOfMemory: The device has too little memory for the batch. Memory of the failed attempt was released.
         """
         try:
             return self.model(sequences, plan)  # type: ignore[no-any-return]

@@ -1,1 +1,1 @@
-"""From a prompt to token ids: the chat template, Omni segments, the tokenizer and token limits."""
+"""Turns prompts into token ids: the chat template, Omni segments, the tokenizer and token limits."""

@@ -66,7 +66,7 @@ def resolve_limit(requested: int | None, checkpoint: int | None) -> TextLimit:
 
 
 def checkpoint_text_limit(folder: checkpoints.TextEncoderFolder) -> int | None:
-    """Returns how many prompt tokens the transformer beside this encoder takes, or None if there is none.
+    """Returns the maximum number of prompt tokens of the transformer beside this encoder, or None if there is none.
 
     Raises:
         CheckpointError: The transformer's config is invalid.
@@ -91,12 +91,12 @@ def truncate(ids: Sequence[int], limit: int) -> FittedPrompt:
 
 
 def truncate_omni(ids: Sequence[int], lengths: Sequence[int], limit: int) -> FittedPrompt:
-    """Truncates the user's text of an Omni prompt until a generator with this limit takes the whole prompt.
+    """Truncates the user's text of an Omni prompt so that the whole prompt fits a generator with this limit.
 
     Args:
         ids: Token ids of all segments, concatenated.
         lengths: Token count of each segment.
-        limit: Tokens of an ordinary prompt that the generator takes.
+        limit: Maximum number of tokens of an ordinary prompt for this generator.
 
     Raises:
         ValueError: There are fewer than 3 segments, or nothing of the user's text would be left.
@@ -125,7 +125,7 @@ def pad(prompt: FittedPrompt, length: int, pad_id: int) -> FittedPrompt:
 def fit_prompt(
     prompt: FormattedPrompt, limit: int, *, refuse_long: bool, pad_to: int | None, pad_id: int, field: str
 ) -> FittedPrompt:
-    """Truncates and pads a prompt as the request asks.
+    """Truncates and pads a prompt as the request specifies.
 
     Args:
         prompt: The formatted prompt.

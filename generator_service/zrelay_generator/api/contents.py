@@ -1,4 +1,4 @@
-"""Contents of requests: by value or by name in a spec, and uploaded before they are named."""
+"""Contents of requests. A spec gives a content by value or by name (a ContentRef); uploads store it in advance."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ _CHUNK_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class NamedSpec:
-    """A spec with every content by name.
+    """A spec in which every content is given by name.
 
     Attributes:
         parcel: The spec.
@@ -46,7 +46,7 @@ class NamedSpec:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) of everything that is asked for, equal for contents by value and by name."""
+        """SHA-256 (hex) of everything that is requested; equal whether contents were sent by value or by name."""
         plain = pb.GenerationSpec()
         plain.CopyFrom(self.parcel.message)
         for _, message in _messages(plain, "spec"):
@@ -65,7 +65,8 @@ def named(source: Parcel[Any], spec: pb.GenerationSpec) -> NamedSpec:
         spec: The spec. It is not changed.
 
     Raises:
-        InvalidArgument: A digest is invalid (CONTENT_INVALID, CONTENT_SIZE), or a list has values and names.
+        InvalidArgument: A digest is invalid (CONTENT_INVALID, CONTENT_SIZE), or a list gives contents both by value and
+            by name.
     """
     message = pb.GenerationSpec()
     message.CopyFrom(spec)
@@ -101,7 +102,7 @@ def named(source: Parcel[Any], spec: pb.GenerationSpec) -> NamedSpec:
 
 
 def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes]) -> Parcel[pb.GenerationSpec]:
-    """Replaces every name of a content by its value.
+    """Replaces every name of a content by the content's value.
 
     Args:
         spec: The spec. It is not changed.

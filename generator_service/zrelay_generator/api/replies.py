@@ -134,7 +134,7 @@ def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: JobAccept
 
 
 def sampling_message(sampling: SamplingSettings) -> generation_pb2.SamplingOptions:
-    """Returns every setting as it is used. Sending it back asks for the same sampling."""
+    """Returns every setting as it is used. A request with these values gives the same sampling."""
     message = generation_pb2.SamplingOptions(
         width=sampling.width,
         height=sampling.height,

@@ -71,7 +71,7 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
         accepts: Limits and defaults.
 
     Raises:
-        FeatureMissing: The spec asks for something that is not built; this is looked at first.
+        FeatureMissing: The spec uses a capability that this generator does not have; this is checked first.
         InvalidArgument: A field is invalid.
         EncoderMismatch: The encoder does not belong to the checkpoint.
         PayloadCorrupt: A checksum does not match.
@@ -162,7 +162,7 @@ class RequestReader:
             parcel: The message that contains `spec`, with its tensor bytes.
             spec: The job.
             request_id: The client's id of the request.
-            detached: Whether the job goes on while nobody watches it.
+            detached: Whether the job continues without a watcher.
             caller: The caller, for quotas and fairness.
             budget_s: Seconds until the caller's deadline, None without one.
 

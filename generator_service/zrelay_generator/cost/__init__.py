@@ -1,4 +1,4 @@
 """The cost model: how long a unit of work takes and how much memory it needs.
 
-A leaf: it knows sizes and seconds, no jobs. `engine.estimates` applies it to jobs.
+A leaf of the import order: it knows sizes and seconds, not jobs. `engine.estimates` applies it to jobs.
 """

@@ -24,7 +24,7 @@ _RANK_TOLERANCE = 1e-5
 class DurationFit:
     """A model `seconds = sum(coefficient * term)` with coefficients of 0 or more.
 
-    The `main` term is always used; the others only where measurements of several sizes support them. One thread calls
+    The `main` term is always used; the others only if measurements of several sizes support them. One thread calls
     `observe`; any thread may read `coefficients`.
 
     Attributes:
@@ -100,7 +100,7 @@ class DurationFit:
 
 
 def _least_squares(rows: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Solves rows @ x = 1 in the least squares sense; None where the solution is not unique."""
+    """Solves rows @ x = 1 in the least squares sense; None if the solution is not unique."""
     scale = rows.max(axis=0)
     scale[scale == 0.0] = 1.0
     solution, _, rank, _ = np.linalg.lstsq(rows / scale, np.ones(len(rows)), rcond=_RANK_TOLERANCE)

@@ -77,7 +77,7 @@ def memory_model(model: LoadedModel) -> MemoryModel:
 def _bytes_per_token(weights: TransformerWeights) -> int:
     block = weights.layers[0]
     dim, hidden, itemsize = block.out.shape[0], block.gate.shape[0], weights.dtype.itemsize
-    # Residual, normed, query, key, value, attended; four norms where timesteps differ; float32 halves of the rotation.
+    # Residual, normed, query, key, value, attended; four norms if timesteps differ; float32 halves of the rotation.
     attention = 10 * dim * itemsize + 8 * dim
     return int(max(attention, (6 * dim + 3 * hidden) * itemsize))
 
@@ -112,10 +112,10 @@ def _shape(model: LoadedModel, side: int) -> tuple[int, int, int]:
 
 
 def _least(work: Callable[[], Sequence[object] | torch.Tensor], device: torch.device, deadline: float) -> float:
-    """Returns the least seconds of a few rounds; the first round may be slow.
+    """Returns the shortest time of a few rounds in seconds; the first round may be slow.
 
-    On a CPU that other processes use, a round counts the processor time that it got, not the time that passed:
-    otherwise work would be refused for lack of time and never be measured again.
+    On a CPU that other processes use, a round counts the processor time that it got, not the elapsed time. Otherwise
+    work would be refused for lack of time and never be measured again.
     """
     least = float("inf")
     for _ in range(_ROUNDS):

@@ -1,7 +1,7 @@
-"""Decodes finished latents to pixels: on the device thread, or on a thread of its own beside the next step.
+"""Decodes finished latents to pixels: on the device thread, or on a second thread in parallel to the next step.
 
-On a CPU the device thread already uses every core that serving leaves, and a second one would take the event loop's:
-decoding beside steps was measured to gain nothing there (docs/engine.md). A GPU has streams.
+On a CPU the device thread already uses all cores but the event loop's, and measurements showed no gain from a second
+thread (docs/explanation/engine.md). A GPU has streams.
 """
 
 import itertools
@@ -28,7 +28,7 @@ class DecodeResult:
 
     Attributes:
         image: The image.
-        pixels: [H, W, 3] uint8 on the CPU; None where it failed.
+        pixels: [H, W, 3] uint8 on the CPU; None if it failed.
         error: Why it failed, else None.
         seconds: How long it took.
     """
@@ -40,7 +40,7 @@ class DecodeResult:
 
 
 def decode_now(vae: Vae, image: ImageState, latents: Tensor) -> DecodeResult:
-    """Decodes on the calling thread. An exception becomes part of the result."""
+    """Decodes on the calling thread. An exception is returned as part of the result."""
     started = time.perf_counter()
     try:
         pixels = vae.decode(latents)
@@ -50,9 +50,9 @@ def decode_now(vae: Vae, image: ImageState, latents: Tensor) -> DecodeResult:
 
 
 class DecodeThread:
-    """Decodes one image after another on a thread and, on CUDA, on a stream of its own. Owned by the device thread.
+    """Decodes one image after another on its own thread and, on CUDA, its own stream. Owned by the device thread.
 
-    The image of the most urgent class goes first, within a class the one that came first.
+    Images of more urgent classes are decoded first; within a class the order is that of arrival.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DecodeThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a result is still to be taken."""
+        """Whether a result is outstanding or has not been taken."""
         return self._pending > 0
 
     @property
@@ -96,7 +96,7 @@ class DecodeThread:
         Args:
             image: The image.
             latents: Its latents after the last step.
-            expected_s: Seconds that the decode should take; 0 where that is not known.
+            expected_s: Seconds that the decode should take; 0 if that is not known.
         """
         self._pending += 1
         event = None
@@ -113,7 +113,7 @@ class DecodeThread:
         return result
 
     def close(self) -> None:
-        """Ends the thread after the decode under way."""
+        """Ends the thread after the current decode."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run_next(self) -> None:

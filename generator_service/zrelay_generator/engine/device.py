@@ -1,4 +1,4 @@
-"""The one thread that runs torch: it waits for jobs and ticks, and never waits for a caller."""
+"""The only thread that runs torch. It waits for jobs and ticks, and never for a caller."""
 
 import logging
 import threading
@@ -17,14 +17,14 @@ _MOST_FAILURES = 3
 LOST = "the GPU failed for good in this process (the log has CUDA's error): restart the process"
 BROKEN = "the engine failed repeatedly (the log has the errors): restart the process"
 ThreadEnded = Callable[[list[str]], None]
-"""Called on the device thread when it has ended unasked, with the ids of the jobs that were at work."""
+"""Called on the device thread when it ended without `stop`, with the ids of the jobs that it was running."""
 
 
 class DeviceThread:
     """Owns the engine. `add` and `stop` may be called from any thread and return at once.
 
     Attributes:
-        broken: Why the thread ended without being asked to, "" where it has not.
+        broken: Why the thread ended although `stop` was not called, "" if it has not ended.
     """
 
     def __init__(self, threads: int | None, ended: ThreadEnded = lambda suspects: None) -> None:
@@ -32,7 +32,7 @@ class DeviceThread:
 
         Args:
             threads: Torch threads on a CPU; None keeps torch's own number.
-            ended: Called where the thread ends unasked.
+            ended: Called if the thread ends although `stop` was not called.
         """
         self._threads, self._ended = threads, ended
         self.broken = ""
@@ -57,13 +57,13 @@ class DeviceThread:
         return self._loaded
 
     def add(self, job: DeviceJob) -> None:
-        """Hands a job over."""
+        """Passes a job to the engine."""
         with self._changed:
             self._arrived.append(job)
             self._changed.notify()
 
     def stop(self) -> None:
-        """Ends the thread after the tick under way."""
+        """Ends the thread after the current tick."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -80,7 +80,7 @@ class DeviceThread:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the device, for people; "" while all is well."""
+        """Description of what is wrong with the device; "" if nothing is wrong."""
         if self.broken:
             return self.broken
         overdue = self.overdue_s
@@ -88,7 +88,7 @@ class DeviceThread:
 
     @property
     def overdue_s(self) -> float:
-        """Seconds by which the device exceeds any time that its unit of work could take; 0 while all is well."""
+        """Seconds by which the current unit of work exceeds its longest plausible time; 0 if nothing is wrong."""
         engine = self._engine
         return 0.0 if engine is None else engine.overdue_s
 
@@ -119,14 +119,14 @@ class DeviceThread:
         engine.close()
 
     def _tick_on(self, engine: StepEngine) -> str:
-        """Ticks until the thread is to end.
+        """Runs ticks until `stop` is called.
 
-        A tick that raised is a bug, most likely in what these jobs request together. Ending the thread would end all
-        other jobs too, so the engine is emptied and continues. Where that does not help, a new process might: waiting
-        jobs are on disk, which is better for them than failing one by one.
+        A tick that raises is a bug, most likely in a combination of what these jobs request. Ending the thread would
+        end all other jobs too, so the engine is emptied and continues. If that does not help, a new process might:
+        waiting jobs are on disk, which is better for them than failing one by one.
 
         Returns:
-            Why the device or the engine cannot continue, "" where the thread was asked to stop.
+            Why the device or the engine cannot continue, "" if the thread was stopped by `stop`.
         """
         failures = 0
         while True:
@@ -148,7 +148,7 @@ class DeviceThread:
                 engine.abandon(error)
 
     def _take_arrivals(self, engine: StepEngine) -> bool:
-        """Waits until there is work; False when the thread is to end."""
+        """Waits until there is work. Returns False when the thread is to end."""
         with self._changed:
             while (engine.idle or engine.waits) and not self._arrived and not self._stopping:
                 self._changed.wait()

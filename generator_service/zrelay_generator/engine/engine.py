@@ -1,6 +1,6 @@
-"""The step engine: each tick chooses work, runs it once, advances the jobs that it touched, and reports what happened.
+"""The step engine: each tick selects work, runs it once, advances the jobs it contains, and reports what happened.
 
-Plain and single-threaded: the device thread owns it, tests call it directly. It knows no caller and no feature by name.
+It is single-threaded: the device thread owns it, tests call it directly. It knows no caller and no feature by name.
 The function `select` decides which work a tick does.
 """
 
@@ -38,7 +38,7 @@ Emit = Callable[[DeviceJob, EngineEvent], None]
 
 
 class StepEngine:
-    """Takes jobs, emits events, one tick at a time."""
+    """Runs jobs, one tick at a time, and emits their events."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class StepEngine:
             emit: Receives every event.
             completed: Receives every tick that was run and its seconds on the device.
             changed: Called from another thread when an engine that waits has work again.
-            decode_beside: Decode on a thread of its own; None does so where the device has streams.
+            decode_beside: Decode on a thread of its own; None does so if the device has streams.
             clock: Seconds that only grow, for the watchdog.
         """
         self._model = model
@@ -79,38 +79,38 @@ class StepEngine:
 
     @property
     def idle(self) -> bool:
-        """Whether there is no job."""
+        """Whether the engine has no job."""
         return not self._jobs
 
     @property
     def waits(self) -> bool:
-        """Whether a tick would only wait for the decode thread."""
+        """Whether a tick could only wait for the decode thread."""
         return self._decoder is not None and self._decoder.busy and not self._decoder.ready and self._next() is None
 
     @property
     def overdue_s(self) -> float:
-        """Seconds by which the work under way exceeds any time it could take; 0 while all is well."""
+        """Seconds by which the current unit of work exceeds its longest plausible time; 0 if nothing is wrong."""
         beside = 0.0 if self._decoder is None else self._decoder.watchdog.overdue_s
         return max(self._watchdog.overdue_s, beside)
 
     @property
     def suspects(self) -> list[str]:
-        """Ids of the jobs whose work is under way: one of them is the cause where a tick did not return."""
+        """Ids of the jobs in the current unit of work: if a tick did not return, one of them is the cause."""
         decoding = [job for job in self._jobs if any(image.decoding for image in job.images)]
         return list({job.id: None for job in [*self._at_work, *decoding]})
 
     def add(self, job: DeviceJob) -> None:
-        """Takes a job; it joins at the next tick."""
+        """Adds a job; it joins at the next tick."""
         self._jobs.append(job)
 
     def tick(self) -> None:
         """Runs one unit of work: a denoising step of some images, or one decode.
 
-        What fails for a job ends that job.
+        A failure that belongs to one job ends that job only.
 
         Raises:
-            Exception: The device is lost for good (`is_device_lost`), or a bug outside any one job's part; after a bug
-                `abandon` makes the engine usable again.
+            Exception: The device is lost (`is_device_lost`), or there is a bug that belongs to no single job; after a
+                bug `abandon` makes the engine usable again.
         """
         self._drop_cancelled()
         self._take_decoded()
@@ -121,10 +121,10 @@ class StepEngine:
             self._denoise(tick)
         elif self._decoder is not None and self._decoder.busy:
             self._decoded(self._decoder.take())
-        self._at_work = []  # kept where a tick raised: these jobs are the suspects
+        self._at_work = []  # kept if a tick raised: these jobs are the suspects
 
     def abandon(self, error: Exception) -> None:
-        """Ends every job that is here, after a tick that raised."""
+        """Ends every job of the engine, after a tick that raised."""
         refusal = unexpected(error)
         for job in list(self._jobs):
             self._end(job, JobFailed(refusal))
@@ -166,7 +166,7 @@ class StepEngine:
         self._step_failed(planned, failure, size)
 
     def _plan(self, image: ImageState) -> PlannedStep | None:
-        """The image's part of the tick; None where preparing it failed, which has ended the job."""
+        """Prepares the image's part of the tick. Returns None if that failed, which has ended the job."""
         job = image.job
         if job not in self._jobs:
             return None  # an earlier image of the same job has failed
@@ -188,7 +188,7 @@ class StepEngine:
         self._emit(job, StageProgress(JobStage.PREPARE, 1, 1, seconds, self._estimator.remaining_s(job)))
 
     def _forward(self, planned: Sequence[PlannedStep]) -> tuple[list[CompletedStep], list[float]]:
-        """All segments in one forward: each image after its step, and the magnitude of its latents."""
+        """Runs all segments in one forward. Returns each image after its step, and the magnitude of its latents."""
         predictions = iter(self._model.transformer.forward([s for one in planned for s in one.segments.values()]))
         completed = [complete_step(one, {name: next(predictions) for name in one.segments}) for one in planned]
         # One reading for all images synchronises with the device once, and makes the measured time true on CUDA too.
@@ -233,7 +233,7 @@ class StepEngine:
         self._fail(image.job, failure)
 
     def _step_failed(self, planned: Sequence[PlannedStep], error: Exception, size: Size) -> None:
-        """Splits a tick that failed: each image repeats its step alone, and only one that fails alone has failed."""
+        """Splits a tick that failed: each image repeats its step alone, and a job ends only if that fails too."""
         if is_device_lost(error):
             raise error
         if is_out_of_memory(error):
@@ -317,7 +317,7 @@ class StepEngine:
 
 
 def run_to_end(engine: StepEngine) -> None:
-    """Ticks until no job is left."""
+    """Runs ticks until the engine has no job."""
     with torch.inference_mode():
         while not engine.idle:
             engine.tick()

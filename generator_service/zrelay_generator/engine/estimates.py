@@ -91,7 +91,7 @@ class JobEstimator:
         return self.cost.decode_s(sampling.width * sampling.height)
 
     def fits(self, spec: JobSpec, free_bytes: int) -> bool:
-        """Whether one image of a job fits into `free_bytes`; True where the platform does not report them (0)."""
+        """Whether one image of a job fits into `free_bytes`; True if the platform does not report them (0)."""
         return not free_bytes or self.estimate(spec).memory_bytes <= free_bytes
 
     def check_fits(self, spec: JobSpec, device: torch.device, idle_bytes: int = 0) -> None:

@@ -105,10 +105,10 @@ class DeviceJob:
         self.images = [ImageState(self, i, image_seed(sampling.seed, i)) for i in range(sampling.num_images)]
 
     def release(self) -> None:
-        """Drops what only the device needs, once the job is over.
+        """Drops the tensors and other data that only the device needs, once the job is over.
 
-        Images and job refer to each other; without this their tensors (on a GPU, its memory) would stay until Python's
-        cycle collector runs.
+        Images and job refer to each other. Without this their tensors (and on a GPU, its memory) would stay until
+        Python's cycle collector runs.
         """
         self.images, self.features, self.conditioning = [], (), None
 

@@ -1,4 +1,4 @@
-"""The errors that callers receive when the device could not do a job: what happened, and what to do about it."""
+"""Errors for callers when the device could not run a job: what happened, and what the caller can do."""
 
 import logging
 import math
@@ -18,14 +18,14 @@ _SIZE_MULTIPLE = 16
 
 
 def without_frames(error: Exception) -> Exception:
-    """Returns the error without its frames where it ran out of memory: they hold the tensors that did not fit."""
+    """Returns the error. If it is out of memory, its traceback frames are removed, because they hold the tensors."""
     if is_out_of_memory(error):
         error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 
 
 def explained(error: Exception, job: DeviceJob, weights: TransformerWeights) -> ZrelayError:
-    """Returns what the caller receives for a failure; the log has the rest under the same incident id."""
+    """Returns the error that the caller receives for a failure. The log has the details under the same incident id."""
     if is_out_of_memory(error):
         return out_of_memory(job.spec, weights.device)
     if isinstance(error, FloatingPointError):
@@ -36,21 +36,21 @@ def explained(error: Exception, job: DeviceJob, weights: TransformerWeights) -> 
 
 
 def unexpected(error: Exception) -> ZrelayError:
-    """Returns what callers receive for a tick that failed without any one job's fault; the log has the rest."""
+    """Returns the error for callers if a tick failed and no single job is the cause. The log has the details."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s: a tick of the engine failed; the jobs on the device end", incident, exc_info=error)
     return device_failure(incident)
 
 
 def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) -> OutOfMemory:
-    """Returns the refusal of an image that does not fit, with a size of half its pixels.
+    """Returns the error for an image that does not fit, with a suggested size of half its pixels.
 
-    Memory is about linear in the pixels.
+    Memory is roughly proportional to the pixels.
 
     Args:
         spec: The job.
         device: The device that ran out of memory.
-        needed_bytes: Estimated bytes beside the weights, 0 where there is no estimate.
+        needed_bytes: Estimated bytes in addition to the weights, 0 if there is no estimate.
     """
     sampling, found = spec.sampling, report(device)
     width, height = (_fitting(side * math.sqrt(0.5)) for side in (sampling.width, sampling.height))
@@ -69,7 +69,7 @@ def out_of_memory(spec: JobSpec, device: torch.device, needed_bytes: int = 0) ->
 
 
 def not_finite(image: ImageState, sigma: float, dtype: torch.dtype) -> FailedPrecondition:
-    """Returns the refusal of an image whose latents hold NaN or infinity after a step."""
+    """Returns the error for an image whose latents contain NaN or infinity after a step."""
     steps = image.job.spec.sampling.run_steps
     return FailedPrecondition(
         f"the latents of image {image.index} are not finite after step {image.done} of {steps} (sigma {sigma:.4g}, "
@@ -80,7 +80,7 @@ def not_finite(image: ImageState, sigma: float, dtype: torch.dtype) -> FailedPre
 
 
 def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
-    """Returns the refusal of an image that the VAE decoded to NaN or infinity."""
+    """Returns the error for an image that the VAE decoded to NaN or infinity."""
     return FailedPrecondition(
         f"the pixels of an image are not finite (decoded in {dtype_name(dtype)}); {_overflow_remedy(dtype)}",
         reason="PIXELS_NOT_FINITE",
@@ -89,9 +89,9 @@ def not_decodable(dtype: torch.dtype) -> FailedPrecondition:
 
 
 def device_failure(incident: str) -> InternalError:
-    """Returns the error of a bug: the caller receives an incident number for the operator, and nothing else."""
+    """Returns the error for a bug: the caller receives only an incident id, which the operator finds in the log."""
     return InternalError(
-        f"the generator failed at this job (incident {incident}); the server's log says why",
+        f"the generator failed at this job (incident {incident}); the server's log has the details",
         metadata={"incident": incident},
     )
 

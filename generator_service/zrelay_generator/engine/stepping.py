@@ -41,7 +41,7 @@ class CompletedStep:
 
 
 def begin(job: DeviceJob, model: LoadedModel) -> None:
-    """Computes what no step changes: the refined caption, what features need, the modulation of each step."""
+    """Computes what is the same in all steps: the refined caption, the features' data, the modulation of each step."""
 
     def condition(prompt: Prompt) -> Conditioning:
         for feature in job.features:
@@ -87,7 +87,7 @@ def complete_step(planned: PlannedStep, predictions: Mapping[str, Prediction]) -
 
 
 def preview(planned: PlannedStep, completed: CompletedStep, model: LoadedModel) -> Tensor | None:
-    """Returns [h, w, 3] uint8 pixels of the clean image that the step predicts, None where no preview is due."""
+    """Returns [h, w, 3] uint8 pixels of the clean image that the step predicts, None if no preview is due."""
     image, output = planned.image, planned.image.job.spec.output
     if not output.preview_every or image.done % output.preview_every or image.denoised:
         return None

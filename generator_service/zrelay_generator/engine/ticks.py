@@ -24,7 +24,7 @@ Tick = DenoiseTick | DecodeTick
 SelectTick = Callable[[Sequence[DeviceJob], int], Tick | None]
 """Chooses the next tick from the jobs on the device and the number of tokens that one forward may have.
 
-Returns None where there is nothing to do. It has no side effects: the engine also calls it to learn whether there is
+Returns None if there is nothing to do. It has no side effects: the engine also calls it to learn whether there is
 work.
 """
 TickCompleted = Callable[[Sequence[DeviceJob], Tick, float], None]

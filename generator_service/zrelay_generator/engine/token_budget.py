@@ -1,4 +1,4 @@
-"""How many tokens one forward may have: fewer after a forward ran out of memory, more again after a while."""
+"""The number of tokens that one forward may have. It shrinks after a forward ran out of memory and grows later."""
 
 from dataclasses import dataclass, field
 
@@ -15,9 +15,9 @@ _MOST_TICKS_TO_GROW = 8192
 class TokenBudget:
     """Tokens of a tick, at most `limit`.
 
-    What used the memory may be gone later (another process, a large decode, fragmentation) or may stay. So the budget
-    grows again; each attempt that fails doubles the number of ticks before the next one, up to 8192, until ticks at the
-    full `limit` have succeeded that often.
+    The cause of the shortage may disappear later (another process, a large decode, fragmentation) or may stay, so the
+    budget grows again. Each failed attempt to grow doubles the number of ticks before the next attempt, up to 8192,
+    until that many ticks at the full `limit` have succeeded.
 
     Attributes:
         limit: The configured number of tokens.

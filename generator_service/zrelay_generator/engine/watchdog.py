@@ -11,7 +11,7 @@ _TIMES_EXPECTED = 20.0
 
 
 class Watchdog:
-    """The unit of work under way. One thread works; any thread may read."""
+    """Measures how long the current unit of work runs. One thread works; any thread may read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Creates a watchdog without a unit under way.
@@ -24,10 +24,10 @@ class Watchdog:
 
     @contextmanager
     def unit(self, expected_s: float) -> Iterator[None]:
-        """Encloses one unit of work.
+        """Marks the `with` block as one unit of work.
 
         Args:
-            expected_s: Seconds that it should take; 0 where that is not known.
+            expected_s: Seconds that it should take; 0 if that is not known.
         """
         self._due = self._clock() + max(_LEAST_S, _TIMES_EXPECTED * expected_s)
         try:
@@ -37,6 +37,6 @@ class Watchdog:
 
     @property
     def overdue_s(self) -> float:
-        """Seconds by which the unit under way exceeds any time that it could take; 0 while all is well."""
+        """Seconds by which the current unit exceeds its longest plausible time; 0 if nothing is wrong."""
         due = self._due
         return 0.0 if due is None else max(0.0, self._clock() - due)

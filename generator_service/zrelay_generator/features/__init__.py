@@ -1,1 +1,1 @@
-"""Features of a job, one folder each, with the protocol between them, the requests and the engine."""
+"""The features that a job may use, one folder each, and the protocol through which the engine calls them."""

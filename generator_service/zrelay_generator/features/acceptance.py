@@ -1,4 +1,4 @@
-"""What a generator accepts: limits and defaults of the configuration and of the checkpoint together."""
+"""What a generator accepts: the limits and defaults that follow from configuration and checkpoint."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ class SamplingLimits:
     """Limits of SamplingOptions.
 
     Attributes:
-        size_multiple: Divisor of width and height.
-        min_side, max_side: Least and greatest side in pixels, both divisible by `size_multiple`.
-        max_pixels: Greatest area in pixels.
-        max_steps: Greatest number of steps.
-        max_images: Greatest number of images.
-        defaults: Values of the fields that a request leaves out.
+        size_multiple: Width and height must be multiples of this number.
+        min_side, max_side: Minimum and maximum side in pixels, both multiples of `size_multiple`.
+        max_pixels: Maximum area in pixels.
+        max_steps: Maximum number of steps.
+        max_images: Maximum number of images.
+        defaults: Values of the fields that a request does not set.
     """
 
     size_multiple: int
@@ -38,15 +38,15 @@ class SamplingLimits:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What requests may ask for.
+    """Limits and defaults of requests.
 
     Attributes:
         sampling: Limits and defaults of SamplingOptions.
         model: Limits of the checkpoint. Features derive their own limits from it.
         encoder: Fingerprint of the encoder that belongs to the checkpoint.
-        max_image_bytes: Greatest size of an image file.
-        max_image_pixels: Greatest area of a picture.
-        deterministic: Whether every job is deterministic, also if the request does not ask for it.
+        max_image_bytes: Maximum size of an image file.
+        max_image_pixels: Maximum area of an image in a request.
+        deterministic: Whether every job is deterministic, even if the request does not set it.
     """
 
     sampling: SamplingLimits
@@ -60,7 +60,7 @@ class Acceptance:
 def acceptance(
     config: GeneratorConfig, model: ModelLimits, defaults: GenerationDefaults, identity: Identity
 ) -> Acceptance:
-    """Returns the narrower of the configured limits and those of the checkpoint, sides rounded to valid values."""
+    """Returns the stricter of the configured limits and those of the checkpoint; sides are rounded to valid values."""
     multiple = model.size_multiple
     sampling = SamplingLimits(
         size_multiple=multiple,

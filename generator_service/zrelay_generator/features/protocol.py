@@ -1,4 +1,4 @@
-"""The protocol between jobs, the engine and features: what a job is, and what a feature may do to it.
+"""The protocol between jobs, the engine and features: what a job is, and what a feature may change.
 
 A feature is a vertical slice: one folder beside this module with its spec, its request parsing, its capability names
 for GetInfo, its hooks and its provenance entry. The folder exports one `FeatureSlice`, which `registry.py` lists. No
@@ -122,12 +122,12 @@ class Prompt:
 
 
 class FeatureSpec:
-    """What one job asks of one feature. Subclasses are frozen dataclasses in the feature's folder."""
+    """The part of a job that belongs to one feature. Subclasses are frozen dataclasses in the feature's folder."""
 
     __slots__ = ()
 
     def applied_to(self, sampling: SamplingSettings) -> SamplingSettings:
-        """Returns the sampling under this feature, for example with fewer steps to run."""
+        """Returns the sampling as changed by this feature, for example with fewer steps to run."""
         return sampling
 
     def provenance(self) -> Mapping[str, object]:
@@ -149,8 +149,8 @@ class JobSpec:
         output: Format of the result.
         origin: Origin of the prompts, for provenance.
         priority: Priority class.
-        deterministic: Whether the images are bit for bit the same whatever else runs on the device.
-        features: What the job asks of features, at most one spec of each kind.
+        deterministic: Whether the images are bitwise independent of other jobs on the device.
+        features: The parts of the job that belong to features, at most one spec of each kind.
     """
 
     prompt: Prompt
@@ -219,14 +219,14 @@ class JobFeature:
         return Size()
 
     def encoded_pixels(self) -> tuple[int, ...]:
-        """Returns the pixel count of each picture that the VAE encodes when the job begins, for memory and time."""
+        """Returns the pixels of each image that the VAE encodes before the first step, to estimate memory and time."""
         return ()
 
     def begin(self, model: LoadedModel, condition: Condition) -> None:
-        """Computes what no step changes. Called once per job, before its first step."""
+        """Computes what is the same in all steps. Called once per job, before its first step."""
 
     def conditioning(self, model: LoadedModel, prompt: Prompt) -> Conditioning | None:
-        """Returns the sequence of an image under a prompt, None for the plain one. Called for each prompt."""
+        """Returns the sequence of an image under a prompt, None for the ordinary one. Called for each prompt."""
         return None
 
     def start(self, image: int, generator: torch.Generator, shape: tuple[int, int, int], sigma: float) -> Tensor | None:
@@ -244,7 +244,7 @@ class JobFeature:
         return None
 
     def segments(self, model: LoadedModel, step: Step, segments: dict[str, Segment]) -> dict[str, Segment]:
-        """Returns the segments of a step by name: the given ones, changed or with more beside them."""
+        """Returns the segments of a step by name: the given segments, changed or with additional ones."""
         return segments
 
     def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
@@ -277,17 +277,17 @@ def _no_check(request: object) -> None:
 
 @dataclass(frozen=True)
 class FeatureSlice(Generic[SpecT, RequestT]):
-    """Everything that the rest of the generator needs to know of one feature.
+    """Everything that the rest of the generator uses of one feature.
 
     Attributes:
         fields: Fields of GenerationSpec that belong to the feature.
-        spec: Class of the job's part.
-        capabilities: Makes the entries of GetInfo from what the generator accepts; None while the model is loading.
-        parse: Reads the job's part from a request. Returns None if the request does not use the feature. Raises the
-            errors of `zrelay_shared.errors`.
-        hooks: Makes the hooks of a job from its part and the whole job. Returns None if nothing is to be done.
-        check: Refuses what can be refused from the message alone. It is called for every request, before tensors and
-            files are read.
+        spec: Class of the feature's part of a job.
+        capabilities: Returns the entries of GetInfo for what the generator accepts; None while the model is loading.
+        parse: Reads the feature's part of a job from a request. Returns None if the request does not use the feature.
+            Raises the errors of `zrelay_shared.errors`.
+        hooks: Returns the hooks of a job from the feature's part and the whole job, None if no hook is needed.
+        check: Raises an error for what is invalid in the message alone. It is called for every request, before tensors
+            and files are read.
     """
 
     fields: tuple[str, ...]

@@ -114,7 +114,7 @@ class SpecRequest:
             if tokens > limits.text_limit:
                 raise invalid(
                     field,
-                    f"at most {limits.text_limit} tokens (GetInfo's text_limit: pass it to the encoder)",
+                    f"at most {limits.text_limit} tokens (text_limit of GetInfo; pass it to the encoder)",
                     tokens,
                     reason="PROMPT_TOO_LONG",
                 )
@@ -123,7 +123,7 @@ class SpecRequest:
 
 
 def missing(capability: str, field: str = "") -> FeatureMissing:
-    """Makes the refusal of a capability that this generator does not have.
+    """Returns the error for a capability that this generator does not have.
 
     Args:
         capability: Its name in GetInfo.
@@ -139,8 +139,8 @@ def missing(capability: str, field: str = "") -> FeatureMissing:
 
 
 def decimal(value: float) -> float:
-    """Returns the decimal that a float32 of the wire stands for: 0.6 for 0.60000002384.
+    """Returns the decimal number that a client wrote before it became a float32: 0.6 for 0.60000002384.
 
-    Ten steps at strength 0.60000002384 would be seven steps instead of six. A float32 keeps six significant digits.
+    With strength 0.60000002384, ten steps would become seven instead of six. A float32 keeps six significant digits.
     """
     return float(f"{value:.6g}")

@@ -10,7 +10,7 @@ from zrelay_shared.errors import NotFound, PayloadCorrupt
 
 
 class JobDirectory:
-    """Jobs by their id and by the id of their request. A job lives here until its end is in the store."""
+    """Jobs by their id and by the id of their request. A job is kept here until its end is in the store."""
 
     def __init__(self, store: JobStore) -> None:
         """Creates an empty directory over a store."""
@@ -33,7 +33,7 @@ class JobDirectory:
             self._by_request[record.request_id] = job
 
     def remove(self, job: LiveJob) -> None:
-        """Removes a job; from now on the store answers for it."""
+        """Removes a job whose end is in the store, which is read from now on."""
         self._by_id.pop(job.record.job_id, None)
         if self._by_request.get(job.record.request_id) is job:
             del self._by_request[job.record.request_id]

@@ -48,7 +48,7 @@ class ImageFinished:
         width: Pixels.
         height: Pixels.
         format: Format of the file.
-        data: The file; empty where it is in the store alone.
+        data: The file; empty if it is in the store alone.
         file_sha256: SHA-256 (hex) of the file.
         pixels_sha256: SHA-256 (hex) of the RGB pixels.
     """
@@ -65,7 +65,7 @@ class ImageFinished:
 
 @dataclass(frozen=True, slots=True)
 class JobSucceeded:
-    """The last event of a job that succeeded: its number of images, and where its time went."""
+    """The last event of a job that succeeded: its number of images and the seconds per stage."""
 
     images: int
     timings: StageTimings
@@ -99,7 +99,7 @@ class EventLog:
         return iter(self._events)
 
     def append(self, event: JobEvent) -> int:
-        """Adds an event and returns its sequence number. Of what a slow watcher may miss only the latest is kept."""
+        """Adds an event and returns its sequence number. Of progress and previews only the latest ones are kept."""
         self._drop_replaced(event)
         self.sequence += 1
         self._events.append((self.sequence, event))

@@ -1,4 +1,4 @@
-"""Accepts jobs: a repeat finds the first job, overload is refused, a new job is durable before it is acknowledged."""
+"""Accepts jobs: finds the job of a repeated request, refuses overload, and stores a new job before acknowledging it."""
 
 import asyncio
 import secrets
@@ -90,7 +90,7 @@ class JobIntake:
             config: The limits.
             store: Where jobs are written.
             directory: Where earlier jobs are found.
-            scheduler: Says how much work is ahead.
+            scheduler: Reports how much work is ahead of a new job.
             estimator: Estimates the work of a job.
             describe: Makes the JobAccepted message.
             model: Digest of what generates the images.
@@ -173,13 +173,13 @@ class JobIntake:
 
 
 class SerialTasks:
-    """Runs tasks of the same name one after another, and completes them when their caller goes away."""
+    """Runs tasks of the same name one after another; a task continues if its caller is cancelled."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[LiveJob]] = {}
 
     async def run(self, name: str, work: Callable[[], Coroutine[Any, Any, LiveJob]]) -> LiveJob:
-        """Runs `work` once no other task of this name runs; it goes on where the caller is cancelled."""
+        """Runs `work` once no other task of this name runs. It continues if the caller is cancelled."""
         while (other := self._running.get(name)) is not None:
             await asyncio.wait({other})
         task = self._running[name] = asyncio.create_task(work())
@@ -207,7 +207,7 @@ def device_lost() -> Unavailable:
 
 
 def content_unknown(sha256: str, field: str = "") -> NotFound:
-    """Returns the error of a content that was named and is not stored: the caller sends it again."""
+    """Returns the error for a ContentRef whose content is not stored; it asks the caller to send the content again."""
     return NotFound(
         f"{field or 'spec'}: the content {sha256} is not stored here: upload it (UploadBlob) or include it in the "
         "request, and send the request again",

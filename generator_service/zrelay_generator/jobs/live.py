@@ -1,4 +1,4 @@
-"""A job in this process, the records that the store keeps of its results, and jobs made of such records."""
+"""Jobs of this process, the stored records of their results, and jobs that are restored from such records."""
 
 import json
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class LiveJob:
         device_job: The job on the device, None before it is loaded and after it is over.
         watchers: Streams that watch it.
         progressed_at: Seconds on the monotonic clock at which the device last reported on it.
-        suspended: This process will not continue it; the next one will.
-        alone: It must run without company on the device.
+        suspended: Whether this process has stopped it, for the next process to continue.
+        alone: Whether it must run on the device without other jobs.
     """
 
     record: JobRecord
@@ -67,7 +67,7 @@ def event_of(record: ResultRecord) -> ImageFinished | JobSucceeded:
 
 
 def stored_job(record: JobRecord, results: Sequence[ResultRecord]) -> LiveJob:
-    """Returns a job as the store knows it.
+    """Returns a job as it is stored.
 
     Raises:
         PayloadCorrupt: A result is damaged (STORE_DAMAGED).
@@ -83,7 +83,7 @@ def complete_stored_job(record: JobRecord, results: Sequence[ResultRecord]) -> L
     """Returns a job with all its results.
 
     Raises:
-        PayloadCorrupt: A result is damaged, or fewer images are there than the job had (STORE_DAMAGED).
+        PayloadCorrupt: A result is damaged, or images of the job are missing (STORE_DAMAGED).
     """
     job = stored_job(record, results)
     images = sum(event.images for _, event in job.log if isinstance(event, JobSucceeded))

@@ -165,17 +165,17 @@ class JobManager:
             self._update_lease(job)
 
     def standing(self, job: LiveJob) -> QueueStanding | None:
-        """Returns where a job stands, None where it does not wait."""
+        """Returns the standing of a job, None if it does not wait."""
         if job.record.state is not JobState.QUEUED or job.suspended:
             return None
         return self.scheduler.standing(job.record)
 
     async def settled(self, job: LiveJob) -> None:
-        """Returns when what happened to a job so far is in the store."""
+        """Waits until everything that happened to a job so far is in the store."""
         await self._saver.settled(job)
 
     async def flush(self) -> None:
-        """Returns when everything that happened so far is in the store."""
+        """Waits until everything that happened so far is in the store."""
         await self._saver.flush()
 
     # What the device and the clock do.
@@ -187,7 +187,7 @@ class JobManager:
             self._record(job, event)
 
     async def heartbeat(self) -> None:
-        """Sends each watched job that waits its standing, and each one that has begun and was passed over its ETA."""
+        """Sends heartbeats: its standing to the watchers of a waiting job, a new ETA to those of a job passed over."""
         for sent, (record, standing) in enumerate(list(self.scheduler.standings())):
             if sent % _EVENTS_AT_ONCE == _EVENTS_AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -201,14 +201,14 @@ class JobManager:
                 job.log.append(replace(latest, eta_s=self.scheduler.standing(job.record).eta_s))
 
     async def recover(self) -> None:
-        """Removes what exceeds the limits, and saves again what the disk refused, once the disk works."""
+        """Applies the limits of the store, and saves again what the disk refused if the disk works again."""
         if not self._store.problem or await self._store.recover():
             self._saver.retry()
         with contextlib.suppress(Unavailable):  # the store has logged it
             await self._store.retain()
 
     def device_lost(self, suspects: Collection[str]) -> None:
-        """Stops: the device does nothing more in this process, and the next one continues what is unfinished.
+        """Stops this process's work: the device is unusable, and the next process continues unfinished jobs.
 
         Args:
             suspects: Ids of the jobs that the device was working at.
@@ -272,7 +272,7 @@ class JobManager:
         return self._saver.backlog
 
     async def storage_works(self) -> bool:
-        """Tries whether the storage takes writes."""
+        """Tests whether the storage accepts writes."""
         return await self._store.recover()
 
     def job_saved(self, job: LiveJob) -> None:
@@ -339,7 +339,7 @@ class JobManager:
         self._prefetcher.wake()
 
     def _update_lease(self, job: LiveJob, least_s: float = 0.0) -> None:
-        """Starts or ends the lease of a job: the time that it lives without a watcher."""
+        """Starts or ends the lease of a job: the time for which it continues without a watcher."""
         job_id = job.record.job_id
         if (timer := self._leases.pop(job_id, None)) is not None:
             timer.cancel()
@@ -378,7 +378,7 @@ class JobManager:
                 yield job
 
     async def _with_bytes(self, job: LiveJob, event: JobEvent) -> JobEvent:
-        """An event with the bytes of its image."""
+        """Returns the event; if it is an image, with the bytes of its file."""
         if not isinstance(event, ImageFinished) or event.data:
             return event
         try:

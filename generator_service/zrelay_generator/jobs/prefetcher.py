@@ -1,4 +1,4 @@
-"""Loads the next jobs and hands them to the device, a few ahead of need: a queued job costs little memory."""
+"""Loads the next few jobs in advance and passes them to the device; other queued jobs need little memory."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from zrelay_shared.errors import Unavailable, ZrelayError
 
 log = logging.getLogger(__name__)
 LoadSpec = Callable[[JobRecord], Awaitable[JobSpec]]
-"""Reads the spec of a waiting job. Raises PayloadCorrupt where it is damaged, Unavailable where the disk refuses."""
+"""Reads the spec of a waiting job. Raises PayloadCorrupt if it is damaged, Unavailable if the disk refuses."""
 
 
 class PrefetchOwner(Protocol):
-    """What the prefetcher needs to know of jobs."""
+    """The jobs, as the prefetcher uses them."""
 
     def living(self, job_id: str) -> LiveJob | None:
         """Returns a job of this process."""
@@ -34,7 +34,7 @@ class PrefetchOwner(Protocol):
         """Returns the number of jobs whose results are being saved."""
 
     async def storage_works(self) -> bool:
-        """Tries whether the storage takes writes."""
+        """Tests whether the storage accepts writes."""
 
 
 class Prefetcher:
@@ -69,7 +69,7 @@ class Prefetcher:
         self.closed = False
 
     def offer(self, job: LiveJob, spec: JobSpec) -> None:
-        """Starts a job that was just accepted at once where it is the next one; else it stays in the queue."""
+        """Loads a job that was just accepted if it is the next one; else it stays in the queue."""
         if not self.closed and self._next() is job.record:
             self._scheduler.load(job.record)
             self._begin(job, spec)
@@ -83,7 +83,7 @@ class Prefetcher:
             self._task = asyncio.create_task(self._run())
 
     def close(self) -> None:
-        """Ends loading."""
+        """Stops loading jobs."""
         self.closed = True
         for task in (self._task, *self._retries):
             if task is not None:
@@ -122,10 +122,10 @@ class Prefetcher:
                 self._begin(job, spec)
 
     async def _refused(self, job: LiveJob, second_attempt: bool) -> None:
-        """Handles a job whose data the disk did not give.
+        """Handles a job whose data could not be read.
 
-        Where the disk refuses everything, all jobs wait. Else this job gets a second attempt beside the others, and
-        then fails alone.
+        If the storage does not work at all, all jobs wait. Otherwise other jobs continue, and this one is tried a
+        second time. If that fails too, only this job fails.
         """
         works = await self._owner.storage_works()
         record = job.record

@@ -2,7 +2,7 @@
 
     QUEUED ──StageProgress──> RUNNING ──JobSucceeded──> SUCCEEDED
        │                         │
-       └────────JobFailed────────┴──> FAILED, or CANCELLED where the error is a Cancelled
+       └────────JobFailed────────┴──> FAILED, or CANCELLED if the error is a Cancelled
 
 A job that is over stays as it is. A job that was running when its process ended is QUEUED in the next one: the store
 knows it as unfinished.
@@ -18,11 +18,11 @@ from zrelay_shared.errors import Cancelled
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """Nobody needs to watch the job any more."""
+    """Event: the job continues without watchers from now on."""
 
 
 def transition(record: JobRecord, event: JobEvent | Detached, *, sequence: int, at: float) -> JobRecord:
-    """Returns the record after an event. Pure.
+    """Returns the record after an event. A pure function.
 
     Args:
         record: The job before the event.

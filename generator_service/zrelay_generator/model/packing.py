@@ -1,4 +1,4 @@
-"""The layout of a tick's segments in one sequence, and the part of a segment that no step changes."""
+"""The layout of a tick's segments in one sequence, and the part of a segment that is the same in all steps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from zrelay_generator.model.phases import Phase, phases_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """The part of an image's sequence under one prompt that no step changes.
+    """The part of an image's sequence under one prompt that is the same in all steps.
 
     The sequence is [leading, references, image, padding, context]. A plain image has no leading tokens and no
     references.
@@ -94,7 +94,7 @@ class Part:
     Attributes:
         spans: Positions of the segments.
         rope: Rope of all tokens.
-        slots: int64 [tokens], the modulation of each token: 2 i for that of segment i, 2 i + 1 for its clean one.
+        slots: int64 [tokens], the index of each token's modulation: 2 i for segment i, 2 i + 1 for its clean tokens.
     """
 
     spans: Spans

@@ -1,7 +1,7 @@
-"""Phases of the main blocks: every segment passes through all of them, a variant of a segment through some.
+"""Phases of the main blocks. Every segment passes through all blocks; a variant of a segment leaves some blocks out.
 
-A variant leaves blocks out. Up to the first of these it equals its segment, so it starts there as a copy. While blocks
-are left out, its tokens are kept aside.
+Up to its first omitted block a variant equals its segment, so it starts there as a copy. While its blocks are omitted,
+its tokens are stored separately.
 """
 
 from collections.abc import Sequence

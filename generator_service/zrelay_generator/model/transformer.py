@@ -73,7 +73,13 @@ class PackedTransformer:
         return caption
 
     def conditioning(self, context: Tensor, height: int, width: int) -> Conditioning:
-        """Computes what no step changes, for an image of `height` x `width` latent pixels under a refined caption."""
+        """Computes the part of an image's sequence that is the same in all steps.
+
+        Args:
+            context: The refined caption.
+            height: Rows of latent pixels.
+            width: Columns of latent pixels.
+        """
         rows, columns, tokens = height // PATCH, width // PATCH, len(context)
         positions = torch.cat([image_positions(rows, columns, tokens), caption_positions(tokens)])
         return Conditioning(image_tokens=rows * columns, context=context, rope=self.rope(positions))

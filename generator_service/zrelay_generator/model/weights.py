@@ -110,10 +110,10 @@ class TransformerWeights:
 
 
 def transformer_weights(model: Any) -> TransformerWeights:
-    """Returns the weights of a ZImageTransformer2DModel without copying them: on a CPU they stay pages of the file.
+    """Returns the weights of a ZImageTransformer2DModel without copying them.
 
-    Joining query, key and value, or gate and up, would save a few kernel launches but hold 70 % of the weights twice
-    while loading. Measured on a CPU, it is faster only for models of a few megabytes.
+    Joining query, key and value, or gate and up, would save a few kernel launches, but 70 % of the weights would be in
+    memory twice while loading. In measurements on a CPU it was faster only for models of a few megabytes.
 
     Raises:
         ValueError: The model is not built like Z-Image.

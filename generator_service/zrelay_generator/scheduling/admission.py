@@ -1,4 +1,4 @@
-"""Whether one more job is accepted: by estimated work and by what it would keep on disk, refused with numbers."""
+"""Decides whether one more job is accepted, by estimated work and by bytes on disk. Refusals contain the numbers."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _RETRY_S = (1.0, 60.0)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a new job finds.
+    """The load at the moment at which a job is submitted.
 
     Attributes:
         waiting: Jobs of its class and of more urgent ones that wait.
@@ -34,7 +34,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a new job asks for.
+    """The resources that a new job needs.
 
     Attributes:
         run_s: Estimated seconds on the device.
@@ -48,7 +48,7 @@ class Demand:
 
 
 def admit(demand: Demand, load: Load, config: GeneratorConfig) -> None:
-    """Refuses a job that is too much now.
+    """Raises an error if a job exceeds the limits at the moment.
 
     Raises:
         QuotaExceeded: The caller has too many jobs that wait; with a retry hint.

@@ -20,7 +20,7 @@ def queued_candidate(record: JobRecord) -> Candidate[JobRecord]:
 class CallerQueue:
     """The queued jobs of one caller in one class, sorted by place.
 
-    Adding and removing take time logarithmic in their number, except for moving list entries.
+    Finding the position of a job takes logarithmic time; inserting or removing it also moves the entries behind it.
     """
 
     places: list[tuple[float, int]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class CallerQueue:
         self._work = None
 
     def remove(self, record: JobRecord) -> bool:
-        """Removes a job; whether it was here."""
+        """Removes a job. Returns whether the job was in this queue."""
         at = self.position(record)
         if at == len(self.records) or self.records[at].arrival != record.arrival:
             return False
@@ -49,7 +49,7 @@ class CallerQueue:
 
     @property
     def work_through(self) -> list[float]:
-        """Seconds of work up to and including each job."""
+        """Returns the seconds of work up to and including each job, as a running sum."""
         if self._work is None:
             self._work = list(accumulate(record.work_s for record in self.records))
         return self._work
@@ -82,7 +82,7 @@ class JobQueue:
         self._count(record, 1)
 
     def remove(self, record: JobRecord) -> bool:
-        """Removes a job; whether it was queued."""
+        """Removes a job. Returns whether it was queued."""
         callers = self._classes[record.priority]
         own = callers.get(record.caller)
         if own is None or not own.remove(record):

@@ -1,4 +1,4 @@
-"""The scheduler as the event loop uses it: which job is loaded next, where each job stands, how much work waits."""
+"""The scheduler as the event loop uses it: the next job to load, positions of jobs, and the amount of waiting work."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -25,7 +25,7 @@ MOST_LOADED_PER_CLASS = 2 * LOADED_PER_CLASS
 
 @dataclass(frozen=True, slots=True)
 class QueueStanding:
-    """Where a waiting job stands.
+    """Position and estimated end of a waiting job.
 
     Attributes:
         queue_position: Jobs that go before it.
@@ -43,7 +43,7 @@ class LoadedJob:
     Attributes:
         record: The job.
         device_job: The job on the device, None while it is being loaded.
-        started: The device has begun it.
+        started: Whether the device has begun it.
     """
 
     record: JobRecord
@@ -71,7 +71,7 @@ class Scheduler:
 
     @contextmanager
     def reserved(self, record: JobRecord) -> Iterator[None]:
-        """Counts a job as load while it is being written to the store."""
+        """Includes a job in the load while it is being written to the store."""
         self._reserved[record.arrival] = record
         try:
             yield
@@ -84,15 +84,15 @@ class Scheduler:
         self._queue.add(record)
 
     def leave(self, record: JobRecord) -> None:
-        """Removes a job that is over, wherever it is; does nothing where it is not here."""
+        """Removes a job that is over, queued or loaded; does nothing if the job is unknown."""
         if self._loaded.pop(record.job_id, None) is not None or self._queue.remove(record):
             self._ledger.leave(record.priority, record.caller)
 
     def next_to_load(self) -> JobRecord | None:
-        """Returns the next job to be loaded, None where none may be.
+        """Returns the next job to load, None if no job may be loaded now.
 
-        Each class has places of its own, so that an urgent job never waits for a place. A job is loaded where it is
-        among the first 16 of its class, however many longer ones are loaded, up to 32.
+        Each class has its own places, so that an urgent job never waits for a place. A job is loaded if it is among the
+        first 16 of its class. Longer jobs that were loaded before may stay, up to 32 jobs in total.
         """
         for priority in Priority:
             if (record := self._next_of_class(priority)) is not None:
@@ -171,7 +171,7 @@ class Scheduler:
         return queued + loaded
 
     def standing(self, record: JobRecord) -> QueueStanding:
-        """Returns where a job stands that waits or is passed over."""
+        """Returns the standing of a job that waits or was passed over."""
         count, work_s = self._before(record)
         loaded = self._loaded.get(record.job_id)
         return QueueStanding(count, work_s + (record.work_s if loaded is None else self._remaining_s(loaded)))
@@ -291,7 +291,7 @@ class Scheduler:
         return ranked(loaded, lambda caller: self._received_s(priority, caller))
 
     def _place_s(self, priority: Priority) -> tuple[int, float]:
-        """What goes before a job that is before all loaded ones: one of them must end first where no place is free."""
+        """Returns the jobs and seconds before a first job: one loaded job must end first if no place is free."""
         loaded = [self._remaining_s(one) for one in self._loaded.values() if one.record.priority is priority]
         return (0, 0.0) if len(loaded) < MOST_LOADED_PER_CLASS else (1, min(loaded))
 

@@ -1,4 +1,4 @@
-"""Shares of device time: between priority classes by turns, between the callers of a class by seconds."""
+"""Shares of device time: priority classes take turns in units of work; callers of a class share seconds equally."""
 
 import threading
 from collections.abc import Collection
@@ -33,7 +33,7 @@ class ClassTurns:
         return order[-1]
 
     def completed(self, priority: Priority, waiting: Collection[Priority]) -> None:
-        """Records a unit.
+        """Records that a unit of work was run, so that the next call of `next_class` takes it into account.
 
         Args:
             priority: The class that led it.
@@ -49,10 +49,10 @@ class ClassTurns:
 class ServiceLedger:
     """Device seconds that callers have received, per priority class.
 
-    Each class has a level: the seconds that each of its callers would have received, had they shared the device equally
-    at every moment (the virtual time of weighted fair queueing). A caller without jobs starts at the level when it
-    sends one, so that nobody saves up device time by waiting, nobody is charged for times when nobody else waited, and
-    ever new callers cannot keep a long job waiting forever. Any thread may call it.
+    Each class has a level: the seconds that each of its callers would have received if they had always shared the
+    device equally (the virtual time of weighted fair queueing). A caller without jobs starts at this level when it
+    sends one. Therefore nobody saves up device time by waiting, nobody is charged for time in which nobody else
+    waited, and a stream of new callers cannot keep a long job waiting forever. Any thread may call it.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class ServiceLedger:
         self._classes = {priority: _ClassLedger() for priority in Priority}
 
     def enter(self, priority: Priority, caller: str) -> None:
-        """Counts a job of the caller that waits or runs."""
+        """Records that a job of the caller waits or runs."""
         with self._lock:
             self._classes[priority].enter(caller)
 
     def leave(self, priority: Priority, caller: str) -> None:
-        """Counts a job of the caller that is over."""
+        """Records that a job of the caller is over."""
         with self._lock:
             self._classes[priority].leave(caller)
 

@@ -34,10 +34,10 @@ class TickSelector:
         self._turns = ClassTurns()
 
     def select(self, jobs: Sequence[DeviceJob], tick_tokens: int) -> Tick | None:
-        """Returns the work of the next tick, None where there is none.
+        """Returns the work of the next tick, None if there is none.
 
         The first job of the class whose turn it is leads: a finished image of it is decoded, else its next image takes
-        a step. Other images join in the same order where that pays, up to `tick_tokens` tokens. An image that must be
+        a step. Other images join in the same order if that pays, up to `tick_tokens` tokens. An image that must be
         alone has no company: images of deterministic jobs, so that no rounding depends on others, and images whose last
         tick failed.
         """
@@ -98,7 +98,7 @@ def ranked_jobs(jobs: Iterable[DeviceJob], estimator: JobEstimator, ledger: Serv
 
 @dataclass(slots=True)
 class _TickBuilder:
-    """A tick under construction. `order` are all jobs that have work, the leader first."""
+    """A tick that is being built. `order` contains all jobs that have work, the leader first."""
 
     estimator: JobEstimator
     ledger: ServiceLedger
@@ -148,7 +148,7 @@ class _TickBuilder:
         return self._is_fair(image, own_s)
 
     def _is_fair(self, image: ImageState, own_s: float) -> bool:
-        """Whether its caller stays ahead of the least served caller of its class by at most this one job's work."""
+        """Whether the image's caller would be at most this job's work ahead of the least served caller of its class."""
         priority, caller = account = _account(image)
         others = [seconds for key, seconds in self._planned_s.items() if key[0] is priority and key[1] != caller]
         if not others:
@@ -160,7 +160,7 @@ class _TickBuilder:
         return image.job.spec.priority > self.lead.job.spec.priority
 
     def _begin_s(self, image: ImageState) -> float:
-        """Seconds before the first step of an image's job; 0 where another image of the job takes them."""
+        """Seconds before the first step of an image's job; 0 if another image of the job takes them."""
         taken = any(other.job is image.job for other in self.images if other is not image)
         return 0.0 if taken else self.estimator.begin_s(image.job)
 

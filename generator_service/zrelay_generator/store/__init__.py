@@ -1,4 +1,5 @@
-"""What outlives the process: job records in SQLite, contents as files named by their SHA-256.
+"""Data that outlives the process: job records in SQLite, contents as files named by their SHA-256.
 
-A leaf: `protocol.JobStore` is what the rest uses, `sqlite.SqliteJobStore` the implementation for one machine.
+A leaf of the import order. Other packages use `protocol.JobStore`; `sqlite.SqliteJobStore` implements it for one
+machine.
 """

@@ -1,4 +1,4 @@
-"""Contents by their SHA-256: files in a folder, or bytes in memory. Blocking; any thread may call."""
+"""Stores contents under their SHA-256, as files in a folder or bytes in memory. Methods block; any thread may call."""
 
 import contextlib
 import hashlib
@@ -17,28 +17,28 @@ _OUR_NAMES = re.compile(r"[0-9a-f]{64}|\..+\.part")
 
 
 class ContentMissing(Exception):
-    """The content is not stored, or no longer; `args[0]` is its digest."""
+    """The content is not stored, or was deleted; `args[0]` is its digest."""
 
 
 class ContentDamaged(Exception):
-    """The content's bytes are not those of its digest, `args[0]`."""
+    """The bytes of the content do not match its digest, which is `args[0]`."""
 
 
 class IncomingContent(Protocol):
-    """Content that is being received; nothing of it stays unless it is kept."""
+    """A content that is being received. It is removed unless `keep` is called."""
 
     def write(self, data: Buffer) -> None:
         """Appends bytes."""
 
     def keep(self, sha256: str) -> None:
-        """Gives it the name `sha256`; durable when this returns."""
+        """Stores it under the name `sha256`; durable when this returns."""
 
     def drop(self) -> None:
-        """Removes it; does nothing where it was kept."""
+        """Removes it if it was not kept."""
 
 
 class Blobs(Protocol):
-    """Where contents are. Methods raise OSError as the disk does."""
+    """The stored contents. Methods raise OSError if the disk fails."""
 
     def has(self, sha256: str) -> bool:
         """Whether a content is stored."""
@@ -47,18 +47,18 @@ class Blobs(Protocol):
         """Stores a content, durable when this returns. `sha256` must be that of `data`."""
 
     def incoming(self) -> IncomingContent:
-        """Begins a content whose digest is known at its end."""
+        """Starts to receive a content whose digest is known only at its end."""
 
     def read(self, sha256: str) -> bytes:
-        """Returns a content after comparing it with its name.
+        """Returns a content after comparing its bytes with its digest.
 
         Raises:
             ContentMissing: It is not stored.
-            ContentDamaged: Its bytes are others; it was deleted.
+            ContentDamaged: The bytes do not match; the content was deleted.
         """
 
     def delete(self, sha256: str) -> None:
-        """Removes a content, if it is there."""
+        """Removes a content if it is stored."""
 
     def names(self) -> set[str]:
         """Returns the name of every stored content."""
@@ -109,9 +109,9 @@ class FolderBlobs:
         return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
 
     def sweep(self, known: Collection[str]) -> int:
-        """Removes what a killed process left: partial files, and contents that no row names.
+        """Removes what a killed process left: partial files, and contents that no row of the database names.
 
-        Files with other names are left alone.
+        Files with other names are not changed.
 
         Returns:
             The number of files removed.
@@ -123,7 +123,7 @@ class FolderBlobs:
         return len(unnamed)
 
     def _sync_names(self) -> None:
-        """Makes new names durable: a name is on disk only once its folder is."""
+        """Makes new file names durable, which requires an fsync of the folder."""
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -132,7 +132,7 @@ class FolderBlobs:
 
 
 class _IncomingFile:
-    """A file that is created by the first write, so that an upload that ends before it leaves nothing."""
+    """A file that is created by the first write, so that an upload without data leaves no file."""
 
     def __init__(self, folder: Path, sync_names: Callable[[], None]) -> None:
         self._folder, self._sync_names = folder, sync_names
@@ -162,7 +162,7 @@ class _IncomingFile:
 
 
 class MemoryBlobs:
-    """Contents in memory, which end with the process."""
+    """Contents in memory; they are lost when the process ends."""
 
     def __init__(self) -> None:
         self._known: dict[str, bytes] = {}

@@ -29,7 +29,7 @@ class Database:
         self._thread.start()
 
     def run(self, call: Callable[[sqlite3.Connection], T]) -> "Future[T]":
-        """Runs `call` on the thread in a transaction: all of it is committed or, where it raises, nothing."""
+        """Runs `call` on the thread in a transaction: all of it is committed or, if it raises, nothing."""
         future: Future[T] = Future()
         if self._closed:
             future.set_exception(sqlite3.ProgrammingError("the store is closed"))

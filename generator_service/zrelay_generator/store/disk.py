@@ -1,4 +1,4 @@
-"""Whether the state folder's disk takes writes: refusals for callers, and the problem for the operator."""
+"""Whether the state folder's disk accepts writes: the error for callers, and the problem for the operator."""
 
 import contextlib
 import logging
@@ -18,10 +18,10 @@ _REMEDY_DAMAGED = (
 
 
 class DiskHealth:
-    """The state of the state folder's disk. Each problem and its end is logged once.
+    """State of the disk of the state folder. The start and the end of each problem is logged once.
 
     Attributes:
-        problem: What is wrong and what to do, for the operator; "" while all is well.
+        problem: What is wrong and what to do, for the operator; "" if nothing is wrong.
         damaged: Whether the database cannot be read as it was written.
     """
 
@@ -31,10 +31,10 @@ class DiskHealth:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Encloses work that the disk may refuse.
+        """Converts disk errors of the `with` block to Unavailable, and records the problem.
 
         Raises:
-            Unavailable: In place of the disk's errors (STATE_UNWRITABLE).
+            Unavailable: The disk failed (STATE_UNWRITABLE).
         """
         try:
             yield
@@ -46,10 +46,10 @@ class DiskHealth:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Encloses the reading of one file. A file that cannot be read says nothing about writing.
+        """Converts OSError of the `with` block, which reads one file, to Unavailable. It does not change `problem`.
 
         Raises:
-            Unavailable: In place of OSError (STATE_UNWRITABLE).
+            Unavailable: The file cannot be read (STATE_UNWRITABLE).
         """
         try:
             yield
@@ -68,14 +68,14 @@ class DiskHealth:
             words in str(error) for words in ("malformed", "not a database")
         )
         if not self.problem or (damaged and not self.damaged):
-            log.error("the disk of the state folder refuses: %s", error)
+            log.error("the disk of the state folder refuses writes: %s", error)
         self.damaged = self.damaged or damaged
-        what = "the database of jobs is damaged" if self.damaged else "the disk of the state folder refuses"
+        what = "the database of jobs is damaged" if self.damaged else "the disk of the state folder refuses writes"
         self.problem = f"{what}: {_REMEDY_DAMAGED if self.damaged else _REMEDY}"
 
 
 def refusal() -> Unavailable:
-    """Returns what a caller receives while the disk refuses."""
+    """Returns the error that callers receive while the disk does not work."""
     return Unavailable(
         "this generator's disk refuses writes, so it can neither accept nor find jobs: use another generator or try "
         "again later; its operator should check the disk of its state folder",

@@ -1,4 +1,4 @@
-"""Locks a state folder and opens its database. A damaged one is set aside, and every row that can be read is kept."""
+"""Locks a state folder and opens its database. A damaged database is renamed, and every readable row is kept."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ _ORPHANS = (
 
 
 class FolderLock:
-    """Held from creation to `release`, at the latest until the process ends, however it ends."""
+    """The lock of a state folder. It is held until `release`, or until the process ends in any way."""
 
     def __init__(self, folder: Path) -> None:
         """Takes the lock.
@@ -53,7 +53,7 @@ class FolderLock:
         owner.write_text(str(os.getpid()), "ascii")
 
     def release(self) -> None:
-        """Lets the folder go."""
+        """Releases the lock."""
         self._lock.release()
 
 
@@ -70,8 +70,8 @@ class OpenedDatabase:
 
     Attributes:
         db: The connection.
-        starts: Number of starts on this database, this one included.
-        whole: Whether it was there and undamaged; only then is a content that it does not name unused.
+        starts: Number of starts on this database, including this one.
+        whole: Whether the database existed undamaged. Only then are contents without a row known to be unused.
     """
 
     db: sqlite3.Connection
@@ -82,7 +82,7 @@ class OpenedDatabase:
 def open_database(folder: Path) -> OpenedDatabase:
     """Opens or creates the database of a folder.
 
-    A damaged database never prevents a start: it is set aside, and every row that can be read goes into a new one.
+    A damaged database never prevents a start: it is renamed, and every readable row is copied to a new one.
 
     Raises:
         FailedPrecondition: A newer zrelay wrote it (STATE_NEWER).
@@ -111,7 +111,7 @@ def _damaged(error: sqlite3.OperationalError) -> bool:
 
 
 def salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Sets a damaged database aside and copies what can be read; returns the new one and its number of starts."""
+    """Renames a damaged database and copies what can be read. Returns the new database and its number of starts."""
     aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
     path.replace(aside)
     for suffix in ("-wal", "-shm"):
@@ -144,7 +144,7 @@ def salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def _copied(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
-    """Copies the rows of a table that can be read, from both ends towards what is damaged; returns their number."""
+    """Copies the readable rows of a table, from both ends towards the damaged part. Returns their number."""
     names = [row[1] for row in new.execute(f"PRAGMA table_info({table})")]
     columns, marks = ", ".join(names), ", ".join("?" * len(names))
     copied = 0

@@ -1,4 +1,4 @@
-"""What a job store offers. `sqlite.SqliteJobStore` implements it for one machine."""
+"""The interface of a job store. `sqlite.SqliteJobStore` implements it for one machine."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from zrelay_shared.errors import ZrelayError
 class JobStore(Protocol):
     """Job records, results, and contents named by their SHA-256. For use from the event loop, except `read_now`.
 
-    All methods raise Unavailable (STATE_UNWRITABLE) where the storage refuses.
+    All methods raise Unavailable (STATE_UNWRITABLE) if the storage refuses.
     """
 
     @property
@@ -51,16 +51,16 @@ class JobStore(Protocol):
         """Writes an image of a job."""
 
     async def finish(self, record: JobRecord, last: ResultRecord | None = None) -> None:
-        """Writes the end of a job, with its last result where it succeeded."""
+        """Writes the end of a job, with its last result if it succeeded."""
 
     async def spoil(self, arrival: int, error: ZrelayError, sha256: str) -> None:
-        """Turns a job that succeeded into a failed one: its image `sha256` cannot be read."""
+        """Changes a job that succeeded to a failed one, because its image `sha256` cannot be read."""
 
     async def detach(self, arrival: int) -> None:
         """Marks a job as detached."""
 
     async def unfinished(self) -> tuple[list[JobRecord], list[int]]:
-        """Returns the jobs to continue, by arrival, and the arrivals of records that cannot be read."""
+        """Returns the jobs to continue, sorted by arrival number, and the arrival numbers of damaged records."""
 
     async def by_id(self, job_id: str) -> JobRecord | None:
         """Returns a job."""
@@ -78,10 +78,10 @@ class JobStore(Protocol):
         """Returns the results of a job, in order."""
 
     async def forget(self, arrivals: Collection[int]) -> None:
-        """Removes jobs with all that belongs to them."""
+        """Removes jobs and everything that belongs to them."""
 
     async def record_device_loss(self, job_ids: Collection[str]) -> None:
-        """Counts that the device was lost while it worked at these unfinished jobs."""
+        """Increments the number of device losses of these unfinished jobs, which the device was running."""
 
     async def device_losses(self) -> dict[str, int]:
         """Returns how often the device was lost at each unfinished job, by job id."""
@@ -95,30 +95,30 @@ class JobStore(Protocol):
         """Returns a content, on the calling thread. Raises ContentMissing, ContentDamaged."""
 
     async def known_size(self, sha256: str) -> int | None:
-        """Returns the bytes of a stored content, None where it is not stored; it counts as used now."""
+        """Returns the bytes of a stored content, None if it is not stored; it counts as used now."""
 
     async def needed(self, contents: Collection[str]) -> set[str]:
-        """Returns those of some contents that unfinished jobs need."""
+        """Returns which of these contents unfinished jobs need."""
 
     def incoming(self) -> IncomingContent:
-        """Begins a content whose digest is known at its end. The caller drops it, whatever happens."""
+        """Starts to receive a content whose digest is known at its end. The caller always calls `drop_incoming`."""
 
     async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
         """Appends to a content."""
 
     async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int) -> None:
-        """Keeps a complete content under its name."""
+        """Stores a complete content under its digest."""
 
     async def drop_incoming(self, incoming: IncomingContent) -> None:
-        """Drops a content; does nothing where it was kept."""
+        """Removes a content that was not kept; does nothing if it was kept."""
 
     # Upkeep.
 
     async def retain(self) -> int:
-        """Removes what exceeds the limits; the number of jobs removed."""
+        """Removes what exceeds the limits. Returns the number of removed jobs."""
 
     async def recover(self) -> bool:
-        """Tries whether storage that refused works again; whether it does."""
+        """Tests whether storage that failed works again, and returns the result."""
 
     def close(self) -> None:
-        """Commits what waits and closes the storage. Blocks; does nothing the second time."""
+        """Commits pending writes and closes the storage. Blocks; a second call does nothing."""

@@ -42,7 +42,7 @@ def insert_job(db: sqlite3.Connection, record: JobRecord, spec: bytes, inputs: C
 
 
 def add_content(db: sqlite3.Connection, sha256: str, size: int, *, sent: bool) -> None:
-    """Names a content that is on disk; a known one counts as used again."""
+    """Adds a row for a content that is on disk; if there is one, the content counts as used again."""
     db.execute(
         "INSERT INTO contents VALUES (?1, ?2, ?3, ?4) "
         "ON CONFLICT (sha256) DO UPDATE SET used_at = ?4, sent = max(sent, ?3)",
@@ -66,7 +66,7 @@ def named_contents(db: sqlite3.Connection) -> set[str]:
 
 
 def needed_inputs(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
-    """Returns those of some contents that unfinished jobs need."""
+    """Returns which of these contents unfinished jobs need."""
     query = "SELECT EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?)"
     return {sha256 for sha256 in contents if db.execute(query, (sha256,)).fetchone()[0]}
 
@@ -90,7 +90,7 @@ def finish_job(db: sqlite3.Connection, record: JobRecord) -> None:
 
 
 def add_device_loss(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
-    """Counts a loss of the device for these jobs; those that are over are left out."""
+    """Increments the number of device losses of these jobs; jobs that are over are left out."""
     db.executemany(
         "INSERT INTO meta SELECT ?1 || job_id, 1 FROM jobs WHERE job_id = ?2 AND state = ?3 "
         "ON CONFLICT (name) DO UPDATE SET value = value + 1",
@@ -99,7 +99,7 @@ def add_device_loss(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
 
 
 def clear_device_losses(db: sqlite3.Connection, arrival: int) -> None:
-    """Removes the count of losses of a job."""
+    """Removes the number of device losses of a job."""
     db.execute("DELETE FROM meta WHERE name = ? || (SELECT job_id FROM jobs WHERE arrival = ?)", (_LOSSES, arrival))
 
 
@@ -110,7 +110,7 @@ def device_losses(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def try_write(db: sqlite3.Connection) -> None:
-    """Writes about as much as a job needs and removes it: a full disk still takes a few bytes."""
+    """Tests a write: writes about as much as a job needs and removes it. A full disk still accepts a few bytes."""
     db.execute("INSERT OR REPLACE INTO meta VALUES ('tried', zeroblob(65536))")
     db.execute("DELETE FROM meta WHERE name = 'tried'")
 
@@ -121,7 +121,7 @@ def detach_job(db: sqlite3.Connection, arrival: int) -> None:
 
 
 def job_by_id(db: sqlite3.Connection, job_id: str) -> JobRecord | None:
-    """Returns a job; None where there is none or its row is damaged."""
+    """Returns a job; None if there is none or its row is damaged."""
     return _first(db, "WHERE job_id = ?", job_id)
 
 
@@ -133,7 +133,7 @@ def job_by_request(db: sqlite3.Connection, request_id: str) -> JobRecord | None:
 def jobs_before(db: sqlite3.Connection, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
     """Returns jobs in these states that arrived before another, newest first.
 
-    Damaged rows are left out. There are fewer than `limit` only where there are no more.
+    Damaged rows are left out. There are fewer than `limit` only if there are no more.
     """
     query = f"{_SELECT} WHERE arrival < ? AND state IN ({', '.join('?' * len(states))}) ORDER BY arrival DESC LIMIT ?"
     records: list[JobRecord] = []
@@ -148,7 +148,7 @@ def jobs_before(db: sqlite3.Connection, before: int, states: Sequence[JobState],
 
 
 def unfinished_jobs(db: sqlite3.Connection) -> tuple[list[JobRecord], list[int]]:
-    """Returns the jobs to continue, by arrival, and the arrivals of damaged rows."""
+    """Returns the jobs to continue, sorted by arrival number, and the arrival numbers of damaged rows."""
     good, bad = [], []
     for values in db.execute(f"{_SELECT} WHERE state = ? ORDER BY arrival", (UNFINISHED,)).fetchall():
         record = _record(values)
@@ -160,7 +160,7 @@ def unfinished_jobs(db: sqlite3.Connection) -> tuple[list[JobRecord], list[int]]
 
 
 def spec_of(db: sqlite3.Connection, arrival: int) -> bytes | None:
-    """Returns the stored spec of an unfinished job, None where it is not there."""
+    """Returns the stored spec of an unfinished job, None if it is not there."""
     found = db.execute("SELECT spec FROM jobs WHERE arrival = ?", (arrival,)).fetchone()
     return found[0] if found is not None and isinstance(found[0], bytes) else None
 
@@ -191,9 +191,9 @@ def _values(record: JobRecord) -> list[object]:
 
 
 def _record(values: Sequence[object]) -> JobRecord | None:
-    """The record of a row; None where a value has the wrong type, or a state is unknown.
+    """The record of a row; None if a value has the wrong type, or a state is unknown.
 
-    A priority that is unknown is read as normal: what the job asked for is still there.
+    An unknown priority is read as normal, because the rest of the job is intact.
     """
     for (_, kind), value in zip(_COLUMNS.items(), values, strict=True):
         if not isinstance(value, kind):

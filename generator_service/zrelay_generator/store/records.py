@@ -101,7 +101,7 @@ def error_json(error: ZrelayError) -> str:
 
 
 def error_from_json(text: str) -> ZrelayError:
-    """Returns a stored error; where the text cannot be read, a PayloadCorrupt that says so."""
+    """Returns a stored error. If the text cannot be read, this is a PayloadCorrupt with a message about the damage."""
     try:
         fields: Mapping[str, Any] = json.loads(text)
         kind = BY_REASON.get(fields["reason"]) or BY_CODE[fields["code"]]
@@ -119,7 +119,7 @@ def error_from_json(text: str) -> ZrelayError:
 
 
 def damaged(what: str) -> PayloadCorrupt:
-    """Returns the error of stored data that is not as it was written."""
+    """Returns the error for stored data that is damaged."""
     return PayloadCorrupt(
         f"{what} is damaged on the generator's disk: send the request again, and have the operator check that disk",
         reason="STORE_DAMAGED",

@@ -33,7 +33,7 @@ class Retention:
 
 
 def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) -> int:
-    """Removes what exceeds the limits, never what an unfinished job needs; returns the number of jobs removed."""
+    """Removes what exceeds the limits and is not needed by unfinished jobs. Returns the number of removed jobs."""
     forgotten = _over(db, limits, now)
     for arrival in forgotten:
         forget(db, blobs, arrival)
@@ -52,7 +52,7 @@ def retain(db: sqlite3.Connection, blobs: Blobs, limits: Retention, now: float) 
 
 
 def forget(db: sqlite3.Connection, blobs: Blobs, arrival: int) -> None:
-    """Removes a job, its results, and its images where no other job produced the same."""
+    """Removes a job, its results, and its images if no other job produced the same."""
     clear_device_losses(db, arrival)
     files = db.execute("SELECT sha256 FROM events WHERE arrival = ? AND sha256 IS NOT NULL", (arrival,)).fetchall()
     for table in ("events", "inputs", "jobs"):
@@ -62,7 +62,7 @@ def forget(db: sqlite3.Connection, blobs: Blobs, arrival: int) -> None:
 
 
 def spoil(db: sqlite3.Connection, blobs: Blobs, arrival: int, error: ZrelayError, sha256: str) -> None:
-    """Turns a job that succeeded into a failed one, because its image `sha256` is damaged. The other images stay."""
+    """Changes a job that succeeded to a failed one, because its image `sha256` is damaged. Other images stay."""
     changed = db.execute(
         "UPDATE jobs SET state = 'failed', error = ? WHERE arrival = ? AND state = 'succeeded'",
         (error_json(error), arrival),
@@ -83,7 +83,7 @@ def delete_content(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
 
 
 def _delete_unneeded(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
-    """Removes a result's content where no other job produced the same and nobody sent it."""
+    """Removes a result's content if no other job produced the same and nobody sent it."""
     needed = db.execute(
         "SELECT EXISTS (SELECT 1 FROM events WHERE sha256 = ?1) OR EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?1) "
         "OR EXISTS (SELECT 1 FROM contents WHERE sha256 = ?1 AND sent)",
@@ -94,7 +94,7 @@ def _delete_unneeded(db: sqlite3.Connection, blobs: Blobs, sha256: str) -> None:
 
 
 def _over(db: sqlite3.Connection, limits: Retention, now: float) -> list[int]:
-    """Returns the arrivals of ended jobs that exceed a limit."""
+    """Returns the arrival numbers of ended jobs that exceed a limit."""
     ended = db.execute(
         "SELECT arrival, ended_at, (SELECT coalesce(sum(bytes), 0) FROM events WHERE arrival = j.arrival) "
         "FROM jobs j WHERE state <> ? ORDER BY ended_at DESC, arrival DESC",

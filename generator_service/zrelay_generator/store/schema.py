@@ -53,7 +53,7 @@ MIGRATIONS = (
 jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` is a serialized JobAccepted; `spec` is the
 serialized GenerationSpec with contents by name, NULL once the job is over; `error` is JSON. inputs: contents that an
 unfinished job needs. events: results; `body` is JSON, `sha256` and `bytes` are those of the file that belongs to it.
-contents: `sent` is 1 where a caller sent it (kept while there is room), 0 for a result (kept as long as its job).
+contents: `sent` is 1 if a caller sent it (kept while there is room), 0 for a result (kept as long as its job).
 """
 
 

@@ -1,4 +1,4 @@
-"""The job store of one machine: records in SQLite, contents in a folder, both behind threads of their own."""
+"""The job store of one machine: records in SQLite, contents in a folder. Each has its own thread."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ class SqliteJobStore:
             blobs: Where contents are.
             limits: What is kept.
             starts: Number of starts on this database, this one included.
-            lock: The lock of the state folder, None where everything is in memory.
+            lock: The lock of the state folder, None if everything is in memory.
         """
         self.first_sequence = (starts - 1) * _SEQUENCES_PER_START
         self.last_arrival = queries.last_arrival(db)
@@ -244,7 +244,7 @@ class SqliteJobStore:
             self._lock.release()
 
     async def _grown(self, size: int) -> None:
-        """Applies the limits each time that a share of them has come in."""
+        """Applies the limits each time that a share of them has been added."""
         self._added += max(size, LEAST_BYTES)
         if self._added < self._check_after:
             return
@@ -262,9 +262,9 @@ class SqliteJobStore:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Runs work that must not stop half-way. A caller that is cancelled is so after the work.
+    """Runs work that must not be interrupted. If the caller is cancelled, the cancellation takes effect after the work.
 
-    Otherwise an upload that its caller breaks off at the wrong moment would leave a file that no row names.
+    Otherwise an upload that is cancelled at the wrong moment would leave a file that no row names.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -278,7 +278,7 @@ def open_store(folder: Path | None, limits: Retention) -> SqliteJobStore:
     """Opens the store of a state folder. Blocks.
 
     Args:
-        folder: The state folder, created where it is missing; None keeps everything in memory.
+        folder: The state folder, created if it is missing; None keeps everything in memory.
         limits: What is kept.
 
     Raises:

@@ -57,21 +57,22 @@ class EncoderServiceServicer(object):
     """
 
     def GetInfo(self, request, context):
-        """Says what this encoder is and can do. Touches neither device nor queue; answers while the model loads.
+        """Returns the encoder's identity, limits, features and state. Does not wait for the device; works while the model
+        loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FormatPrompt(self, request, context):
-        """Formats and counts prompts without running the model.
+        """Formats prompts and counts their tokens without running the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodePrompts(self, request, context):
-        """Encodes prompts. All or none: one bad prompt refuses the call and says which.
+        """Encodes all prompts or none: if one prompt is invalid, the call fails and the error names it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

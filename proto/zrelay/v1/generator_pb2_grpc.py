@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GeneratorServiceStub(object):
-    """Paints with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE.
     """
 
     def __init__(self, channel):
@@ -93,40 +93,42 @@ class GeneratorServiceStub(object):
 
 
 class GeneratorServiceServicer(object):
-    """Paints with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE.
     """
 
     def GetInfo(self, request, context):
-        """Says what this generator is and can do. Touches neither device nor queue; answers while the model loads.
+        """Returns the generator's identity, limits, features and state. Does not wait for the device; works while the model
+        loads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Paints while the caller waits: accepted, progress, previews, images, done. Ending the call cancels the job, at the
-        latest when its lease runs out.
+        """Generates images and streams the job's events: accepted, progress, previews, images, done. If the client ends the
+        call early, the job is cancelled, at the latest when its lease ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitJob(self, request, context):
-        """Accepts a job and returns at once. The same request_id with the same content returns the same job.
+        """Accepts a job and returns at once. A repeated call with the same request_id and the same content returns the same
+        job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Tells what happens to a job, from after a sequence number.
+        """Streams the events of a job that follow a sequence number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """Looks at one job.
+        """Returns one job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,14 +142,15 @@ class GeneratorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Cancels a job: a queued one at once, a running one within a denoising step. Cancelling an ended job changes nothing.
+        """Cancels a job: a queued job at once, a running job within one denoising step. For a job that has ended it does
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadBlob(self, request_iterator, context):
-        """Stores bytes under their digest, to be named in later requests.
+        """Stores bytes under their digest; later requests can refer to them by ContentRef.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +244,7 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GeneratorService(object):
-    """Paints with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE.
     """
 
     @staticmethod

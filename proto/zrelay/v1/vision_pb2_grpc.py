@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VisionServiceStub(object):
-    """Reads reference images.
+    """Encodes reference images and conditions prompts on them.
     """
 
     def __init__(self, channel):
@@ -58,11 +58,11 @@ class VisionServiceStub(object):
 
 
 class VisionServiceServicer(object):
-    """Reads reference images.
+    """Encodes reference images and conditions prompts on them.
     """
 
     def GetInfo(self, request, context):
-        """Says what this service is and can do. Touches neither device nor queue; answers while models load.
+        """Returns the service's engines, limits, features and state. Does not wait for the device; works while models load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,14 +76,14 @@ class VisionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ConditionPrompt(self, request, context):
-        """Blends an image's states into a prompt's embeddings. alpha 0 returns the input bit for bit.
+        """Blends the hidden states of an image into a prompt's embeddings. With alpha 0 the values are returned bit for bit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScoreImages(self, request, context):
-        """Scores how well texts describe images (SigLIP2).
+        """Scores how well texts describe images, with SigLIP2.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +121,7 @@ def add_VisionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VisionService(object):
-    """Reads reference images.
+    """Encodes reference images and conditions prompts on them.
     """
 
     @staticmethod

@@ -17,19 +17,19 @@ CONTRACT = "v1"
 
 
 class QueueState(Protocol):
-    """What waits and runs, for example a `DeviceWorker`."""
+    """An object that reports waiting and running calls, for example a `DeviceWorker`."""
 
     @property
     def waiting(self) -> int:
-        """Calls that wait."""
+        """Number of waiting calls."""
 
     @property
     def running(self) -> int:
-        """Calls that run."""
+        """Number of running calls."""
 
     @property
     def estimated_wait_s(self) -> float:
-        """Seconds until a call that arrives now would start."""
+        """Estimated seconds until a call that arrives now would start."""
 
 
 @cache
@@ -67,7 +67,7 @@ def device_info(report: "DeviceReport", compute_dtype: str) -> DeviceInfo:
 
     Args:
         report: Kind, name and memory of the device.
-        compute_dtype: Data type in which the model computes, by torch's name; "" where no model is loaded.
+        compute_dtype: Data type in which the model computes, by torch's name; "" if no model is loaded.
     """
     return DeviceInfo(
         kind=report.kind,

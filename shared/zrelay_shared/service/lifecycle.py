@@ -36,12 +36,12 @@ class Service(Protocol):
 
     @property
     def unhealthy_reason(self) -> str:
-        """Why it cannot serve at the moment, "" where it can. Read regularly once the model is loaded."""
+        """Why the service cannot serve at the moment, "" if it can. Read regularly once the model is loaded."""
         return ""
 
     @property
     def restart_reason(self) -> str:
-        """Why only a new process can serve again, "" where this one can. Read regularly."""
+        """Why only a new process can serve again, "" if this process can. Read regularly."""
         return ""
 
     async def load(self) -> None:
@@ -55,29 +55,29 @@ class Service(Protocol):
         """Refuses new calls with Draining, and returns when no call runs, or after `grace_s` seconds."""
 
     async def close(self) -> None:
-        """Ends threads and frees the device."""
+        """Ends threads and releases the device."""
 
 
 class Readiness:
-    """Whether a service takes calls, and the refusal of those that it does not take."""
+    """Whether a service accepts calls, and the error for those that it does not accept."""
 
     def __init__(self, service: str) -> None:
-        """Starts as loading. `service` names it in refusals, for example `encoder`."""
+        """Starts in the state "loading". `service` is the service's name in error messages, for example `encoder`."""
         self._service = service
         self._loaded = self._draining = False
 
     @property
     def ready(self) -> bool:
-        """Whether calls are taken."""
+        """Whether calls are accepted."""
         return self._loaded and not self._draining
 
     @property
     def draining(self) -> bool:
-        """Whether no new calls are taken any more."""
+        """Whether the service is shutting down and accepts no new calls."""
         return self._draining
 
     def set_loaded(self) -> None:
-        """Takes calls from now on."""
+        """Accepts calls from now on."""
         self._loaded = True
 
     def set_draining(self) -> None:
@@ -85,10 +85,10 @@ class Readiness:
         self._draining = True
 
     def check(self) -> None:
-        """Refuses a call where the service does not take it.
+        """Raises an error if calls are not accepted at the moment.
 
         Raises:
-            Draining: The service shuts down.
+            Draining: The service is shutting down.
             ModelLoading: The model is not loaded yet.
         """
         if self._draining:
@@ -98,7 +98,7 @@ class Readiness:
 
 
 class HealthServicer(health.aio.HealthServicer):
-    """grpc.health.v1 whose watches end with the drain; the library's would delay the end of the server."""
+    """Implements grpc.health.v1. It ends all watches on drain; the library's servicer would delay the server's end."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -74,12 +74,12 @@ class DeviceWorker:
 
     @property
     def running(self) -> int:
-        """Calls that have their turn."""
+        """Number of calls that have a slot."""
         return min(self._slots, self._calls)
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a turn."""
+        """Number of calls that wait for a slot."""
         return max(0, self._calls - self._slots)
 
     @property
@@ -88,7 +88,7 @@ class DeviceWorker:
         return self._calls * self._mean_s
 
     def forget(self) -> None:
-        """Forgets the measured seconds, for example those of loading the model."""
+        """Discards the measured seconds per call, for example those of loading the model."""
         self._mean_s = 0.0
 
     async def run(self, work: Callable[[], T]) -> Timed[T]:
@@ -112,7 +112,7 @@ class DeviceWorker:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn; the block is one call.
+        """Waits for a slot and holds it while the `with` block runs; the block is one call.
 
         Raises:
             QueueFull: `max_waiting` calls wait already.
@@ -134,29 +134,29 @@ class DeviceWorker:
         return await self._submit(self._device, work)
 
     def add_thread(self, name: str, on_start: Callable[[], None] = lambda: None) -> ThreadPoolExecutor:
-        """Adds a thread for other parts of calls; `close` ends it. Use it with `on_thread`."""
+        """Adds a thread for parts of calls that do not need the device; use it with `on_thread`. `close` ends it."""
         thread = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=on_start)
         self._threads.append(thread)
         return thread
 
     async def on_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        """Runs `work` in a thread that `add_thread` made, as a part of a call."""
+        """Runs `work` in a thread that `add_thread` returned, as a part of a call."""
         return await self._submit(thread, work)
 
     async def drained(self) -> None:
-        """Returns when nothing waits or runs."""
+        """Waits until no call waits or runs."""
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Drops what waits, lets what runs end, and ends the threads."""
+        """Discards waiting calls, lets running ones finish, and ends the threads."""
         for thread in reversed(self._threads):
             await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
 
     def _check_queue(self) -> None:
         if self.waiting >= self._max_waiting:
             raise QueueFull(
-                f"{self.waiting} calls wait for this service, at most {self._max_waiting} may: try again later, or use "
-                "another one",
+                f"{self.waiting} calls are waiting, and at most {self._max_waiting} may wait: try again later, "
+                "or use another server",
                 retry_after_s=max(_MIN_RETRY_S, self._mean_s),
                 metadata={"waiting": self.waiting, "max_waiting": self._max_waiting},
             )

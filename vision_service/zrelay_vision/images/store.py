@@ -1,4 +1,4 @@
-"""Keeps received image files by digest, so that a client sends a file once and then names it."""
+"""Keeps received image files by digest, so that a client can send a file once and refer to it later."""
 
 import hashlib
 from dataclasses import dataclass

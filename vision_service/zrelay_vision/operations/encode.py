@@ -27,8 +27,8 @@ class EncodeImagesParameters:
     Attributes:
         images: The images.
         engine: The engine.
-        target_area: Pixels: see the engines. None for the default.
-        states: How Qwen3-VL reads the images.
+        target_area: Area in pixels to which the engine resizes images, None for its default.
+        states: How Qwen3-VL encodes the images.
         dtype: Dtype of the embeddings, by safetensors' name.
     """
 

@@ -61,7 +61,7 @@ class ImageStates:
 def select_rows(
     prefix: torch.Tensor, suffix: torch.Tensor | None, start: int, count: int, tokens: TokenMode
 ) -> ImageStates:
-    """Keeps the rows that `tokens` asks for.
+    """Keeps the rows that `tokens` selects.
 
     Args:
         prefix: States [T, width] up to and including vision_end, its last row.

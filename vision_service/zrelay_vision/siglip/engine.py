@@ -214,8 +214,8 @@ class SiglipEngine:
 def _padded_ids(tower: TextTower, text: str, field: str) -> list[int]:
     """Tokenizes one text and pads it to the length that SigLIP reads. Raises InvalidArgument (TEXT_TOO_LONG).
 
-    The text is put into lower case, as every SigLIP was trained. transformers' tokenizers do that for SigLIP and
-    NaFlex, but not for fixed-size SigLIP2, whose folders name Gemma's tokenizer.
+    The text is converted to lower case, as in the training of every SigLIP. transformers' tokenizers do that for SigLIP
+    and NaFlex, but not for fixed-size SigLIP2, whose folders name Gemma's tokenizer.
     """
     text = text.lower()
     count = len(tower.tokenizer(text, truncation=False).input_ids)

@@ -21,8 +21,9 @@ class Scores:
 def score(images: torch.Tensor, texts: torch.Tensor, log_scale: torch.Tensor, bias: torch.Tensor) -> Scores:
     """Scores each pair on its own: sigmoid(cosine * exp(log_scale) + bias) (SigLIP, arXiv 2303.15343, section 3).
 
-    There is no softmax over the texts: none of them may fit, or several. The computation is float32 whatever the dtype
-    of the features, because a scale of 112 would turn bfloat16's rounding of a cosine into a quarter of a logit.
+    There is no softmax over the texts: no text may fit an image, or several may. The computation is in float32 for
+    every dtype of the features, because a scale of 112 would turn bfloat16's rounding of a cosine into a quarter of a
+    logit.
 
     Args:
         images: Pooled features [images, C].

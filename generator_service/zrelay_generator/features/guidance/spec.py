@@ -1,4 +1,4 @@
-"""Classifier-free guidance of a job, and how a request asks for it."""
+"""Classifier-free guidance of a job, and the parsing of the request fields for it."""
 
 from dataclasses import dataclass
 

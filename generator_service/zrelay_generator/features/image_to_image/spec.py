@@ -1,4 +1,4 @@
-"""The picture that a job starts from, and how a request asks for it."""
+"""The image that a job starts from, and the parsing of the request fields for it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class ImageToImageSpec(FeatureSpec):
     strength: float
 
     def applied_to(self, sampling: SamplingSettings) -> SamplingSettings:
-        """Returns the sampling that runs the last steps only."""
+        """Returns the sampling with only the last steps, according to the strength."""
         return replace(sampling, first_step=first_step(sampling.num_inference_steps, self.strength))
 
     def provenance(self) -> Mapping[str, object]:

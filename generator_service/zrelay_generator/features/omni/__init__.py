@@ -1,4 +1,4 @@
-"""Z-Image Omni: images generated after reference images."""
+"""Z-Image Omni: images generated from a prompt and reference images."""
 
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.omni.hooks import omni_hooks

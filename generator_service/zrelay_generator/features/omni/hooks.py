@@ -1,8 +1,8 @@
-"""Z-Image Omni as in diffusers' ZImageOmniPipeline: images are generated after reference images.
+"""Z-Image Omni as in diffusers' ZImageOmniPipeline: images are generated from a prompt and reference images.
 
 Prompt, references and SigLIP grids are tokens of the same sequence as the image. Tokens without noise ("clean") take
-the modulation of timestep 1 in every step. What no step changes is computed once when the job begins; the references
-are computed once for all prompts.
+the modulation of timestep 1 in every step. Everything that is the same in all steps is computed once when the job
+begins; the references are computed once for all prompts.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tokens of Z-Image Omni that no step changes: prompts in segments, SigLIP grids, embedded references."""
+"""Tokens of Z-Image Omni that are the same in all steps: prompts in segments, SigLIP grids, embedded references."""
 
 from collections.abc import Sequence
 

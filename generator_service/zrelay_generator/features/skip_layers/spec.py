@@ -1,4 +1,4 @@
-"""Skip-layer guidance of a job, and how a request asks for it."""
+"""Skip-layer guidance of a job, and the parsing of the request fields for it."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from zrelay_shared.errors import invalid
 
 @dataclass(frozen=True, slots=True)
 class SkipLayerSpec(FeatureSpec):
-    """Guidance away from the prediction without some main blocks.
+    """Skip-layer guidance of a job.
 
     Attributes:
-        scale: Strength; 0 is off.
+        scale: Scale of the guidance; 0 is off.
         layers: Indices of the blocks to skip.
-        start, stop: First and last share of the steps that run, 0 to 1; the last is excluded.
+        start, stop: Shares of the run steps, 0 to 1, at which guidance starts and stops; `stop` is excluded.
     """
 
     scale: float

@@ -6,7 +6,18 @@ import pytest
 
 from zrelay_demo.captions import canonical, parse
 from zrelay_demo.outlines import box
-from zrelay_demo.world import COLOURS, FRAMES, SHAPES, Frame, Look, Scene, held_out, nominal, one, sample
+from zrelay_demo.scenes import (
+    COLOURS,
+    RESOLUTIONS,
+    SHAPES,
+    Appearance,
+    Resolution,
+    Scene,
+    held_out,
+    nominal,
+    one_object,
+    sample,
+)
 
 
 def test_about_one_triple_in_eight_is_held_out() -> None:
@@ -44,7 +55,7 @@ def test_json_gives_the_scene_back() -> None:
 
 
 def test_parse_of_one_object() -> None:
-    expected = one(Look("circle", "red", "solid", "small"), "blue")
+    expected = one_object(Appearance("circle", "red", "solid", "small"), "blue")
     assert parse("a small red circle on a blue background") == expected
     assert parse("an outlined white star at the top left on a black background").place == "top left"
 
@@ -63,17 +74,23 @@ def test_parse_refuses_other_words(prompt: str) -> None:
         parse(prompt)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_every_object_stands_whole_in_its_frame(frame: Frame) -> None:
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_every_object_stands_whole_in_its_frame(resolution: Resolution) -> None:
     rng = Random(5)
     for _ in range(500):
-        scene = sample(rng, frame=frame)
+        scene = sample(rng, resolution=resolution)
         for item in scene.objects:
             left, top, right, bottom = box(item.shape, item.cx, item.cy, item.r)
             assert left >= 0 and top >= 0 and right <= scene.width and bottom <= scene.height
 
 
 def test_things_grow_with_the_shorter_side() -> None:
-    look = Look("circle", "red")
-    assert one(look, "blue", frame=(256, 256)).objects[0].r == 2 * one(look, "blue").objects[0].r
-    assert one(look, "blue", frame=(192, 128)).objects[0].r == one(look, "blue").objects[0].r
+    appearance = Appearance("circle", "red")
+    assert (
+        one_object(appearance, "blue", resolution=(256, 256)).objects[0].r
+        == 2 * one_object(appearance, "blue").objects[0].r
+    )
+    assert (
+        one_object(appearance, "blue", resolution=(192, 128)).objects[0].r
+        == one_object(appearance, "blue").objects[0].r
+    )
