@@ -69,6 +69,7 @@ MESSAGE_MODULES = (
     "zrelay_shared.vision_file",
     "zrelay_shared.vision_fingerprint",
     "zrelay_shared.reference_file",
+    "zrelay_shared.statistics",
     "zrelay_encoder.api.servicer",
     "zrelay_encoder.api.requests",
     "zrelay_encoder.api.capabilities",
@@ -103,6 +104,7 @@ OWNERS = {
         "zrelay_demo.*",
     ),
     "numpy": (
+        "zrelay_shared.statistics",
         "zrelay_generator.cost.fit",
         "zrelay_generator.images.writing",
         "zrelay_generator.model.preview",
@@ -129,7 +131,7 @@ OWNERS = {
         "zrelay_vision.*",
         "zrelay_demo.*",
     ),
-    "safetensors": ("zrelay_encoder.*", "zrelay_generator.*", "zrelay_demo.*"),
+    "safetensors": ("zrelay_demo.*",),
     "flash_attn": ("zrelay_generator.model.attention",),
     "click": ("zrelay_shared.service.command", "zrelay_client.cli.*"),
     "grpc": (
@@ -239,6 +241,11 @@ def test_the_client_stays_without_torch() -> None:
         if module.startswith("zrelay_client") and imported.startswith("zrelay_shared.torch_")
     ]
     assert wrong == []
+
+
+def test_statistics_are_used_for_calibration_and_analysis_alone() -> None:
+    users = {module for module, found in IMPORTS.items() if any("zrelay_shared.statistics" in name for name in found)}
+    assert users == {"zrelay_client.calibration", "zrelay_client.analysis"}
 
 
 def test_messages_are_seen_at_the_border_alone() -> None:
