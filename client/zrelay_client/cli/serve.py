@@ -1,8 +1,10 @@
 """`zrelay serve`: becomes the process of one service."""
 
 import os
+import signal
+import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -41,6 +43,14 @@ def command() -> None:
     """
 
 
+def _become(command: list[str]) -> NoReturn:
+    """Replaces this process. Windows cannot: there it waits for the service, which gets Ctrl-C itself, and exits."""
+    if os.name != "nt":
+        os.execv(command[0], command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(subprocess.run(command, check=False).returncode)
+
+
 def _role_command(role: str) -> "SettingsCommand":
     from zrelay_shared.service import command as kit
     from zrelay_shared.service.roles import SERVICE_CONFIGS
@@ -60,6 +70,6 @@ def _role_command(role: str) -> "SettingsCommand":
 
         module = module_of(role)
         kit.load_settings(kind, profile, values)
-        os.execv(sys.executable, [sys.executable, "-m", module, *ctx.obj])
+        _become([sys.executable, "-m", module, *ctx.obj])
 
     return RoleCommand(role, kind=kind, callback=run, help=_ROLES[role])
