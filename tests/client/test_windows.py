@@ -60,7 +60,7 @@ def without_posix(name, globals=None, locals=None, fromlist=(), level=0):
     return imported(name, globals, locals, fromlist, level)
 builtins.__import__ = without_posix
 """
-"""Takes away from our modules what Windows lacks. Python's modules and the libraries need it here, and are loaded before."""
+"""Takes away from zrelay what Windows lacks. Python and the libraries need it here, and are loaded before."""
 
 
 def windows(code: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
