@@ -90,6 +90,11 @@ MESSAGE_MODULES = (
     "zrelay_client._replies",
     "zrelay_client._info_replies",
     "zrelay_client._vision_messages",
+    # the fake services, which are servicers too
+    "zrelay_client.testing.service",
+    "zrelay_client.testing.encoder",
+    "zrelay_client.testing.vision",
+    "zrelay_client.testing.generator",
 )
 
 OWNERS = {
@@ -143,8 +148,14 @@ OWNERS = {
         "zrelay_generator.api.replies",
         "zrelay_client._services",
         "zrelay_client._health",
+        "zrelay_client.testing.*",
     ),
-    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
+    "grpc_health": (
+        "zrelay_shared.service.lifecycle",
+        "zrelay_shared.healthcheck",
+        "zrelay_client._health",
+        "zrelay_client.testing.service",
+    ),
     "psutil": ("zrelay_client._stack.processes",),
     "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
@@ -156,6 +167,7 @@ OWNERS = {
         "zrelay_generator.api.servicer",
         "zrelay_client._services",
         "zrelay_client._enums",
+        "zrelay_client.testing.*",
     ),
     "crc32c": ("zrelay_shared.tensors",),
 }

@@ -24,13 +24,14 @@ HEAVY = {
     ("call", "absent"),
     [
         ("import zrelay_client; zrelay_client.Client; zrelay_client.AsyncClient", HEAVY),
+        ("from zrelay_client.testing import FakeServices; FakeServices()", HEAVY),
         ("start('zrelay_client', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_client', 'generate', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_encoder', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_vision', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_generator', '--help')", HEAVY | {"grpc"}),
     ],
-    ids=["library", "client", "generate", "encoder", "vision", "generator"],
+    ids=["library", "fakes", "client", "generate", "encoder", "vision", "generator"],
 )
 def test_what_is_light_runs_where_nothing_heavy_is_installed(call: str, absent: set[str]) -> None:
     result = without(absent, call)

@@ -23,7 +23,7 @@ _MAX_PROMPTS, _MAX_CHARS = 32, 100_000
 _LAYERS = range(-4, 0)
 _AVAILABLE = (
     *("encode.think", "encode.negative", "encode.layer", "encode.long_prompt.truncate", "encode.long_prompt.refuse"),
-    *("encode.deterministic", "encode.omni"),
+    *("encode.deterministic", "encode.omni", "encode.pad_to"),
 )
 _UNAVAILABLE = {
     # field of Prompt or EncodeOptions -> the capability that it needs
@@ -35,7 +35,6 @@ _UNAVAILABLE = {
     "conversation": "encode.conversation",
     "layer_weights": "encode.layer_weights",
     "steering": "encode.steering",
-    "pad_to": "encode.pad_to",
 }
 _UNAVAILABLE_MODES = {
     LongPromptMode.LONG_PROMPT_MODE_INTERPOLATE: "encode.long_prompt.interpolate",
@@ -144,10 +143,17 @@ class FakeEncoder(FakeService):
         if dropped and options.long_prompt_mode == LongPromptMode.LONG_PROMPT_MODE_REFUSE:
             raise invalid(path, f"at most {limit} tokens", len(tokens), reason="PROMPT_TOO_LONG")
         kept = tokens[: len(tokens) - dropped]
+        padding = _padding(options, prompt, len(kept))
+        kept += ["<|pad|>"] * padding
         result = reply.message.results.add()
         if options.return_formatted_prompts:
             result.formatted_prompt = " ".join(tokens)
-        made_by = replace(self.fingerprint, hidden_layer=layer, think_mode=_think_mode(prompt))
+        made_by = replace(
+            self.fingerprint,
+            hidden_layer=layer,
+            think_mode=_think_mode(prompt),
+            modifications=("padding",) if padding else (),
+        )
         result.prompt_embeds.fingerprint.CopyFrom(fingerprint.to_message(made_by))
         result.prompt_embeds.report.CopyFrom(
             PromptReport(
@@ -191,6 +197,17 @@ def _tokens(prompt: pb.Prompt, path: str) -> list[str]:
         raise invalid(f"{path}.image_count", f"at most {MAX_OMNI_IMAGES} images", prompt.image_count)
     thinking = ["<think>", *prompt.thinking_content.split(), "</think>"] if _think_mode(prompt) != "none" else []
     return [*_TEMPLATE[:2], *prompt.text.split(), *_TEMPLATE[2:], *thinking]
+
+
+def _padding(options: pb.EncodeOptions, prompt: pb.Prompt, tokens: int) -> int:
+    """Returns the number of pad tokens that follow a prompt."""
+    if not options.HasField("pad_to"):
+        return 0
+    if prompt.image_count:
+        raise invalid("options.pad_to", "no padding together with image_count", options.pad_to)
+    if options.pad_to < tokens:
+        raise invalid("options.pad_to", f"at least {tokens}, the tokens of the prompt", options.pad_to)
+    return options.pad_to - tokens
 
 
 def _segments(tokens: list[str], images: int) -> list[list[str]]:

@@ -60,6 +60,7 @@ _PAGE_SIZE, _MAX_PAGE_SIZE = 50, 200
 _REQUEST_ID = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _AVAILABLE = (
     *("generate.cfg", "generate.cfg_normalization", "generate.cfg_truncation", "generate.img2img", "generate.omni"),
+    "generate.skip_layer_guidance",
     *("generate.sigmas", "generate.preview", "generate.priority", "generate.deterministic"),
     *("jobs.submit", "jobs.watch", "jobs.get", "jobs.list", "jobs.cancel", "content.upload"),
 )
@@ -68,7 +69,6 @@ _UNAVAILABLE = {
     "inpaint": "generate.inpaint",
     "controls": "generate.control",
     "loras": "generate.lora",
-    "skip_layer_guidance": "generate.skip_layer_guidance",
     "dype": "generate.dype",
     "passes": "generate.passes",
     "tiled_vae": "generate.tiled_vae",
@@ -760,6 +760,15 @@ def _features_provenance(spec: generation_pb2.GenerationSpec) -> dict[str, objec
     if spec.WhichOneof("start") == "image_to_image":
         file_sha256 = sha256_hex(spec.image_to_image.image.data)
         content["image_to_image"] = {"file_sha256": file_sha256, "strength": _strength(spec)}
+    if spec.HasField("skip_layer_guidance"):
+        guidance = generation_pb2.SkipLayerGuidance(scale=2.5, start=0.05, stop=0.5)
+        guidance.MergeFrom(spec.skip_layer_guidance)
+        content["skip_layer_guidance"] = {
+            "scale": guidance.scale,
+            "layers": sorted(guidance.layers) or list(range(7, 13)),
+            "start": guidance.start,
+            "stop": guidance.stop,
+        }
     if spec.HasField("omni"):
         content["omni"] = {
             "file_sha256": [sha256_hex(image.data) for image in spec.omni.images],

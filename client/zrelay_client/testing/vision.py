@@ -139,7 +139,8 @@ class FakeVision(FakeService):
         if alpha:
             pairs = ((value, states[index % len(states)]) for index, value in enumerate(before))
             after = array("f", [(1 - alpha) * value + alpha * state for value, state in pairs])
-            modified = replace(made_by, modifications=(*made_by.modifications, "conditioning"))
+            modification = ("conditioning", f"alpha={alpha:g} image={sha256[:12]}")
+            modified = replace(made_by, modifications=(*made_by.modifications, *modification))
             embeds.fingerprint.CopyFrom(encoder_fingerprint.to_message(modified))
             attach(reply, embeds.segments[0].prompt_embeds, after, shape, dtype_name(tensor.dtype))
         reply.message.report.CopyFrom(
