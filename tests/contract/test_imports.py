@@ -94,6 +94,8 @@ MESSAGE_MODULES = (
     "zrelay_client.testing.service",
     "zrelay_client.testing.encoder",
     "zrelay_client.testing.vision",
+    "zrelay_client.testing.specs",
+    "zrelay_client.testing.results",
     "zrelay_client.testing.generator",
 )
 
