@@ -39,6 +39,9 @@ POSIX_ATTRIBUTES = {
 }
 """Attributes that these modules lack on Windows (their documentation says "Availability: Unix")."""
 
+NEEDED_HERE = {"AF_UNIX", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK"}
+"""Attributes that asyncio and filelock use on this platform whenever they run."""
+
 SIMULATION = """
 import asyncio, builtins, os, runpy, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 import click, crc32c, filelock, google.protobuf.json_format, grpc.aio, grpc_health.v1.health_pb2, numpy, psutil
@@ -65,7 +68,7 @@ builtins.__import__ = without_posix
 
 def windows(code: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Runs code in a process in which our modules find what they find on Windows."""
-    removed = {module: sorted(names - {"AF_UNIX"}) for module, names in POSIX_ATTRIBUTES.items()}  # socketpair needs it
+    removed = {module: sorted(names - NEEDED_HERE) for module, names in POSIX_ATTRIBUTES.items()}
     script = SIMULATION.format(attributes=removed, modules=sorted(POSIX_MODULES)) + code
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ZRELAY_")}
     environ |= {"ZRELAY_STATE": str(cwd / "state"), "ZRELAY_CONFIG": str(cwd / "config.toml")}
