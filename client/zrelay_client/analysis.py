@@ -138,9 +138,9 @@ def _states_rows(image: ImageEmbeds) -> TokenRows:
     return statistics.token_rows(image.parcel, tensor, has_first=image.tokens in ("full", "text_only"))
 
 
-def _of_reference(name: str, found: ReferenceSet, with_first: bool) -> Sample:
-    mean, std = (found.mean_with_first, found.std_with_first) if with_first else (found.mean, found.std)
-    return Sample(name, "reference", mean, std, found.median_token_rms, found.tokens)
+def _of_reference(name: str, reference: ReferenceSet, with_first: bool) -> Sample:
+    mean, std = (reference.mean_with_first, reference.std_with_first) if with_first else (reference.mean, reference.std)
+    return Sample(name, "reference", mean, std, reference.median_token_rms, reference.tokens)
 
 
 def _of_rows(name: str, kind: str, all_rows: Sequence[TokenRows], with_first: bool) -> Sample:

@@ -126,7 +126,7 @@ def batches(prompts: Sequence[str], most: int, tokens: int) -> Iterator[list[str
 
 
 def _reference_set(accumulator: EmbedsAccumulator, fingerprint: EncoderFingerprint, corpus: Corpus) -> ReferenceSet:
-    rest, every = accumulator.rest, accumulator.all
+    rest, every = accumulator.rest, accumulator.all_tokens
     if not rest.count:
         raise FailedPrecondition(
             "every prompt came back as a single token: that is no encoder to calibrate", reason="CALIBRATION_EMPTY"

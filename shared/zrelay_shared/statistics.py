@@ -106,7 +106,7 @@ class EmbedsAccumulator:
         self._token_rms.append(token_rms(rows.values[start:]))
 
     @property
-    def all(self) -> Moments:
+    def all_tokens(self) -> Moments:
         """Moments of all tokens."""
         return self.rest.merged(self.first)
 

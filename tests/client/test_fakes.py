@@ -133,7 +133,7 @@ async def test_encoding_is_refused(client: AsyncClient, options: dict[str, Any],
     await refused_async(client.encode(**{"prompt": PROMPT, **options}), InvalidArgument, reason=reason)
 
 
-async def test_an_image_has_the_size_that_was_asked_for_and_depends_on_prompt_and_seed(client: AsyncClient) -> None:
+async def test_an_image_has_the_requested_size_and_depends_on_prompt_and_seed(client: AsyncClient) -> None:
     size: dict[str, Any] = {"width": 96, "height": 64, "num_inference_steps": 2}
     first = await client.generate(PROMPT, seed=7, **size)
     (image,) = first.images
@@ -149,7 +149,7 @@ async def test_an_image_has_the_size_that_was_asked_for_and_depends_on_prompt_an
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-async def test_every_format_can_be_opened_and_tells_its_provenance(client: AsyncClient, format: Any) -> None:
+async def test_every_format_can_be_opened_and_has_its_provenance(client: AsyncClient, format: Any) -> None:
     result = await client.generate(PROMPT, format=format, labels={"series": "é"}, **QUICK)
     (image,) = result.images
     with Pictures.open(io.BytesIO(image.data)) as picture:
@@ -358,7 +358,7 @@ def test_calls_fail_on_request() -> None:
     with FakeServices() as fake, fake.client() as client:
         fake.encoder.fail_next(ModelLoading("the model is loading", retry_after_s=0.01), count=2)
         fake.generator.fail_next(OutOfMemory("too large"), method="SubmitJob")
-        client.generate(PROMPT)  # the encoder is asked again, and Generate is another method
+        client.generate(PROMPT)  # the client tries the encoder again, and Generate is another method
         with pytest.raises(OutOfMemory, match="too large"):
             client.submit(PROMPT)
         assert client.submit(PROMPT).state in ("queued", "running", "succeeded")
@@ -390,7 +390,7 @@ def test_jobs_are_held_and_released() -> None:
         assert [client.jobs.fetch(job.job_id)[0].seed for job in (first, second, urgent)] == [1, 2, 3]
 
 
-def test_a_step_takes_the_time_that_was_asked_for_and_services_stop_while_jobs_run() -> None:
+def test_a_step_takes_the_requested_time_and_services_stop_while_jobs_run() -> None:
     with FakeServices(step_s=60.0) as fake, fake.client() as client:
         job = client.submit(PROMPT)
         assert client.jobs.cancel(job.job_id).state == "cancelled"

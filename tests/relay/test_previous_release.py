@@ -124,7 +124,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Release]:
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", PREVIOUS, *PACKAGES.values()], capture_output=True, check=False
     )
-    assert archive.returncode == 0, f"fetch the whole history: {archive.stderr.decode()}"
+    assert archive.returncode == 0, f"the commit is missing, fetch the full history: {archive.stderr.decode()}"
     subprocess.run(["tar", "-x", "-C", str(previous)], input=archive.stdout, check=True)
     return {"previous": Release(previous, root / "previous"), "present": Release(ROOT, root / "present")}
 

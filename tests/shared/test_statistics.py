@@ -44,7 +44,7 @@ def test_moments_equal_those_of_torch() -> None:
     for prompt in prompts:
         accumulator.add(rows_of(prompt))
     rest, every = torch.cat([prompt[1:] for prompt in prompts]), torch.cat(prompts)
-    for moments, values in ((accumulator.rest, rest), (accumulator.all, every)):
+    for moments, values in ((accumulator.rest, rest), (accumulator.all_tokens, every)):
         assert moments.count == len(values)
         assert torch.allclose(torch.tensor(moments.mean).float(), values.mean(0), rtol=1e-5)
         assert torch.allclose(torch.tensor(moments.std).float(), values.std(0, correction=0), rtol=1e-5)
@@ -56,7 +56,7 @@ def test_results_equal_those_of_the_arithmetic_without_numpy() -> None:
     accumulator = EmbedsAccumulator(3)
     for seed, (count, has_first) in enumerate([(7, True), (1, True), (5, False), (40, True)], 1):
         accumulator.add(TokenRows(pseudo_random(seed, count, 3), has_first))
-    rest, every = accumulator.rest, accumulator.all
+    rest, every = accumulator.rest, accumulator.all_tokens
     assert (rest.count, every.count) == (50, 53)
     for got, expected in (
         (rest.mean, [-0.22011983394622803, 199.4777374267578, -0.10809686779975891]),

@@ -40,20 +40,20 @@ def command(file: str, reference: str | None, threshold: float, top: int, with_f
 
     sample = open_sample(Path(file), with_first=with_first)
     other = open_sample(Path(reference), with_first=with_first) if reference is not None else None
-    found = outliers(sample, other, threshold)
+    outlier_list = outliers(sample, other, threshold)
     together = correlations(sample, other) if other is not None else None
     if as_json:
         output: dict[str, Any] = {
             "file": _json(sample),
             "reference": _json(other) if other is not None else None,
             "threshold": threshold,
-            "outlier_count": len(found),
-            "outliers": [asdict(one) for one in found[:top]],
+            "outlier_count": len(outlier_list),
+            "outliers": [asdict(one) for one in outlier_list[:top]],
             "correlations": asdict(together) if together is not None else None,
         }
         click.echo(json.dumps(output, ensure_ascii=False))
         return
-    click.echo("\n".join(_lines(sample, other, together, found, threshold, top)))
+    click.echo("\n".join(_lines(sample, other, together, outlier_list, threshold, top)))
 
 
 def _json(sample: "Sample") -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _lines(
     sample: "Sample",
     other: "Sample | None",
     together: "Correlations | None",
-    found: "list[Outlier]",
+    outlier_list: "list[Outlier]",
     threshold: float,
     top: int,
 ) -> list[str]:
@@ -82,12 +82,16 @@ def _lines(
             f"logarithms {together.log_std:+.4f}"
         )
     against = "the median deviation" if other is None else f"{other.name}'s deviation"
-    if not found:
+    if not outlier_list:
         return [*lines, f"no dimension deviates more than {threshold:g} times {against}"]
-    lines.append(f"{len(found)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:")
+    lines.append(
+        f"{len(outlier_list)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:"
+    )
     lines.append("  dimension      ratio        std  reference")
-    lines += [f"  {one.dimension:9}  {one.ratio:9.4g}  {one.std:9.4g}  {one.reference:9.4g}" for one in found[:top]]
-    return lines + ([f"  and {len(found) - top} more"] if len(found) > top else [])
+    lines += [
+        f"  {one.dimension:9}  {one.ratio:9.4g}  {one.std:9.4g}  {one.reference:9.4g}" for one in outlier_list[:top]
+    ]
+    return lines + ([f"  and {len(outlier_list) - top} more"] if len(outlier_list) > top else [])
 
 
 def _line(sample: "Sample") -> str:

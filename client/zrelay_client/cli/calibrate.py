@@ -55,34 +55,34 @@ def command(
         check_file(Path(output), force=force)
     check_folder(folder)
     settings = _settings.load(profile, {"encoder.endpoint": encoder})
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "encoder")
+    endpoints = _settings.endpoints(settings)
+    _settings.require(endpoints, settings, "encoder")
     from zrelay_client.calibration import read_corpus
     from zrelay_shared import reference_file
 
     console, started = Console(quiet=quiet), time.monotonic()
-    made = asyncio.run(_calibrate(found["encoder"].target, read_corpus(corpus), layer, console))
-    file = Path(output) if output is not None else _default_file(made)
-    reference_file.write(file, made)
+    reference = asyncio.run(_calibrate(endpoints["encoder"].target, read_corpus(corpus), layer, console))
+    file = Path(output) if output is not None else _default_file(reference)
+    reference_file.write(file, reference)
     if as_json:
         printed = {
             "path": str(file),
-            "fingerprint": made.fingerprint.digest,
-            "model_id": made.fingerprint.model_id,
-            "hidden_layer": made.fingerprint.hidden_layer,
-            "width": made.fingerprint.width,
-            "prompts": made.prompts,
-            "tokens": made.tokens,
-            "token_rms": made.median_token_rms,
-            "corpus": made.corpus,
+            "fingerprint": reference.fingerprint.digest,
+            "model_id": reference.fingerprint.model_id,
+            "hidden_layer": reference.fingerprint.hidden_layer,
+            "width": reference.fingerprint.width,
+            "prompts": reference.prompts,
+            "tokens": reference.tokens,
+            "token_rms": reference.median_token_rms,
+            "corpus": reference.corpus,
         }
         click.echo(json.dumps(printed, ensure_ascii=False))
         return
     click.echo(str(file))
     console.line(
-        f"{made.prompts} prompts, {made.tokens} tokens of {made.fingerprint.width} dimensions at layer "
-        f"{made.fingerprint.hidden_layer} in {spoken_seconds(time.monotonic() - started)}; encoder "
-        f"{made.fingerprint.digest[:12]}, median RMS of a token {made.median_token_rms:.4g}"
+        f"{reference.prompts} prompts, {reference.tokens} tokens of {reference.fingerprint.width} dimensions at layer "
+        f"{reference.fingerprint.hidden_layer} in {spoken_seconds(time.monotonic() - started)}; encoder "
+        f"{reference.fingerprint.digest[:12]}, median RMS of a token {reference.median_token_rms:.4g}"
     )
     console.line("the vision service reads its --references folder when it starts")
 
@@ -91,9 +91,9 @@ def _default_folder() -> Path:
     return paths.state_dir() / "references"
 
 
-def _default_file(made: "ReferenceSet") -> Path:
+def _default_file(reference: "ReferenceSet") -> Path:
     """Returns one file per encoder and layer, so that a new calibration replaces the previous one."""
-    name = f"{made.fingerprint.digest[:16]}{made.fingerprint.hidden_layer}.safetensors"
+    name = f"{reference.fingerprint.digest[:16]}{reference.fingerprint.hidden_layer}.safetensors"
     return _default_folder() / name
 
 

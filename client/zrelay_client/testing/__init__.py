@@ -6,9 +6,9 @@
         result = client.generate("a red fox", seed=7)
         assert fake.encoder.prompts == ["a red fox"]
 
-The fakes are gRPC servers on free loopback ports that speak the contract zrelay.v1, so that the program under test uses
-the real client. Embeddings and images are small and depend only on the request: an image has one colour, the size that
-was asked for, and provenance of the same form as a generator's.
+The fakes are gRPC servers on free loopback ports that implement the contract zrelay.v1, so that the program under test
+uses the real client. Embeddings and images are small and depend only on the request: an image has one colour, the
+requested size, and provenance of the same form as a generator's.
 """
 
 from types import TracebackType

@@ -148,13 +148,13 @@ class FakeEncoder(FakeService):
         result = reply.message.results.add()
         if options.return_formatted_prompts:
             result.formatted_prompt = " ".join(tokens)
-        made_by = replace(
+        encoder_fingerprint = replace(
             self.fingerprint,
             hidden_layer=layer,
             think_mode=_think_mode(prompt),
             modifications=("padding",) if padding else (),
         )
-        result.prompt_embeds.fingerprint.CopyFrom(fingerprint.to_message(made_by))
+        result.prompt_embeds.fingerprint.CopyFrom(fingerprint.to_message(encoder_fingerprint))
         result.prompt_embeds.report.CopyFrom(
             PromptReport(
                 formatted_tokens=len(tokens),

@@ -58,7 +58,7 @@ class _FakeJob:
     """One job. Used from the event loop of the server.
 
     Attributes:
-        spec: What was asked for.
+        spec: The checked spec of the request.
         failure: The error and the number of steps after which the job fails, None if it succeeds.
         events: Its events so far.
         changed: Set and replaced with every event.
@@ -84,12 +84,12 @@ class _FakeJob:
         return self.state in _ENDED
 
     def add(self, **event: Message) -> None:
-        """Adds an event, and wakes those who watch."""
+        """Adds an event and wakes the watchers."""
         self.events.append(jobs_pb2.JobEvent(sequence=len(self.events) + 1, **event))  # type: ignore[arg-type]
         self.notify()
 
     def notify(self) -> None:
-        """Wakes those who watch."""
+        """Wakes the watchers."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -232,8 +232,8 @@ class FakeGenerator(FakeService):
         request = parcel.message
         self._receive("CancelJob", request)
         if request.WhichOneof("target") == "request_id":
-            found = [job for job in self._jobs.values() if job.request_id == request.request_id]
-            job = found[-1] if found else self._unknown(request.request_id, "request_id")
+            matches = [job for job in self._jobs.values() if job.request_id == request.request_id]
+            job = matches[-1] if matches else self._unknown(request.request_id, "request_id")
         else:
             job = self._by_id(request.job_id)
         self._cancel(job, Cancelled("the job was cancelled on request"))
@@ -282,9 +282,9 @@ class FakeGenerator(FakeService):
         if len(request_id) > MAX_REQUEST_ID_CHARS or not _REQUEST_ID.issuperset(request_id):
             expected = f"at most {MAX_REQUEST_ID_CHARS} characters of A-Z a-z 0-9 . _ -"
             raise invalid("request_id", expected, repr(request_id[:80]))
-        found = self._reader.read(parcel, spec)
+        checked = self._reader.read(parcel, spec)
         known = next((job for job in reversed(self._jobs.values()) if job.request_id == request_id), None)
-        if known is not None and known.spec.identity != found.identity:
+        if known is not None and known.spec.identity != checked.identity:
             raise IdempotencyConflict(
                 f"request_id {request_id!r} was used for another request; use a new one for each request",
                 field="request_id",
@@ -302,7 +302,7 @@ class FakeGenerator(FakeService):
                 retry_after_s=1.0,
             )
         failure = self._job_failures.pop(0) if self._job_failures else None
-        job = _FakeJob(secrets.token_hex(8), request_id, found, detached, failure)
+        job = _FakeJob(secrets.token_hex(8), request_id, checked, detached, failure)
         self._jobs[job.job_id] = job
         self._waiting.append(job)
         self._waiting.sort(key=lambda each: each.spec.place)  # stable: first come, first served

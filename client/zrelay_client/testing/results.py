@@ -59,7 +59,7 @@ def preview_jpeg(spec: FakeSpec, index: int) -> bytes:
 def _provenance(spec: FakeSpec, index: int, pixels_sha256: str) -> str:
     """Returns the provenance of an image, of the same form as the generator's."""
     sampling, texts = spec.sampling, spec.message.provenance
-    made_by = fingerprint.from_message(spec.message.prompt.prompt_embeds.fingerprint)
+    encoder = fingerprint.from_message(spec.message.prompt.prompt_embeds.fingerprint)
     content: dict[str, object] = {
         "version": 1,
         "zrelay": __version__,
@@ -82,7 +82,7 @@ def _provenance(spec: FakeSpec, index: int, pixels_sha256: str) -> str:
             "seed": sampling.seed + index,
         },
         "image_index": index,
-        "encoder": asdict(made_by) | {"digest": made_by.digest},
+        "encoder": asdict(encoder) | {"digest": encoder.digest},
         "encoder_relation": spec.comparison.relation,
         "encoder_differences": list(spec.comparison.differences),
         "prompt": texts.prompt if texts.HasField("prompt") else None,

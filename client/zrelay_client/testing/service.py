@@ -82,7 +82,7 @@ class FakeService:
         self._failures.append(_Failure(error, method, count))
 
     def _receive(self, method: str, request: Message) -> None:
-        """Records a call, and raises the error that was asked for."""
+        """Records a call, and raises the next injected error that applies."""
         kept = type(request)()
         kept.CopyFrom(request)
         _without_tensor_bytes(kept)

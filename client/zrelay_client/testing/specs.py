@@ -54,7 +54,7 @@ class FakeSpec:
         sampling: Every setting as it is used.
         sigmas: The schedule with the final 0.
         comparison: How the encoder of the embeddings relates to the generator's.
-        identity: Digest of everything that was asked for.
+        identity: Digest of the request without its request_id.
     """
 
     parcel: Parcel[GenerationSpec]
@@ -144,13 +144,13 @@ class SpecReader:
 
         Raises:
             NotFound: CONTENT_UNKNOWN.
-            FeatureMissing: It asks for something that the fake lacks.
+            FeatureMissing: It needs a feature that the fake generator does not have.
             InvalidArgument: A field is invalid.
             EncoderMismatch: The embeddings come from another encoder.
             PayloadCorrupt: A checksum does not match.
         """
-        whole = self._by_value(parcel, spec)
-        message = whole.message
+        full = self._by_value(parcel, spec)
+        message = full.message
         for descriptor, _ in message.ListFields():
             if (name := UNAVAILABLE.get(descriptor.name)) is not None:
                 raise missing(name, f"spec.{descriptor.name}")
@@ -162,9 +162,9 @@ class SpecReader:
                 field="message.negative_prompt",
                 reason="NEGATIVE_PROMPT_MISSING",
             )
-        comparison = self._check_prompt(whole, "prompt")
+        comparison = self._check_prompt(full, "prompt")
         if sampling.guidance_scale > 0:
-            self._check_prompt(whole, "negative_prompt")
+            self._check_prompt(full, "negative_prompt")
         _check_output(message)
         if message.WhichOneof("start") == "image_to_image":
             _check_image(message.image_to_image.image, "spec.image_to_image.image")
@@ -172,7 +172,7 @@ class SpecReader:
                 expected = "more than 0 and at most 1"
                 raise invalid("spec.image_to_image.strength", expected, f"{_strength(message):g}")
         _check_omni(message)
-        return FakeSpec(whole, sampling, sigmas, comparison, _identity(whole))
+        return FakeSpec(full, sampling, sigmas, comparison, _identity(full))
 
     def _by_value(self, source: Parcel[Any], spec: GenerationSpec) -> Parcel[Any]:
         """Returns a spec with every content by value. Stores the contents that it has by value under their digests."""
@@ -258,17 +258,17 @@ class SpecReader:
         used.ClearField("shift")
         return used, _shifted(given.sigmas, given.shift if given.HasField("shift") else 1.0)
 
-    def _check_prompt(self, whole: Parcel[GenerationSpec], name: str) -> EncoderComparison:
+    def _check_prompt(self, parcel: Parcel[GenerationSpec], name: str) -> EncoderComparison:
         """Checks the embeddings of a prompt field, and returns how their encoder relates to this generator."""
-        path, embeds = f"spec.{name}.prompt_embeds", getattr(whole.message, name).prompt_embeds
+        path, embeds = f"spec.{name}.prompt_embeds", getattr(parcel.message, name).prompt_embeds
         if not embeds.segments:
             expected = "the embeddings of one prompt as the encoder sent them"
             raise invalid(path, expected, "none", reason="PROMPT_MISSING", remedy="encode a prompt first")
-        made_by = fingerprint.from_message(embeds.fingerprint, path=f"{path}.fingerprint")
-        comparison = fingerprint.compare(fake_fingerprint(self.width), made_by)
+        encoder = fingerprint.from_message(embeds.fingerprint, path=f"{path}.fingerprint")
+        comparison = fingerprint.compare(fake_fingerprint(self.width), encoder)
         for index, segment in enumerate(embeds.segments):
             tensor, at = segment.prompt_embeds, f"{path}.segments[{index}].prompt_embeds"
-            tokens, width = tensors.check(tensor, whole.bytes_of(tensor), field=at, rank=2).shape
+            tokens, width = tensors.check(tensor, parcel.bytes_of(tensor), field=at, rank=2).shape
             if width != self.width:
                 raise invalid(at, f"rows of {self.width} values", f"rows of {width}", reason="TENSOR_SHAPE")
             if tokens > self.text_limit:
@@ -315,24 +315,24 @@ def _check_image(image: ImageInput, path: str) -> None:
         raise invalid(path, "a PNG, JPEG or WebP file", "something else", reason="IMAGE_INVALID")
 
 
-def _identity(whole: Parcel[GenerationSpec]) -> str:
-    """Returns a digest of everything that is asked for."""
+def _identity(parcel: Parcel[GenerationSpec]) -> str:
+    """Returns a digest of a spec, in which tensors count by their bytes."""
     plain = GenerationSpec()
-    plain.CopyFrom(whole.message)
-    _digest_tensors(plain, whole)
+    plain.CopyFrom(parcel.message)
+    _digest_tensors(plain, parcel)
     return sha256_hex(plain.SerializeToString(deterministic=True))
 
 
-def _digest_tensors(message: Message, whole: Parcel[Any]) -> None:
+def _digest_tensors(message: Message, parcel: Parcel[Any]) -> None:
     """Replaces the bytes of every tensor by their digest."""
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None or descriptor.message_type.GetOptions().map_entry:
             continue
         for inner in [value] if isinstance(value, Message) else value:
             if isinstance(inner, Tensor):
-                inner.data = hashlib.sha256(whole.bytes_of(inner)).digest()
+                inner.data = hashlib.sha256(parcel.bytes_of(inner)).digest()
             else:
-                _digest_tensors(inner, whole)
+                _digest_tensors(inner, parcel)
 
 
 def missing(name: str, path: str = "") -> FeatureMissing:

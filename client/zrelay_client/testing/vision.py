@@ -120,7 +120,7 @@ class FakeVision(FakeService):
         path = "prompt_embeds.segments"
         if len(request.prompt_embeds.segments) != 1:
             raise invalid(path, "one segment", len(request.prompt_embeds.segments), reason="SEGMENT_COUNT")
-        made_by = encoder_fingerprint.from_message(request.prompt_embeds.fingerprint, path="prompt_embeds.fingerprint")
+        encoder = encoder_fingerprint.from_message(request.prompt_embeds.fingerprint, path="prompt_embeds.fingerprint")
         tensor = request.prompt_embeds.segments[0].prompt_embeds
         before, shape = read_values(parcel, tensor, f"{path}[0].prompt_embeds", rank=2)
         states, sha256 = self._states(parcel, shape[1])
@@ -140,7 +140,7 @@ class FakeVision(FakeService):
             pairs = ((value, states[index % len(states)]) for index, value in enumerate(before))
             after = array("f", [(1 - alpha) * value + alpha * state for value, state in pairs])
             modification = ("conditioning", f"alpha={alpha:g} image={sha256[:12]}")
-            modified = replace(made_by, modifications=(*made_by.modifications, *modification))
+            modified = replace(encoder, modifications=(*encoder.modifications, *modification))
             embeds.fingerprint.CopyFrom(encoder_fingerprint.to_message(modified))
             attach(reply, embeds.segments[0].prompt_embeds, after, shape, dtype_name(tensor.dtype))
         reply.message.report.CopyFrom(
