@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,12 +43,10 @@ def command() -> None:
     """
 
 
-def _become(command: list[str]) -> NoReturn:
-    """Replaces this process. Windows cannot: there it waits for the service, which gets Ctrl-C itself, and exits."""
-    if os.name != "nt":
-        os.execv(command[0], command)
+def _wait_for(command: list[str]) -> int:
+    """Runs a process and returns its exit code. Ctrl-C reaches the command itself and is ignored here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise SystemExit(subprocess.run(command, check=False).returncode)
+    return subprocess.run(command, check=False).returncode
 
 
 def _role_command(role: str) -> "SettingsCommand":
@@ -70,6 +68,9 @@ def _role_command(role: str) -> "SettingsCommand":
 
         module = module_of(role)
         kit.load_settings(kind, profile, values)
-        _become([sys.executable, "-m", module, *ctx.obj])
+        command = [sys.executable, "-m", module, *ctx.obj]
+        if os.name == "nt":  # a process of Windows cannot become another
+            ctx.exit(_wait_for(command))
+        os.execv(command[0], command)
 
     return RoleCommand(role, kind=kind, callback=run, help=_ROLES[role])
