@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import AsyncGeneratorType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 _POLL_S = 0.01
+_WAIT_S = 0.2 if os.name == "nt" else None
+"""On Windows Ctrl-C does not interrupt a wait, so a wait must end by itself."""
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +38,12 @@ class BackgroundLoop:
             raise RuntimeError(f"this client {why}")
         future = asyncio.run_coroutine_threadsafe(self._known(work), self._loop)
         try:
-            return future.result()
+            while True:
+                try:
+                    return future.result(_WAIT_S)
+                except TimeoutError:
+                    if future.done():  # the work's own
+                        raise
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread cancels the work; `close` waits until it is gone
             raise

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from zrelay.v1.content_pb2 import ImageInput
 from zrelay.v1.generation_pb2 import GenerationSpec
-from zrelay.v1.tensor_pb2 import Tensor
 from zrelay.v1.vision_pb2 import ConditionOptions as OptionsMessage
 from zrelay.v1.vision_pb2 import (
     ConditionPromptRequest,
@@ -25,11 +23,9 @@ from zrelay_client._replies import embeds_from_spec
 from zrelay_client._values import number, refusal, text_of, whole
 from zrelay_client._vision_embeds import Conditioned, ConditionReport, EmbedsStatistics, ImageEmbeds, ImageScores
 from zrelay_client._vision_images import ImageFile
-from zrelay_client._vision_numbers import Rows, floats
 from zrelay_client._vision_options import ConditionOptions, EncodeImagesOptions, Engine
 from zrelay_shared import vision_fingerprint
 from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.tensors import check
 from zrelay_shared.vision_file import tensor_of
 from zrelay_shared.wire import Parcel
 
@@ -148,23 +144,6 @@ def conditioned_of(reply: Parcel[ConditionPromptResponse], embeds: Embeds) -> Co
         calibrated=said.calibrated,
     )
     return Conditioned(embeds_from_spec(spec, embeds.encode_s), report, reply.message.image_sha256)
-
-
-def prompt_rows(embeds: Embeds) -> list[Rows]:
-    """The tokens of an encoded prompt, segment by segment. Raises as `tensors.check`."""
-    segments = embeds.parcel.message.prompt.prompt_embeds.segments
-    return [_rows(embeds.parcel, part.prompt_embeds, has_first=index == 0) for index, part in enumerate(segments)]
-
-
-def states_rows(image: ImageEmbeds) -> list[Rows]:
-    """The tokens of an image's states; only where all or the text's are kept is the first one of the sequence there."""
-    states = image.parcel.message.results[0].states
-    return [_rows(image.parcel, states.hidden_states, has_first=image.tokens in ("full", "text_only"))]
-
-
-def _rows(parcel: Parcel[Any], tensor: Tensor, *, has_first: bool) -> Rows:
-    view = check(tensor, parcel.bytes_of(tensor), field="embeddings", rank=2)
-    return Rows(floats(view.dtype, view.data), view.shape[1], has_first)
 
 
 def _embeds(images: Parcel[EncodeImagesResponse], result: EncodedImage, path: str) -> ImageEmbeds:

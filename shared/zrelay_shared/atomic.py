@@ -3,10 +3,14 @@
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_ATTEMPTS = 20 if os.name == "nt" else 1
+_RETRY_S = 0.05
 
 
 @contextmanager
@@ -27,12 +31,22 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(partial):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Renames `partial` to `path`. On Windows this fails while another process reads `path`: it is tried again."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(PermissionError):
+            partial.replace(path)
+            return
+        time.sleep(_RETRY_S)
+    partial.replace(path)
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

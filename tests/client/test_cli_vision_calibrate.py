@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient
-from zrelay_client._vision_calibration import batches, read_corpus
+from zrelay_client.calibration import batches, read_corpus
 from zrelay_demo import VISION_CHECKPOINT
 from zrelay_shared import embeds_file, reference_file
 from zrelay_shared.errors import FailedPrecondition

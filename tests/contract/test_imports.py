@@ -69,6 +69,7 @@ MESSAGE_MODULES = (
     "zrelay_shared.vision_file",
     "zrelay_shared.vision_fingerprint",
     "zrelay_shared.reference_file",
+    "zrelay_shared.statistics",
     "zrelay_encoder.api.servicer",
     "zrelay_encoder.api.requests",
     "zrelay_encoder.api.capabilities",
@@ -89,6 +90,13 @@ MESSAGE_MODULES = (
     "zrelay_client._replies",
     "zrelay_client._info_replies",
     "zrelay_client._vision_messages",
+    # the fake services, which are servicers too
+    "zrelay_client.testing.service",
+    "zrelay_client.testing.encoder",
+    "zrelay_client.testing.vision",
+    "zrelay_client.testing.specs",
+    "zrelay_client.testing.results",
+    "zrelay_client.testing.generator",
 )
 
 OWNERS = {
@@ -103,6 +111,7 @@ OWNERS = {
         "zrelay_demo.*",
     ),
     "numpy": (
+        "zrelay_shared.statistics",
         "zrelay_generator.cost.fit",
         "zrelay_generator.images.writing",
         "zrelay_generator.model.preview",
@@ -129,7 +138,7 @@ OWNERS = {
         "zrelay_vision.*",
         "zrelay_demo.*",
     ),
-    "safetensors": ("zrelay_encoder.*", "zrelay_generator.*", "zrelay_demo.*"),
+    "safetensors": ("zrelay_demo.*",),
     "flash_attn": ("zrelay_generator.model.attention",),
     "click": ("zrelay_shared.service.command", "zrelay_client.cli.*"),
     "grpc": (
@@ -141,8 +150,14 @@ OWNERS = {
         "zrelay_generator.api.replies",
         "zrelay_client._services",
         "zrelay_client._health",
+        "zrelay_client.testing.*",
     ),
-    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
+    "grpc_health": (
+        "zrelay_shared.service.lifecycle",
+        "zrelay_shared.healthcheck",
+        "zrelay_client._health",
+        "zrelay_client.testing.service",
+    ),
     "psutil": ("zrelay_client._stack.processes",),
     "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
@@ -154,6 +169,7 @@ OWNERS = {
         "zrelay_generator.api.servicer",
         "zrelay_client._services",
         "zrelay_client._enums",
+        "zrelay_client.testing.*",
     ),
     "crc32c": ("zrelay_shared.tensors",),
 }
@@ -239,6 +255,11 @@ def test_the_client_stays_without_torch() -> None:
         if module.startswith("zrelay_client") and imported.startswith("zrelay_shared.torch_")
     ]
     assert wrong == []
+
+
+def test_statistics_are_used_for_calibration_and_analysis_alone() -> None:
+    users = {module for module, found in IMPORTS.items() if any("zrelay_shared.statistics" in name for name in found)}
+    assert users == {"zrelay_client.calibration", "zrelay_client.analysis"}
 
 
 def test_messages_are_seen_at_the_border_alone() -> None:

@@ -5,22 +5,50 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "transformers", "diffusers", "PIL", "accelerate", "grpc_reflection"}
+from zrelay_shared import exits
+
+HEAVY = {
+    "torch",
+    "numpy",
+    "transformers",
+    "diffusers",
+    "PIL",
+    "accelerate",
+    "grpc_reflection",
+    "grpc_status",
+    "safetensors",
+}
 
 
 @pytest.mark.parametrize(
     ("call", "absent"),
     [
         ("import zrelay_client; zrelay_client.Client; zrelay_client.AsyncClient", HEAVY),
+        ("from zrelay_client.testing import FakeServices; FakeServices()", HEAVY),
         ("start('zrelay_client', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_client', 'generate', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_encoder', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_vision', '--help')", HEAVY | {"grpc"}),
         ("start('zrelay_generator', '--help')", HEAVY | {"grpc"}),
     ],
-    ids=["library", "client", "generate", "encoder", "vision", "generator"],
+    ids=["library", "fakes", "client", "generate", "encoder", "vision", "generator"],
 )
 def test_what_is_light_runs_where_nothing_heavy_is_installed(call: str, absent: set[str]) -> None:
+    result = without(absent, call)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("calibrate", "--encoder", "127.0.0.1:1", "-o", "a.safetensors"), ("analyze", "a")]
+)
+def test_statistics_without_numpy_fail_with_the_install_command(command: tuple[str, ...]) -> None:
+    result = without(HEAVY, f"start('zrelay_client', *{command!r})")
+    assert result.returncode == exits.REFUSED
+    assert "need numpy, which is not installed: pip install 'zrelay[analysis]'" in result.stderr
+
+
+def without(absent: set[str], call: str) -> "subprocess.CompletedProcess[str]":
+    """Runs Python code in a process in which some modules cannot be imported."""
     script = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({sorted(absent)!r}))
@@ -29,5 +57,4 @@ def start(*arguments):
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 {call}
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

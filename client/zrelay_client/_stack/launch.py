@@ -13,6 +13,8 @@ from zrelay_client._stack.processes import ProcessId, start_mark
 from zrelay_shared.errors import Unavailable
 
 _LAST_LINES = 15
+_NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+"""Windows' counterpart of a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Launched:
 
     def last_lines(self) -> str:
         """Returns the end of its log, indented."""
-        lines = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        lines = self.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         return "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
 
 
@@ -89,6 +91,7 @@ def launch(role: str, options: StackOptions) -> Launched:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            creationflags=_NEW_GROUP,
             env={**os.environ, "ZRELAY_STATE": str(options.state)},
         )
     while (mark := start_mark(popen.pid)) is None and popen.poll() is None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from zrelay_shared.errors import ZrelayError
+from zrelay_shared.signals import on_signals
 
 _SECOND_S = 0.7
 """How long the first press waits for the second before anything is stopped."""
@@ -53,13 +53,6 @@ async def _left(leave: Callable[[], Awaitable[str]]) -> str:
 @contextlib.asynccontextmanager
 async def _presses() -> AsyncIterator["asyncio.Queue[None]"]:
     """Ctrl-C as items of a queue, where this process can have it so."""
-    loop, presses = asyncio.get_running_loop(), asyncio.Queue[None]()
-    try:
-        loop.add_signal_handler(signal.SIGINT, presses.put_nowait, None)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows; a loop that is not the main thread's
+    presses = asyncio.Queue[None]()
+    with on_signals(("SIGINT",), lambda: presses.put_nowait(None)):
         yield presses
-        return
-    try:
-        yield presses
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

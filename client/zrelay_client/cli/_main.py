@@ -1,5 +1,7 @@
 """The process around a command: exit codes, and failures told in one line."""
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +19,8 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         command: What is run.
     """
     given = list(sys.argv[1:] if args is None else args)
+    if os.name == "nt":
+        _write_utf8()
     try:
         code = command.main(given, prog_name="zrelay", standalone_mode=False)
     except click.ClickException as error:
@@ -38,6 +42,13 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         _say(f"error: {_told(error)}")
         return _code(error)
     return code if isinstance(code, int) else exits.OK
+
+
+def _write_utf8() -> None:
+    """Writes UTF-8 to pipes and files too, as on other platforms. Windows' code pages lack most prompts' characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _told(error: Exception) -> str:

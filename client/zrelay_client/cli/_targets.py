@@ -1,6 +1,7 @@
 """Where pictures go: names, formats, and what may not be overwritten, settled before anything is computed."""
 
 import errno
+import os
 import re
 import sys
 import tempfile
@@ -83,7 +84,7 @@ def targets(output: str | None, format: str | None, *, prompt: str, count: int, 
         if sys.stdout.isatty():
             raise click.UsageError("--output - would write a picture to the terminal: redirect it, or name a file")
     named = None if output is None or output == "-" else Path(output)
-    if named is not None and output is not None and (named.is_dir() or output.endswith("/")):
+    if named is not None and output is not None and (named.is_dir() or output.endswith(("/", os.sep))):
         folder, named = named, None
     else:
         folder = named.parent if named is not None else Path()

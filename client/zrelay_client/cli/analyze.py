@@ -1,4 +1,4 @@
-"""`zrelay analyze`: which dimensions stand out in embeddings, and how far two sets of them go together."""
+"""`zrelay analyze`: lists the outlier dimensions of embeddings, and the correlations of two sets of embeddings."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import click
 from zrelay_client.cli._flags import PLACE
 
 if TYPE_CHECKING:
-    from zrelay_client._vision_analysis import Correlations, Outlier, Sample
+    from zrelay_client.analysis import Correlations, Outlier, Sample
 
 
 @click.command("analyze")
@@ -27,42 +27,43 @@ if TYPE_CHECKING:
 @click.option(
     "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Dimensions to list, at most."
 )
-@click.option("--with-first", is_flag=True, help="Count the first token of each sequence too, an attention sink.")
+@click.option("--with-first", is_flag=True, help="Include the first token of each sequence, an attention sink.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(file: str, reference: str | None, threshold: float, top: int, with_first: bool, as_json: bool) -> None:
     """List the outlier dimensions of FILE, worst first, and its correlations with REFERENCE.
 
-    Each is a file of `zrelay calibrate`, `zrelay encode` or `zrelay vision encode`. The ratio is that of a dimension's
-    deviation in FILE to its deviation in REFERENCE; without REFERENCE, to the median deviation of FILE.
+    Each is a file of `zrelay calibrate`, `zrelay encode` or `zrelay vision encode`. A dimension's ratio is its
+    deviation in FILE divided by its deviation in REFERENCE, or by the median deviation of FILE where no REFERENCE is
+    given. Needs numpy: pip install 'zrelay[analysis]'.
     """
-    from zrelay_client._vision_analysis import correlations, open_sample, outliers
+    from zrelay_client.analysis import correlations, open_sample, outliers
 
     sample = open_sample(Path(file), with_first=with_first)
     other = open_sample(Path(reference), with_first=with_first) if reference is not None else None
-    found = outliers(sample, other, threshold)
+    outlier_list = outliers(sample, other, threshold)
     together = correlations(sample, other) if other is not None else None
     if as_json:
-        said: dict[str, Any] = {
-            "file": _told(sample),
-            "reference": _told(other) if other is not None else None,
+        output: dict[str, Any] = {
+            "file": _json(sample),
+            "reference": _json(other) if other is not None else None,
             "threshold": threshold,
-            "outlier_count": len(found),
-            "outliers": [asdict(one) for one in found[:top]],
+            "outlier_count": len(outlier_list),
+            "outliers": [asdict(one) for one in outlier_list[:top]],
             "correlations": asdict(together) if together is not None else None,
         }
-        click.echo(json.dumps(said, ensure_ascii=False))
+        click.echo(json.dumps(output, ensure_ascii=False))
         return
-    click.echo("\n".join(_lines(sample, other, together, found, threshold, top)))
+    click.echo("\n".join(_lines(sample, other, together, outlier_list, threshold, top)))
 
 
-def _told(sample: "Sample") -> dict[str, Any]:
+def _json(sample: "Sample") -> dict[str, Any]:
     return {
         "name": sample.name,
         "kind": sample.kind,
         "width": len(sample.std),
         "tokens": sample.tokens,
         "token_rms": sample.token_rms,
-        "std": sample.whole_std,
+        "std": sample.overall_std,
     }
 
 
@@ -70,7 +71,7 @@ def _lines(
     sample: "Sample",
     other: "Sample | None",
     together: "Correlations | None",
-    found: "list[Outlier]",
+    outlier_list: "list[Outlier]",
     threshold: float,
     top: int,
 ) -> list[str]:
@@ -81,16 +82,20 @@ def _lines(
             f"logarithms {together.log_std:+.4f}"
         )
     against = "the median deviation" if other is None else f"{other.name}'s deviation"
-    if not found:
+    if not outlier_list:
         return [*lines, f"no dimension deviates more than {threshold:g} times {against}"]
-    lines.append(f"{len(found)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:")
+    lines.append(
+        f"{len(outlier_list)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:"
+    )
     lines.append("  dimension      ratio        std  reference")
-    lines += [f"  {one.dimension:9}  {one.ratio:9.4g}  {one.std:9.4g}  {one.reference:9.4g}" for one in found[:top]]
-    return lines + ([f"  and {len(found) - top} more"] if len(found) > top else [])
+    lines += [
+        f"  {one.dimension:9}  {one.ratio:9.4g}  {one.std:9.4g}  {one.reference:9.4g}" for one in outlier_list[:top]
+    ]
+    return lines + ([f"  and {len(outlier_list) - top} more"] if len(outlier_list) > top else [])
 
 
 def _line(sample: "Sample") -> str:
     return (
         f"{sample.name}: {sample.kind.replace('_', ' ')}, {sample.tokens} tokens of {len(sample.std)} dimensions, "
-        f"median RMS of a token {sample.token_rms:.4g}, deviation of all values {sample.whole_std:.4g}"
+        f"median RMS of a token {sample.token_rms:.4g}, deviation of all values {sample.overall_std:.4g}"
     )

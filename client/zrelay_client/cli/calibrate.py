@@ -1,4 +1,4 @@
-"""`zrelay calibrate`: what an encoder's embeddings look like, for the vision service to hold images against."""
+"""`zrelay calibrate`: computes the statistics of an encoder's embeddings, which the vision service needs."""
 
 import asyncio
 import json
@@ -15,22 +15,22 @@ from zrelay_client.cli._targets import check_file, check_folder
 from zrelay_shared import paths
 
 if TYPE_CHECKING:
-    from zrelay_client._vision_calibration import Corpus
+    from zrelay_client.calibration import Corpus
     from zrelay_shared.reference_file import ReferenceSet
 
 
 @click.command("calibrate")
-@click.option("--corpus", type=PLACE, metavar="FILE", help="Prompts, one a line. Default: some 250 that are bundled.")
-@click.option("--layer", type=int, metavar="N", help="Hidden layer, from the end. Default: the encoder's own.")
+@click.option("--corpus", type=PLACE, metavar="FILE", help="Prompts, one a line. Default: the 248 bundled prompts.")
+@click.option("--layer", type=int, metavar="N", help="Hidden layer, negative from the end. Default: the encoder's.")
 @click.option(
     "-o",
     "--output",
     type=PLACE,
     metavar="FILE",
-    help="Default: a file of the encoder's name in references/ of the state folder, where `zrelay up` looks for it.",
+    help="Default: a file named after the encoder in references/ of the state folder, where `zrelay up` finds it.",
 )
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @endpoint_options("encoder")
 def command(
@@ -43,68 +43,68 @@ def command(
     encoder: str | None,
     profile: str | None,
 ) -> None:
-    """Run a corpus of prompts through the encoder and keep statistics of its embeddings, dimension by dimension.
+    """Encode a corpus of prompts and save the statistics of the embeddings, per dimension.
 
-    The vision service uses the set that belongs to a prompt's encoder: normalisations per dimension and outlier masks
-    need it. Give it the folder with `zrelay serve vision -- --references FOLDER`.
+    The vision service needs the set of a prompt's encoder for normalisation per dimension and for outlier masks. Pass
+    it the folder with `zrelay serve vision -- --references FOLDER`. Needs numpy: pip install 'zrelay[analysis]'.
     """
-    folder = _usual_folder() if output is None else Path(output).parent
+    folder = _default_folder() if output is None else Path(output).parent
     if output is None:
         folder.mkdir(parents=True, exist_ok=True)
     else:
         check_file(Path(output), force=force)
     check_folder(folder)
     settings = _settings.load(profile, {"encoder.endpoint": encoder})
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "encoder")
-    from zrelay_client._vision_calibration import read_corpus
+    endpoints = _settings.endpoints(settings)
+    _settings.require(endpoints, settings, "encoder")
+    from zrelay_client.calibration import read_corpus
     from zrelay_shared import reference_file
 
     console, started = Console(quiet=quiet), time.monotonic()
-    made = asyncio.run(_calibrate(found["encoder"].target, read_corpus(corpus), layer, console))
-    file = Path(output) if output is not None else _usual_place(made)
-    reference_file.write(file, made)
+    reference = asyncio.run(_calibrate(endpoints["encoder"].target, read_corpus(corpus), layer, console))
+    file = Path(output) if output is not None else _default_file(reference)
+    reference_file.write(file, reference)
     if as_json:
-        said = {
+        printed = {
             "path": str(file),
-            "fingerprint": made.fingerprint.digest,
-            "model_id": made.fingerprint.model_id,
-            "hidden_layer": made.fingerprint.hidden_layer,
-            "width": made.fingerprint.width,
-            "prompts": made.prompts,
-            "tokens": made.tokens,
-            "token_rms": made.median_token_rms,
-            "corpus": made.corpus,
+            "fingerprint": reference.fingerprint.digest,
+            "model_id": reference.fingerprint.model_id,
+            "hidden_layer": reference.fingerprint.hidden_layer,
+            "width": reference.fingerprint.width,
+            "prompts": reference.prompts,
+            "tokens": reference.tokens,
+            "token_rms": reference.median_token_rms,
+            "corpus": reference.corpus,
         }
-        click.echo(json.dumps(said, ensure_ascii=False))
+        click.echo(json.dumps(printed, ensure_ascii=False))
         return
     click.echo(str(file))
     console.line(
-        f"{made.prompts} prompts, {made.tokens} tokens of {made.fingerprint.width} dimensions at layer "
-        f"{made.fingerprint.hidden_layer} in {spoken_seconds(time.monotonic() - started)}; encoder "
-        f"{made.fingerprint.digest[:12]}, median RMS of a token {made.median_token_rms:.4g}"
+        f"{reference.prompts} prompts, {reference.tokens} tokens of {reference.fingerprint.width} dimensions at layer "
+        f"{reference.fingerprint.hidden_layer} in {spoken_seconds(time.monotonic() - started)}; encoder "
+        f"{reference.fingerprint.digest[:12]}, median RMS of a token {reference.median_token_rms:.4g}"
     )
-    console.line("a vision service reads the sets of its --references folder when it starts")
+    console.line("the vision service reads its --references folder when it starts")
 
 
-def _usual_folder() -> Path:
+def _default_folder() -> Path:
     return paths.state_dir() / "references"
 
 
-def _usual_place(made: "ReferenceSet") -> Path:
-    """One file for each encoder and layer: calibrating again replaces it."""
-    name = f"{made.fingerprint.digest[:16]}{made.fingerprint.hidden_layer}.safetensors"
-    return _usual_folder() / name
+def _default_file(reference: "ReferenceSet") -> Path:
+    """Returns one file per encoder and layer, so that a new calibration replaces the previous one."""
+    name = f"{reference.fingerprint.digest[:16]}{reference.fingerprint.hidden_layer}.safetensors"
+    return _default_folder() / name
 
 
 async def _calibrate(endpoint: str, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
     from zrelay_client._async_client import AsyncClient
-    from zrelay_client._vision_calibration import calibrate
+    from zrelay_client.calibration import calibrate
 
     async with AsyncClient(encoder=endpoint) as client:
         try:
             return await calibrate(
-                client, corpus, layer, lambda done, all_of_them: console.status(f"{done} of {all_of_them} prompts")
+                client, corpus, layer, lambda done, total: console.status(f"{done} of {total} prompts")
             )
         finally:
             console.clear()

@@ -1,7 +1,6 @@
 """`zrelay up`: the services of this machine."""
 
 import asyncio
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,11 @@ import click
 from zrelay_client.cli._console import Console
 from zrelay_client.cli._flags import PLACE
 from zrelay_shared import exits, paths
+from zrelay_shared.signals import on_signals
 
 if TYPE_CHECKING:
     from zrelay_client._stack.launch import StackOptions
+    from zrelay_client._stack.stack import Stack
 
 _WATCH_S = 0.25
 
@@ -85,8 +86,13 @@ async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int
 
     stack = start(options)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with on_signals(("SIGINT", "SIGTERM", "SIGHUP"), stop.set):
+        return await _watch(stack, stop, options, detach=detach, console=console)
+
+
+async def _watch(
+    stack: "Stack", stop: asyncio.Event, options: "StackOptions", *, detach: bool, console: Console
+) -> int:
     leave_running = False
     try:
         ready = asyncio.create_task(stack.ready(console.line, console.status))

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from zrelay_shared.channels import SERVER_OPTIONS
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import ListenAddress
+from zrelay_shared.signals import on_signals
 
 log = logging.getLogger(__name__)
 LIVENESS = "liveness"
@@ -145,8 +145,11 @@ def serve(service: Service, options: ServeOptions) -> int:
 
 async def _serve(service: Service, options: ServeOptions) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # before anyone can know that it listens
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with on_signals(("SIGTERM", "SIGINT"), stop.set):  # before anyone can know that it listens
+        return await _serve_until(stop, service, options)
+
+
+async def _serve_until(stop: asyncio.Event, service: Service, options: ServeOptions) -> int:
     async with running(service, options, process.freeze_objects) as server:
         stopped = asyncio.create_task(stop.wait())
         watchdog = asyncio.create_task(_systemd_watchdog())
