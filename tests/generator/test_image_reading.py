@@ -78,6 +78,7 @@ def webp_of(width: int, height: int) -> bytes:
         (encoded(IMAGE)[:200], "expected a whole image file"),
         (encoded(IMAGE, "JPEG")[:300], "expected a whole image file"),
         (encoded(IMAGE, "WEBP")[:60], "expected a"),
+        (encoded(IMAGE, "PNG")[:11] + b"\0" + encoded(IMAGE, "PNG")[12:], "expected a whole image file"),
     ],
 )
 def test_files_that_are_none(data: bytes, said: str) -> None:

@@ -63,8 +63,7 @@ async def test_a_generator_killed_in_mid_job(
 
         work = asyncio.create_task(client.generate(embeds, request_id="moved", on_event=note, **LONG))
         await midway.wait()
-        running = {status.endpoint: status.info.queue.running for status in await client.status() if status.info}
-        (here,) = [endpoint for endpoint, count in running.items() if count]
+        (here,) = [job.endpoint async for job in client.jobs.list(states=("running",)) if job.request_id == "moved"]
         await asyncio.to_thread(by_endpoint[here].kill)
         result = await work
         by_endpoint[here].start()

@@ -10,6 +10,10 @@ from torch import Tensor
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 
+class ImageAreaError(ValueError):
+    """A picture has too many pixels."""
+
+
 def read_image(data: bytes, width: int, height: int, max_pixels: int) -> Tensor:
     """Decodes a PNG, JPEG or WebP file and resizes it by Lanczos as diffusers' VaeImageProcessor does.
 
@@ -47,9 +51,11 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
             return _rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise ValueError(f"expected a {', '.join(FORMATS)} file, got {len(data)} bytes of another format") from None
+    except ImageAreaError:
+        raise
     except Image.DecompressionBombError:
         raise ValueError(f"expected at most {max_pixels} pixels, got far more") from None
-    except (OSError, SyntaxError, EOFError, struct.error, IndexError, TypeError, KeyError, OverflowError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError, OverflowError) as error:
         # PIL raises these for truncated and damaged files.
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise ValueError(f"expected a whole image file, got a damaged one ({reason}); save it again") from None
@@ -67,7 +73,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 def _check_area(size: tuple[int, int] | None, max_pixels: int) -> None:
     if size is not None and size[0] * size[1] > max_pixels:
-        raise ValueError(f"expected at most {max_pixels} pixels, got {size[0]} x {size[1]}; make it smaller")
+        raise ImageAreaError(f"expected at most {max_pixels} pixels, got {size[0]} x {size[1]}; make it smaller")
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
