@@ -9,11 +9,10 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from zrelay_client import AsyncClient
-from zrelay_client._events import Progress, Sampling
-from zrelay_client._jobs import Job, JobFailure
 from zrelay_client.cli import cli
 from zrelay_client.cli._job_table import table
 from zrelay_client.cli._seeds import seeds_of
+from zrelay_client.events import Job, JobFailure, Progress, Sampling
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay

@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient, Client, Embeds, ImageEmbeds, InvalidArgument, PayloadCorrupt
-from zrelay_client import _vision_embeds as vision_embeds
-from zrelay_client._stack.bundle import demo_checkpoint, vision_model
+from zrelay_client import image_embeds as vision_embeds
+from zrelay_client.stack.bundle import demo_checkpoint, vision_model
 from zrelay_demo import VISION_CHECKPOINT
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig

@@ -12,7 +12,7 @@ from zrelay_client.cli._flags import PLACE
 from zrelay_shared import exits, paths
 
 if TYPE_CHECKING:
-    from zrelay_client._stack.launch import StackOptions
+    from zrelay_client.stack.launch import StackOptions
 
 _WATCH_S = 0.25
 
@@ -53,8 +53,8 @@ def command(
     `zrelay generate` finds them by itself. Without --detach this stays until Ctrl-C, which ends them. Their logs are
     kept under the state folder.
     """
-    from zrelay_client._stack.bundle import demo_checkpoint, vision_model
-    from zrelay_client._stack.launch import StackOptions
+    from zrelay_client.stack.bundle import demo_checkpoint, vision_model
+    from zrelay_client.stack.launch import StackOptions
 
     if vision is False and (qwen3_vl is not None or siglip is not None):
         raise click.UsageError("--no-vision and a folder for the vision service: choose one")
@@ -81,7 +81,7 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
-    from zrelay_client._stack.stack import start
+    from zrelay_client.stack.stack import start
 
     stack = start(options)
     stop = asyncio.Event()
