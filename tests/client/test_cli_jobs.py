@@ -155,7 +155,7 @@ async def test_doctor_compares_several_of_a_role(services: Services, zrelay: Zre
     encoder, generator = services.encoder, services.generator
     twice = ["--generator", generator, "--generator", generator.replace("127.0.0.1", "localhost")]
     ran = await zrelay("doctor", "--encoder", encoder, "--encoder", stranger, *twice)
-    assert "ok    generators alike: 2 that paint the same pictures" in ran.stdout
+    assert "ok    generators alike: 2 that make the same images" in ran.stdout
     assert f"warn  encoder {stranger} stands in: never: it makes other embeddings" in ran.stdout
 
 

@@ -172,7 +172,7 @@ async def test_states_cannot_be_read_anew_nor_grids_blended(services: Services, 
             await client.condition_prompt(embeds, grid)
         assert refused.value.reason == "STATES_ENGINE"
         (states,) = await client.encode_images([RED], engine="qwen3_vl")
-        with pytest.raises(InvalidArgument, match="text: expected none beside states") as refused:
+        with pytest.raises(InvalidArgument, match="text: expected none for an image") as refused:
             await client.condition_prompt(embeds, states, text="a star")
         assert refused.value.reason == "STATES_ALREADY_READ"
 

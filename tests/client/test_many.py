@@ -183,9 +183,3 @@ async def test_encoders_stand_in_only_where_they_make_the_same(services: Service
     async with AsyncClient(encoder=stranger, generator=services.generator) as client:
         with pytest.raises(EncoderMismatch):
             await client.generate(PROMPT, **QUICK)
-
-
-@pytest.mark.parametrize("bad", ["a b/c", ["127.0.0.1:1", ""], "127.0.0.1:0,"])
-def test_endpoints_that_are_none(bad: Any) -> None:
-    with pytest.raises(InvalidArgument, match="expected an endpoint"):
-        AsyncClient(generator=bad)

@@ -112,7 +112,7 @@ class UploadCache:
         self.supported = True
 
     async def hold(self, content: Content) -> bool:
-        """UploadCache the content if the generator does not hold it. Returns False if the generator accepts no contents."""
+        """Uploads the content if the generator does not hold it. Returns False if the generator accepts no contents."""
         while self.supported:
             task = self._held.get(content.sha256)
             if task is None:
