@@ -70,7 +70,7 @@ class Stack:
                 how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
                 kind = CheckpointError if code == exits.LOCAL_FILE else Unavailable
                 raise kind(
-                    f"the {service.role} {how}; its last lines:\n{service.last_lines()}\nthe whole log: {service.log}",
+                    f"the {service.role} {how}; its last lines:\n{service.last_lines()}\nthe log: {service.log}",
                     reason="SERVICE_ENDED",
                     metadata={"service": service.role, "exit_code": code},
                 )
