@@ -257,6 +257,16 @@ def test_layers_of_the_client(layer: str) -> None:
     assert wrong == []
 
 
+def test_one_place_of_the_client_opens_channels() -> None:
+    """TLS and credentials are then fields of Endpoint."""
+    opening = {
+        module
+        for module, found in IMPORTS.items()
+        if module.startswith("zrelay_client") and any(name.startswith("zrelay_shared.channels") for name in found)
+    }
+    assert opening == {"zrelay_client._transport.endpoint"}
+
+
 def test_the_client_stays_without_torch() -> None:
     wrong = [
         f"{module} imports {imported}"

@@ -21,7 +21,7 @@ from .structure import (
 FILES = shipped(ROOT)
 
 MAX_LIBRARY_MODULES, MAX_LIBRARY_LEVELS = 32, 7
-"""Of the client library: `zrelay_client` without `cli`, `stack`, `testing`, and the modules that start or list others."""
+"""Of the client library: `zrelay_client` without `cli`, `stack`, `testing`, `__init__` and `__main__`."""
 
 
 @pytest.mark.parametrize("package", PACKAGES)
