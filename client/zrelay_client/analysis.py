@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zrelay_client._embeds import Embeds
-from zrelay_client._vision_embeds import ImageEmbeds, load
+from zrelay_client.embeds import Embeds
+from zrelay_client.image_embeds import ImageEmbeds, load
 from zrelay_shared import embeds_file, reference_file, statistics, vision_file
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES

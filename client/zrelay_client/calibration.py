@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from zrelay_client._async_client import AsyncClient
+from zrelay_client.client import AsyncClient
 from zrelay_shared.errors import FailedPrecondition, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES

@@ -67,7 +67,7 @@ async def test_a_prompt_becomes_a_picture(services: Services, tmp_path: Path) ->
 async def test_a_name_that_misleads_is_refused(services: Services, tmp_path: Path) -> None:
     async with AsyncClient(**services.endpoints) as client:
         image = (await client.generate(PROMPT, format="jpeg", **QUICK)).images[0]
-    with pytest.raises(InvalidArgument, match=r"expected a name for a jpeg picture, got one for png"):
+    with pytest.raises(InvalidArgument, match=r"expected a file name for the format jpeg, got one for png"):
         image.save(tmp_path / "circle.png")
     assert list(tmp_path.iterdir()) == []
     image.save(tmp_path / "circle.jpg")
@@ -253,6 +253,16 @@ async def test_the_budget_is_one_for_all_hops(services: Services) -> None:
         with pytest.raises(DeadlineExceeded) as late:
             await client.generate(PROMPT, request_id="late", **ENDLESS)
     assert late.value.metadata["stage"] in ("generator", "generate")  # spent there, or refused there beforehand
+    await services.idle()
+
+
+async def test_jobs_have_the_timeout_of_the_client(services: Services) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        job = await client.submit(PROMPT, **ENDLESS)
+        async with AsyncClient(generator=services.generator, timeout_s=0.5) as brief:
+            with pytest.raises(DeadlineExceeded):
+                await brief.jobs.fetch(job.job_id)
+        await client.jobs.cancel(job.job_id)
     await services.idle()
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from zrelay_client import AsyncClient
-from zrelay_client._checks import check_memory
+from zrelay_client.doctor import check_memory
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay

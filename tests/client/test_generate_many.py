@@ -21,7 +21,7 @@ from zrelay_client import (
     Outcome,
     Unavailable,
 )
-from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_client.stack.bundle import demo_checkpoint
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.service.roles import GeneratorConfig
 

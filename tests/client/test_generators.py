@@ -7,8 +7,9 @@ import pytest
 from tests.helpers.jobs import QUICK
 from tests.helpers.links import linked
 from zrelay_client import AsyncClient, FailedPrecondition
-from zrelay_client._budget import Budget
-from zrelay_client._generators import Generators, require_alike
+from zrelay_client._pool.generators import Generators, require_alike
+from zrelay_client._transport.deadline import Budget
+from zrelay_client._transport.endpoint import Endpoint
 
 from .conftest import Services
 
@@ -28,12 +29,12 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
 
 
 async def test_one_that_comes_back_with_another_model_gets_no_job(services: Services) -> None:
-    generators = Generators([services.generator])
+    generators = Generators([Endpoint.parse("generator", services.generator)])
     await generators.connect(Budget(60.0))
     (generator,) = generators
-    assert generator.info is not None and generators.unlike(generator) is None
+    assert generator.info is not None and generators.difference(generator) is None
     generator.info = replace(generator.info, transformer_digest="0" * 64)
-    assert generators.unlike(generator) is not None
+    assert generators.difference(generator) is not None
     await generators.close()
 
 

@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from zrelay_client._events import Event, Notice, Preview
-from zrelay_client._many import Outcome
 from zrelay_client.cli._console import Console, spoken_seconds
 from zrelay_client.cli._interrupts import interruptible
-from zrelay_client.cli._painting import ComeBack, GenerateCommand, client_of, file_told, leaver, warnings_of
+from zrelay_client.cli._painting import ComeBack, GenerateCommand, file_told, leaver, warnings_of
+from zrelay_client.client import AsyncClient
+from zrelay_client.events import Event, Notice, Preview
+from zrelay_client.results import Outcome
+from zrelay_client.settings import Settings
 from zrelay_shared import exits
 
 
@@ -68,7 +69,7 @@ async def paint_many(
     order: GenerateCommand,
     seeds: list[int],
     in_flight: int | None,
-    endpoints: Mapping[str, str],
+    settings: Settings,
     console: Console,
     come_back: ComeBack,
     *,
@@ -79,16 +80,16 @@ async def paint_many(
     order.check()
     batch = BatchWriter(order, order.targets.count, console, say_paths=say_paths)
     console.status("connecting")
-    async with client_of(endpoints, order.timeout_s) as client:
+    async with AsyncClient.from_settings(settings) as client:
 
         async def work() -> None:
             outcomes = client.generate_many(
                 order.what(),
+                order.options,
                 seeds=seeds,
                 negative_prompt=order.negative_prompt,
                 in_flight=in_flight,
                 on_event=batch.event,
-                **order.options,
             )
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
@@ -97,4 +98,4 @@ async def paint_many(
         stopped = "what was not written yet is cancelled at the generators"
         await interruptible(work(), warn=console.status, leave=leaver(client, come_back), stopped=stopped)
     console.line(batch.summary())
-    return {"files": batch.files, "failures": batch.failures, "endpoints": dict(endpoints)}, batch.code
+    return {"files": batch.files, "failures": batch.failures, "endpoints": settings.texts}, batch.code

@@ -6,8 +6,8 @@ import time
 
 import click
 
-from zrelay_client._embeds import PromptReport
-from zrelay_client._events import Accepted, Event, Image, Progress
+from zrelay_client.embeds import PromptReport
+from zrelay_client.events import Accepted, Event, Image, Progress
 
 _LEAST_S = 0.05
 _CLEAR = "\r\x1b[2K"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from zrelay_client import _settings
+from zrelay_client.settings import Settings
 from zrelay_shared.errors import ZrelayError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,7 +62,7 @@ def _joined(context: click.Context, parameter: click.Parameter, value: Any) -> s
 
 def _profiles(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     try:
-        names = _settings.load().profiles
+        names = Settings.load().config.profiles
     except (ZrelayError, OSError):  # a broken file is no reason to write into somebody's prompt
         return []
     return [name for name in names if name.startswith(incomplete)]

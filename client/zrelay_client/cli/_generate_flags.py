@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import click
 
-from zrelay_client._options import Priority
 from zrelay_client.cli._flags import PLACE, grouped
 from zrelay_client.cli._targets import FORMATS
+from zrelay_client.options import Priority
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 

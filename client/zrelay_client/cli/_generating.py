@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from zrelay_client._jobs import Job
 from zrelay_client.cli._batch import paint_many
 from zrelay_client.cli._coming_back import command_for
 from zrelay_client.cli._console import Console, spoken_seconds
@@ -17,8 +15,9 @@ from zrelay_client.cli._generate_flags import BatchFlags
 from zrelay_client.cli._interrupts import Interrupted
 from zrelay_client.cli._job_table import plain_job
 from zrelay_client.cli._painting import GenerateCommand, paint
+from zrelay_client.events import Job
+from zrelay_client.settings import Settings
 from zrelay_shared import exits
-from zrelay_shared.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,7 @@ class Run:
     order: GenerateCommand
     seeds: list[int] | None
     batch: BatchFlags
-    settings: Config
-    endpoints: Mapping[str, str]
+    settings: Settings
     console: Console
     as_json: bool
 
@@ -48,7 +46,7 @@ class Run:
         return command_for(job, self.settings)
 
     def _detached(self) -> int:
-        jobs = asyncio.run(submit(self.order, self.seeds, self.endpoints, self.console))
+        jobs = asyncio.run(submit(self.order, self.seeds, self.settings, self.console))
         self.console.clear()
         if self.as_json:
             click.echo(json.dumps({"jobs": [plain_job(job) for job in jobs]}, ensure_ascii=False))
@@ -64,7 +62,7 @@ class Run:
             self.order,
             seeds,
             self.batch.in_flight,
-            self.endpoints,
+            self.settings,
             self.console,
             self._come_back,
             say_paths=not self.as_json,
@@ -75,7 +73,7 @@ class Run:
         return code
 
     def _one(self) -> int:
-        said = asyncio.run(paint(self.order, self.endpoints, self.console, self._come_back))
+        said = asyncio.run(paint(self.order, self.settings, self.console, self._come_back))
         self.console.clear()
         if self.as_json:
             click.echo(json.dumps(said, ensure_ascii=False))

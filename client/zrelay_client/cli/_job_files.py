@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from zrelay_client._events import Image
-from zrelay_client._formats import SUFFIX_OF
-from zrelay_client._provenance import read_provenance
 from zrelay_client.cli._targets import Targets, chosen_format, targets
+from zrelay_client.events import SUFFIX_OF, Image
+from zrelay_client.provenance import read_provenance
 
 
 class JobFiles:

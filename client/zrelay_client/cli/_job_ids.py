@@ -32,14 +32,15 @@ async def _found(
 ) -> list[CompletionItem]:
     import asyncio
 
-    from zrelay_client import _settings
-    from zrelay_client._async_client import AsyncClient
+    from zrelay_client.client import AsyncClient
+    from zrelay_client.settings import Settings
 
-    endpoint = _settings.endpoints(_settings.load(profile, {"generator.endpoint": generator})).get("generator")
-    if endpoint is None:
+    settings = Settings.load(profile, {"generator.endpoint": generator})
+    if "generator" not in settings.texts:
         return []
     items: list[CompletionItem] = []
-    async with asyncio.timeout(_PATIENCE_S), AsyncClient(generator=endpoint.target) as client:
+    client = AsyncClient.from_settings(settings, roles=("generator",))
+    async with asyncio.timeout(_PATIENCE_S), client:
         async for job in client.jobs.list(states=states):
             if job.job_id.startswith(incomplete):
                 items.append(CompletionItem(job.job_id, help=job.state))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from zrelay_client._jobs import Job
+from zrelay_client.events import Job
 
 _HEAD = ("JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR", "")
 

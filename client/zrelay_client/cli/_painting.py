@@ -2,22 +2,21 @@
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._budget import DEFAULT_S
-from zrelay_client._embeds import Embeds
-from zrelay_client._events import Event, Image, Notice, Preview
-from zrelay_client._jobs import Job
-from zrelay_client._options import GenerateOptions
-from zrelay_client._results import Result
 from zrelay_client.cli._console import Console, told, told_report
 from zrelay_client.cli._interrupts import interruptible
 from zrelay_client.cli._previews import Previews
 from zrelay_client.cli._targets import Targets
+from zrelay_client.client import AsyncClient
+from zrelay_client.embeds import Embeds
+from zrelay_client.events import Event, Image, Job, Notice, Preview
+from zrelay_client.options import GenerateOptions
+from zrelay_client.results import Result
+from zrelay_client.settings import Settings
 from zrelay_shared.errors import ZrelayError
 
 STOPPED = "no picture was written, and nothing goes on at the generator"
@@ -34,7 +33,6 @@ class GenerateCommand:
     options: GenerateOptions
     targets: Targets
     previews: Previews | None
-    timeout_s: float | None
 
     def check(self) -> None:
         """Raises OSError where something could not be written, before it is painted."""
@@ -47,18 +45,8 @@ class GenerateCommand:
         return Embeds.load(self.source) if isinstance(self.source, Path) else self.source
 
 
-def client_of(endpoints: Mapping[str, str], timeout_s: float | None) -> AsyncClient:
-    """A client of the endpoints by role; several of a role are joined by commas."""
-    return AsyncClient(
-        encoder=endpoints.get("encoder"),
-        vision=endpoints.get("vision"),
-        generator=endpoints.get("generator"),
-        timeout_s=DEFAULT_S if timeout_s is None else timeout_s,
-    )
-
-
 async def paint(
-    order: GenerateCommand, endpoints: Mapping[str, str], console: Console, come_back: ComeBack | None = None
+    order: GenerateCommand, settings: Settings, console: Console, come_back: ComeBack | None = None
 ) -> dict[str, Any]:
     """Paints and writes; what is to be told of it, as JSON's values. Raises ZrelayError and OSError.
 
@@ -73,9 +61,9 @@ async def paint(
         show_event(console, event)
 
     console.status("encoding" if isinstance(what, str) else "connecting")
-    async with client_of(endpoints, order.timeout_s) as client:
+    async with AsyncClient.from_settings(settings) as client:
         work = client.generate(
-            what, negative_prompt=order.negative_prompt, request_id=request_id, on_event=show, **order.options
+            what, order.options, negative_prompt=order.negative_prompt, request_id=request_id, on_event=show
         )
         if come_back is None:
             result = await work
@@ -86,7 +74,7 @@ async def paint(
     started = time.monotonic()
     paths = order.targets.write(result.images)
     write_s = time.monotonic() - started
-    return _told(result, paths, write_s, endpoints)
+    return _told(result, paths, write_s, settings)
 
 
 def show_event(console: Console, event: Event) -> None:
@@ -125,7 +113,7 @@ def file_told(image: Image, path: Path | None) -> dict[str, Any]:
     }
 
 
-def _told(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[str, str]) -> dict[str, Any]:
+def _told(result: Result, paths: list[Path], write_s: float, settings: Settings) -> dict[str, Any]:
     places: list[Path | None] = [*paths] if paths else [None] * len(result.images)
     timings = {name.removesuffix("_s"): took for name, took in asdict(result.timings).items()}
     total = timings.pop("total") + write_s
@@ -143,7 +131,7 @@ def _told(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[
             "fingerprint": result.embeds.fingerprint.digest,
         },
         "prompt_report": asdict(result.embeds.report),
-        "endpoints": dict(endpoints),
+        "endpoints": settings.texts,
         "warnings": warnings_of(result),
         "timings_s": {name: round(took, 6) for name, took in {**timings, "write": write_s, "total": total}.items()},
     }

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from zrelay_client._events import Preview
 from zrelay_client.cli._targets import check_folder
+from zrelay_client.events import Preview
 from zrelay_shared import atomic
 
 _SUFFIXES = (".jpg", ".jpeg")

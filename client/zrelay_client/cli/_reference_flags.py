@@ -1,15 +1,14 @@
 """The flags of `zrelay generate` that are about reference images."""
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zrelay_client.cli._flags import PLACE, grouped
 
 if TYPE_CHECKING:
-    from zrelay_client._options import GenerateOptions
-    from zrelay_client._vision_options import ConditionOptions
+    from zrelay_client.options import ConditionOptions, GenerateOptions
 
 _BLENDS = (
     "interpolate",
@@ -51,13 +50,13 @@ class ReferenceFlags:
         if self.reference is not None and self.omni:
             raise click.UsageError("--reference blends into the prompt, --omni stands beside it: choose one")
         conditioning = self._conditioning()
-        if self.reference is None and conditioning:
+        if self.reference is None and conditioning is not None:
             names = (item.name for item in fields(self) if item.name != "omni")
             flag = next(name for name in names if getattr(self, name) is not None)
             raise click.UsageError(f"--{flag.replace('_', '-')} is about a reference: give --reference IMAGE too")
-        return {**options, "reference": self.reference, "conditioning": conditioning, "omni": self.omni}
+        return replace(options, reference=self.reference, conditioning=conditioning, omni=self.omni)
 
-    def _conditioning(self) -> "ConditionOptions":
+    def _conditioning(self) -> "ConditionOptions | None":
         values: dict[str, Any] = {
             "alpha": self.alpha,
             "blend": _word(self.blend),
@@ -71,7 +70,11 @@ class ReferenceFlags:
             "text": self.vision_text,
             "system_prompt": self.vision_system_prompt,
         }
-        return cast("ConditionOptions", {name: value for name, value in values.items() if value is not None})
+        if all(value is None for value in values.values()):
+            return None
+        from zrelay_client.options import ConditionOptions
+
+        return ConditionOptions(**values)
 
 
 def _word(flag: str | None) -> str | None:

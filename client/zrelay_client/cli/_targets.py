@@ -12,8 +12,7 @@ from typing import cast
 
 import click
 
-from zrelay_client._events import Image
-from zrelay_client._formats import FORMAT_OF, SUFFIX_OF, ImageFormat
+from zrelay_client.events import FORMAT_OF, SUFFIX_OF, Image, ImageFormat
 from zrelay_shared import atomic
 
 FORMATS = tuple(SUFFIX_OF)

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._events import Accepted, Done, Image, Preview
 from zrelay_client.cli._console import Console
 from zrelay_client.cli._job_files import JobFiles
 from zrelay_client.cli._painting import file_told, show_event
 from zrelay_client.cli._previews import Previews
+from zrelay_client.client import AsyncClient
+from zrelay_client.events import Accepted, Done, Image, Preview
 from zrelay_shared.errors import ZrelayError
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._console import Console, spoken_seconds
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
+from zrelay_client.settings import Settings
 from zrelay_shared import paths
 
 if TYPE_CHECKING:
@@ -54,14 +54,13 @@ def command(
     else:
         check_file(Path(output), force=force)
     check_folder(folder)
-    settings = _settings.load(profile, {"encoder.endpoint": encoder})
-    endpoints = _settings.endpoints(settings)
-    _settings.require(endpoints, settings, "encoder")
+    settings = Settings.load(profile, {"encoder.endpoint": encoder})
+    settings.require("encoder")
     from zrelay_client.calibration import read_corpus
     from zrelay_shared import reference_file
 
     console, started = Console(quiet=quiet), time.monotonic()
-    reference = asyncio.run(_calibrate(endpoints["encoder"].target, read_corpus(corpus), layer, console))
+    reference = asyncio.run(_calibrate(settings, read_corpus(corpus), layer, console))
     file = Path(output) if output is not None else _default_file(reference)
     reference_file.write(file, reference)
     if as_json:
@@ -97,11 +96,11 @@ def _default_file(reference: "ReferenceSet") -> Path:
     return _default_folder() / name
 
 
-async def _calibrate(endpoint: str, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
-    from zrelay_client._async_client import AsyncClient
+async def _calibrate(settings: Settings, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
     from zrelay_client.calibration import calibrate
+    from zrelay_client.client import AsyncClient
 
-    async with AsyncClient(encoder=endpoint) as client:
+    async with AsyncClient.from_settings(settings, roles=("encoder",)) as client:
         try:
             return await calibrate(
                 client, corpus, layer, lambda done, total: console.status(f"{done} of {total} prompts")

@@ -13,7 +13,7 @@ from zrelay_client.cli._console import Console, spoken_seconds
 from zrelay_client.cli._flags import PLACE
 
 if TYPE_CHECKING:
-    from zrelay_client._options import GenerateOptions
+    from zrelay_client.options import GenerateKeywords
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -53,7 +53,7 @@ def command(
     file.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state:
-        options: GenerateOptions = {"seed": seed, "reference": reference, "omni": omni}
+        options: GenerateKeywords = {"seed": seed, "reference": reference, "omni": omni}
         if alpha is not None:
             options["conditioning"] = {"alpha": alpha}
         asyncio.run(_demo(prompt, file, options, Path(state), console))
@@ -63,37 +63,38 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-async def _demo(prompt: str, file: Path, options: "GenerateOptions", state: Path, console: Console) -> None:
-    from zrelay_client._references import references_of
-    from zrelay_client._stack.bundle import demo_checkpoint, omni_checkpoint
-    from zrelay_client._stack.launch import StackOptions
-    from zrelay_client._stack.stack import start
+async def _demo(prompt: str, file: Path, options: "GenerateKeywords", state: Path, console: Console) -> None:
+    from zrelay_client._vision.references import check_reference_files, has_references
     from zrelay_client.cli._painting import GenerateCommand, paint
     from zrelay_client.cli._targets import chosen_format, targets
+    from zrelay_client.options import GenerateOptions, options_of
+    from zrelay_client.settings import Settings
+    from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
+    from zrelay_client.stack.launch import StackOptions
+    from zrelay_client.stack.stack import start
 
     format = chosen_format(str(file), None, None)
     order = GenerateCommand(
         source=prompt,
         negative_prompt=None,
-        options={**options, "format": format},
+        options=options_of(GenerateOptions, options, {"format": format}),
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
         previews=None,
-        timeout_s=None,
     )
     order.check()
-    references = references_of(options)
-    references.check_files()  # before anything is started
+    check_reference_files(order.options)  # before anything is started
     signal.signal(signal.SIGTERM, _terminated)  # ends the services too
     started = time.monotonic()
     model = omni_checkpoint(state / "omni") if options.get("omni") else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if references else ("encoder", "generator")
+    roles = ("encoder", "vision", "generator") if has_references(order.options) else ("encoder", "generator")
     console.line(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:
         await stack.ready(console.line, console.status)
+        settings = Settings(running=stack.endpoints)
         ready_s = time.monotonic() - started
-        said = await paint(order, stack.endpoints, console)
-        said_again = await paint(order, stack.endpoints, console)
+        said = await paint(order, settings, console)
+        said_again = await paint(order, settings, console)
     finally:
         console.clear()
         stack.stop()

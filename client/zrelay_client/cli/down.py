@@ -11,7 +11,7 @@ def command() -> None:
 
     Running work gets the grace period that `up` was given.
     """
-    from zrelay_client._stack.stack import down
+    from zrelay_client.stack.stack import down
 
     ended = down(paths.state_dir())
     if not ended:

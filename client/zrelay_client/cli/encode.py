@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
 from zrelay_client.cli.generate import read_prompt
+from zrelay_client.settings import Settings
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 
 if TYPE_CHECKING:
-    from zrelay_client._embeds import Embeds
-    from zrelay_client._options import EncodeOptions
+    from zrelay_client.embeds import Embeds
+    from zrelay_client.options import EncodeKeywords
 
 
 @click.command("encode")
@@ -57,23 +57,13 @@ def command(
     a Z-Image Omni checkpoint, and takes as many --omni images.
     """
     flags = {"encoder.endpoint": encoder, "generator.endpoint": generator, "generate.timeout_s": timeout}
-    settings = _settings.load(profile, flags)
+    settings = Settings.load(profile, flags)
     file = Path(output)
     check_folder(file.parent)
     check_file(file, force=force)
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "encoder")
-    # A generator that only happens to run here (zrelay up) is not the one that the file is for.
-    limit_from = settings.generator.endpoint
-    embeds = asyncio.run(
-        _encode(
-            read_prompt(prompt),
-            {"text_limit": text_limit, "image_count": image_count},
-            negative_prompt,
-            (found["encoder"].target, limit_from),
-            settings.generate.timeout_s,
-        )
-    )
+    settings.require("encoder")
+    options: EncodeKeywords = {"text_limit": text_limit, "image_count": image_count}
+    embeds = asyncio.run(_encode(read_prompt(prompt), options, negative_prompt, settings))
     embeds.save(file, keep_prompt=not no_prompt_in_file)
     from zrelay_client.cli._painting import lost
 
@@ -98,12 +88,13 @@ def command(
 
 async def _encode(
     prompt: str,
-    options: "EncodeOptions",
+    options: "EncodeKeywords",
     negative_prompt: str | None,
-    endpoints: tuple[str, str | None],
-    timeout_s: float | None,
+    settings: Settings,
 ) -> "Embeds":
-    from zrelay_client._async_client import AsyncClient
+    from zrelay_client.client import AsyncClient
 
-    async with AsyncClient(encoder=endpoints[0], generator=endpoints[1]) as client:
-        return await client.encode(prompt, negative_prompt=negative_prompt, timeout_s=timeout_s, **options)
+    # The file may be for another generator than the one that `zrelay up` runs here.
+    roles = ("encoder",) if settings.config.generator.endpoint is None else ("encoder", "generator")
+    async with AsyncClient.from_settings(settings, roles=roles) as client:
+        return await client.encode(prompt, options, negative_prompt=negative_prompt)

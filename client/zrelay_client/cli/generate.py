@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._generate_flags import (
     BatchFlags,
@@ -17,10 +16,10 @@ from zrelay_client.cli._generate_flags import (
     picture_options,
 )
 from zrelay_client.cli._reference_flags import ReferenceFlags, reference_options
+from zrelay_client.settings import Settings
 
 if TYPE_CHECKING:
     from zrelay_client.cli._painting import GenerateCommand
-    from zrelay_shared.config import Config
 
 
 @click.command("generate")
@@ -80,7 +79,7 @@ def command(
         "generate.quality": file.quality,
         "generate.timeout_s": timeout,
     }
-    settings = _settings.load(profile, flags)
+    settings = Settings.load(profile, flags)
     if as_json and file.output == "-":
         raise click.UsageError("--json and --output - both want stdout: choose one")
     source = _source(prompt, prompt_embeds, picture.negative_prompt)
@@ -89,18 +88,16 @@ def command(
     from zrelay_client.cli._console import Console
 
     console = Console(quiet=quiet)
-    found = _settings.endpoints(settings)
     needed = [*(["encoder"] if isinstance(source, str) else []), *(["vision"] if reference else []), "generator"]
-    _settings.require(found, settings, *needed)
-    endpoints = {role: endpoint.target for role, endpoint in found.items()}
+    settings.require(*needed)
     from zrelay_client.cli._generating import Run
 
-    return Run(order, seeds, batch, settings, endpoints, console, as_json=as_json)()
+    return Run(order, seeds, batch, settings, console, as_json=as_json)()
 
 
 def _order(
     source: str | Path,
-    settings: "Config",
+    settings: Settings,
     file: FileFlags,
     picture: PictureFlags,
     reference: ReferenceFlags,
@@ -108,13 +105,13 @@ def _order(
     *,
     jobs: int,
 ) -> "GenerateCommand":
-    from zrelay_client._options import GenerateOptions
-    from zrelay_client._vision_images import read_image
     from zrelay_client.cli._painting import GenerateCommand
     from zrelay_client.cli._previews import Previews
     from zrelay_client.cli._targets import chosen_format, targets
+    from zrelay_client.image_files import read_image
+    from zrelay_client.options import GenerateOptions
 
-    wanted = settings.generate
+    wanted = settings.config.generate
     file_format = chosen_format(file.output, file.format, wanted.format)
     options = GenerateOptions(
         width=wanted.width,
@@ -142,7 +139,6 @@ def _order(
         options=reference.added_to(options),
         targets=targets(file.output, file_format, prompt=title, count=count, force=file.force),
         previews=Previews(Path(file.preview)) if file.preview is not None else None,
-        timeout_s=wanted.timeout_s,
     )
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
+from zrelay_client.settings import Settings
 from zrelay_shared import exits
 
 if TYPE_CHECKING:
-    from zrelay_client._info import ServiceInfo, ServiceStatus
+    from zrelay_client.info import ServiceInfo, ServiceStatus
 
 
 @click.command("info")
@@ -35,11 +35,10 @@ def command(
         _show(_of_image(Path(image)), as_json=as_json)
         return exits.OK
     flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
-    settings = _settings.load(profile, flags)
-    found = _settings.endpoints(settings)
-    if not found:
-        _settings.require(found, settings, "encoder", "generator")
-    said = asyncio.run(_ask({role: endpoint.target for role, endpoint in found.items()}))
+    settings = Settings.load(profile, flags)
+    if not settings.texts:
+        settings.require("encoder", "generator")
+    said = asyncio.run(_ask(settings))
     failures = [status.error for status in said if status.error is not None]
     if len(failures) == len(said):
         raise failures[0]
@@ -50,12 +49,10 @@ def command(
     return exits.code_of(failures[0]) if failures else exits.OK
 
 
-async def _ask(endpoints: Mapping[str, str]) -> "tuple[ServiceStatus, ...]":
-    from zrelay_client._async_client import AsyncClient
+async def _ask(settings: Settings) -> "tuple[ServiceStatus, ...]":
+    from zrelay_client.client import AsyncClient
 
-    async with AsyncClient(
-        encoder=endpoints.get("encoder"), vision=endpoints.get("vision"), generator=endpoints.get("generator")
-    ) as client:
+    async with AsyncClient.from_settings(settings) as client:
         return await client.status()
 
 
@@ -83,7 +80,7 @@ def _silent(status: "ServiceStatus") -> str:
 
 
 def _of_image(file: Path) -> dict[str, Any]:
-    from zrelay_client._provenance import read_provenance
+    from zrelay_client.provenance import read_provenance
 
     data = file.read_bytes()
     head = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}

@@ -3,20 +3,18 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._job_ids import complete_jobs
+from zrelay_client.settings import Settings
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
-    from zrelay_client._async_client import AsyncClient
-    from zrelay_shared.config import Config
+    from zrelay_client.client import AsyncClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -31,24 +29,13 @@ _timeout = click.option("--timeout", type=float, metavar="SECONDS", help="Defaul
 _id = click.argument("job_id", shell_complete=complete_jobs())
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """The generators that are asked, and the settings that named them."""
+def _client(generator: str | None, profile: str | None, timeout: float | None = None) -> "AsyncClient":
+    """Returns a client of the generators."""
+    from zrelay_client.client import AsyncClient
 
-    settings: "Config"
-    endpoint: str
-
-    def client(self, timeout_s: float | None = None) -> "AsyncClient":
-        from zrelay_client.cli._painting import client_of
-
-        return client_of({"generator": self.endpoint}, timeout_s)
-
-
-def _where(generator: str | None, profile: str | None, timeout: float | None = None) -> _Where:
-    settings = _settings.load(profile, {"generator.endpoint": generator, "generate.timeout_s": timeout})
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "generator")
-    return _Where(settings, found["generator"].target)
+    settings = Settings.load(profile, {"generator.endpoint": generator, "generate.timeout_s": timeout})
+    settings.require("generator")
+    return AsyncClient.from_settings(settings, roles=("generator",))
 
 
 @click.group("jobs")
@@ -73,10 +60,10 @@ def list_(
     states: tuple[str, ...], limit: int, everything: bool, as_json: bool, generator: str | None, profile: str | None
 ) -> None:
     """List jobs of all generators, newest first."""
-    from zrelay_client._jobs import Job
     from zrelay_client.cli._job_table import plain_job, table
+    from zrelay_client.events import Job
 
-    where = _where(generator, profile)
+    client_of_generators = _client(generator, profile)
 
     missing: dict[str, str] = {}
 
@@ -85,7 +72,7 @@ def list_(
 
     async def read() -> tuple[list[Job], bool]:
         jobs: list[Job] = []
-        async with where.client() as client:
+        async with client_of_generators as client:
             async for job in client.jobs.list(states=states, on_failure=silent):
                 if not everything and len(jobs) == limit:
                     return jobs, True
@@ -136,10 +123,10 @@ def watch(
     from zrelay_client.cli._watching import watched
 
     _check_stdout(output, as_json=as_json)
-    where, console = _where(generator, profile, timeout), Console(quiet=quiet)
+    client, console = _client(generator, profile, timeout), Console(quiet=quiet)
     files = JobFiles(output, force=force) if output is not None else None
     previews = Previews(Path(preview)) if preview is not None else None
-    work = watched(where.client(where.settings.generate.timeout_s), job_id, after, files, previews, console)
+    work = watched(client, job_id, after, files, previews, console)
     said = _run(work, console, "stopped watching; the job goes on if it was left running")
     _show(said, as_json=as_json)
 
@@ -168,9 +155,9 @@ def fetch(
     from zrelay_client.cli._watching import fetched
 
     _check_stdout(output, as_json=as_json)
-    where, console = _where(generator, profile, timeout), Console(quiet=quiet)
+    client, console = _client(generator, profile, timeout), Console(quiet=quiet)
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
-    work = fetched(where.client(where.settings.generate.timeout_s), job_ids, files, console)
+    work = fetched(client, job_ids, files, console)
     said = _run(work, console, "stopped waiting; the jobs go on")
     _show(said, as_json=as_json)
     if said["failed"]:
@@ -188,14 +175,14 @@ def fetch(
 @endpoint_options("generator")
 def cancel(job_ids: tuple[str, ...], as_json: bool, generator: str | None, profile: str | None) -> None:
     """Cancel jobs: one that runs ends within a denoising step; one that has ended stays as it is."""
-    from zrelay_client._jobs import Job
     from zrelay_client.cli._job_table import plain_job
+    from zrelay_client.events import Job
 
-    where = _where(generator, profile)
+    client_of_generators = _client(generator, profile)
 
     async def cancelled() -> tuple[list[Job], ZrelayError | None]:
         jobs, failure = [], None
-        async with where.client() as client:
+        async with client_of_generators as client:
             for job_id in job_ids:
                 try:
                     jobs.append(await client.jobs.cancel(job_id))

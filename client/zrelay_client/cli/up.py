@@ -12,8 +12,8 @@ from zrelay_shared import exits, paths
 from zrelay_shared.signals import on_signals
 
 if TYPE_CHECKING:
-    from zrelay_client._stack.launch import StackOptions
-    from zrelay_client._stack.stack import Stack
+    from zrelay_client.stack.launch import StackOptions
+    from zrelay_client.stack.stack import Stack
 
 _WATCH_S = 0.25
 
@@ -54,8 +54,8 @@ def command(
     `zrelay generate` finds them by itself. Without --detach this stays until Ctrl-C, which ends them. Their logs are
     kept under the state folder.
     """
-    from zrelay_client._stack.bundle import demo_checkpoint, vision_model
-    from zrelay_client._stack.launch import StackOptions
+    from zrelay_client.stack.bundle import demo_checkpoint, vision_model
+    from zrelay_client.stack.launch import StackOptions
 
     if vision is False and (qwen3_vl is not None or siglip is not None):
         raise click.UsageError("--no-vision and a folder for the vision service: choose one")
@@ -82,7 +82,7 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
-    from zrelay_client._stack.stack import start
+    from zrelay_client.stack.stack import start
 
     stack = start(options)
     stop = asyncio.Event()

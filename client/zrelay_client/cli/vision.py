@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._flags import PLACE, endpoint_options
 from zrelay_client.cli._targets import check_file, check_folder
+from zrelay_client.settings import Settings
 
 if TYPE_CHECKING:
-    from zrelay_client._vision_embeds import ImageEmbeds, ImageScores
-    from zrelay_client._vision_options import EncodeImagesOptions, Engine
+    from zrelay_client.image_embeds import ImageEmbeds, ImageScores
+    from zrelay_client.options import EncodeImagesKeywords, Engine
 
 _ENGINES = ("qwen3-vl", "siglip")
 _TOKENS = ("full", "text-only", "image-only", "image-no-markers")
@@ -75,14 +75,14 @@ def encode(
     file = Path(output)
     check_folder(file.parent)
     check_file(file, force=force)
-    endpoint, timeout_s = _endpoint(vision, profile, timeout)
+    settings = _settings(vision, profile, timeout)
     options: dict[str, Any] = {"hidden_layer": layer, "text": text, "system_prompt": system_prompt}
     options |= {"tokens": None if tokens is None else tokens.replace("-", "_"), "target_area": target_area}
     chosen = cast("Engine", engine.replace("-", "_"))
-    found = asyncio.run(_encode(images, chosen, cast("EncodeImagesOptions", options), endpoint, timeout_s))
-    from zrelay_client import _vision_embeds
+    found = asyncio.run(_encode(images, chosen, cast("EncodeImagesKeywords", options), settings))
+    from zrelay_client import image_embeds
 
-    _vision_embeds.save(found, file)
+    image_embeds.save(found, file)
     if as_json:
         said = {"path": str(file), "images": [_told(name, one) for name, one in zip(images, found, strict=True)]}
         click.echo(json.dumps(said, ensure_ascii=False))
@@ -112,8 +112,7 @@ def score(
     A probability is of one pair on its own: several texts may fit, or none. Cosines compare where probabilities are
     all small.
     """
-    endpoint, timeout_s = _endpoint(vision, profile, timeout)
-    found = asyncio.run(_score(images, texts, endpoint, timeout_s))
+    found = asyncio.run(_score(images, texts, _settings(vision, profile, timeout)))
     if as_json:
         rows = [
             {"image": name, "probabilities": one.probabilities, "cosines": one.cosines}
@@ -128,12 +127,11 @@ def score(
             click.echo(f"  {probability:9.3%}  {cosine:+.4f}  {text}")
 
 
-def _endpoint(vision: str | None, profile: str | None, timeout: float | None) -> tuple[str, float | None]:
-    """Where the vision service is, and the time a call gets."""
-    settings = _settings.load(profile, {"vision.endpoint": vision, "generate.timeout_s": timeout})
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "vision")
-    return found["vision"].target, settings.generate.timeout_s
+def _settings(vision: str | None, profile: str | None, timeout: float | None) -> Settings:
+    """Loads the settings, which name a vision service."""
+    settings = Settings.load(profile, {"vision.endpoint": vision, "generate.timeout_s": timeout})
+    settings.require("vision")
+    return settings
 
 
 def _told(name: str, one: "ImageEmbeds") -> dict[str, Any]:
@@ -150,18 +148,16 @@ def _told(name: str, one: "ImageEmbeds") -> dict[str, Any]:
 
 
 async def _encode(
-    images: Sequence[str], engine: "Engine", options: "EncodeImagesOptions", endpoint: str, timeout_s: float | None
+    images: Sequence[str], engine: "Engine", options: "EncodeImagesKeywords", settings: Settings
 ) -> "list[ImageEmbeds]":
-    from zrelay_client._async_client import AsyncClient
+    from zrelay_client.client import AsyncClient
 
-    async with AsyncClient(vision=endpoint) as client:
-        return await client.encode_images(images, engine=engine, timeout_s=timeout_s, **options)
+    async with AsyncClient.from_settings(settings, roles=("vision",)) as client:
+        return await client.encode_images(images, options, engine=engine)
 
 
-async def _score(
-    images: Sequence[str], texts: Sequence[str], endpoint: str, timeout_s: float | None
-) -> "list[ImageScores]":
-    from zrelay_client._async_client import AsyncClient
+async def _score(images: Sequence[str], texts: Sequence[str], settings: Settings) -> "list[ImageScores]":
+    from zrelay_client.client import AsyncClient
 
-    async with AsyncClient(vision=endpoint) as client:
-        return await client.score_images(images, texts, timeout_s=timeout_s)
+    async with AsyncClient.from_settings(settings, roles=("vision",)) as client:
+        return await client.score_images(images, texts)

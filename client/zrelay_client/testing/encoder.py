@@ -8,13 +8,12 @@ from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource, ThinkMode
 from zrelay_client.testing.service import DEVICE, FakeService, attach, fake_fingerprint, features, values_of
 from zrelay_shared import fingerprint
-from zrelay_shared.errors import FeatureMissing, InvalidArgument
+from zrelay_shared.errors import FeatureMissing, InvalidArgument, invalid
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_OMNI_IMAGES
 from zrelay_shared.omni import segment_count, text_segment
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import server_version
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.wire import Parcel
 

@@ -35,11 +35,11 @@ from zrelay_shared.errors import (
     PayloadCorrupt,
     QueueFull,
     ZrelayError,
+    invalid,
 )
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import server_version
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Parcel
 
 _PAGE_SIZE, _MAX_PAGE_SIZE = 50, 200

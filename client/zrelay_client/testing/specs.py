@@ -17,11 +17,10 @@ from zrelay.v1.tensor_pb2 import Tensor
 from zrelay.v1.vision_pb2 import SiglipEmbeds
 from zrelay_client.testing.service import IMAGE_SIGNATURES, fake_fingerprint, sha256_hex
 from zrelay_shared import fingerprint, tensors
-from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound
+from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound, invalid
 from zrelay_shared.fingerprint import EncoderComparison
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MIB
 from zrelay_shared.omni import image_count
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.wire import Parcel
 
 _MULTIPLE, _MIN_SIDE, _MAX_SIDE, _MAX_PIXELS = 16, 16, 2048, 2048 * 2048

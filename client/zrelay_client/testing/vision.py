@@ -24,11 +24,10 @@ from zrelay_client.testing.service import (
 )
 from zrelay_shared import fingerprint as encoder_fingerprint
 from zrelay_shared import vision_fingerprint
-from zrelay_shared.errors import FailedPrecondition, NotFound
+from zrelay_shared.errors import FailedPrecondition, NotFound, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MIB
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import server_version
-from zrelay_shared.service.parsing import invalid
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_shared.wire import Parcel
