@@ -33,6 +33,7 @@ PACKAGES: list[str] = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["p
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "base": (),
+    "analysis": (),
     "encoder": ("encoder",),
     "vision": ("vision",),
     "generator": ("generator",),
@@ -197,6 +198,8 @@ def check_environment(name: str, wheel: Path, version: str, folder: Path) -> Non
     if name == "base":
         environment.install(*TEST_TOOLS)
         environment.output("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"@{CLIENT_TESTS}", cwd=ROOT)
+    if name == "analysis":
+        environment.output("python", "-c", "import zrelay_client.calibration, zrelay_client.analysis")
     if name == "all":
         environment.output("zrelay", "demo", "--output", "demo.png")
 

@@ -36,6 +36,7 @@ DISTRIBUTIONS = {
 OPTIONAL = {
     # library that is imported in a `try` -> the extra that installs it
     "numpy": "analysis",
+    "torch": "encoder",
     "flash-attn": "flash",
 }
 
@@ -95,13 +96,20 @@ def _imports_below(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool
 
 
 def reachable(package: str) -> set[str]:
-    """Returns the modules of the product that run when modules of `package` are imported."""
+    """Returns the modules of the product that run when modules of `package` are imported.
+
+    Modules that are imported in a `try` count as libraries of an extra.
+    """
     found: set[str] = set()
     waiting = {name for name in FILES if name.partition(".")[0] == package}
     while waiting:
         name = waiting.pop()
         found.add(name)
-        targets = {module for imported, _ in runtime_imports(name) if (module := _module_of(imported)) is not None}
+        targets = {
+            module
+            for imported, optional in runtime_imports(name)
+            if not optional and (module := _module_of(imported)) is not None
+        }
         packages = {
             ".".join(target.split(".")[:count]) for target in targets for count in range(1, target.count(".") + 1)
         }

@@ -98,8 +98,10 @@ def spec_of_torch(
 
 def _segments(name: str, given: Any) -> "list[torch.Tensor]":
     """Returns the segments [T, width] of one prompt: one for an ordinary prompt, several for Z-Image Omni."""
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise _not_installed("torch") from error
     prompt = given[0] if isinstance(given, Sequence) and len(given) == 1 else given
     if isinstance(prompt, torch.Tensor):
         segments = [prompt[0] if prompt.dim() == 3 and prompt.shape[0] == 1 else prompt]
@@ -129,7 +131,8 @@ def _invalid(name: str, expected: str, got: object) -> InvalidArgument:
 
 
 def _not_installed(library: str) -> FeatureMissing:
+    command = {"numpy": "pip install 'zrelay[analysis]'", "torch": "pip install 'zrelay[encoder]'"}[library]
     return FeatureMissing(
-        f"embeddings as arrays need {library}, which is not installed: pip install {library}",
+        f"embeddings as arrays need {library}, which is not installed: {command}, or {library} alone",
         metadata={"missing": library},
     )
