@@ -1,15 +1,15 @@
-"""Writes configuration.md beside it from the definitions of the settings: `python docs/reference/configuration.py`."""
+"""Writes docs/reference/configuration.md from the definitions of the settings: `python docs/_generators/configuration.py`."""
 
 from pathlib import Path
 
 from zrelay_shared.config import ROLES, settings_of
 from zrelay_shared.service.settings import Setting
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "reference/configuration.md"
 _START = """\
 # Configuration
 
-<!-- Written by docs/reference/configuration.py from the definitions of the settings; do not edit. -->
+<!-- Written by docs/_generators/configuration.py from the definitions of the settings; do not edit. -->
 
 Every setting can be given as a flag, as an environment variable, or in the configuration file. A flag takes precedence
 over a variable, a variable over the file, the file over the default. `zrelay config` prints every effective value and
