@@ -20,18 +20,25 @@ _SHOWN, _WRONG, _OF_EACH = 48, 24, 12
 
 
 def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
-    """Paint anew from the evaluation's own prompts; write demo.md, demo_sheet.png, demo_wrong.png, demo_frames.png."""
+    """Generates images from the prompts of the evaluation, and writes the page and its images below `docs`.
+
+    Args:
+        checkpoint: The demo checkpoint, with its eval.json.
+        docs: Folder with `explanation/` and `images/`.
+        settings: How many prompts to use, and how to generate.
+    """
+    images = docs / "images"
     main = sit(checkpoint, MAIN, settings)
     few = replace(settings, prompts=_OF_EACH)
     shown = [exam for exam in EXAMS if exam != MAIN and exam.guidance_scale == 0 and exam.wording is not FOREIGN]
     others = [sit(checkpoint, exam, few) for exam in shown]
     results = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
     wrong = [index for index, verdict in enumerate(main.verdicts) if not verdict.all_right][:_WRONG]
-    contact_sheet(main.painted[:_SHOWN], main.verdicts[:_SHOWN]).save(docs / "demo_sheet.png", optimize=True)
+    contact_sheet(main.painted[:_SHOWN], main.verdicts[:_SHOWN]).save(images / "demo_sheet.png", optimize=True)
     contact_sheet([main.painted[i] for i in wrong], [main.verdicts[i] for i in wrong]).save(
-        docs / "demo_wrong.png", optimize=True
+        images / "demo_wrong.png", optimize=True
     )
-    _frames_sheet(others).save(docs / "demo_frames.png", optimize=True)
+    _frames_sheet(others).save(images / "demo_frames.png", optimize=True)
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         table=markdown(results["rows"]),
         wrong="\n".join(f"{n}. {main.prompts[i]}: {_what(main.verdicts[i])}" for n, i in enumerate(wrong, 1)),
@@ -39,7 +46,7 @@ def showcase(checkpoint: Path, docs: Path, settings: EvalSettings) -> None:
         wrong_count=len(wrong),
         free=_told(next(sitting for sitting in others if sitting.exam.wording is FREE)),
     )
-    (docs / "demo.md").write_text(page, encoding="utf-8")
+    (docs / "explanation/demo-checkpoint.md").write_text(page, encoding="utf-8")
 
 
 def _what(verdict: Verdict) -> str:

@@ -31,7 +31,7 @@ The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or
     format = "png"
 
 The profile in use is the one of `--profile`, else of `ZRELAY_PROFILE`, else `default_profile`, else the profile named
-`default`. The services that `zrelay up` starts read their settings in the same way; `up` sets model, address, state
+`default`. The services that `zrelay up` starts read their settings in the same way, but `up` sets the model, address, state
 folder, log level and grace period itself.
 
 Three variables have no key: `ZRELAY_PROFILE`, `ZRELAY_CONFIG` (the file), and `ZRELAY_STATE` (the state folder, by
