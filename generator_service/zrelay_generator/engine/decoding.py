@@ -1,7 +1,7 @@
 """Decodes finished latents to pixels: on the device thread, or on a thread of its own beside the next step.
 
 On a CPU the device thread already uses every core that serving leaves, and a second one would take the event loop's:
-decoding beside steps was measured to gain nothing there (docs/engine.md). A GPU has streams.
+decoding beside steps was measured to gain nothing there (docs/explanation/engine.md). A GPU has streams.
 """
 
 import itertools
