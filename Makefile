@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
-TYPED := $(SOURCES) tests benchmarks
+TYPED := $(SOURCES) tests benchmarks docs/_generators
 
 .PHONY: help demo test test-deep check docs reference proto bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help

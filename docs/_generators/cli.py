@@ -1,12 +1,12 @@
 """Writes docs/reference/cli.md from the commands of the command line: `python docs/_generators/cli.py`.
 
-The page holds what `--help` prints. Commands write their help to a `click.HelpFormatter`; here they write it to one that
-produces Markdown, so that groups of options and other sections of a command appear without further code.
+The page holds what `--help` prints. Commands write their help to a `click.HelpFormatter`. Here they write it to one
+that produces Markdown, so groups of options and other sections of a command need no further code.
 """
 
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -19,17 +19,16 @@ _START = """\
 
 <!-- Written by docs/_generators/cli.py from the commands; do not edit. -->
 
-Every command prints this text with `--help`. Settings of a client and of a service can also be given in the configuration
-file or as environment variables; see [Configuration](configuration.md).
+Every command prints this text with `--help`. Settings of a client and of a service can also be given in the
+configuration file or as environment variables; see [Configuration](configuration.md).
 """
 
 
 class MarkdownFormatter(click.HelpFormatter):
-    """Formats the help of a command as Markdown: sections as bold lines, definition lists as tables, texts as they are."""
+    """Formats the help of a command as Markdown: sections as bold lines, definition lists as tables."""
 
     def __init__(self) -> None:
         super().__init__(width=100)
-        self._tables = 0
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         self.write(f"\n```\n{prog} {args}\n```\n")
@@ -52,9 +51,13 @@ class MarkdownFormatter(click.HelpFormatter):
             else:
                 self.write(f"\n{_escaped(' '.join(body.split()))}\n")
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         self.write("\n| | |\n|---|---|\n")
         for name, text in rows:
+            choices = re.fullmatch(r"(.*) \[?([\w-]+(?:\|[\w-]+)+)\]?", name)
+            if choices:
+                name, words = choices[1], choices[2].split("|")
+                text = text if "One of" in text else f"{text} One of {', '.join(f'`{word}`' for word in words)}."
             self.write(f"| {_code(name)} | {_escaped(' '.join(text.split()))} |\n")
 
 

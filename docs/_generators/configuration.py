@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the definitions of the settings: `python docs/_generators/configuration.py`."""
+"""Writes docs/reference/configuration.md from the settings: `python docs/_generators/configuration.py`."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or
     format = "png"
 
 The profile in use is the one of `--profile`, else of `ZRELAY_PROFILE`, else `default_profile`, else the profile named
-`default`. The services that `zrelay up` starts read their settings in the same way, but `up` sets the model, address, state
-folder, log level and grace period itself.
+`default`. The services that `zrelay up` starts read their settings in the same way, but `up` sets the model, address,
+state folder, log level and grace period itself.
 
 Three variables have no key: `ZRELAY_PROFILE`, `ZRELAY_CONFIG` (the file), and `ZRELAY_STATE` (the state folder, by
 default `$STATE_DIRECTORY`, else `zrelay` in `$XDG_STATE_HOME` or `~/.local/state`).
@@ -56,7 +56,7 @@ def page() -> str:
             if one.group != group and section != "generate":
                 parts.append(f"\n### {title}: {one.group}\n")
             if one.group != group:
-                parts.append("\n| key | flag | variable | default | meaning |\n|---|---|---|---|---|\n")
+                parts.append("\n| key | flag and variable | default | meaning |\n|---|---|---|---|\n")
             group = one.group
             parts.append(f"| {' | '.join(_cells(one, section))} |\n")
     return "".join(parts)
@@ -67,7 +67,7 @@ def _cells(one: Setting, section: str) -> list[str]:
     if one.key == "endpoint":
         flags = f"`--{section}` of client commands"
     default = "required" if one.required else one.default_text or "none"
-    return [f"`{one.key}`", flags, f"`{one.variable}`", default, one.description.replace("|", "\\|")]
+    return [f"`{one.key}`", f"{flags}<br>`{one.variable}`", default, one.description.replace("|", "\\|")]
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ _START = """\
 
 <!-- Written by docs/_generators/contract.py from proto/zrelay/v1; do not edit. -->
 
-This page lists every call, message and enum of the package `zrelay.v1`, with the comments of the `.proto` files. The rules
-that hold across calls (tensors, checks, limits, deadlines, repeated requests) are in [The protocol](protocol.md).
+This page lists every call, message and enum of the package `zrelay.v1`, with the comments of the `.proto` files. The
+rules that hold across calls (tensors, checks, limits, deadlines, repeated requests) are in [The protocol](protocol.md).
 
 *optional* marks a field whose absence differs from its zero value.
 """
@@ -96,11 +96,11 @@ def _one_line(comment: str) -> str:
 
 
 def _service(service: ServiceDescriptorProto, comments: _Comments, path: tuple[int, ...]) -> Iterator[str]:
-    yield f"\n### {service.name}\n\n{comments[path]}\n\n| call | request | reply | meaning |\n|---|---|---|---|\n"
+    yield f"\n### {service.name}\n\n{comments[path]}\n\n| call | meaning |\n|---|---|\n"
     for index, method in enumerate(service.method):
         request = ("stream of " if method.client_streaming else "") + _link(method.input_type)
         reply = ("stream of " if method.server_streaming else "") + _link(method.output_type)
-        yield f"| `{method.name}` | {request} | {reply} | {comments[(*path, 2, index)]} |\n"
+        yield f"| `{method.name}`<br>{request}<br>returns {reply} | {comments[(*path, 2, index)]} |\n"
 
 
 def _message(message: DescriptorProto, comments: _Comments, path: tuple[int, ...], outer: str = "") -> Iterator[str]:
@@ -113,7 +113,7 @@ def _message(message: DescriptorProto, comments: _Comments, path: tuple[int, ...
         meaning = comments[(*path, 2, index)]
         if field.HasField("oneof_index") and not field.proto3_optional:
             choice = message.oneof_decl[field.oneof_index].name
-            meaning = f"{meaning} One of `{choice}`."
+            meaning = f"{meaning} Part of the oneof `{choice}`."
         yield f"| `{field.name}` | {_type(field, entries)} | {meaning} |\n"
     for index, nested in enumerate(message.nested_type):
         if not nested.options.map_entry:

@@ -1,4 +1,4 @@
-"""Writes docs/reference/errors.md from the error classes and the reasons in the code: `python docs/_generators/errors.py`.
+"""Writes docs/reference/errors.md from the error classes and reasons: `python docs/_generators/errors.py`.
 
 `reasons.toml` beside it holds the meaning of each reason.
 """
@@ -46,30 +46,31 @@ _START = """\
 
 <!-- Written by docs/_generators/errors.py from the code and reasons.toml; do not edit. -->
 
-Every error is a gRPC status with `google.rpc` details in `grpc-status-details-bin`. `ErrorInfo` is always present: its
-domain is `zrelay`, its `reason` is one of those below, and its `metadata` holds `expected` and `got` where there is a value
-to name. The message is for people: it states what was expected, what was received, and what to do. Programs should use the
-code and the reason, and treat a reason that they do not know by its code.
+Every error is a gRPC status with `google.rpc` details in `grpc-status-details-bin`. `ErrorInfo` is always present. Its
+domain is `zrelay`, its `reason` is one of those below, and its `metadata` has `expected` and `got` if there is a value
+to name. The message is for people: it states what was expected, what was received, and what to do. Programs should use
+the code and the reason, and treat a reason that they do not know by its code.
 
-Retry `UNAVAILABLE`, and `RESOURCE_EXHAUSTED` with `RetryInfo`, after the given delay. Do not retry anything else unchanged.
+Retry `UNAVAILABLE`, and `RESOURCE_EXHAUSTED` with `RetryInfo`, after the given delay. Do not retry anything else
+unchanged.
 
 Messages are cut at 1,200 bytes, metadata at 1,400, and lists at 20 names followed by the number of the others, because
-details of more than 4 KiB would not fit into HTTP/2 headers. A message never contains a traceback, a path on the server or
-a token.
+details of more than 4 KiB would not fit into HTTP/2 headers. A message never contains a traceback, a path on the server
+or a token.
 
 ## Classes
 
 Python clients catch these classes, which `zrelay_client` exports. A class is indented below its base class.
+*Further details* are `google.rpc` messages besides `ErrorInfo`.
 
-| class | code | reasons | details besides ErrorInfo | raised when |
-|---|---|---|---|---|
+| class and code | reasons | further details | raised when |
+|---|---|---|---|
 """
 _REASONS = """
 ## Reasons
 
-Reasons that end in `_INVALID`, `_UNKNOWN` or `_MISSING` often begin with the name of the field; the `BadRequest` detail has
-its full path. *Raised by* names the services; *client* marks errors that the Python client raises itself, which never
-travel.
+Reasons that end in `_INVALID`, `_UNKNOWN` or `_MISSING` often begin with the name of the field; the `BadRequest` detail
+has its full path. *Raised by* names the services; *client* marks errors that the Python client raises itself.
 
 | reason | raised by | meaning |
 |---|---|---|
@@ -147,8 +148,8 @@ def _raisers(names: set[str]) -> str:
 
 def _classes() -> Iterator[str]:
     for kind in status.CLASSES:
-        depth = len(kind.__mro__) - len(status.CLASSES[0].__mro__)
-        name = "&nbsp;" * (4 * depth) + f"`{kind.__name__}`"
+        indent = "&nbsp;" * 4 * (len(kind.__mro__) - len(status.CLASSES[0].__mro__))
+        name = f"{indent}`{kind.__name__}`"
         shown = ", ".join(f"`{reason}`" for reason in (kind.default_reason, *kind.further_reasons))
         if kind in (InvalidArgument, FailedPrecondition, status.BY_CODE["NOT_FOUND"]):
             shown += ", or its own"
@@ -164,7 +165,7 @@ def _classes() -> Iterator[str]:
         summary = (kind.__doc__ or "").partition("\n")[0]
         summary = re.sub(r": `InvalidArgument\(.*", "; the `BadRequest` detail names it.", summary)
         summary = re.sub(r": `[^`]*\(.*$", ".", summary)
-        yield f"| {name} | `{kind.code}` | {shown} | {', '.join(details)} | {summary} |\n"
+        yield f"| {name}<br>{indent}`{kind.code}` | {shown} | {', '.join(details)} | {summary} |\n"
 
 
 if __name__ == "__main__":

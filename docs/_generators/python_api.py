@@ -15,8 +15,8 @@ _START = """\
 
 <!-- Written by docs/_generators/python_api.py from zrelay_client.__all__; do not edit. -->
 
-`zrelay_client` exports the names on this page. [Use the Python library](../how-to/python.md) shows how to use them. The site
-shows signatures and descriptions; in a checkout, read the docstrings.
+`zrelay_client` exports the names on this page. [Use the Python library](../how-to/python.md) shows how to use them. The
+website shows signatures and descriptions (`make docs`); in a checkout, read the docstrings.
 """
 
 
@@ -25,6 +25,8 @@ def _is_error(name: str) -> bool:
     return isinstance(kind, type) and issubclass(kind, ZrelayError)
 
 
+_INFO = {"Device", "Feature", "Limits", "Queue", "ServiceStatus", "VisionEngine"}
+_EVENTS = {"Accepted", "Done", "Event", "Image", "Notice", "Preview", "Progress", "Stage"}
 _GROUPS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("Clients", lambda name: name.endswith(("Client", "Jobs", "Settings", "Endpoint"))),
     ("Options", lambda name: name.endswith("Options")),
@@ -34,8 +36,6 @@ _GROUPS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("Results and other values", lambda name: name != "__version__"),
 )
 """Heading -> which names belong below it; the first group that takes a name has it."""
-_INFO = {"Device", "Feature", "Limits", "Queue", "ServiceStatus", "VisionEngine"}
-_EVENTS = {"Accepted", "Done", "Event", "Image", "Notice", "Preview", "Progress", "Stage"}
 
 
 def page() -> str:

@@ -141,8 +141,9 @@ def test_contributing_names_every_package() -> None:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    sections = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    listed = [page for entry in sections for page in (entry if isinstance(entry, dict) else {"": [entry]}).popitem()[1]]
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    sections = [section for entry in nav for section in entry.values()]
+    listed = [page for section in sections for page in ([section] if isinstance(section, str) else section)]
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 

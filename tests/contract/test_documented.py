@@ -1,4 +1,4 @@
-"""The documentation of the protocol, identity and errors agrees with the code: relations, features, limits, examples."""
+"""The pages about protocol, identity and errors agree with the code: relations, features, limits, examples."""
 
 import ast
 import hashlib
