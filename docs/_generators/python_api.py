@@ -3,7 +3,9 @@
 The page names the objects; mkdocstrings fills in signatures and docstrings when the site is built.
 """
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zrelay_client
@@ -29,7 +31,7 @@ _INFO = {"Device", "Feature", "Limits", "Queue", "ServiceStatus", "VisionEngine"
 _EVENTS = {"Accepted", "Done", "Event", "Image", "Notice", "Preview", "Progress", "Stage"}
 _GROUPS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("Clients", lambda name: name.endswith(("Client", "Jobs", "Settings", "Endpoint"))),
-    ("Options", lambda name: name.endswith("Options")),
+    ("Options", lambda name: name.endswith(("Options", "Keywords"))),
     ("Errors", _is_error),
     ("Information about services", lambda name: name.endswith("Info") or name in _INFO),
     ("Jobs and their events", lambda name: name.startswith("Job") or name in _EVENTS),
@@ -48,7 +50,21 @@ def page() -> str:
         if mine:
             parts.append(f"\n## {heading}\n")
             parts += [f"\n::: zrelay_client.{name}\n" for name in mine]
+    for module, exported in _modules():
+        parts.append(f"\n## `{module}`\n")
+        parts += [f"\n::: {module}.{name}\n" for name in exported]
     return "".join(parts)
+
+
+def _modules() -> Iterator[tuple[str, list[str]]]:
+    """Returns the public modules that export names of their own, such as `zrelay_client.testing`."""
+    for found in pkgutil.iter_modules(zrelay_client.__path__, "zrelay_client."):
+        if found.name.startswith("zrelay_client._") or found.name in ("zrelay_client.cli", "zrelay_client.stack"):
+            continue
+        exported = getattr(importlib.import_module(found.name), "__all__", [])
+        names = [name for name in exported if name not in zrelay_client.__all__]
+        if names:
+            yield found.name, names
 
 
 if __name__ == "__main__":
