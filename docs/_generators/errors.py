@@ -7,7 +7,7 @@ import ast
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from zrelay_shared import status
@@ -84,7 +84,7 @@ def page() -> str:
         SystemExit: The code has a reason that reasons.toml does not explain, or the reverse.
     """
     meanings = tomllib.loads(Path(__file__).with_name("reasons.toml").read_text(encoding="utf-8"))
-    raised_by = reasons()
+    raised_by = reasons(meanings)
     if missing := sorted(raised_by.keys() - meanings.keys()):
         raise SystemExit(f"docs/_generators/reasons.toml does not explain {', '.join(missing)}")
     if unused := sorted(meanings.keys() - raised_by.keys()):
@@ -93,8 +93,12 @@ def page() -> str:
     return _START + "".join(_classes()) + _REASONS + "".join(rows)
 
 
-def reasons() -> dict[str, set[str]]:
-    """Returns every error reason of the code, and who raises it."""
+def reasons(known: Container[str]) -> dict[str, set[str]]:
+    """Returns every error reason of the code, and who raises it.
+
+    Args:
+        known: Reasons that also count where they are a plain argument of a call, and not only as `reason=`.
+    """
     found: defaultdict[str, set[str]] = defaultdict(set)
     for kind in status.CLASSES:
         for reason in (kind.default_reason, *kind.further_reasons):
@@ -105,12 +109,13 @@ def reasons() -> dict[str, set[str]]:
     for raiser, folders in _SOURCES.items():
         for folder in folders:
             for path in (ROOT / folder).rglob("*.py"):
-                for reason in _in_code(ast.parse(path.read_text(encoding="utf-8"))):
-                    found[reason].add(raiser)
+                if "testing" not in path.parts:  # fakes, which raise the errors of the services
+                    for reason in _in_code(ast.parse(path.read_text(encoding="utf-8")), known):
+                        found[reason].add(raiser)
     return dict(found)
 
 
-def _in_code(tree: ast.AST) -> Iterator[str]:
+def _in_code(tree: ast.AST, known: Container[str]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "reason":
             yield from _literals(node.value)
@@ -121,13 +126,12 @@ def _in_code(tree: ast.AST) -> Iterator[str]:
                 field = _last_part(node.args[position]) if len(node.args) > position else ""
                 if field:
                     yield f"{field.upper()}{end}"
-            elif name in ("refuse", "_refusal"):
-                for argument in node.args[:2]:
-                    yield from _literals(argument) if isinstance(argument, ast.Constant) else ()
+            for argument in node.args:
+                yield from (reason for reason in _literals(argument, deep=False) if reason in known or "refus" in name)
 
 
-def _literals(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
+def _literals(node: ast.AST, *, deep: bool = True) -> Iterator[str]:
+    for part in ast.walk(node) if deep else (node,):
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and _REASON.fullmatch(part.value):
             yield part.value
 
