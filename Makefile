@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
-TYPED := $(SOURCES) tests benchmarks
+TYPED := $(SOURCES) tests benchmarks docs/_generators
 
-.PHONY: help demo test test-deep check proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,13 @@ check: $(INSTALLED)  ## ruff, mypy, the contract's lint and breaking gate, impor
 	$(BIN)/mypy $(TYPED)
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/python -m pytest -q -m '' tests/contract
+
+docs: $(INSTALLED)  ## build the documentation as a website in out/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	@echo out/site/index.html
+
+reference: $(INSTALLED)  ## write the generated pages of the reference: contract, command line, configuration, errors, Python
+	$(BIN)/python docs/_generators
 
 types: $(INSTALLED)  ## mypy alone; seconds when little has changed
 	$(BIN)/mypy $(TYPED)

@@ -3,7 +3,7 @@
 `zrelay encode` writes it and `zrelay generate --prompt-embeds` reads it, for machines without a connection.
 Tensors are named `prompt_embeds.0`, `prompt_embeds.1`, ... (segments) and `negative_prompt_embeds.0`, ...; the metadata
 holds `format`, each PromptEmbeds as protobuf JSON without its bytes, and the prompt unless it is private. Any
-safetensors reader can open it. docs/contract.md has the specification.
+safetensors reader can open it. docs/reference/files.md has the specification.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Encoder fingerprint: what produced some embeddings, a digest of it, and whether a generator may use them.
 
-`RELATION_OF_DIFFERENCE`, which docs/contract.md repeats, is the only place that classifies differences.
+`RELATION_OF_DIFFERENCE`, which docs/explanation/identity.md repeats, is the only place that classifies differences.
 """
 
 import hashlib

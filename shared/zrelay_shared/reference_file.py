@@ -1,7 +1,7 @@
 """Reference statistics of an encoder's prompt embeddings as a safetensors file.
 
 `zrelay calibrate` writes it; the vision service and `zrelay analyze` read it. The encoder's fingerprint is in the
-header. docs/contract.md has the specification. The module needs no torch or numpy: numbers are arrays of floats.
+header. docs/reference/files.md has the specification. The module needs no torch or numpy: numbers are arrays of floats.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 `zrelay vision encode` writes it. Tensors are named `hidden_states.0` (Qwen3-VL) or `grid.0` (SigLIP), ... in the order
 of the images; the metadata holds `format` and `images`, an EncodeImagesResponse as protobuf JSON without its bytes,
-fingerprints and checksums included. docs/contract.md has the specification.
+fingerprints and checksums included. docs/reference/files.md has the specification.
 """
 
 from pathlib import Path

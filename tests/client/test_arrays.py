@@ -75,7 +75,7 @@ async def test_the_round_trip_through_torch_gives_the_same_image(client: AsyncCl
 def test_the_page_runs(
     services: Services, empty_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = Path(__file__).parents[2] / "docs/how-to/use-embeddings-with-diffusers.md"
+    page = Path(__file__).parents[2] / "docs/how-to/diffusers.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     script = "\n".join(blocks).replace('"MODEL"', repr(str(demo_checkpoint()))).replace("1024", "64")
     monkeypatch.setenv("ZRELAY_ENCODER", services.encoder)

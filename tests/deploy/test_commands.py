@@ -58,7 +58,7 @@ def test_time_to_drain(launches: list[Any]) -> None:
 
 
 def test_page_names_what_exists(deploy: Path) -> None:
-    page = (deploy.parent / "docs/deploy.md").read_text()
+    page = (deploy.parent / "docs/how-to/deploy.md").read_text()
     named = {path.rstrip("/.") for path in re.findall(r"(?<![\w/])deploy/[\w./-]+", page)}
     assert named
     assert [path for path in sorted(named) if not (deploy.parent / path).exists()] == []

@@ -1,4 +1,4 @@
-"""The denoising loop of docs/engine.md, run as it stands there, against the engine."""
+"""The denoising loop of docs/explanation/engine.md, run as it stands there, against the engine."""
 
 import re
 from itertools import pairwise
@@ -12,7 +12,7 @@ from zrelay_generator.model.transformer import Segment
 
 from .engine_harness import EngineHarness
 
-DOCS = Path(__file__).parents[2] / "docs" / "engine.md"
+DOCS = Path(__file__).parents[2] / "docs/explanation/engine.md"
 
 
 def test_the_loop_in_the_documentation_generates_what_the_engine_does(demo: Path, load: Any, spec: Any) -> None:

@@ -31,7 +31,7 @@ from zrelay_shared.wire import Parcel
 from .fixture_types import OpenStore
 from .stores import KEEP, KEPT, Put, ended, intercepted_writes, named, row
 
-DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
+DOCS = Path(__file__).parents[2] / "docs/explanation/jobs.md"
 
 
 def test_the_numbers_in_the_docs_are_the_defaults() -> None:

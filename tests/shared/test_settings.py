@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -197,11 +196,6 @@ def test_every_field_is_a_setting_and_listed_in_the_help(role: str) -> None:
 def test_names_are_unique() -> None:
     every = [one for section in (*config.ROLES, "generate") for one in config.settings_of(section)]
     assert len({one.variable for one in every}) == len({one.dotted for one in every}) == len(every)
-
-
-def test_the_reference_page_is_current() -> None:
-    page = runpy.run_path(str(REFERENCE.with_suffix(".py")))["page"]()
-    assert REFERENCE.read_text() == page, "run `python docs/reference/configuration.py`"
 
 
 def test_flag_over_variable_over_file_over_default(empty: Path) -> None:

@@ -39,7 +39,7 @@ def command(
 
     Runs the demo checkpoint, which knows simple shapes on plain backgrounds. Needs no configuration and changes none.
     With --reference or --omni the vision service runs too; what the demo's vision models make of an image is in
-    docs/vision.md.
+    docs/explanation/conditioning.md.
     """
     if reference is not None and omni:
         raise click.UsageError("--reference blends into the prompt, --omni stands beside it: choose one")

@@ -1,15 +1,15 @@
-"""Writes configuration.md beside it from the definitions of the settings: `python docs/reference/configuration.py`."""
+"""Writes docs/reference/configuration.md from the settings: `python docs/_generators/configuration.py`."""
 
 from pathlib import Path
 
 from zrelay_shared.config import ROLES, settings_of
 from zrelay_shared.service.settings import Setting
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "reference/configuration.md"
 _START = """\
 # Configuration
 
-<!-- Written by docs/reference/configuration.py from the definitions of the settings; do not edit. -->
+<!-- Written by docs/_generators/configuration.py from the definitions of the settings; do not edit. -->
 
 Every setting can be given as a flag, as an environment variable, or in the configuration file. A flag takes precedence
 over a variable, a variable over the file, the file over the default. `zrelay config` prints every effective value and
@@ -35,8 +35,8 @@ The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or
     format = "png"
 
 The profile in use is the one of `--profile`, else of `ZRELAY_PROFILE`, else `default_profile`, else the profile named
-`default`. The services that `zrelay up` starts read their settings in the same way; `up` sets model, address, state
-folder, log level and grace period itself.
+`default`. The services that `zrelay up` starts read their settings in the same way, but `up` sets the model, address,
+state folder, log level and grace period itself.
 
 Three variables have no key: `ZRELAY_PROFILE`, `ZRELAY_CONFIG` (the file), and `ZRELAY_STATE` (the state folder, by
 default `$STATE_DIRECTORY`, else `zrelay` in `$XDG_STATE_HOME` or `~/.local/state`).
@@ -66,7 +66,7 @@ def page() -> str:
             if one.group != group and section != "generate":
                 parts.append(f"\n### {title}: {one.group}\n")
             if one.group != group:
-                parts.append("\n| key | flag | variable | default | meaning |\n|---|---|---|---|---|\n")
+                parts.append("\n| key | flag and variable | default | meaning |\n|---|---|---|---|\n")
             group = one.group
             parts.append(f"| {' | '.join(_cells(one, section))} |\n")
     return "".join(parts)
@@ -77,7 +77,7 @@ def _cells(one: Setting, section: str) -> list[str]:
     if one.key == "endpoint":
         flags = f"`--{section}` of client commands"
     default = "required" if one.required else one.default_text or "none"
-    return [f"`{one.key}`", flags, f"`{one.variable}`", default, one.description.replace("|", "\\|")]
+    return [f"`{one.key}`", f"{flags}<br>`{one.variable}`", default, one.description.replace("|", "\\|")]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""The documentation is right: generated pages are current, commands, links and paths exist, examples compile."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from tests.helpers.tools import find_tool
+from zrelay_client.cli import cli
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(page.relative_to(ROOT).as_posix() for page in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")))
+GENERATORS = sorted(script.stem for script in (DOCS / "_generators").glob("[!_]*.py"))
+GENERATED = {"reference/cli.md", "reference/contract.md"}
+"""Pages whose text comes from elsewhere: their commands are examples of help texts."""
+_FENCE = re.compile(r"^( *)```(\w*).*?\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(zrelay (?!.*\.\.\.).*)")
+
+
+def _text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def _code(page: str) -> tuple[list[str], list[str]]:
+    """Returns the lines of the code blocks of a page, except Python's, and its code spans."""
+    text = _text(page)
+    blocks = [block for _, language, block in _FENCE.findall(text) if language != "python"]
+    text = _FENCE.sub("", text)
+    blocks += _INDENTED.findall(text)
+    return [line.strip() for block in blocks for line in block.splitlines()], _SPAN.findall(_INDENTED.sub("", text))
+
+
+def _commands(position: int) -> list[str]:
+    """Returns the zrelay commands in the code blocks (position 0) or spans (1) of all pages written by hand."""
+    pages = [page for page in PAGES if page.removeprefix("docs/") not in GENERATED and page != "CHANGELOG.md"]
+    lines = [re.sub(r"\s+#.*| &$", "", line) for page in pages for line in _code(page)[position]]
+    return sorted({match[1].strip() for line in lines if (match := _COMMAND.fullmatch(line))})
+
+
+BLOCKS, SPANS = _commands(0), _commands(1)
+
+
+def _resolve(words: list[str], context: click.Context) -> tuple[str | None, click.Command, list[str]]:
+    """Returns the command that a command line names, its name, and its arguments."""
+    found: click.Command | None = cli
+    name: str | None = "zrelay"
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+        name, found, words = found.resolve_command(context, words)
+    assert found is not None
+    return name, found, words
+
+
+def _parse(command: str) -> None:
+    """Parses a command line as click does before it runs the command. Raises click's usage errors."""
+    with click.Context(cli, info_name="zrelay") as context:
+        name, found, words = _resolve(shlex.split(command)[1:], context)
+        try:
+            found.make_context(name, words, parent=context, resilient_parsing="--help" in words)
+        except click.exceptions.Exit:  # --version
+            return
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generated_pages_are_current(name: str) -> None:
+    if name == "contract":
+        find_tool("buf", "pip install buf-bin")
+    script = runpy.run_path(str(DOCS / "_generators" / f"{name}.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), f"run `python docs/_generators/{name}.py`"
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(BLOCKS) > 50 and len(SPANS) > 20
+
+
+@pytest.mark.parametrize("command", BLOCKS)
+def test_every_command_parses(command: str) -> None:
+    _parse(command)
+
+
+@pytest.mark.parametrize("command", SPANS)
+def test_commands_in_sentences_have_these_options(command: str) -> None:
+    with click.Context(cli, info_name="zrelay") as context:
+        _, found, words = _resolve(command.replace("serve ROLE", "serve generator").split()[1:], context)
+        known = {option for param in found.get_params(context) for option in (*param.opts, *param.secondary_opts)}
+    assert [word for word in words if re.match(r"--?[a-z]", word) and word not in known] == []
+
+
+@pytest.mark.parametrize("wrong", ["zrelay paint", "zrelay up --detached", "zrelay config begin", "zrelay serve mars"])
+def test_a_wrong_command_would_be_found(wrong: str) -> None:
+    with pytest.raises(click.UsageError):
+        _parse(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _FENCE.sub("", _text(page)))
+    targets = [(ROOT / page).parent.joinpath(link).resolve() for link in links]
+    # A link that leaves the repository is one to a page of GitHub, such as ../../security/advisories/new.
+    assert [target for target in targets if target.is_relative_to(ROOT) and not target.exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_paths_of_the_repository_exist(page: str) -> None:
+    tops = "proto|shared|encoder_service|vision_service|generator_service|client|demo|deploy|benchmarks|tests|docs"
+    named = re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*\w/?(?![\w*<{{-])", _text(page))
+    planned = re.compile(r"controlnet|lora|dype")  # how-to/add-a-feature.md creates these
+    missing = [path for path in named if not (ROOT / path).exists() and not planned.search(path)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_examples_compile(page: str) -> None:
+    for _, language, example in _FENCE.findall(_text(page)):
+        if language == "python":
+            compile(example, page, "exec")
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    lines = [line for page in PAGES for part in _code(page) for line in part]
+    named = {match for line in lines for match in re.findall(r"^make ([a-z-]+)", line)}
+    assert {"demo", "test", "docs", "bench"} <= named
+    assert named <= targets
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 100
+
+
+def test_contributing_names_every_package() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/zrelay_*/__init__.py")}
+    assert [name for name in sorted(packages) if f"`{name}`" not in _text("CONTRIBUTING.md")] == []
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    sections = [section for entry in nav for section in entry.values()]
+    listed = [page for section in sections for page in ([section] if isinstance(section, str) else section)]
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+@pytest.mark.deep  # imports MkDocs with all its plugins
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (tmp_path / "index.html").exists()
+    html = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
+    assert [text for text in html if re.search(r"<(script|link|img)[^>]+(src|href)=\"?https?://(?!127)", text)] == []
