@@ -137,7 +137,7 @@ def test_pinned_versions_satisfy_the_requirements() -> None:
 
 
 def test_every_extra_of_a_service_is_installed_alone_before_a_release() -> None:
-    extras = set(PROJECT["optional-dependencies"]) - {"dev", "flash", "serving"}
+    extras = set(PROJECT["optional-dependencies"]) - {"dev", "docs", "flash", "serving"}
     assert set(ENVIRONMENTS) == extras | {"base"}
 
 
