@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.config import REQUEST_CONFIGS, SECTIONS, settings_of
 from zrelay_shared.service.settings import Setting
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -41,19 +41,38 @@ _SECTIONS = {
     "encoder": ("Encoder", "Table `[profile.NAME.encoder]`. Flags are those of `zrelay serve encoder`."),
     "vision": ("Vision service", "Table `[profile.NAME.vision]`. Flags are those of `zrelay serve vision`."),
     "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
-    "generate": ("Defaults of `zrelay generate`", "Table `[generate]`, outside of any profile."),
+    "generate": (
+        "Generating images",
+        "Table `[generate]`, outside of any profile. Flags are those of `zrelay generate`; `--deterministic` sets\n"
+        "`encode.deterministic`, too. In Python they are the fields of `GenerateOptions`.",
+    ),
+    "encode": (
+        "Encoding prompts",
+        "Table `[encode]`, outside of any profile. Flags are those of `zrelay encode` and `zrelay generate`. In\n"
+        "Python they are the fields of `EncodeOptions`.",
+    ),
+    "encode_images": (
+        "Encoding images",
+        "Table `[encode_images]`, outside of any profile. Flags are those of `zrelay vision encode`. In Python they\n"
+        "are the fields of `EncodeImagesOptions`.",
+    ),
+    "condition": (
+        "Conditioning prompts",
+        "Table `[condition]`, outside of any profile. Flags are those of `zrelay generate --reference` and\n"
+        "`zrelay vision condition`. In Python they are the fields of `ConditionOptions`.",
+    ),
 }
 
 
 def page() -> str:
     """Returns the text of the page."""
     parts = [_START]
-    for section in (*ROLES, "generate"):
+    for section in SECTIONS:
         title, text = _SECTIONS[section]
         parts.append(f"\n## {title}\n\n{text}\n")
         group = ""
         for one in settings_of(section):
-            if one.group != group and section != "generate":
+            if one.group != group and (section not in REQUEST_CONFIGS or section == "generate"):
                 parts.append(f"\n### {title}: {one.group}\n")
             if one.group != group:
                 parts.append("\n| key | flag | variable | default | meaning |\n|---|---|---|---|---|\n")

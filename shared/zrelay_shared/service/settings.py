@@ -15,13 +15,18 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin
 
-Value = str | int | float | bool | Path | None
+Scalar = str | int | float | bool | Path
+Value = Scalar | tuple[Scalar, ...] | None
 """What a setting can hold."""
 
-GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client", "Defaults")
-"""Headings under which settings are listed, in this order."""
+SERVICE_GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client")
+REQUEST_GROUPS = ("Image", "Guidance", "Prompt", "Reference images", "Output", "Many images", "Connection")
+GROUPS = SERVICE_GROUPS + REQUEST_GROUPS
+"""Headings under which settings are listed, in this order: those of services, then those of requests."""
+_LONGEST_METAVAR = 30
+"""Characters of `a|b|c` in a help text; longer lists of words are written as a sentence."""
 
 _METADATA = "zrelay.setting"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -53,6 +58,7 @@ class _Definition:
     computed: Callable[[], Value] | None
     none_word: str
     several: bool
+    pairs: bool
     secret: bool
     example: Value
 
@@ -75,6 +81,7 @@ def setting(
     computed: Callable[[], Value] | None = None,
     none_word: str = "",
     several: bool = False,
+    pairs: bool = False,
     secret: bool = False,
     example: Value = None,
 ) -> Any:
@@ -97,12 +104,14 @@ def setting(
         computed: Computes the default when a service starts, for paths that depend on the environment.
         none_word: A word that users write for None, for example `none`.
         several: The TOML value may be a list of strings, which are joined by commas.
+        pairs: For a field of `tuple[str, ...]`: each item is `KEY=VALUE`, its flag may be repeated, and the TOML value
+            may be a table.
         secret: The value is never shown.
         example: A value for the commented configuration file, in the user's unit, where there is no default.
     """
     definition = _Definition(
         help, group, key, flags, variable, unit, scale, minimum, maximum, choices, metavar, default_text, computed,
-        none_word, several, secret, example,
+        none_word, several, pairs, secret, example,
     )  # fmt: skip
     return field(default=default, metadata={_METADATA: definition})
 
@@ -117,7 +126,8 @@ class Setting:
         key: TOML key.
         flags: Spellings on the command line.
         variable: Environment variable.
-        kind: Type of the value: str, int, float, bool or Path.
+        kind: Type of the value, or of the items of a list: str, int, float, bool or Path.
+        is_list: Whether the value is a tuple of items.
         required: Whether the user must set it.
         default: Value of the field where nobody sets it (before `computed`); None for a required setting.
     """
@@ -128,6 +138,7 @@ class Setting:
     flags: tuple[str, ...]
     variable: str
     kind: type
+    is_list: bool
     required: bool
     default: Value
     _definition: _Definition
@@ -153,6 +164,11 @@ class Setting:
         return self._definition.choices
 
     @property
+    def pairs(self) -> bool:
+        """Whether the items of the list are `KEY=VALUE`."""
+        return self._definition.pairs
+
+    @property
     def secret(self) -> bool:
         """Whether the value must not be shown."""
         return self._definition.secret
@@ -166,8 +182,13 @@ class Setting:
     def metavar(self) -> str:
         """Placeholder for the value in help texts."""
         by_kind = {int: "N", float: "X", Path: "DIR", str: "TEXT"}
-        if self._definition.metavar or self.choices:
-            return self._definition.metavar or "|".join(self.choices)
+        if self._definition.metavar:
+            return self._definition.metavar
+        if self.choices:
+            words = "|".join(self.choices)
+            return words if len(words) <= _LONGEST_METAVAR else "WORD"
+        if self.is_list:
+            return "KEY=VALUE" if self.pairs else "LIST"
         return self.unit.upper() or by_kind.get(self.kind, "")
 
     @property
@@ -214,6 +235,16 @@ class Setting:
         """
         if text and text == self._definition.none_word:
             return None
+        if self.is_list:
+            return tuple(self.parse_item(part.strip()) for part in text.split(","))
+        return self.parse_item(text)
+
+    def parse_item(self, text: str) -> Scalar:
+        """Reads one item of a list, or a value that is not a list.
+
+        Raises:
+            ValueError: As `parse`.
+        """
         if self.kind is bool:
             if text.lower() in _TRUE + _FALSE:
                 return text.lower() in _TRUE
@@ -226,8 +257,7 @@ class Setting:
             number = self.kind(text)
         except ValueError:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
-        accepted: Value = self._accept(number)
-        return accepted
+        return self._accept(number)
 
     def _parse_path(self, text: str) -> Path:
         if "\0" in text:
@@ -247,14 +277,22 @@ class Setting:
             if all(isinstance(part, str) for part in value):
                 return ",".join(value)
             value = next(part for part in value if not isinstance(part, str))
+        if self.is_list:
+            if self.pairs and isinstance(value, dict):
+                value = [f"{key}={item}" if isinstance(item, str) else item for key, item in value.items()]
+            if not isinstance(value, list):
+                raise ValueError(f"expected a list of {self._items}, got {value!r}")
+            return tuple(self._item_from_toml(item) for item in value)
+        return self._item_from_toml(value)
+
+    def _item_from_toml(self, value: object) -> Scalar:
         if self.kind is Path and isinstance(value, str):
-            return self.parse(value)
+            return self.parse_item(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"expected {self._expected}, got {value!r}")
-        accepted: Value = self._accept(value)
-        return accepted
+        return self._accept(value)
 
     def check(self, value: Value) -> None:
         """Checks a value of the field, in the field's own unit; for settings objects that are built in code.
@@ -263,6 +301,10 @@ class Setting:
             ValueError: The value is not allowed; the message is `<name>: expected ..., got ...`.
         """
         if value is None:
+            return
+        if isinstance(value, tuple):
+            for item in value:
+                self.check(item)
             return
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.name}: expected {self._expected}, got {value!r}")
@@ -279,6 +321,8 @@ class Setting:
             return self._definition.none_word
         if isinstance(value, bool):
             return "true" if value else "false"
+        if isinstance(value, tuple):
+            return ",".join(self.format(item) for item in value)
         return f"{self.to_user(value)}"
 
     def to_user(self, value: Value) -> Value:
@@ -287,28 +331,41 @@ class Setting:
             return str(value)
         if value is None:
             return self._definition.none_word or None
+        if isinstance(value, tuple):
+            return tuple(cast(Scalar, self.to_user(item)) for item in value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         scaled = value / self._definition.scale
         return int(scaled) if scaled.is_integer() else scaled
 
     @property
+    def _items(self) -> str:
+        """The items of a list, in words."""
+        return "KEY=VALUE" if self.pairs else _KIND_NAMES[self.kind].removeprefix("a ") + "s"
+
+    @property
     def _expected(self) -> str:
+        if self.pairs:
+            return "KEY=VALUE"
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         words = _KIND_NAMES[self.kind]
         return f"{words} or {self._definition.none_word}" if self._definition.none_word else words
 
-    def _accept(self, value: Any) -> Any:
-        """Checks a value in the user's unit and converts it to the field's own."""
+    def _accept(self, value: Any) -> Scalar:
+        """Checks a value in the user's unit and converts it to the field's own. Words may be written with hyphens."""
         if self.choices and value not in self.choices:
+            if (word := str(value).replace("-", "_")) not in self.choices:
+                raise ValueError(f"expected {self._expected}, got {value!r}")
+            return word
+        if self.pairs and value.find("=") < 1:
             raise ValueError(f"expected {self._expected}, got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return value  # a str
+            return cast(Scalar, value)  # a str
         low, high = self._definition.minimum, self._definition.maximum
         if value != value or (low is not None and value < low) or (high is not None and value > high):
             raise ValueError(f"expected {self.limits or 'a number'}, got {value:g}")
-        return value if self._definition.scale == 1 else self.kind(value * self._definition.scale)
+        return cast(Scalar, value if self._definition.scale == 1 else self.kind(value * self._definition.scale))
 
 
 def describe(kind: type[Any], section: str) -> tuple[Setting, ...]:
@@ -344,6 +401,9 @@ def _describe(item: Any, section: str) -> Setting:
     kind = item.type
     if isinstance(kind, UnionType):
         kind = next(part for part in get_args(kind) if part is not NoneType)
+    is_list = get_origin(kind) is tuple
+    if is_list:
+        kind = get_args(kind)[0]
     required = item.default is MISSING
     return Setting(
         section=section,
@@ -352,6 +412,7 @@ def _describe(item: Any, section: str) -> Setting:
         flags=definition.flags or (f"--{key.replace('_', '-')}",),
         variable=f"ZRELAY_{section.upper()}{suffix}",
         kind=kind,
+        is_list=is_list,
         required=required,
         default=None if required else item.default,
         _definition=definition,
