@@ -15,8 +15,8 @@
 A flag takes precedence over a variable, a variable over the file, the file over the default. The keys of a role's table
 are those of `EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the
 service reads. The tables [generate], [encode], [encode_images] and [condition] hold defaults of requests. The variables
-are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas), `ZRELAY_PROFILE`, and
-`ZRELAY_<ROLE or TABLE>_<KEY>` for every other key, for example `ZRELAY_GENERATE_WIDTH`.
+are `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas), `ZRELAY_PROFILE`,
+and `ZRELAY_<ROLE or TABLE>_<KEY>` for every other key, for example `ZRELAY_GENERATE_WIDTH`.
 """
 
 import difflib
@@ -178,7 +178,6 @@ class GenerateConfig:
         group="Output",
         flags=("--label",),
         pairs=True,
-        default_text="none",
         help="A label that is written into the image file; repeat it for more.",
         example=("project=foxes",),
     )
@@ -221,14 +220,12 @@ class EncodeConfig:
     system_prompt: str | None = setting(
         None,
         group="Prompt",
-        default_text="none",
         help="System turn before the prompt (not offered yet).",
         example="Describe the image.",
     )
     assistant_prefill: str | None = setting(
         None,
         group="Prompt",
-        default_text="none",
         help="Beginning of the answer after the prompt (not offered yet).",
         example="The image shows",
     )
@@ -243,7 +240,6 @@ class EncodeConfig:
     thinking_content: str | None = setting(
         None,
         group="Prompt",
-        default_text="none",
         help="Text of the think block.",
         example="A fox with red fur.",
     )
@@ -353,14 +349,12 @@ class EncodeImagesConfig:
     text: str | None = setting(
         None,
         group="Reference images",
-        default_text="none",
         help="Text that Qwen3-VL reads after the image.",
         example="a red fox",
     )
     system_prompt: str | None = setting(
         None,
         group="Reference images",
-        default_text="none",
         help="System turn that Qwen3-VL reads before the image.",
         example="Describe the image.",
     )
@@ -448,7 +442,6 @@ class ConditionConfig:
     token_weights: tuple[float, ...] | None = setting(
         None,
         group="Reference images",
-        default_text="none",
         help="Weight of each token of the prompt, 0 to 1, for --blend token_weights.",
         example=(0.0, 0.5, 1.0),
     )
@@ -472,7 +465,6 @@ class ConditionConfig:
         None,
         group="Reference images",
         flags=("--vision-text",),
-        default_text="none",
         help="Text that Qwen3-VL reads after the image.",
         example="a red fox",
     )
@@ -480,7 +472,6 @@ class ConditionConfig:
         None,
         group="Reference images",
         flags=("--vision-system-prompt",),
-        default_text="none",
         help="System turn that Qwen3-VL reads before the image.",
         example="Describe the image.",
     )

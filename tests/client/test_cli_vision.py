@@ -81,7 +81,7 @@ async def test_what_cannot_work_is_refused_before_anybody_is_asked(zrelay: Zrela
         with pytest.raises(TypeError, match="got one"):
             await client.encode_images("notes.txt", engine="siglip")
     ran = await zrelay("vision", "encode", "nothing.png", "-o", "nowhere/a.safetensors", *nowhere)
-    assert ran.returncode == 5 and "there is no such folder" in ran.stderr
+    assert ran.returncode == 5 and "this folder does not exist" in ran.stderr
     ran = await zrelay("vision", "encode", "a.png", "-o", "a.safetensors", "--engine", "siglip", "--layer", "-2")
     assert ran.returncode == 2 and "--layer is for --engine qwen3-vl" in ran.stderr
 

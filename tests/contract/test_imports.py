@@ -131,6 +131,7 @@ OWNERS = {
     ),
     "safetensors": ("zrelay_encoder.*", "zrelay_generator.*", "zrelay_demo.*"),
     "flash_attn": ("zrelay_generator.model.attention",),
+    "rich": ("zrelay_client.cli._output",),
     "click": ("zrelay_shared.service.command", "zrelay_client.cli.*"),
     "grpc": (
         "zrelay_shared.channels",

@@ -1,17 +1,25 @@
-"""`zrelay calibrate`: what an encoder's embeddings look like, for the vision service to hold images against."""
+"""`zrelay calibrate`: statistics of an encoder's embeddings, with which the vision service normalizes images."""
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client import _settings
-from zrelay_client.cli._console import Console, spoken_seconds
-from zrelay_client.cli._flags import PLACE, endpoint_options
-from zrelay_client.cli._targets import check_file, check_folder
+from zrelay_client.cli._files import check_file, check_folder
+from zrelay_client.cli._options import (
+    PATH,
+    Flags,
+    OptionsCommand,
+    Session,
+    force_option,
+    json_option,
+    open_session,
+    option,
+    quiet_option,
+)
+from zrelay_client.cli._output import Console, format_seconds, print_json
 from zrelay_shared import paths
 
 if TYPE_CHECKING:
@@ -19,20 +27,21 @@ if TYPE_CHECKING:
     from zrelay_shared.reference_file import ReferenceSet
 
 
-@click.command("calibrate")
-@click.option("--corpus", type=PLACE, metavar="FILE", help="Prompts, one a line. Default: some 250 that are bundled.")
-@click.option("--layer", type=int, metavar="N", help="Hidden layer, from the end. Default: the encoder's own.")
-@click.option(
+@click.command("calibrate", cls=OptionsCommand, roles=("encoder",))
+@option("--corpus", type=PATH, metavar="FILE", help="Prompts, one on each line.  [default: 248 prompts of the package]")
+@option("--layer", type=int, metavar="N", help="Hidden layer, counted from the end.  [default: the encoder's]")
+@option(
     "-o",
     "--output",
-    type=PLACE,
+    heading="Output",
+    type=PATH,
     metavar="FILE",
-    help="Default: a file of the encoder's name in references/ of the state folder, where `zrelay up` looks for it.",
+    help="The file to write.  [default: a file named after the encoder in references/ of the state folder, where "
+    "`zrelay up` finds it]",
 )
-@click.option("--force", is_flag=True, help="Replace the file where it exists.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@endpoint_options("encoder")
+@force_option
+@quiet_option
+@json_option
 def command(
     corpus: str | None,
     layer: int | None,
@@ -40,13 +49,13 @@ def command(
     force: bool,
     quiet: bool,
     as_json: bool,
-    encoder: str | None,
+    flags: Flags,
     profile: str | None,
 ) -> None:
-    """Run a corpus of prompts through the encoder and keep statistics of its embeddings, dimension by dimension.
+    """Encode a corpus of prompts, and write statistics of every dimension of the embeddings to a file.
 
-    The vision service uses the set that belongs to a prompt's encoder: normalisations per dimension and outlier masks
-    need it. Give it the folder with `zrelay serve vision -- --references FOLDER`.
+    The vision service uses the file that belongs to the encoder of a prompt: normalization per dimension and outlier
+    masks need it. It reads the files of the folder `zrelay serve vision --references FOLDER` when it starts.
     """
     folder = _usual_folder() if output is None else Path(output).parent
     if output is None:
@@ -54,57 +63,55 @@ def command(
     else:
         check_file(Path(output), force=force)
     check_folder(folder)
-    settings = _settings.load(profile, {"encoder.endpoint": encoder})
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, "encoder")
+    session = open_session(profile, flags, "encoder")
     from zrelay_client._vision_calibration import read_corpus
     from zrelay_shared import reference_file
 
-    console, started = Console(quiet=quiet), time.monotonic()
-    made = asyncio.run(_calibrate(found["encoder"].target, read_corpus(corpus), layer, console))
-    file = Path(output) if output is not None else _usual_place(made)
-    reference_file.write(file, made)
-    if as_json:
-        said = {
-            "path": str(file),
-            "fingerprint": made.fingerprint.digest,
-            "model_id": made.fingerprint.model_id,
-            "hidden_layer": made.fingerprint.hidden_layer,
-            "width": made.fingerprint.width,
-            "prompts": made.prompts,
-            "tokens": made.tokens,
-            "token_rms": made.median_token_rms,
-            "corpus": made.corpus,
-        }
-        click.echo(json.dumps(said, ensure_ascii=False))
-        return
-    click.echo(str(file))
-    console.line(
-        f"{made.prompts} prompts, {made.tokens} tokens of {made.fingerprint.width} dimensions at layer "
-        f"{made.fingerprint.hidden_layer} in {spoken_seconds(time.monotonic() - started)}; encoder "
-        f"{made.fingerprint.digest[:12]}, median RMS of a token {made.median_token_rms:.4g}"
-    )
-    console.line("a vision service reads the sets of its --references folder when it starts")
+    with Console(quiet=quiet) as console:
+        started = time.monotonic()
+        reference = asyncio.run(_calibrate(session, read_corpus(corpus), layer, console))
+        file = Path(output) if output is not None else _usual_file(reference)
+        reference_file.write(file, reference)
+        fingerprint = reference.fingerprint
+        if as_json:
+            print_json(
+                {
+                    "path": str(file),
+                    "fingerprint": fingerprint.digest,
+                    "model_id": fingerprint.model_id,
+                    "hidden_layer": fingerprint.hidden_layer,
+                    "width": fingerprint.width,
+                    "prompts": reference.prompts,
+                    "tokens": reference.tokens,
+                    "token_rms": reference.median_token_rms,
+                    "corpus": reference.corpus,
+                }
+            )
+            return
+        console.result(str(file))
+        console.message(
+            f"{reference.prompts} prompts, {reference.tokens} tokens of {fingerprint.width} dimensions at layer "
+            f"{fingerprint.hidden_layer} in {format_seconds(time.monotonic() - started)}; encoder "
+            f"{fingerprint.digest[:12]}, median RMS of a token {reference.median_token_rms:.4g}"
+        )
+        console.message("a vision service that runs reads the file after a restart")
 
 
 def _usual_folder() -> Path:
     return paths.state_dir() / "references"
 
 
-def _usual_place(made: "ReferenceSet") -> Path:
-    """One file for each encoder and layer: calibrating again replaces it."""
-    name = f"{made.fingerprint.digest[:16]}{made.fingerprint.hidden_layer}.safetensors"
+def _usual_file(reference: "ReferenceSet") -> Path:
+    """Returns the file of an encoder and layer; calibrating again replaces it."""
+    name = f"{reference.fingerprint.digest[:16]}{reference.fingerprint.hidden_layer}.safetensors"
     return _usual_folder() / name
 
 
-async def _calibrate(endpoint: str, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
-    from zrelay_client._async_client import AsyncClient
+async def _calibrate(session: Session, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
     from zrelay_client._vision_calibration import calibrate
 
-    async with AsyncClient(encoder=endpoint) as client:
-        try:
-            return await calibrate(
-                client, corpus, layer, lambda done, all_of_them: console.status(f"{done} of {all_of_them} prompts")
-            )
-        finally:
-            console.clear()
+    def on_progress(done: int, total: int) -> None:
+        console.status("encoding prompts", completed=done, total=total, note=f"{done}/{total}")
+
+    async with session.client() as client:
+        return await calibrate(client, corpus, layer, on_progress)

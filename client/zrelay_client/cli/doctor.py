@@ -1,7 +1,6 @@
-"""`zrelay doctor`: every hop, with the fix for what is wrong."""
+"""`zrelay doctor`: checks configuration, connections and models, and suggests fixes."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zrelay_client import _settings
-from zrelay_client.cli._flags import endpoint_options
+from zrelay_client.cli._options import Flags, OptionsCommand, json_option
+from zrelay_client.cli._output import print_check, print_json
 from zrelay_shared import exits, paths
 from zrelay_shared.errors import ZrelayError
 
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
     from zrelay_client._checks import Check
 
 
-@click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@endpoint_options("encoder", "vision", "generator")
-def command(as_json: bool, encoder: str | None, vision: str | None, generator: str | None, profile: str | None) -> int:
-    """Check configuration, names, ports, health, versions, models, fit and memory, and say how to mend what is wrong.
+@click.command("doctor", cls=OptionsCommand, roles=("encoder", "vision", "generator"))
+@json_option
+def command(as_json: bool, flags: Flags, profile: str | None) -> int:
+    """Check configuration, names, ports, health, versions, models, compatibility and memory, and suggest fixes.
 
-    Exits with 0 where nothing failed; warnings do not count.
+    The exit code is 0 where no check failed; warnings do not count.
     """
     from zrelay_client._checks import FAIL, Check
 
     checks: list[Check] = []
-    flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
     found: dict[str, _settings.Endpoint] = {}
     try:
         settings = _settings.load(profile, flags)
@@ -46,8 +44,7 @@ def command(as_json: bool, encoder: str | None, vision: str | None, generator: s
     checks += asyncio.run(_check(targets, show=not as_json))
     code = next((check.exit_code for check in checks if check.state == FAIL), exits.OK)
     if as_json:
-        said = {"ok": code == exits.OK, "checks": [_plain(check) for check in checks]}
-        click.echo(json.dumps(said, ensure_ascii=False))
+        print_json({"ok": code == exits.OK, "checks": [_values(check) for check in checks]})
     return code
 
 
@@ -59,7 +56,7 @@ async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
     from zrelay_client._info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 
     checks: list[Check] = []
-    said: dict[str, list[ServiceInfo]] = {role: [] for role in targets}
+    infos: dict[str, list[ServiceInfo]] = {role: [] for role in targets}
 
     def add(check: Check) -> None:
         checks.append(check)
@@ -73,28 +70,26 @@ async def _check(targets: Mapping[str, str], *, show: bool) -> "list[Check]":
                 if isinstance(found, Check):
                     add(found)
                 else:
-                    said[role].append(found)
-    encoders = [found for found in said.get("encoder", ()) if isinstance(found, EncoderInfo)]
-    painters = [found for found in said.get("generator", ()) if isinstance(found, GeneratorInfo)]
-    for check in check_alike(encoders, painters):
+                    infos[role].append(found)
+    encoders = [info for info in infos.get("encoder", ()) if isinstance(info, EncoderInfo)]
+    generators = [info for info in infos.get("generator", ()) if isinstance(info, GeneratorInfo)]
+    for check in check_alike(encoders, generators):
         add(check)
-    painter = painters[0] if painters else None
-    for seer in (found for found in said.get("vision", ()) if isinstance(found, VisionInfo)):
-        for check in check_vision(seer, encoders[0] if encoders else None, painter):
+    generator = generators[0] if generators else None
+    for vision in (info for info in infos.get("vision", ()) if isinstance(info, VisionInfo)):
+        for check in check_vision(vision, encoders[0] if encoders else None, generator):
             add(check)
     if encoders:
-        if painter is not None:
-            add(check_pair(encoders[0], painter))
+        if generator is not None:
+            add(check_pair(encoders[0], generator))
         if encoders[0].ready:
-            add(await check_encode(encoders[0], painter))
+            add(await check_encode(encoders[0], generator))
     return checks
 
 
 def _print(check: "Check") -> None:
-    click.echo(f"{check.state:4}  {check.name}: {check.message}")
-    if check.fix:
-        click.echo(f"      fix: {check.fix}")
+    print_check(check.state, f"{check.name}: {check.message}", check.fix)
 
 
-def _plain(check: "Check") -> dict[str, object]:
+def _values(check: "Check") -> dict[str, object]:
     return {key: value for key, value in asdict(check).items() if key != "exit_code"}

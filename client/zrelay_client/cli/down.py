@@ -1,4 +1,4 @@
-"""`zrelay down`: the end of what `zrelay up` started."""
+"""`zrelay down`: stops the services that `zrelay up` started."""
 
 import click
 
@@ -7,9 +7,9 @@ from zrelay_shared import paths
 
 @click.command("down")
 def command() -> None:
-    """End the services that `zrelay up` started on this machine: exactly those processes, and no others.
+    """Stop the services that `zrelay up` started on this machine, and no other processes.
 
-    Running work gets the grace period that `up` was given.
+    Running jobs get the time that --grace-s of `zrelay up` gives them.
     """
     from zrelay_client._stack.stack import down
 
