@@ -36,7 +36,7 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrel
     left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK, *services.flags)
     assert left.returncode == 0, left.stderr
     job_id = left.stdout.strip()
-    assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.stderr
+    assert f"  zrelay jobs watch {job_id} --generator {services.endpoints['generator']}\n" in left.stderr
     watched = await jobs("watch", job_id, "--json")
     said = json.loads(watched.stdout)
     assert (said["job_id"], said["files"]) == (job_id, [])
@@ -88,7 +88,7 @@ async def test_watching_from_behind_the_end_tells_the_end(services: Services, zr
     for after in (last - 1, last, last + 1000):
         watched = await jobs("watch", job_id, "--after", str(after), "--timeout", "60", "--json")
         assert (watched.returncode, json.loads(watched.stdout)) == (0, json.loads(whole.stdout)), watched.stderr
-        assert f"done: 1 images; `zrelay jobs fetch {job_id}`" in watched.stderr
+        assert f"done: 1 image; `zrelay jobs fetch {job_id}`" in watched.stderr
 
 
 async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zrelay: Zrelay, jobs: Any) -> None:

@@ -7,7 +7,7 @@ NO_COLOR is respected.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -51,15 +51,17 @@ class Console:
         """
         if self._terminal is None:
             return
+        hidden = self._bars is None
         if self._bars is None:
             self._bars = _progress_bars(self._terminal)
-            self._bars.start()
         (task,) = self._bars.task_ids
         if total is None:
             self._bars.reset(task, start=False)  # an animation in place of a share
         else:
             self._bars.start_task(task)
         self._bars.update(task, description=text, completed=completed, total=total, note=note)
+        if hidden:
+            self._bars.start()
 
     def clear(self) -> None:
         """Removes the line of `status`."""
@@ -72,10 +74,21 @@ class Console:
         self.clear()
         click.echo(text)
 
-    def message(self, text: str) -> None:
-        """Prints a line to standard error, unless quiet."""
+    def message(self, text: str, *, wrap: bool = False) -> None:
+        """Prints text to standard error, unless quiet.
+
+        Args:
+            text: The text.
+            wrap: Whether a terminal breaks long lines between words; not for commands, which are copied.
+        """
         self.clear()
-        if not self._quiet:
+        if self._quiet:
+            return
+        if wrap and self._terminal is not None:
+            from rich.text import Text
+
+            self._terminal.print(Text(text))
+        else:
             click.echo(text, err=True)
 
 
@@ -110,6 +123,11 @@ def report_message(name: str, report: "PromptReport | None") -> str | None:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns `1 image` or `3 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """Returns `0.4 ms`, `12 ms`, `3.21 s` or `12 min`."""
     if seconds < 0.001:
@@ -132,20 +150,28 @@ def print_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows under a header; on a terminal, long cells are wrapped in their columns."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: Collection[str] = ()) -> None:
+    """Prints rows under a header. Columns without any text are left out.
+
+    Args:
+        header: Names of the columns.
+        rows: The cells of each row.
+        wrap: Columns whose cells a terminal breaks into lines where the table is too wide.
+    """
+    kept = [column for column in range(len(header)) if any(row[column] for row in rows)]
+    header, rows = [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
     terminal = _terminal(sys.stdout)
     if terminal is None:
         for line in aligned([header, *rows]):
             click.echo(line)
         return
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    gap = 2 if max(map(len, aligned([header, *rows]))) <= terminal.width else 1
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for name in header:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(name), overflow="fold", no_wrap=name not in wrap)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     terminal.print(table)

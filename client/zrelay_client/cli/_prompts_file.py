@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 import uuid
 from collections import Counter
@@ -153,7 +154,7 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
     name, data = _read(arguments.prompts or "-")
     session = open_session(profile, flags)
     folder = Path(arguments.output or ".")
-    lines = read_lines(name, data, arguments, session.settings)
+    lines = read_lines(name, data, replace(arguments, output=None), session.settings)
     results = ResultsFile(folder / f"{PurePath(name).stem}.results.jsonl")
     check_new_folder(folder)
     done = results.done()
@@ -196,11 +197,11 @@ def read_lines(name: str, data: bytes, arguments: GenerateArguments, settings: C
             equal[line.id] += 1
             lines.append(_finished(line, equal[line.id]))
         except (ValueError, click.UsageError, ZrelayError, OSError) as error:
-            errors.append(f"{name} line {number}: {_message(error)}")
+            errors.append(f"line {number}: {_message(error)}")
     if not lines and not errors:
-        errors.append(f'{name}: expected lines such as {{"prompt": "a red fox"}}, got none')
+        errors.append('expected lines such as {"prompt": "a red fox"}, got none')
     if errors:
-        raise _invalid(errors)
+        raise _invalid(name, errors)
     return lines
 
 
@@ -354,6 +355,8 @@ def _read_line(
             inputs[key] = _text(key, value)
         else:
             one = _setting(key)
+            if one.name in sections[one.section]:
+                raise ValueError(f"{key}: expected once, got it by two names: leave out one")
             try:
                 sections[one.section][one.name] = None if value is None else one.from_toml(value)
             except ValueError as error:
@@ -449,11 +452,11 @@ def _check_files(name: str, lines: Iterable[PromptLine], folder: Path) -> None:
         targets = line.job(folder).targets
         for path in targets.paths():
             if path in seen:
-                errors.append(f"{name} line {line.number}: output: {path} is also that of line {seen[path]}: rename it")
+                errors.append(f"line {line.number}: output: {path} is that of line {seen[path]}, too: rename it")
             seen[path] = line.number
         targets.check(new_folder=True)
     if errors:
-        raise _invalid(errors)
+        raise _invalid(name, errors)
 
 
 def _setting(key: str) -> Setting:
@@ -499,11 +502,16 @@ def _without_none(value: Any) -> Any:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-    return error.message if isinstance(error, click.UsageError | ZrelayError) else str(error)
+    if isinstance(error, click.UsageError):  # names flags, which are keys here
+        return re.sub(r"--([a-z][a-z-]+)", lambda match: match[1].replace("-", "_"), error.message)
+    return error.message if isinstance(error, ZrelayError) else str(error)
 
 
-def _invalid(errors: Sequence[str]) -> InvalidArgument:
-    shown = list(errors[:_ERRORS_SHOWN])
+def _invalid(name: str, errors: Sequence[str]) -> InvalidArgument:
+    if len(errors) == 1:
+        return InvalidArgument(f"{name}: {errors[0]}", field="prompts", reason="PROMPTS_INVALID")
+    shown = [f"  {error}" for error in errors[:_ERRORS_SHOWN]]
     if len(errors) > len(shown):
-        shown.append(f"and {len(errors) - len(shown)} more")
-    return InvalidArgument("\n".join(shown), field="prompts", reason="PROMPTS_INVALID")
+        shown.append(f"  and {len(errors) - len(shown)} more")
+    message = "\n".join([f"{name}: {len(errors)} lines are invalid; nothing was run", *shown])
+    return InvalidArgument(message, field="prompts", reason="PROMPTS_INVALID")

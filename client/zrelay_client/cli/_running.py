@@ -23,7 +23,7 @@ from zrelay_client._results import Result
 from zrelay_client.cli._files import Previews, file_values
 from zrelay_client.cli._image_jobs import ImageJob
 from zrelay_client.cli._options import Session
-from zrelay_client.cli._output import Console, format_seconds, print_json, report_message, show_event
+from zrelay_client.cli._output import Console, counted, format_seconds, print_json, report_message, show_event
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import ZrelayError
@@ -50,7 +50,7 @@ def run_one(session: Session, job: ImageJob, console: Console, *, as_json: bool)
             if file["path"] != "-":
                 console.result(file["path"])
     for warning in values["warnings"]:
-        console.message(f"note: {warning}")
+        console.message(f"note: {warning}", wrap=True)
     sampling, timings = values["sampling"], values["timings_s"]
     console.message(
         f"{sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed "
@@ -58,7 +58,7 @@ def run_one(session: Session, job: ImageJob, console: Console, *, as_json: bool)
     )
     hidden = ("total",) if timings["vision"] else ("total", "vision")
     parts = ", ".join(f"{name} {format_seconds(took)}" for name, took in timings.items() if name not in hidden)
-    console.message(f"  {parts}")
+    console.message(f"  {parts}", wrap=True)
     return exits.OK
 
 
@@ -127,8 +127,11 @@ def run_detached(session: Session, job: ImageJob, seeds: list[int] | None, conso
         return exits.OK
     for one in jobs:
         console.result(one.job_id)
-    commands = f"`{watch_command(jobs[-1], session.settings)}`, or with `fetch` in place of `watch`"
-    console.message(f"submitted to {jobs[-1].endpoint}; come back with {commands}")
+    command = watch_command(jobs[-1], session.settings)
+    console.message(
+        f"submitted to {jobs[-1].endpoint}; come back with `watch`, or write the images with `fetch`:", wrap=True
+    )
+    console.message(f"  {command}")
     return exits.OK
 
 
@@ -211,7 +214,7 @@ class BatchProgress:
     def summary(self) -> str:
         """Returns the counts and the time."""
         failed = f", {self.failures} failed" if self.failures else ""
-        return f"{self.images} images{failed} in {format_seconds(time.monotonic() - self._started)}"
+        return f"{counted(self.images, 'image')}{failed} in {format_seconds(time.monotonic() - self._started)}"
 
     def warn(self, text: str) -> None:
         """Prints a message once."""

@@ -99,7 +99,7 @@ def _show(profile: str | None, *, as_json: bool) -> None:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
         return
     table = [(name, notes[name] if value is None else _toml(value), origin) for name, value, origin in rows]
-    print_table(("SETTING", "VALUE", "FROM"), table)
+    print_table(("SETTING", "VALUE", "FROM"), table, wrap=("VALUE", "FROM"))
     if settings.profiles and settings.profile is None:
         names = ", ".join(settings.profiles)
         click.echo(

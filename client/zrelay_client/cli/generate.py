@@ -119,13 +119,13 @@ def command(flags: Flags, profile: str | None, **values: Any) -> int:
 
     \b
     zrelay generate "a red fox" -o fox.png --seed 7
-    zrelay generate "a red fox" -o fox.png --num-images 4     fox-1.png ... fox-4.png
-    zrelay generate "a red fox" -o foxes/ --count 1000 --generator box1 --generator box2
+    zrelay generate "a red fox" -o fox.png --num-images 4   # fox-1.png ... fox-4.png
+    zrelay generate "a red fox" -o foxes/ --count 1000
     zrelay generate "a red fox" -o foxes/ --seeds 1-500 --priority batch
+    zrelay generate --prompts animals.jsonl -o animals/
     zrelay generate "a red fox" --reference style.png --alpha 0.3
     zrelay generate "a red fox in this room" --omni room.png
-    zrelay generate "a red fox" --detach                      zrelay jobs fetch ID -o fox.png
-    zrelay generate --prompts animals.jsonl -o animals/
+    zrelay generate "a red fox" --detach       # then: zrelay jobs fetch ID -o fox.png
     echo "a red fox" | zrelay generate - -o fox.webp --json
 
     Each line of a --prompts file is an object with "prompt" and any option by its name, for example

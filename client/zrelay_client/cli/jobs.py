@@ -23,7 +23,7 @@ from zrelay_client.cli._options import (
     quiet_option,
     setting,
 )
-from zrelay_client.cli._output import Console, print_json, print_table, show_event
+from zrelay_client.cli._output import Console, counted, print_json, print_table, show_event
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def list_(
     for endpoint, message in missing.items():
         click.echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
     if jobs:
-        print_table(_HEADER, job_rows(jobs, time.time()))
+        print_table(_HEADER, job_rows(jobs, time.time()), wrap=("GENERATOR", "NOTE"))
     else:
         click.echo("no jobs")
     if more:
@@ -252,7 +252,7 @@ async def _watch(
     written = [] if files is None else _write(job_id, tuple(images), files)
     if files is None:
         count = len(images) if done is None else done.images  # with --after, not all were received
-        console.message(f"done: {count} images; `zrelay jobs fetch {job_id}` writes them")
+        console.message(f"done: {counted(count, 'image')}; `zrelay jobs fetch {job_id}` writes them")
     return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
 
 

@@ -123,7 +123,7 @@ def score(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, flags:
     for name, one in zip(images, scores, strict=True):
         ranked = sorted(zip(one.probabilities, one.cosines, texts, strict=True), key=lambda row: -row[0])
         table += [(name, f"{probability:.3%}", f"{cosine:+.4f}", text) for probability, cosine, text in ranked]
-    print_table(("IMAGE", "PROBABILITY", "COSINE", "TEXT"), table)
+    print_table(("IMAGE", "PROBABILITY", "COSINE", "TEXT"), table, wrap=("IMAGE", "TEXT"))
 
 
 @command.command("condition", cls=OptionsCommand, settings=_CONDITION_SETTINGS, roles=("vision",))

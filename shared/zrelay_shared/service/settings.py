@@ -236,7 +236,10 @@ class Setting:
         if text and text == self._definition.none_word:
             return None
         if self.is_list:
-            return tuple(self.parse_item(part.strip()) for part in text.split(","))
+            try:
+                return tuple(self.parse_item(part.strip()) for part in text.split(","))
+            except ValueError:
+                raise ValueError(f"expected {self._items} separated by commas, got {text!r}") from None
         return self.parse_item(text)
 
     def parse_item(self, text: str) -> Scalar:
