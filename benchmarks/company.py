@@ -21,7 +21,7 @@ from measuring import Say, sayer
 from PIL import Image
 from servers import started
 
-from zrelay_client import Client, GenerateOptions
+from zrelay_client import Client, GenerateKeywords
 from zrelay_demo import CHECKPOINT
 from zrelay_demo.captions import canonical
 from zrelay_demo.checker import check
@@ -70,7 +70,7 @@ def changed(model: Path, dtype: str, pictures: int, say: Say) -> Change:
 
         def paint(number: int) -> Image.Image:
             scene = scenes[number]
-            asked: GenerateOptions = {"width": scene.width, "height": scene.height, "seed": number}
+            asked: GenerateKeywords = {"width": scene.width, "height": scene.height, "seed": number}
             data = client.generate(canonical(scene), **asked).images[0].data
             return Image.open(io.BytesIO(data)).convert("RGB")
 

@@ -24,13 +24,13 @@ from servers import started
 from simulated import Pace
 from vitals import vitals
 
-from zrelay_client import AsyncClient, Done, Embeds, Event, GenerateOptions, Progress
+from zrelay_client import AsyncClient, Done, Embeds, Event, GenerateKeywords, Progress
 from zrelay_demo import CHECKPOINT
 
 PROMPT = "a small red circle on a blue background"
 SIDE, STEPS = 128, 8
-_OPTIONS: GenerateOptions = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS}
-_SLOW: GenerateOptions = {**_OPTIONS, "num_inference_steps": 100}
+_OPTIONS: GenerateKeywords = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS}
+_SLOW: GenerateKeywords = {**_OPTIONS, "num_inference_steps": 100}
 """What waits, while few of it are painted."""
 _QUEUE_PACE = 4.0
 """Times `--job-s` that a picture takes on the device behind a queue."""

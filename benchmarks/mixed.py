@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from cutting import cuttable
 
-from zrelay_client import AsyncClient, Cancelled, Embeds, Event, GenerateOptions, Image, ZrelayError
+from zrelay_client import AsyncClient, Cancelled, Embeds, Event, GenerateKeywords, Image, ZrelayError
 
 _SIDES = (64, 64, 96, 128)
-_FIXED: GenerateOptions = {"width": 64, "height": 64, "num_inference_steps": 3, "deterministic": True}
+_FIXED: GenerateKeywords = {"width": 64, "height": 64, "num_inference_steps": 3, "deterministic": True}
 _FIXED_SEEDS = 8
 
 
@@ -60,10 +60,10 @@ class Caller:
                 if error.code != "RESOURCE_EXHAUSTED":
                     self._tally.wrong.append(f"{name}: {error.code} {error.reason} {error.message[:160]}")
 
-    def _options(self) -> GenerateOptions:
+    def _options(self) -> GenerateKeywords:
         """Some picture: sizes, steps, guidance, previews, a start image, priorities, formats."""
         chance = self._chance
-        asked: GenerateOptions = {
+        asked: GenerateKeywords = {
             "width": chance.choice(_SIDES),
             "height": chance.choice(_SIDES),
             "num_inference_steps": chance.randint(2, 8),
@@ -136,7 +136,7 @@ class Caller:
                 await painting
 
     async def _paint_fixed(self, client: AsyncClient) -> None:
-        asked: GenerateOptions = {**_FIXED, "seed": self._chance.randrange(_FIXED_SEEDS)}
+        asked: GenerateKeywords = {**_FIXED, "seed": self._chance.randrange(_FIXED_SEEDS)}
         seed = asked["seed"] or 0
         found = (await client.generate(self._embeds[0], **asked)).images[0].pixels_sha256
         self._tally.images += 1

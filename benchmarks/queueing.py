@@ -10,7 +10,7 @@ from hosted import Hosted
 from measuring import Goal, Say
 from vitals import slope, vitals
 
-from zrelay_client import AsyncClient, Embeds, GenerateOptions
+from zrelay_client import AsyncClient, Embeds, GenerateKeywords
 
 _AT_ONCE = 16
 
@@ -26,7 +26,7 @@ class Point:
 
 
 async def submitted(
-    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateKeywords, quiet_s: float, say: Say
 ) -> list[Goal]:
     """Detached jobs, nobody watches: P11.memory is KiB of the generator a job over the second half of them, P11.flat
     that over the same of the first half, P11.cost the processor time to take one of the last tenth over the first.
@@ -57,7 +57,7 @@ async def submitted(
 
 
 async def watched(
-    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateOptions, quiet_s: float, say: Say
+    generator: Hosted, embeds: Embeds, jobs: int, options: GenerateKeywords, quiet_s: float, say: Say
 ) -> list[Goal]:
     """One client that watches all of them: KiB a job on its side, and what the heart-beats cost both."""
     async with AsyncClient(generator=generator.endpoint, timeout_s=3600.0) as client:
@@ -78,18 +78,18 @@ async def watched(
     ]
 
 
-async def _submit(client: AsyncClient, embeds: Embeds, seeds: range, options: GenerateOptions) -> None:
+async def _submit(client: AsyncClient, embeds: Embeds, seeds: range, options: GenerateKeywords) -> None:
     left = iter(seeds)
 
     async def some() -> None:
         for seed in left:
-            asked: GenerateOptions = {**options, "seed": seed}
+            asked: GenerateKeywords = {**options, "seed": seed}
             await client.submit(embeds, **asked)
 
     await asyncio.gather(*(some() for _ in range(_AT_ONCE)))
 
 
-async def _paint(client: AsyncClient, embeds: Embeds, jobs: int, options: GenerateOptions) -> None:
+async def _paint(client: AsyncClient, embeds: Embeds, jobs: int, options: GenerateKeywords) -> None:
     async for outcome in client.generate_many(embeds, seeds=range(jobs), in_flight=jobs, **options):
         if outcome.error is not None:
             raise outcome.error

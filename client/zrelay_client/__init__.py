@@ -6,7 +6,7 @@
         result = client.generate("a red fox", seed=7)
         result.images[0].save("fox.png")
 
-`AsyncClient` is the same for asyncio. Failures are ZrelayError and its kinds (zrelay_shared.errors has the tree).
+`AsyncClient` is the same for asyncio. Failures are ZrelayError and its subclasses (see zrelay_shared.errors).
 """
 
 from typing import TYPE_CHECKING
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 from zrelay_shared import __version__
 
 if TYPE_CHECKING:
-    from zrelay_client._async_client import AsyncClient
-    from zrelay_client._async_jobs import AsyncJobs
-    from zrelay_client._embeds import Embeds, PromptReport
-    from zrelay_client._events import (
+    from zrelay_client._transport.endpoint import Endpoint
+    from zrelay_client.client import AsyncClient
+    from zrelay_client.embeds import Conditioned, ConditionReport, Embeds, EmbedsStatistics, PromptReport
+    from zrelay_client.events import (
         Accepted,
         Done,
         Event,
         Image,
+        Job,
+        JobFailure,
         JobTimings,
         Notice,
         Preview,
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
         Sampling,
         Stage,
     )
-    from zrelay_client._info import (
+    from zrelay_client.image_embeds import ImageEmbeds, ImageScores
+    from zrelay_client.info import (
         Device,
         EncoderInfo,
         Feature,
@@ -41,14 +44,21 @@ if TYPE_CHECKING:
         VisionEngine,
         VisionInfo,
     )
-    from zrelay_client._jobs import Job, JobFailure
-    from zrelay_client._many import Outcome
-    from zrelay_client._options import EncodeOptions, GenerateOptions
-    from zrelay_client._provenance import read_provenance
-    from zrelay_client._results import Result, Timings
-    from zrelay_client._sync_client import Client, Jobs
-    from zrelay_client._vision_embeds import Conditioned, ConditionReport, EmbedsStatistics, ImageEmbeds, ImageScores
-    from zrelay_client._vision_options import ConditionOptions, EncodeImagesOptions
+    from zrelay_client.jobs import AsyncJobs
+    from zrelay_client.options import (
+        ConditionKeywords,
+        ConditionOptions,
+        EncodeImagesKeywords,
+        EncodeImagesOptions,
+        EncodeKeywords,
+        EncodeOptions,
+        GenerateKeywords,
+        GenerateOptions,
+    )
+    from zrelay_client.provenance import read_provenance
+    from zrelay_client.results import Outcome, Result, Timings
+    from zrelay_client.settings import Settings
+    from zrelay_client.sync import Client, Jobs
     from zrelay_shared.errors import (
         Cancelled,
         CheckpointError,
@@ -77,25 +87,97 @@ if TYPE_CHECKING:
     from zrelay_shared.fingerprint import EncoderFingerprint
     from zrelay_shared.vision_fingerprint import VisionFingerprint
 
-_HOMES = (
-    "zrelay_client._sync_client",
-    "zrelay_client._async_client",
-    "zrelay_client._async_jobs",
-    "zrelay_client._events",
-    "zrelay_client._info",
-    "zrelay_client._jobs",
-    "zrelay_client._many",
-    "zrelay_client._options",
-    "zrelay_client._results",
-    "zrelay_client._embeds",
-    "zrelay_client._provenance",
-    "zrelay_client._vision_embeds",
-    "zrelay_client._vision_options",
-    "zrelay_shared.errors",
-    "zrelay_shared.fingerprint",
-    "zrelay_shared.vision_fingerprint",
-)
-"""Where public names live: imported when the first is used, since the CLI's `--help` needs none of them."""
+_HOMES = {
+    "zrelay_client.client": ("AsyncClient",),
+    "zrelay_client.jobs": ("AsyncJobs",),
+    "zrelay_client.sync": (
+        "Client",
+        "Jobs",
+    ),
+    "zrelay_client.embeds": (
+        "Conditioned",
+        "ConditionReport",
+        "Embeds",
+        "EmbedsStatistics",
+        "PromptReport",
+    ),
+    "zrelay_client.events": (
+        "Accepted",
+        "Done",
+        "Event",
+        "Image",
+        "Job",
+        "JobFailure",
+        "JobTimings",
+        "Notice",
+        "Preview",
+        "Progress",
+        "Sampling",
+        "Stage",
+    ),
+    "zrelay_client.image_embeds": (
+        "ImageEmbeds",
+        "ImageScores",
+    ),
+    "zrelay_client.info": (
+        "Device",
+        "EncoderInfo",
+        "Feature",
+        "GeneratorInfo",
+        "Info",
+        "Limits",
+        "Queue",
+        "ServiceStatus",
+        "VisionEngine",
+        "VisionInfo",
+    ),
+    "zrelay_client.options": (
+        "ConditionKeywords",
+        "ConditionOptions",
+        "EncodeImagesKeywords",
+        "EncodeImagesOptions",
+        "EncodeKeywords",
+        "EncodeOptions",
+        "GenerateKeywords",
+        "GenerateOptions",
+    ),
+    "zrelay_client.provenance": ("read_provenance",),
+    "zrelay_client.results": (
+        "Outcome",
+        "Result",
+        "Timings",
+    ),
+    "zrelay_client.settings": ("Settings",),
+    "zrelay_client._transport.endpoint": ("Endpoint",),
+    "zrelay_shared.fingerprint": ("EncoderFingerprint",),
+    "zrelay_shared.vision_fingerprint": ("VisionFingerprint",),
+    "zrelay_shared.errors": (
+        "Cancelled",
+        "CheckpointError",
+        "DeadlineExceeded",
+        "Draining",
+        "EncoderMismatch",
+        "FailedPrecondition",
+        "FeatureMissing",
+        "IdempotencyConflict",
+        "InternalError",
+        "InvalidArgument",
+        "LoraIncompatible",
+        "MessageTooLarge",
+        "ModelLoading",
+        "NotFound",
+        "OutOfMemory",
+        "PayloadCorrupt",
+        "PermissionDenied",
+        "QueueFull",
+        "QuotaExceeded",
+        "ResourceExhausted",
+        "Unauthenticated",
+        "Unavailable",
+        "ZrelayError",
+    ),
+}
+"""Module -> its public names. A module is imported when one of its names is first used: `zrelay --help` uses none."""
 
 __all__ = [
     "Accepted",
@@ -104,6 +186,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Client",
+    "ConditionKeywords",
     "ConditionOptions",
     "ConditionReport",
     "Conditioned",
@@ -113,15 +196,19 @@ __all__ = [
     "Draining",
     "Embeds",
     "EmbedsStatistics",
+    "EncodeImagesKeywords",
     "EncodeImagesOptions",
+    "EncodeKeywords",
     "EncodeOptions",
     "EncoderFingerprint",
     "EncoderInfo",
     "EncoderMismatch",
+    "Endpoint",
     "Event",
     "FailedPrecondition",
     "Feature",
     "FeatureMissing",
+    "GenerateKeywords",
     "GenerateOptions",
     "GeneratorInfo",
     "IdempotencyConflict",
@@ -155,6 +242,7 @@ __all__ = [
     "Result",
     "Sampling",
     "ServiceStatus",
+    "Settings",
     "Stage",
     "Timings",
     "Unauthenticated",
@@ -169,12 +257,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        from importlib import import_module
+    from importlib import import_module
 
-        for home in _HOMES:
-            if hasattr(module := import_module(home), name):
-                return getattr(module, name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

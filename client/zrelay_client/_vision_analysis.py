@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zrelay_client._embeds import Embeds
-from zrelay_client._vision_embeds import load
-from zrelay_client._vision_messages import prompt_rows, states_rows
 from zrelay_client._vision_numbers import Gatherer, Rows, correlation, median
+from zrelay_client._vision_rows import prompt_rows, states_rows
+from zrelay_client.embeds import Embeds
+from zrelay_client.image_embeds import load
 from zrelay_shared import embeds_file, reference_file, vision_file
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_BYTES

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._vision_messages import prompt_rows
 from zrelay_client._vision_numbers import Gatherer
+from zrelay_client._vision_rows import prompt_rows
+from zrelay_client.client import AsyncClient
 from zrelay_shared.errors import FailedPrecondition, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES

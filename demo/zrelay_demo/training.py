@@ -28,7 +28,7 @@ class Pace:
     save_every: int = 250
 
 
-class Settings(Protocol):
+class TrainingSettings(Protocol):
     """A stage's dataclass of settings."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -67,7 +67,7 @@ def train(
     trainee: Trainee,
     loss_of: Loss,
     factor_of: Callable[[int], float],
-    settings: Settings,
+    settings: TrainingSettings,
     folder: Path,
     stop: int | None = None,
 ) -> dict[str, Any] | None:

@@ -17,9 +17,9 @@ from tests.helpers.servers import ServerThread
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.generation_pb2 import JobPriority
 from zrelay.v1.jobs_pb2 import Job, JobState
-from zrelay_client import AsyncClient
-from zrelay_client._generator_service import GeneratorService as GeneratorConnection
-from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_client import AsyncClient, Endpoint
+from zrelay_client._pool.generators import GeneratorService as GeneratorConnection
+from zrelay_client.stack.bundle import demo_checkpoint
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.omni_folder import PARTS, write_omni_folder
 from zrelay_encoder.api.servicer import EncoderServicer
@@ -106,7 +106,7 @@ class Services(ServerThread):
 
     async def job(self, request_id: str) -> Job:
         """Returns the generator's record of a job."""
-        far = GeneratorConnection(self.generator)
+        far = GeneratorConnection(Endpoint.parse("generator", self.generator))
         try:
             listed = await far.stub.call("ListJobs", pb.ListJobsRequest(page_size=200), pb.ListJobsResponse, timeout=10)
         finally:

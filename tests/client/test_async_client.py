@@ -76,7 +76,7 @@ async def test_a_prompt_becomes_a_picture(services: Services, tmp_path: Path) ->
 async def test_a_name_that_misleads_is_refused(services: Services, tmp_path: Path) -> None:
     async with AsyncClient(**services.endpoints) as client:
         image = (await client.generate(PROMPT, format="jpeg", **QUICK)).images[0]
-    with pytest.raises(InvalidArgument, match=r"expected a name for a jpeg picture, got one for png"):
+    with pytest.raises(InvalidArgument, match=r"expected a file name for the format jpeg, got one for png"):
         image.save(tmp_path / "circle.png")
     assert list(tmp_path.iterdir()) == []
     image.save(tmp_path / "circle.jpg")

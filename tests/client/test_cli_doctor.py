@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from zrelay_client import AsyncClient
-from zrelay_client._checks import _memory
+from zrelay_client.doctor import _check_memory
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
@@ -30,9 +30,9 @@ async def test_doctor_warns_of_a_full_device(services: Services) -> None:
     async with AsyncClient(generator=services.generator) as client:
         said = await client.generator_info()
     assert said.device is not None
-    assert _memory("generator", said).state == "ok"
+    assert _check_memory("generator", said).state == "ok"
     full = replace(said, device=replace(said.device, memory_total_bytes=100, memory_free_bytes=1))
-    assert _memory("generator", full).state == "warn"
+    assert _check_memory("generator", full).state == "warn"
 
 
 async def test_doctor_finds_what_is_wrong(zrelay: Zrelay) -> None:

@@ -52,7 +52,7 @@ async def test_a_file_for_more_or_fewer_images_is_refused_with_the_remedy(
     for count, given, says in (
         (1, images, "--image-count 2"),
         (None, images, "got an ordinary prompt: encode the prompt again with --image-count 2"),
-        (1, (), "encode it without --image-count, or give 1 images"),
+        (1, (), "encode it without --image-count, or set omni to 1 images"),
         (1, ("--reference", "a.png"), "encode it without --image-count"),
     ):
         file = await encoded(zrelay, services, count)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zrelay_client._vision_images import check_image
+from zrelay_client.image_files import check_image
 from zrelay_shared import exits
 
 from .conftest import Zrelay

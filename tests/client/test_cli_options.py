@@ -156,7 +156,7 @@ async def test_flags_variables_and_keys_reach_the_generator(
     values = dict(line.strip().split(maxsplit=1) for line in shown.splitlines() if len(line.split()) > 1)
     assert values | {"cfg_truncation": "0.9", "cfg_normalization": "0.5", "a": "b=c", "sigmas": "1, 0.5, 0"} == values
     assert "project" not in values, "a flag replaces the list of the file"
-    assert "prompt" not in values
+    assert values["prompt"] == "-"
     refused = await zrelay("generate", "fox " * 1200, "-o", "b.png", *services.flags)
     assert refused.returncode == 3 and "long_prompt_mode" in refused.stderr, refused.stderr
 

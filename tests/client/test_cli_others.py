@@ -12,8 +12,8 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from tests.helpers.command_line import run_zrelay
-from zrelay_client._stack.processes import start_mark
 from zrelay_client.cli import _main, cli
+from zrelay_client.stack.processes import start_mark
 from zrelay_shared import __version__, exits
 
 from .conftest import Services, Zrelay
@@ -29,7 +29,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_help_loads_click_and_little_else() -> None:
     loaded = modules_after("from zrelay_client.cli import main\nmain(['--help'])\nmain(['generate', '--help'])")
-    assert not loaded & {*HEAVY, "grpc", "google.protobuf", "zrelay_client._async_client"}
+    assert not loaded & {*HEAVY, "grpc", "google.protobuf", "zrelay_client.client"}
 
 
 def test_names_are_resolved_by_the_system_which_knows_local_ones() -> None:

@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from tests.helpers.images import solid_png
 from zrelay_client import AsyncClient, Client, Embeds, ImageEmbeds, InvalidArgument, PayloadCorrupt
-from zrelay_client import _vision_embeds as vision_embeds
-from zrelay_client._stack.bundle import demo_checkpoint, vision_model
+from zrelay_client import image_embeds as vision_embeds
+from zrelay_client.stack.bundle import demo_checkpoint, vision_model
 from zrelay_demo import VISION_CHECKPOINT
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.config import VisionConfig
@@ -172,7 +172,7 @@ async def test_states_cannot_be_read_anew_nor_grids_blended(services: Services, 
             await client.condition_prompt(embeds, grid)
         assert refused.value.reason == "STATES_ENGINE"
         (states,) = await client.encode_images([RED], engine="qwen3_vl")
-        with pytest.raises(InvalidArgument, match="text: expected none beside states") as refused:
+        with pytest.raises(InvalidArgument, match="text: expected none for an image") as refused:
             await client.condition_prompt(embeds, states, text="a star")
         assert refused.value.reason == "STATES_ALREADY_READ"
 

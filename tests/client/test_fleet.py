@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zrelay_client._fleet import FailureKind, Fleet, Member, failure_kind
+from zrelay_client._pool.policy import FailureKind, Fleet, Member, failure_kind
 from zrelay_shared import errors
 
 

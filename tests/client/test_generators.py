@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from zrelay_client import AsyncClient, FailedPrecondition
-from zrelay_client._generators import require_alike
+from zrelay_client._pool.generators import require_alike
 
 from .conftest import Services
 
@@ -29,11 +29,11 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
 
 async def test_one_that_comes_back_with_another_model_gets_no_job(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
-        generators = client._to.generators
+        generators = client._generators
         result = await client.generate("fox", **QUICK)
         (generator,) = generators
         assert generator.info is not None
         generators._reference = replace(generator.info, transformer_digest="0" * 64)  # as others said before
-        assert generators.unlike(generator) is not None
+        assert generators.difference(generator) is not None
         again = await client.generate("fox", **QUICK)  # all that there are agree: the model was changed on purpose
     assert result.images == again.images

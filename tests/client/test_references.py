@@ -82,8 +82,8 @@ async def test_omni_paints_after_images_that_are_sent_once(painter: Any) -> None
     assert len({result.images[0].pixels_sha256 for result in (first, other, plain)}) == 3
     again = await painter.generate(first.embeds, **QUICK)
     assert again.images[0].pixels_sha256 == first.images[0].pixels_sha256
-    (generator,) = painter._to.generators
-    held = set(generator.contents._held)
+    (generator,) = painter._generators
+    held = set(generator.uploads._held)
     assert {hashlib.sha256(data).hexdigest() for data in (A, B) if len(data) >= 2048} <= held
     contents = first.embeds.contents.items()
     grids = {content.sha256 for name, content in contents if name.startswith("omni.grids.")}

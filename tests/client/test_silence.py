@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from zrelay_client._silence import listen
+from zrelay_client._transport.stub import listen
 from zrelay_shared.errors import Unavailable
 
 

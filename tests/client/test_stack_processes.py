@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zrelay_client._stack import record
-from zrelay_client._stack.processes import ProcessId, end, start_mark
+from zrelay_client.stack import record
+from zrelay_client.stack.processes import ProcessId, end, start_mark
 from zrelay_shared.errors import FailedPrecondition
 
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.jobs import PROMPT
 from tests.helpers.polling import until
 from zrelay_client import Accepted, AsyncClient, Client, Done, Event, InvalidArgument
-from zrelay_client._stack.processes import start_mark
+from zrelay_client.stack.processes import start_mark
 
 from .conftest import Services
 

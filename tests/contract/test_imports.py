@@ -55,6 +55,15 @@ VISION_LAYERS = {
     "api": {"operations", "runtime", "conditioning", "siglip", "qwen3_vl", "engines", "images"},
 }
 
+CLIENT_LAYERS = {
+    # likewise of the client's private folders; the public modules beside them wire them together
+    "_transport": set(),
+    "_wire": set(),
+    "_pool": {"_wire", "_transport"},
+    "_vision": {"_wire", "_transport"},
+    "_jobs": {"_pool", "_wire", "_transport"},
+}
+
 PROCESS = {"__main__", "config", "settings", "worker"}
 """Modules of every service that are not ordered: the command, the settings, the device thread."""
 
@@ -83,12 +92,12 @@ MESSAGE_MODULES = (
     "zrelay_generator.api.requests",
     "zrelay_generator.features.request",
     "zrelay_generator.features.omni.spec",
-    "zrelay_client._services",
-    "zrelay_client._generator_service",
-    "zrelay_client._requests",
-    "zrelay_client._replies",
-    "zrelay_client._info_replies",
-    "zrelay_client._vision_messages",
+    "zrelay_client._pool.encoders",
+    "zrelay_client._pool.generators",
+    "zrelay_client._vision.calls",
+    "zrelay_client._wire.replies",
+    "zrelay_client._wire.requests",
+    "zrelay_client._wire.vision",
 )
 
 OWNERS = {
@@ -140,12 +149,12 @@ OWNERS = {
         "zrelay_shared.service.lifecycle",
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
-        "zrelay_client._services",
-        "zrelay_client._health",
+        "zrelay_client._transport.endpoint",
+        "zrelay_client._transport.stub",
     ),
-    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._health"),
-    "psutil": ("zrelay_client._stack.processes",),
-    "filelock": ("zrelay_client._stack.record", "zrelay_generator.store.opening"),
+    "grpc_health": ("zrelay_shared.service.lifecycle", "zrelay_shared.healthcheck", "zrelay_client._transport.stub"),
+    "psutil": ("zrelay_client.stack.processes",),
+    "filelock": ("zrelay_client.stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
         "zrelay_shared.*",
@@ -153,8 +162,7 @@ OWNERS = {
         "zrelay_*.api.servicer",
         "zrelay_generator.api.contents",
         "zrelay_generator.api.servicer",
-        "zrelay_client._services",
-        "zrelay_client._enums",
+        "zrelay_client._transport.stub",
     ),
     "crc32c": ("zrelay_shared.tensors",),
 }
@@ -165,8 +173,8 @@ READS_ENVIRONMENT = (
     "zrelay_shared.config",
     "zrelay_shared.service.command",
     "zrelay_shared.service.lifecycle",  # systemd's sockets
-    "zrelay_client._settings",
-    "zrelay_client._stack.launch",  # what a service that it starts inherits
+    "zrelay_client.settings",
+    "zrelay_client.stack.launch",  # what a service that it starts inherits
 )
 
 NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "torch.load", "numpy.load"}
@@ -228,6 +236,20 @@ def test_layers_of_the_encoder_and_the_vision_service(package: str, layers: dict
         and imported.startswith(f"{package}.")
         and (part := module.split(".")[1]) not in PROCESS
         and imported.split(".")[1] in layers.keys() - layers[part] - {part}
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("layer", CLIENT_LAYERS)
+def test_layers_of_the_client(layer: str) -> None:
+    others = CLIENT_LAYERS.keys() | {"cli", "client", "sync", "doctor", "testing"}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, all_imported in IMPORTS.items()
+        for imported in all_imported
+        if module.startswith(f"zrelay_client.{layer}.")
+        and imported.startswith("zrelay_client.")
+        and imported.split(".")[1] in others - CLIENT_LAYERS[layer] - {layer}
     ]
     assert wrong == []
 

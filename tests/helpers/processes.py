@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from zrelay_client import Client
-from zrelay_client._stack.bundle import demo_checkpoint
+from zrelay_client.stack.bundle import demo_checkpoint
 from zrelay_shared.errors import ZrelayError
 
 from .command_line import Completed, run_zrelay

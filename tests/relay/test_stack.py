@@ -13,8 +13,8 @@ import pytest
 from tests.helpers.jobs import PROMPT
 from tests.helpers.polling import until
 from tests.helpers.processes import Machine, gone
-from zrelay_client._stack.bundle import demo_checkpoint
-from zrelay_client._stack.processes import ProcessId, start_mark
+from zrelay_client.stack.bundle import demo_checkpoint
+from zrelay_client.stack.processes import ProcessId, start_mark
 from zrelay_shared import exits
 
 

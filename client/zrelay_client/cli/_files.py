@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from zrelay_client._formats import FORMAT_OF, SUFFIX_OF, ImageFormat
+from zrelay_client.events import FORMAT_OF, SUFFIX_OF, ImageFormat
 from zrelay_shared import atomic
 
 if TYPE_CHECKING:
-    from zrelay_client._events import Image, Preview
+    from zrelay_client.events import Image, Preview
 
 _SLUG_CHARS = 40
 _PREVIEW_SUFFIXES = (".jpg", ".jpeg")
@@ -307,7 +307,7 @@ def file_values(image: "Image", path: Path | None) -> dict[str, Any]:
 
 def _prompt_of(image: "Image") -> str:
     """Returns the prompt that an image file holds, "" for none."""
-    from zrelay_client._provenance import read_provenance
+    from zrelay_client.provenance import read_provenance
 
     prompt = (read_provenance(image.data) or {}).get("prompt")
     return prompt if isinstance(prompt, str) else ""

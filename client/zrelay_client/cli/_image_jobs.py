@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client._vision_images import check_image, read_image
 from zrelay_client.cli._files import MAX_FILES, Previews, Targets, chosen_format, targets
 from zrelay_client.cli._options import Flags, request_settings, values_of
+from zrelay_client.image_files import check_image, read_image
+from zrelay_client.options import EncodeOptions, GenerateOptions
 from zrelay_shared.config import Config
 
 if TYPE_CHECKING:
-    from zrelay_client._embeds import Embeds
+    from zrelay_client.embeds import Embeds
 
 SETTINGS = request_settings("generate", "encode", "condition", without=["encode.deterministic"])
 """The settings that are options of the command; `--deterministic` counts for the encoder, too."""
@@ -66,15 +67,28 @@ class ImageJob:
     image: str | None = None
     previews: Previews | None = None
 
-    def check(self) -> None:
-        """Checks that the image can be read, and images and previews be written. Creates nothing.
+    def checked_options(self) -> GenerateOptions:
+        """Checks the options and reads the first bytes of the image.
+
+        Returns:
+            The options; without the bytes of the image, which `keywords` reads.
 
         Raises:
-            OSError: They cannot.
-            InvalidArgument: The image is not an image.
+            InvalidArgument: A value is not valid, or the image is not an image.
+            OSError: The image cannot be read.
         """
         if self.image is not None:
             check_image(self.image)
+        EncodeOptions(**self.encoding)
+        return GenerateOptions(**self.options, image=None if self.image is None else b"")
+
+    def check(self) -> None:
+        """Checks the options, and that images and previews can be written. Creates nothing.
+
+        Raises:
+            InvalidArgument, OSError: As `checked_options`, or a file cannot be written.
+        """
+        self.checked_options()
         self.targets.check()
         if self.previews is not None:
             self.previews.check()
@@ -83,7 +97,7 @@ class ImageJob:
         """Returns the prompt, or the embeddings of the file. Raises as Embeds.load."""
         if isinstance(self.source, str):
             return self.source
-        from zrelay_client._embeds import Embeds
+        from zrelay_client.embeds import Embeds
 
         return Embeds.load(self.source)
 

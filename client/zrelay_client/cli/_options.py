@@ -1,20 +1,20 @@
-"""Options that commands share: headings of the help, options made of settings, endpoints, and the session they open."""
+"""Options that commands share: headings of the help, options made of settings, endpoints, and the client."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zrelay_client import _settings
-from zrelay_shared.config import ROLES, Config, settings_of
+from zrelay_client.settings import Settings
+from zrelay_shared.config import ROLES, settings_of
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.service.command import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
 
 if TYPE_CHECKING:
-    from zrelay_client._async_client import AsyncClient
+    from zrelay_client.client import AsyncClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 Flags = dict[str, Any]
@@ -115,7 +115,7 @@ def profile_option(help: str, *, heading: str = "") -> click.Option:
 def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Returns the names of profiles that start with a text."""
     try:
-        names = _settings.load().profiles
+        names = Settings.load().config.profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
     return [name for name in names if name.startswith(incomplete)]
@@ -150,32 +150,7 @@ def read_prompt(prompt: str) -> str:
         raise click.UsageError("the prompt on standard input: expected UTF-8 text, got other bytes") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """The configuration of one command, and the services it uses."""
-
-    settings: Config
-    endpoints: Mapping[str, str]
-
-    @property
-    def timeout_s(self) -> float | None:
-        """Time for one call, None for the library's default."""
-        return self.settings.generate.timeout_s
-
-    def client(self) -> "AsyncClient":
-        """Returns a client of the services."""
-        from zrelay_client._async_client import AsyncClient
-        from zrelay_client._budget import DEFAULT_S
-
-        return AsyncClient(
-            encoder=self.endpoints.get("encoder"),
-            vision=self.endpoints.get("vision"),
-            generator=self.endpoints.get("generator"),
-            timeout_s=DEFAULT_S if self.timeout_s is None else self.timeout_s,
-        )
-
-
-def open_session(profile: str | None, flags: Flags, *required: str) -> Session:
+def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings:
     """Reads the configuration and finds the services.
 
     Args:
@@ -187,10 +162,16 @@ def open_session(profile: str | None, flags: Flags, *required: str) -> Session:
         InvalidArgument: CONFIG_INVALID, ENDPOINT_MISSING.
         OSError: The configuration file cannot be read.
     """
-    settings = _settings.load(profile, flags)
-    found = _settings.endpoints(settings)
-    _settings.require(found, settings, *required)
-    return Session(settings, {role: endpoint.target for role, endpoint in found.items()})
+    settings = Settings.load(profile, flags)
+    settings.require(*required)
+    return settings
+
+
+def client_of(settings: Settings, *roles: str) -> "AsyncClient":
+    """Returns a client of the services of some roles; of all roles where none is named. Raises InvalidArgument."""
+    from zrelay_client.client import AsyncClient
+
+    return AsyncClient.from_settings(settings, roles=roles or ROLES)
 
 
 def _endpoint_option(role: str) -> click.Option:

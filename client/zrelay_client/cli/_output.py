@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console as Terminal
     from rich.progress import Progress as ProgressBars
 
-    from zrelay_client._embeds import PromptReport
-    from zrelay_client._events import Event
+    from zrelay_client.embeds import PromptReport
+    from zrelay_client.events import Event
 
 _REFRESH_HZ = 8.0
 
@@ -94,7 +94,7 @@ class Console:
 
 def show_event(console: Console, event: "Event") -> None:
     """Shows an event of a job: notices as lines, the rest as status."""
-    from zrelay_client._events import Accepted, Image, Notice, Progress
+    from zrelay_client.events import Accepted, Image, Notice, Progress
 
     if isinstance(event, Notice):
         console.message(f"note: {event.message}")

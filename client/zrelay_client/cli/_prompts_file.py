@@ -26,12 +26,8 @@ from typing import Any
 
 import click
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._endpoints import split_endpoints
-from zrelay_client._events import Event
-from zrelay_client._many import IN_FLIGHT, Outcome
-from zrelay_client._results import Result
-from zrelay_client._vision_images import check_image
+from zrelay_client._jobs.batch import IN_FLIGHT
+from zrelay_client._vision.references import check_reference_files
 from zrelay_client.cli import _running
 from zrelay_client.cli._files import Targets, check_new_folder, chosen_format, file_values, is_folder
 from zrelay_client.cli._image_jobs import (
@@ -42,9 +38,13 @@ from zrelay_client.cli._image_jobs import (
     size_flags,
     uses_vision,
 )
-from zrelay_client.cli._options import Flags, Session, open_session
+from zrelay_client.cli._options import Flags, client_of, load_settings
 from zrelay_client.cli._output import Console, print_json
 from zrelay_client.cli._running import BatchProgress
+from zrelay_client.client import AsyncClient
+from zrelay_client.events import Event
+from zrelay_client.results import Outcome, Result
+from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
@@ -152,9 +152,9 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
     """
     _check_arguments(arguments)
     name, data = _read(arguments.prompts or "-")
-    session = open_session(profile, flags)
+    settings = load_settings(profile, flags)
     folder = Path(arguments.output or ".")
-    lines = read_lines(name, data, replace(arguments, output=None), session.settings)
+    lines = read_lines(name, data, replace(arguments, output=None), settings.config)
     results = ResultsFile(folder / f"{PurePath(name).stem}.results.jsonl")
     check_new_folder(folder)
     done = results.done()
@@ -167,8 +167,8 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
             return exits.OK
         needed = ["encoder"] if any(isinstance(line.source, str) for line in waiting) else []
         needed += ["vision"] if any(uses_vision(line.arguments) for line in waiting) else []
-        session = open_session(profile, flags, *needed, "generator")
-        run = _PromptsRun(session, waiting, results, folder, console, as_json=arguments.as_json)
+        settings = load_settings(profile, flags, *needed, "generator")
+        run = _PromptsRun(settings, waiting, results, folder, console, as_json=arguments.as_json)
         _running.run_interruptible(run.work(arguments.in_flight), console)
         console.message(run.progress.summary())
         return run.progress.exit_code
@@ -210,7 +210,7 @@ class _PromptsRun:
 
     def __init__(
         self,
-        session: Session,
+        settings: Settings,
         lines: Sequence[PromptLine],
         results: ResultsFile,
         folder: Path,
@@ -218,17 +218,17 @@ class _PromptsRun:
         *,
         as_json: bool,
     ) -> None:
-        self._session, self._lines, self._results = session, lines, results
+        self._settings, self._lines, self._results = settings, lines, results
         self._folder, self._console, self._as_json = folder, console, as_json
         self.progress = BatchProgress(len(lines), console, unit="lines")
 
     async def work(self, in_flight: int | None) -> None:
         """Runs all lines. Raises ZrelayError where a service cannot be reached, OSError, Interrupted."""
         self._console.status("connecting")
-        at_once = in_flight or IN_FLIGHT * len(split_endpoints(self._session.endpoints["generator"]))
-        async with self._session.client() as client:
+        at_once = in_flight or IN_FLIGHT * len(self._settings.endpoints("generator"))
+        async with client_of(self._settings) as client:
             stopped = "jobs that were not done are cancelled; run the same command again to continue"
-            leave = _running.leave_running(client, self._session.settings)
+            leave = _running.leave_running(client, self._settings.config)
             await _running.interruptible(self._all(client, at_once), self._console, leave=leave, stopped=stopped)
 
     async def _all(self, client: AsyncClient, at_once: int) -> None:
@@ -392,12 +392,9 @@ def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[s
         raise ValueError("reference blends an image into the prompt, omni generates from images beside it: choose one")
     if arguments.reference is None and sections["condition"]:
         raise ValueError(f"{next(iter(sections['condition']))} is for reference images: add reference")
-    for image in (*arguments.omni, *([arguments.image] if arguments.image is not None else [])):
-        check_image(image)
-    for file in (arguments.reference, arguments.prompt_embeds):
-        if file is not None:
-            with Path(file).open("rb"):
-                pass
+    if arguments.prompt_embeds is not None:
+        with Path(arguments.prompt_embeds).open("rb"):
+            pass
     if (output := arguments.output) is not None:
         chosen_format(output, None, None)
         parts = PurePath(output).parts
@@ -438,7 +435,7 @@ def _finished(line: PromptLine, occurrence: int) -> PromptLine:
     seed = line.settings.generate.seed
     generate = replace(line.settings.generate, seed=int(id[:8], 16) if seed is None else seed)
     finished = replace(line, id=id, settings=replace(line.settings, generate=generate))
-    finished.job(Path())
+    check_reference_files(finished.job(Path()).checked_options())
     return finished
 
 

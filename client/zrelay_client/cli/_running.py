@@ -14,16 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zrelay_client._async_client import AsyncClient
-from zrelay_client._embeds import Embeds
-from zrelay_client._events import Event, Notice, Preview
-from zrelay_client._jobs import Job
-from zrelay_client._many import Outcome
-from zrelay_client._results import Result
 from zrelay_client.cli._files import Previews, file_values
 from zrelay_client.cli._image_jobs import ImageJob
-from zrelay_client.cli._options import Session
+from zrelay_client.cli._options import client_of
 from zrelay_client.cli._output import Console, counted, format_seconds, print_json, report_message, show_event
+from zrelay_client.client import AsyncClient
+from zrelay_client.embeds import Embeds
+from zrelay_client.events import Event, Job, Notice, Preview
+from zrelay_client.results import Outcome, Result
+from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import ZrelayError
@@ -40,9 +39,9 @@ class Interrupted(Exception):
     """Ctrl-C ended the work; the message says what became of the jobs."""
 
 
-def run_one(session: Session, job: ImageJob, console: Console, *, as_json: bool) -> int:
+def run_one(settings: Settings, job: ImageJob, console: Console, *, as_json: bool) -> int:
     """Runs one job and prints its files; returns the exit code. Raises ZrelayError, OSError, KeyboardInterrupt."""
-    values = run_interruptible(generate_one(session, job, console, handle_ctrl_c=True), console)
+    values = run_interruptible(generate_one(settings, job, console, handle_ctrl_c=True), console)
     if as_json:
         print_json(values)
     else:
@@ -63,7 +62,7 @@ def run_one(session: Session, job: ImageJob, console: Console, *, as_json: bool)
 
 
 def run_batch(
-    session: Session, job: ImageJob, seeds: list[int], in_flight: int | None, console: Console, *, as_json: bool
+    settings: Settings, job: ImageJob, seeds: list[int], in_flight: int | None, console: Console, *, as_json: bool
 ) -> int:
     """Runs a job for each seed, and writes images as they arrive.
 
@@ -99,7 +98,7 @@ def run_batch(
 
     async def work() -> None:
         console.status("connecting")
-        async with session.client() as client:
+        async with client_of(settings) as client:
 
             async def generate() -> None:
                 outcomes = client.generate_many(
@@ -110,24 +109,24 @@ def run_batch(
                         write(outcome)
 
             stopped = "jobs that were not done are cancelled at the generators"
-            await interruptible(generate(), console, leave=leave_running(client, session.settings), stopped=stopped)
+            await interruptible(generate(), console, leave=leave_running(client, settings.config), stopped=stopped)
 
     run_interruptible(work(), console)
     console.message(batch.summary())
     if as_json:
-        print_json({"files": files, "failures": failures, "endpoints": dict(session.endpoints)})
+        print_json({"files": files, "failures": failures, "endpoints": dict(settings.texts)})
     return batch.exit_code
 
 
-def run_detached(session: Session, job: ImageJob, seeds: list[int] | None, console: Console, *, as_json: bool) -> int:
+def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console, *, as_json: bool) -> int:
     """Submits a job, or one for each seed, and prints their ids. Raises ZrelayError at the first that is refused."""
-    jobs = run_interruptible(_submit(session, job, seeds, console), console)
+    jobs = run_interruptible(_submit(settings, job, seeds, console), console)
     if as_json:
         print_json({"jobs": [asdict(one) for one in jobs]})
         return exits.OK
     for one in jobs:
         console.result(one.job_id)
-    command = watch_command(jobs[-1], session.settings)
+    command = watch_command(jobs[-1], settings.config)
     console.message(
         f"submitted to {jobs[-1].endpoint}; come back with `watch`, or write the images with `fetch`:", wrap=True
     )
@@ -136,12 +135,12 @@ def run_detached(session: Session, job: ImageJob, seeds: list[int] | None, conso
 
 
 async def generate_one(
-    session: Session, job: ImageJob, console: Console, *, handle_ctrl_c: bool = False
+    settings: Settings, job: ImageJob, console: Console, *, handle_ctrl_c: bool = False
 ) -> dict[str, Any]:
     """Runs one job and writes its images.
 
     Args:
-        session: The services.
+        settings: The configuration and the services.
         job: The job.
         console: Where events are shown.
         handle_ctrl_c: Whether Ctrl-C is handled here.
@@ -163,17 +162,17 @@ async def generate_one(
         show_event(console, event)
 
     console.status("encoding" if isinstance(prompt, str) else "connecting")
-    async with session.client() as client:
+    async with client_of(settings) as client:
         work = client.generate(prompt, request_id=request_id, on_event=on_event, **job.keywords())
         if handle_ctrl_c:
             stopped = "no image was written, and the job is cancelled at the generator"
-            leave = leave_running(client, session.settings, request_id)
+            leave = leave_running(client, settings.config, request_id)
             result = await interruptible(work, console, leave=leave, stopped=stopped)
         else:
             result = await work
     started = time.monotonic()
     paths = job.targets.write(result.images)
-    return _result_values(result, paths, time.monotonic() - started, session.endpoints)
+    return _result_values(result, paths, time.monotonic() - started, settings.texts)
 
 
 class BatchProgress:
@@ -365,15 +364,15 @@ def _result_values(result: Result, paths: list[Path], write_s: float, endpoints:
     }
 
 
-async def _submit(session: Session, job: ImageJob, seeds: list[int] | None, console: Console) -> list[Job]:
+async def _submit(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console) -> list[Job]:
     """Submits a job, or one for each seed, whose prompt is encoded once."""
     console.status("submitting")
-    async with session.client() as client:
+    async with client_of(settings) as client:
         if seeds is None:
             return [await client.submit(job.prompt(), **job.keywords())]
         keywords = job.keywords()
         embeds = await client.prepare(job.prompt(), **keywords)
-        embeds.painted = True  # so that they are uploaded once and then named, from the first job on
+        embeds.sent = True  # so that they are uploaded once and then named, from the first job on
         options = {name: value for name, value in keywords.items() if name not in _IN_EMBEDS}
         gate = asyncio.Semaphore(_SUBMITS_AT_ONCE)
 

@@ -12,10 +12,10 @@ from zrelay_client.cli._options import (
     PATH,
     Flags,
     OptionsCommand,
-    Session,
+    client_of,
     force_option,
     json_option,
-    open_session,
+    load_settings,
     option,
     quiet_option,
 )
@@ -24,6 +24,7 @@ from zrelay_shared import paths
 
 if TYPE_CHECKING:
     from zrelay_client._vision_calibration import Corpus
+    from zrelay_client.settings import Settings
     from zrelay_shared.reference_file import ReferenceSet
 
 
@@ -63,13 +64,13 @@ def command(
     else:
         check_file(Path(output), force=force)
     check_folder(folder)
-    session = open_session(profile, flags, "encoder")
+    settings = load_settings(profile, flags, "encoder")
     from zrelay_client._vision_calibration import read_corpus
     from zrelay_shared import reference_file
 
     with Console(quiet=quiet) as console:
         started = time.monotonic()
-        reference = asyncio.run(_calibrate(session, read_corpus(corpus), layer, console))
+        reference = asyncio.run(_calibrate(settings, read_corpus(corpus), layer, console))
         file = Path(output) if output is not None else _usual_file(reference)
         reference_file.write(file, reference)
         fingerprint = reference.fingerprint
@@ -107,11 +108,11 @@ def _usual_file(reference: "ReferenceSet") -> Path:
     return _usual_folder() / name
 
 
-async def _calibrate(session: Session, corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
+async def _calibrate(settings: "Settings", corpus: "Corpus", layer: int | None, console: Console) -> "ReferenceSet":
     from zrelay_client._vision_calibration import calibrate
 
     def on_progress(done: int, total: int) -> None:
         console.status("encoding prompts", completed=done, total=total, note=f"{done}/{total}")
 
-    async with session.client() as client:
+    async with client_of(settings, "encoder") as client:
         return await calibrate(client, corpus, layer, on_progress)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from zrelay_client import _settings
 from zrelay_client.cli._files import check_file
 from zrelay_client.cli._options import complete_profile, json_option, option
 from zrelay_client.cli._output import print_json, print_table
+from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import atomic, paths
-from zrelay_shared.config import REQUEST_CONFIGS, ROLES, Config, settings_of
+from zrelay_shared.config import REQUEST_CONFIGS, ROLES, settings_of
 from zrelay_shared.service.settings import Setting
 
 _INIT_START = """\
@@ -83,8 +83,8 @@ def init(force: bool) -> None:
 @command.command("check")
 def check() -> None:
     """Check the configuration file and the ZRELAY_* variables; unknown keys are errors, unknown variables warnings."""
-    settings = _settings.load()
-    for line in _settings.unknown_variables():
+    settings = Settings.load().config
+    for line in unknown_variables():
         click.echo(f"warning: {line}", err=True)
     file = paths.config_file()
     click.echo(f"{file} is valid" if file.exists() else f"{file} does not exist, which is fine")
@@ -92,8 +92,8 @@ def check() -> None:
 
 
 def _show(profile: str | None, *, as_json: bool) -> None:
-    settings = _settings.load(profile)
-    rows = _rows(settings)
+    loaded = Settings.load(profile)
+    settings, rows = loaded.config, _rows(loaded)
     notes = {one.setting.dotted: _note(one.setting) for one in settings.settings}
     if as_json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
@@ -110,19 +110,20 @@ def _show(profile: str | None, *, as_json: bool) -> None:
         click.echo(f"no configuration file; `zrelay config init` creates {paths.config_file()}", err=True)
 
 
-def _rows(settings: Config) -> list[tuple[str, object, str]]:
+def _rows(loaded: Settings) -> list[tuple[str, object, str]]:
     """Returns (dotted key, value in the user's unit, origin) of every setting; None where nothing sets it.
 
     An endpoint that is not configured may come from `zrelay up`.
     """
+    settings = loaded.config
     rows: list[tuple[str, object, str]] = []
     if settings.profile is not None:
         rows.append(("profile", settings.profile, settings.origins["profile"]))
-    endpoints = _settings.endpoints(settings)
+    endpoints = loaded.texts
     for found in settings.settings:
         one, value, origin = found.setting, found.setting.to_user(found.value), found.origin
         if one.key == "endpoint" and one.section in endpoints:
-            value, origin = endpoints[one.section].target, endpoints[one.section].origin
+            value, origin = endpoints[one.section], loaded.origin(one.section)
         elif found.value is None and origin == "default":
             value = None  # not the word for None, which only counts where a user wrote it
         rows.append((one.dotted, _HIDDEN if one.secret and value is not None else value, origin))

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import click
 
-from zrelay_client.cli._options import PATH, OptionsCommand, Session, option, setting
+from zrelay_client.cli._options import PATH, OptionsCommand, option, setting
 from zrelay_client.cli._output import Console, format_seconds
-from zrelay_shared.config import Config
+from zrelay_client.settings import Settings
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -70,13 +70,13 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
-    from zrelay_client._references import references_of
-    from zrelay_client._stack.bundle import demo_checkpoint, omni_checkpoint
-    from zrelay_client._stack.launch import StackOptions
-    from zrelay_client._stack.stack import start
+    from zrelay_client._vision.references import check_reference_files, has_references
     from zrelay_client.cli._files import chosen_format, targets
     from zrelay_client.cli._image_jobs import ImageJob
     from zrelay_client.cli._running import generate_one
+    from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
+    from zrelay_client.stack.launch import StackOptions
+    from zrelay_client.stack.stack import start
 
     format = chosen_format(str(file), None, None)
     job = ImageJob(
@@ -87,20 +87,20 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
     )
     job.check()
-    references = references_of(job.options)  # type: ignore[arg-type]
-    references.check_files()  # before anything is started
+    checked = job.checked_options()
+    check_reference_files(checked)  # before anything is started
     signal.signal(signal.SIGTERM, _terminated)  # so that SIGTERM stops the services, too
     started = time.monotonic()
     model = omni_checkpoint(state / "omni") if "omni" in options else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if references else ("encoder", "generator")
+    roles = ("encoder", "vision", "generator") if has_references(checked) else ("encoder", "generator")
     console.message(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:
         await stack.ready(console.message, console.status)
         ready_s = time.monotonic() - started
-        session = Session(Config(), stack.endpoints)
-        first = await generate_one(session, job, console)
-        second = await generate_one(session, job, console)
+        settings = Settings(running=stack.endpoints)
+        first = await generate_one(settings, job, console)
+        second = await generate_one(settings, job, console)
     finally:
         console.clear()
         stack.stop()

@@ -11,7 +11,7 @@ def command() -> None:
 
     Running jobs get the time that --grace-s of `zrelay up` gives them.
     """
-    from zrelay_client._stack.stack import down
+    from zrelay_client.stack.stack import down
 
     ended = down(paths.state_dir())
     if not ended:

@@ -12,10 +12,10 @@ from zrelay_client.cli._options import (
     PATH,
     Flags,
     OptionsCommand,
-    Session,
+    client_of,
     force_option,
     json_option,
-    open_session,
+    load_settings,
     option,
     read_prompt,
     request_settings,
@@ -26,7 +26,7 @@ from zrelay_client.cli._output import print_json
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 
 if TYPE_CHECKING:
-    from zrelay_client._embeds import Embeds
+    from zrelay_client.embeds import Embeds
 
 SETTINGS = [*request_settings("encode"), setting("generate.keep_prompt"), setting("generate.timeout_s")]
 
@@ -72,28 +72,25 @@ def command(
     The machine that generates then needs no encoder, and the two need no connection. With --image-count N the file is
     for a Z-Image Omni checkpoint and as many --omni images.
     """
-    session = open_session(profile, flags, "encoder")
+    from zrelay_client.cli._running import long_prompt_warnings
+
+    settings = load_settings(profile, flags, "encoder")
     file = Path(output)
     check_folder(file.parent)
     check_file(file, force=force)
-    options = values_of(session.settings.encode)
+    options = values_of(settings.config.encode)
     if image_count is not None:
         options["image_count"] = image_count
     # The limit is that of a configured generator. One that `zrelay up` started here is not the one the file is for.
-    endpoints = {"encoder": session.endpoints["encoder"]}
-    if session.settings.generator.endpoint is not None:
-        endpoints["generator"] = session.settings.generator.endpoint
-    client = Session(session.settings, endpoints).client()
+    roles = ("encoder",) if settings.config.generator.endpoint is None else ("encoder", "generator")
     text = read_prompt(prompt)
 
     async def encode() -> "Embeds":
-        async with client:
+        async with client_of(settings, *roles) as client:
             return await client.encode(text, negative_prompt=negative_prompt, **options)
 
     embeds = asyncio.run(encode())
-    embeds.save(file, keep_prompt=session.settings.generate.keep_prompt is not False)
-    from zrelay_client.cli._running import long_prompt_warnings
-
+    embeds.save(file, keep_prompt=settings.config.generate.keep_prompt is not False)
     warnings = [*embeds.notes, *long_prompt_warnings(embeds)]
     if as_json:
         print_json(

@@ -12,7 +12,7 @@ from zrelay_client.cli._options import (
     OptionsCommand,
     force_option,
     json_option,
-    open_session,
+    load_settings,
     option,
     quiet_option,
     read_prompt,
@@ -149,17 +149,17 @@ def command(flags: Flags, profile: str | None, **values: Any) -> int:
     source = _source(arguments)
     needed = ["encoder"] if isinstance(source, str) else []
     needed += ["vision"] if uses_vision(arguments) else []
-    session = open_session(profile, flags, *needed, "generator")
-    seeds = seeds_of_jobs(arguments, session.settings)
-    job = image_job(arguments, session.settings, source, jobs=len(seeds or [0]))
+    settings = load_settings(profile, flags, *needed, "generator")
+    seeds = seeds_of_jobs(arguments, settings.config)
+    job = image_job(arguments, settings.config, source, jobs=len(seeds or [0]))
     from zrelay_client.cli import _running
 
     with Console(quiet=arguments.quiet) as console:
         if arguments.detach:
-            return _running.run_detached(session, job, seeds, console, as_json=arguments.as_json)
+            return _running.run_detached(settings, job, seeds, console, as_json=arguments.as_json)
         if seeds is None:
-            return _running.run_one(session, job, console, as_json=arguments.as_json)
-        return _running.run_batch(session, job, seeds, arguments.in_flight, console, as_json=arguments.as_json)
+            return _running.run_one(settings, job, console, as_json=arguments.as_json)
+        return _running.run_batch(settings, job, seeds, arguments.in_flight, console, as_json=arguments.as_json)
 
 
 def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:

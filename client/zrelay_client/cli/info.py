@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli._options import PATH, Flags, OptionsCommand, json_option, open_session
+from zrelay_client.cli._options import PATH, Flags, OptionsCommand, client_of, json_option, load_settings
 from zrelay_client.cli._output import format_bytes, print_fields, print_json
 from zrelay_shared import exits
 
 if TYPE_CHECKING:
-    from zrelay_client._info import ServiceInfo, ServiceStatus
+    from zrelay_client.info import ServiceInfo, ServiceStatus
 
 _IN_TITLE = ("role", "endpoint", "version", "contract", "ready", "features")
 
@@ -27,12 +27,12 @@ def command(image: str | None, as_json: bool, flags: Flags, profile: str | None)
     if image is not None:
         _show_image(Path(image), as_json=as_json)
         return exits.OK
-    session = open_session(profile, flags)
-    if not session.endpoints:
-        open_session(profile, flags, "encoder", "generator")
+    settings = load_settings(profile, flags)
+    if not settings.texts:
+        load_settings(profile, flags, "encoder", "generator")
 
     async def read() -> "tuple[ServiceStatus, ...]":
-        async with session.client() as client:
+        async with client_of(settings) as client:
             return await client.status()
 
     statuses = asyncio.run(read())
@@ -122,7 +122,7 @@ def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
 
 
 def _show_image(file: Path, *, as_json: bool) -> None:
-    from zrelay_client._provenance import read_provenance
+    from zrelay_client.provenance import read_provenance
 
     data = file.read_bytes()
     values = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}

@@ -15,10 +15,10 @@ from zrelay_client.cli._options import (
     PATH,
     Flags,
     OptionsCommand,
-    Session,
+    client_of,
     force_option,
     json_option,
-    open_session,
+    load_settings,
     option,
     quiet_option,
     setting,
@@ -27,8 +27,8 @@ from zrelay_client.cli._output import Console, counted, print_json, print_table,
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
-    from zrelay_client._events import Image
-    from zrelay_client._jobs import Job
+    from zrelay_client.events import Image, Job
+    from zrelay_client.settings import Settings
 
 T = TypeVar("T")
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -54,8 +54,8 @@ def complete_jobs(*states: str) -> Complete:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         flags = {"generator.endpoint": ctx.params.get("generator")}
         try:
-            session = open_session(ctx.params.get("profile"), flags, "generator")
-            return asyncio.run(_matching_jobs(session, states, incomplete))
+            settings = load_settings(ctx.params.get("profile"), flags, "generator")
+            return asyncio.run(_matching_jobs(settings, states, incomplete))
         except (ZrelayError, OSError, TimeoutError):  # an unreachable generator must not disturb the shell
             return []
 
@@ -86,7 +86,7 @@ def list_(
     states: tuple[str, ...], limit: int, everything: bool, as_json: bool, flags: Flags, profile: str | None
 ) -> None:
     """List the jobs of all generators, newest first."""
-    session = open_session(profile, flags, "generator")
+    settings = load_settings(profile, flags, "generator")
     missing: dict[str, str] = {}
 
     def on_failure(endpoint: str, error: ZrelayError) -> None:
@@ -94,7 +94,7 @@ def list_(
 
     async def read() -> "tuple[list[Job], bool]":
         jobs: list[Job] = []
-        async with session.client() as client:
+        async with client_of(settings, "generator") as client:
             async for job in client.jobs.list(states=states, on_failure=on_failure):
                 if not everything and len(jobs) == limit:
                     return jobs, True
@@ -148,11 +148,11 @@ def watch(
 ) -> None:
     """Show the progress of a job until it ends; with --output, write its images. Ctrl-C stops watching, not the job."""
     _check_stdout(output, as_json=as_json)
-    session = open_session(profile, flags, "generator")
+    settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force) if output is not None else None
     previews = Previews(Path(preview)) if preview is not None else None
     with Console(quiet=quiet) as console:
-        work = _watch(session, job_id, after, files, previews, console)
+        work = _watch(settings, job_id, after, files, previews, console)
         values = _run(work, "stopped watching; the job goes on if it was left running")
         _print_files(values, console, as_json=as_json)
 
@@ -177,10 +177,10 @@ def fetch(
     Without --output the file names are made of prompt and seed. Files that exist are kept, unless --force is given.
     """
     _check_stdout(output, as_json=as_json)
-    session = open_session(profile, flags, "generator")
+    settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
     with Console(quiet=quiet) as console:
-        values = _run(_fetch(session, job_ids, files, console), "stopped waiting; the jobs go on")
+        values = _run(_fetch(settings, job_ids, files, console), "stopped waiting; the jobs go on")
         _print_files(values, console, as_json=as_json)
     if values["failed"]:
         raise FailedPrecondition(
@@ -196,11 +196,11 @@ def fetch(
 @json_option
 def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> None:
     """Cancel jobs. A running job ends within one denoising step; one that has ended does not change."""
-    session = open_session(profile, flags, "generator")
+    settings = load_settings(profile, flags, "generator")
 
     async def cancel_all() -> "tuple[list[Job], ZrelayError | None]":
         jobs, failure = [], None
-        async with session.client() as client:
+        async with client_of(settings, "generator") as client:
             for job_id in job_ids:
                 try:
                     jobs.append(await client.jobs.cancel(job_id))
@@ -224,17 +224,17 @@ def job_rows(jobs: "Sequence[Job]", now: float) -> list[tuple[str, ...]]:
 
 
 async def _watch(
-    session: Session, job_id: str, after: int, files: JobFiles | None, previews: Previews | None, console: Console
+    settings: "Settings", job_id: str, after: int, files: JobFiles | None, previews: Previews | None, console: Console
 ) -> dict[str, Any]:
     """Shows a job until it ends and writes its images; returns what --json prints. Raises ZrelayError and OSError."""
-    from zrelay_client._events import Accepted, Done, Image, Preview
+    from zrelay_client.events import Accepted, Done, Image, Preview
 
     if previews is not None:
         previews.check()
     images: list[Image] = []
     done: Done | None = None
     console.status("connecting")
-    async with session.client() as client:
+    async with client_of(settings, "generator") as client:
         job = await client.jobs.get(job_id)
         if files is not None:
             files.check(max(1, job.sampling.num_images))
@@ -256,7 +256,7 @@ async def _watch(
     return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
 
 
-async def _fetch(session: Session, job_ids: Sequence[str], files: JobFiles, console: Console) -> dict[str, Any]:
+async def _fetch(settings: "Settings", job_ids: Sequence[str], files: JobFiles, console: Console) -> dict[str, Any]:
     """Writes the images of jobs, one job after another; returns what --json prints.
 
     Raises:
@@ -265,7 +265,7 @@ async def _fetch(session: Session, job_ids: Sequence[str], files: JobFiles, cons
     """
     written: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
-    async with session.client() as client:
+    async with client_of(settings, "generator") as client:
         for job_id in job_ids:
             try:
                 job = await client.jobs.get(job_id)
@@ -285,9 +285,9 @@ def _write(job_id: str, images: "tuple[Image, ...]", files: JobFiles) -> list[di
     return [{**file_values(image, path), "job_id": job_id} for image, path in zip(images, places, strict=True)]
 
 
-async def _matching_jobs(session: Session, states: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+async def _matching_jobs(settings: "Settings", states: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
     items: list[CompletionItem] = []
-    async with asyncio.timeout(_COMPLETE_S), session.client() as client:
+    async with asyncio.timeout(_COMPLETE_S), client_of(settings, "generator") as client:
         async for job in client.jobs.list(states=states):
             if job.job_id.startswith(incomplete):
                 items.append(CompletionItem(job.job_id, help=job.state))

@@ -56,7 +56,7 @@ def _role_command(role: str) -> "SettingsCommand":
 
     @click.pass_context
     def run(ctx: click.Context, /, profile: str | None, **values: Any) -> None:
-        from zrelay_client._stack.extras import module_of
+        from zrelay_client.stack.extras import module_of
 
         module = module_of(role)
         kit.load_settings(kind, profile, values)

@@ -13,7 +13,7 @@ from zrelay_client.cli._output import Console
 from zrelay_shared import exits, paths
 
 if TYPE_CHECKING:
-    from zrelay_client._stack.launch import StackOptions
+    from zrelay_client.stack.launch import StackOptions
 
 _WATCH_S = 0.25
 
@@ -60,8 +60,8 @@ def command(
     `zrelay generate` finds them without configuration. Without --detach the command runs until Ctrl-C, which stops the
     services. Their logs are in the state folder.
     """
-    from zrelay_client._stack.bundle import demo_checkpoint, vision_model
-    from zrelay_client._stack.launch import StackOptions
+    from zrelay_client.stack.bundle import demo_checkpoint, vision_model
+    from zrelay_client.stack.launch import StackOptions
 
     if vision is False and (qwen3_vl is not None or siglip is not None):
         raise click.UsageError("--no-vision contradicts --qwen3-vl and --siglip: leave out one of them")
@@ -89,7 +89,7 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
-    from zrelay_client._stack.stack import start
+    from zrelay_client.stack.stack import start
 
     stack = start(options)
     stop = asyncio.Event()

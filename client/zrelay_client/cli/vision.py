@@ -12,9 +12,10 @@ from zrelay_client.cli._options import (
     PATH,
     Flags,
     OptionsCommand,
+    client_of,
     force_option,
     json_option,
-    open_session,
+    load_settings,
     option,
     request_settings,
     setting,
@@ -23,7 +24,8 @@ from zrelay_client.cli._options import (
 from zrelay_client.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
-    from zrelay_client._vision_embeds import Conditioned, ImageEmbeds, ImageScores
+    from zrelay_client.embeds import Conditioned
+    from zrelay_client.image_embeds import ImageEmbeds, ImageScores
 
 F = TypeVar("F", bound=Callable[..., Any])
 _TIMEOUT = setting("generate.timeout_s")
@@ -66,7 +68,7 @@ def encode(
     profile: str | None,
 ) -> None:
     """Encode images to a safetensors file, for `zrelay generate --reference` or `zrelay vision condition`."""
-    from zrelay_client import _vision_embeds
+    from zrelay_client import image_embeds
 
     for name in _STATES_ONLY:
         if engine == "siglip" and flags[f"encode_images.{name}"] is not None:
@@ -75,16 +77,16 @@ def encode(
     file = Path(output)
     check_folder(file.parent)
     check_file(file, force=force)
-    session = open_session(profile, flags, "vision")
-    options = values_of(session.settings.encode_images, without=_STATES_ONLY if engine == "siglip" else ())
+    settings = load_settings(profile, flags, "vision")
+    options = values_of(settings.config.encode_images, without=_STATES_ONLY if engine == "siglip" else ())
     name = cast(Literal["qwen3_vl", "siglip"], engine.replace("-", "_"))
 
     async def encode_images() -> "list[ImageEmbeds]":
-        async with session.client() as client:
+        async with client_of(settings, "vision") as client:
             return await client.encode_images(images, engine=name, **options)
 
     encoded = asyncio.run(encode_images())
-    _vision_embeds.save(encoded, file)
+    image_embeds.save(encoded, file)
     if as_json:
         values = [_values(name, one) for name, one in zip(images, encoded, strict=True)]
         print_json({"path": str(file), "images": values})
@@ -105,10 +107,10 @@ def score(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, flags:
     Each probability is of one pair alone: several texts may fit an image, or none. Where all probabilities are small,
     compare the cosines.
     """
-    session = open_session(profile, flags, "vision")
+    settings = load_settings(profile, flags, "vision")
 
     async def score_images() -> "list[ImageScores]":
-        async with session.client() as client:
+        async with client_of(settings, "vision") as client:
             return await client.score_images(images, texts)
 
     scores = asyncio.run(score_images())
@@ -139,21 +141,21 @@ def condition(
 
     EMBEDS is a file of `zrelay encode`. IMAGE is an image, or a file of `zrelay vision encode`.
     """
-    from zrelay_client._embeds import Embeds
+    from zrelay_client.embeds import Embeds
 
     file = Path(output)
     check_folder(file.parent)
     check_file(file, force=force)
-    session = open_session(profile, flags, "vision")
-    options = values_of(session.settings.condition)
+    settings = load_settings(profile, flags, "vision")
+    options = values_of(settings.config.condition)
     prompt = Embeds.load(embeds)
 
     async def condition_prompt() -> "Conditioned":
-        async with session.client() as client:
+        async with client_of(settings, "vision") as client:
             return await client.condition_prompt(prompt, image, **options)
 
     conditioned = asyncio.run(condition_prompt())
-    conditioned.embeds.save(file, keep_prompt=session.settings.generate.keep_prompt is not False)
+    conditioned.embeds.save(file, keep_prompt=settings.config.generate.keep_prompt is not False)
     fingerprint = conditioned.embeds.fingerprint
     if as_json:
         print_json(

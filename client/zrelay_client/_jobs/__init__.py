@@ -1,0 +1,1 @@
+"""Jobs of this client: one from its submission to its end, and many at a time."""

@@ -1,0 +1,1 @@
+"""Several encoders or generators: selection, failover and uploads."""

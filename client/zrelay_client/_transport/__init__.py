@@ -1,0 +1,1 @@
+"""Channels, deadlines and endpoints: how the client reaches a service."""

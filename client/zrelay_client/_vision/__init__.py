@@ -1,0 +1,1 @@
+"""Calls to the vision service, and reference images of a generation."""

@@ -1,0 +1,1 @@
+"""Messages of the contract, made from the client's values and read into them."""

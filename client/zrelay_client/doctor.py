@@ -1,0 +1,281 @@
+"""The checks of `zrelay doctor`: each hop in turn, with a remedy for what is wrong."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from zrelay_client._pool.generators import require_alike
+from zrelay_client._transport.deadline import CONNECT_S
+from zrelay_client._transport.endpoint import Endpoint, split_endpoints
+from zrelay_client.client import AsyncClient
+from zrelay_client.info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
+from zrelay_client.settings import Settings
+from zrelay_shared import __version__, exits, fingerprint
+from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, Unavailable, ZrelayError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_PROMPT = "a red circle"
+_LOW_MEMORY = 0.05
+"""Share of free memory below which a warning is given."""
+_CALL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        state: "ok", "warn" or "fail".
+        fix: What to do about it.
+        exit_code: The exit code of `zrelay doctor` after this failure.
+    """
+
+    name: str
+    state: str
+    message: str
+    fix: str = ""
+    exit_code: int = exits.OK
+
+
+async def check_services(settings: Settings) -> AsyncIterator[Check]:
+    """Checks every configured service, and whether they fit together. Yields each result as soon as it is known."""
+    found: list[ServiceInfo] = []
+    for role, text in settings.texts.items():
+        several = split_endpoints(text)
+        for one in several:
+            name = f"{role} {one}" if len(several) > 1 else role
+            async for result in _check_service(role, one, name):
+                if isinstance(result, Check):
+                    yield result
+                else:
+                    found.append(result)
+    encoders = [info for info in found if isinstance(info, EncoderInfo)]
+    generators = [info for info in found if isinstance(info, GeneratorInfo)]
+    for check in _check_alike(encoders, generators):
+        yield check
+    encoder, generator = next(iter(encoders), None), next(iter(generators), None)
+    for info in found:
+        if isinstance(info, VisionInfo):
+            for check in _check_vision(info, encoder, generator):
+                yield check
+    if encoder is not None:
+        if generator is not None:
+            yield _check_pair(encoder, generator)
+        if encoder.ready:
+            yield await _check_encode(encoder, generator)
+
+
+async def _check_service(role: str, text: str, name: str) -> AsyncIterator[Check | ServiceInfo]:
+    """Checks name, port, health and GetInfo of one service; yields its info last."""
+    try:
+        endpoint = Endpoint.parse(role, text)
+    except ZrelayError as error:
+        yield _failed(f"{name} endpoint", error)
+        return
+    if (tcp := endpoint.host_and_port) is not None:
+        check = await _check_port(role, name, *tcp)
+        yield check
+        if check.state != OK:
+            return
+    async with _client_of(endpoint) as client:
+        try:
+            serving = (await client.serving())[role]
+        except ZrelayError as error:
+            yield _unhealthy(role, name, error)
+            return
+        state, message = (OK, "ready") if serving else (WARN, "not ready: it loads or drains")
+        yield Check(f"{name} health", state, message, "" if serving else "wait, and look at the service's log")
+        try:
+            info = await _info_of(client, role)
+        except ZrelayError as error:
+            yield _failed(f"{name} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
+            return
+    yield _check_version(name, info)
+    yield _check_memory(name, info)
+    yield info
+
+
+async def _check_port(role: str, name: str, host: str, port: int) -> Check:
+    """Resolves the name and opens the port."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await asyncio.wait_for(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        fix = "check the spelling; where a .local name does not resolve, use the address"
+        return Check(f"{name} name", FAIL, f"{host} does not resolve: {error}", fix, exits.UNREACHABLE)
+    address = found[0][4][0]
+    started = time.monotonic()
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
+    except (OSError, TimeoutError) as error:
+        why = str(error) or f"no answer in {CONNECT_S:g} s"
+        fix = (
+            f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); services "
+            "listen on their own machine only: open the SSH tunnel"
+        )
+        return Check(f"{name} port", FAIL, f"cannot connect to {host}:{port}: {why}", fix, exits.UNREACHABLE)
+    took = (time.monotonic() - started) * 1e3
+    writer.close()
+    return Check(f"{name} port", OK, f"{host}:{port} ({address}) answers in {took:.1f} ms")
+
+
+def _check_version(name: str, info: ServiceInfo) -> Check:
+    device = info.device
+    where = f" on {device.name or device.kind}, {device.compute_dtype}" if device is not None else ""
+    message = f"zrelay {info.version}, contract {info.contract}{where}"
+    if info.version == __version__:
+        return Check(f"{name} version", OK, message)
+    fix = "install the same version of zrelay on both machines"
+    return Check(f"{name} version", WARN, f"{message}; this client is {__version__}", fix)
+
+
+def _check_memory(service: str, info: ServiceInfo) -> Check:
+    name = f"{service} memory"
+    if info.device is None or not info.device.memory_total_bytes:
+        return Check(name, OK, "the platform does not report it")
+    free, total = info.device.memory_free_bytes, info.device.memory_total_bytes
+    message = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if free < total * _LOW_MEMORY:
+        return Check(name, WARN, message, "end other programs that use the device, or generate smaller images")
+    return Check(name, OK, message)
+
+
+async def _check_encode(encoder: EncoderInfo, generator: GeneratorInfo | None) -> Check:
+    """Encodes a short prompt."""
+    limit = generator.limits.text_limit if generator is not None else 0
+    try:
+        async with AsyncClient(encoder=encoder.endpoint) as client:
+            started = time.monotonic()
+            embeds = await client.encode(_PROMPT, text_limit=limit or None, timeout_s=_CALL_S)
+    except ZrelayError as error:
+        return _failed("encode", error)
+    took = (time.monotonic() - started) * 1e3
+    return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
+
+
+def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
+    """Checks whether the encoder is the one of the generator's checkpoint."""
+    name = "encoder fits generator"
+    if encoder.fingerprint is None or generator.expected_encoder is None:
+        return Check(name, WARN, "not known while a model loads", "run `zrelay doctor` again when both are ready")
+    try:
+        comparison = fingerprint.compare(generator.expected_encoder, encoder.fingerprint)
+    except ZrelayError as error:
+        return _failed(name, error)
+    message = "; ".join([comparison.relation, *comparison.differences])
+    if comparison.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
+        return Check(name, OK, message)
+    fix = "serve the encoder from the generator's own pipeline folder: `zrelay serve encoder --model FOLDER`"
+    if comparison.relation == fingerprint.UNVERIFIED:
+        fix = "add text_encoder/ and tokenizer/ to the generator's folder, so that it can compare the encoder"
+    return Check(name, WARN, message, fix)
+
+
+def _check_alike(encoders: Sequence[EncoderInfo], generators: Sequence[GeneratorInfo]) -> list[Check]:
+    """Checks whether several services of one role can replace each other. Returns nothing for single services."""
+    checks = [_check_stand_in(encoders[0], other) for other in encoders[1:]]
+    if len(generators) > 1:
+        checks.append(_check_generators(generators))
+    return checks
+
+
+def _check_stand_in(first: EncoderInfo, other: EncoderInfo) -> Check:
+    name = f"encoder {other.endpoint} stands in"
+    if first.fingerprint is None or other.fingerprint is None:
+        return Check(name, WARN, "not known while a model loads", "run `zrelay doctor` again when both are ready")
+    if first.fingerprint.digest == other.fingerprint.digest:
+        return Check(name, OK, f"the same embeddings as {first.endpoint}")
+    try:
+        found = fingerprint.compare(first.fingerprint, other.fingerprint)
+    except ZrelayError:
+        found = fingerprint.EncoderComparison(fingerprint.REFUSED)
+    if found.relation == fingerprint.EQUIVALENT:
+        return Check(name, OK, f"equal to rounding ({'; '.join(found.differences)}): used while the first is away")
+    fix = "serve the same folder from both, or name the first alone"
+    return Check(name, WARN, "; ".join(["never: it makes other embeddings", *found.differences]), fix)
+
+
+def _check_generators(generators: Sequence[GeneratorInfo]) -> Check:
+    name = "generators alike"
+    try:
+        require_alike(generators)
+    except FailedPrecondition as error:
+        return Check(name, FAIL, error.message, exit_code=exits.code_of(error))
+    devices = {f"{info.device.kind} {info.device.compute_dtype}" for info in generators if info.device is not None}
+    if len(devices) > 1:
+        message = f"the same model on {', '.join(sorted(devices))}: images are equal to rounding"
+        return Check(name, WARN, message, "start all with the same --dtype for images that are equal bit for bit")
+    return Check(name, OK, f"{len(generators)} that make the same images")
+
+
+def _check_vision(info: VisionInfo, encoder: EncoderInfo | None, generator: GeneratorInfo | None) -> list[Check]:
+    """Checks each engine of a vision service, and whether an engine is missing that the generator needs."""
+    if not info.ready:
+        return [Check("vision engines", WARN, "not known while they load", "run `zrelay doctor` again")]
+    if not info.engines:
+        fix = "start it with --qwen3-vl FOLDER or --siglip FOLDER"
+        return [Check("vision engines", WARN, "none: only saved states can be blended into prompts", fix)]
+    checks = []
+    for engine in info.engines:
+        message = f"{engine.model_id}, width {engine.width}"
+        if engine.name == "qwen3_vl" and encoder is not None:
+            checks.append(_check_states(message, engine.width, engine.calibrations, encoder))
+        else:
+            checks.append(Check(f"vision {engine.name}", OK, message))
+    names = [engine.name for engine in info.engines]
+    if generator is not None and "siglip" not in names and _is_omni(generator):
+        fix = "start it with --siglip FOLDER, the Omni checkpoint's own"
+        message = "the generator accepts omni images, but this service has no SigLIP2"
+        checks.append(Check("vision fits generator", WARN, message, fix))
+    return checks
+
+
+def _check_states(message: str, width: int, calibrations: Sequence[str], encoder: EncoderInfo) -> Check:
+    name, made_by = "vision fits encoder", encoder.fingerprint
+    if made_by is None:
+        return Check(name, WARN, "not known while the encoder loads", "run `zrelay doctor` again")
+    if width != made_by.width:
+        fix = f"serve a Qwen3-VL whose language model is {made_by.width} wide (Qwen3-VL-4B for Qwen3-4B)"
+        reason = f"{message}: its states cannot be blended into prompts of width {made_by.width}"
+        return Check(name, FAIL, reason, fix, exits.REFUSED)
+    statistics = "reference statistics of this encoder" if made_by.digest in calibrations else "no calibration"
+    return Check(name, OK, f"{message}, {statistics}")
+
+
+def _is_omni(generator: GeneratorInfo) -> bool:
+    return any(feature.name == "generate.omni" and feature.available for feature in generator.features)
+
+
+def _client_of(endpoint: Endpoint) -> AsyncClient:
+    return AsyncClient(
+        encoder=endpoint if endpoint.role == "encoder" else (),
+        vision=endpoint if endpoint.role == "vision" else (),
+        generator=endpoint if endpoint.role == "generator" else (),
+    )
+
+
+async def _info_of(client: AsyncClient, role: str) -> EncoderInfo | VisionInfo | GeneratorInfo:
+    calls: dict[str, Callable[[], Awaitable[EncoderInfo | VisionInfo | GeneratorInfo]]] = {
+        "encoder": client.encoder_info,
+        "vision": client.vision_info,
+        "generator": client.generator_info,
+    }
+    return await calls[role]()
+
+
+def _unhealthy(role: str, name: str, error: ZrelayError) -> Check:
+    """Returns the check for a port that answers while the service does not, for example a tunnel with a closed end."""
+    if not isinstance(error, (Unavailable, DeadlineExceeded)):
+        return _failed(f"{name} health", error)
+    why = error.metadata.get("grpc", error.message)
+    fix = (
+        f"where this is an SSH tunnel, nothing listens at its other end: start `zrelay serve {role} --model FOLDER` "
+        "there; else another program has this port"
+    )
+    return Check(f"{name} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
+
+
+def _failed(name: str, error: ZrelayError, *, fix: str = "") -> Check:
+    return Check(name, FAIL, error.message, fix, exits.code_of(error))

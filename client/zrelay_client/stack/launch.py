@@ -1,0 +1,115 @@
+"""Starts one service as a process of its own, with its output in a log file."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from zrelay_client.stack.bundle import vision_model
+from zrelay_client.stack.extras import module_of
+from zrelay_client.stack.processes import ProcessId, start_mark
+from zrelay_shared.errors import Unavailable
+
+_LAST_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to run, and how.
+
+    Attributes:
+        model: Z-Image pipeline folder.
+        state: State folder.
+        logs: Folder of the services' logs.
+        roles: The services to start.
+        device, dtype: Settings of every service; None leaves them to the configuration of each.
+        log_level: Least severe messages in the logs.
+        grace_s: Seconds that running calls get when the services end.
+        timeout_s: Seconds that the services may take to be ready.
+        qwen3_vl, siglip: Checkpoints of the vision service, in place of those beside the model.
+    """
+
+    model: Path
+    state: Path
+    logs: Path
+    roles: tuple[str, ...] = ("encoder", "generator")
+    device: str | None = None
+    dtype: str | None = None
+    log_level: str = "info"
+    grace_s: float = 30.0
+    timeout_s: float = 900.0
+    qwen3_vl: Path | None = None
+    siglip: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A process that was started for a role."""
+
+    role: str
+    popen: subprocess.Popen[bytes]
+    process: ProcessId
+    log: Path
+    address_file: Path
+
+    @property
+    def address(self) -> str:
+        """`host:port` once the service listens, "" before."""
+        return self.address_file.read_text() if self.address_file.exists() else ""
+
+    def last_lines(self) -> str:
+        """Returns the end of its log, indented."""
+        lines = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        return "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
+
+
+def launch(role: str, options: StackOptions) -> Launched:
+    """Starts a service on a free port of this machine.
+
+    The process gets a session of its own, so that Ctrl-C in the terminal reaches only the command that started it.
+
+    Raises:
+        FeatureMissing: The service is not installed.
+        Unavailable: The process ended at once.
+        OSError: A file cannot be written.
+    """
+    module = module_of(role)
+    options.logs.mkdir(parents=True, exist_ok=True)
+    log = options.logs / f"{role}.log"
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    address_file = options.state / f"{role}.address"
+    address_file.unlink(missing_ok=True)
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", module, *_flags(role, options, address_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "ZRELAY_STATE": str(options.state)},
+        )
+    while (mark := start_mark(popen.pid)) is None and popen.poll() is None:
+        time.sleep(0.01)
+    launched = Launched(role, popen, ProcessId(popen.pid, mark or "ended"), log, address_file)
+    if mark is None:
+        raise Unavailable(f"the {role} ended at once; its last lines:\n{launched.last_lines()}")
+    return launched
+
+
+def _flags(role: str, options: StackOptions, address_file: Path) -> list[str]:
+    flags = _vision_folders(options) if role == "vision" else ["--model", str(options.model)]
+    flags += ["--listen", "127.0.0.1:0", "--address-file", str(address_file)]
+    flags += ["--log-level", options.log_level, "--grace-s", f"{options.grace_s:g}"]
+    for name, value in (("--device", options.device), ("--dtype", options.dtype)):
+        flags += [name, value] if value is not None else []
+    return flags
+
+
+def _vision_folders(options: StackOptions) -> list[str]:
+    named = (("--qwen3-vl", options.qwen3_vl), ("--siglip", options.siglip))
+    flags = [part for name, folder in named if folder is not None for part in (name, str(folder))]
+    beside = vision_model(options.model)
+    return ["--model", str(beside)] if not flags and beside is not None else flags

@@ -1,0 +1,142 @@
+"""Options of the client's calls: validated and normalised once, when they are made."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from zrelay.v1.encoder_pb2 import EncodeOptions as EncodeMessage
+from zrelay.v1.encoder_pb2 import Prompt
+from zrelay.v1.generation_pb2 import GenerationSpec, OutputOptions
+from zrelay.v1.vision_pb2 import ConditionOptions as ConditionMessage
+from zrelay.v1.vision_pb2 import EncodeImagesRequest
+from zrelay.v1.vision_pb2 import StatesOptions as StatesMessage
+from zrelay_client import (
+    AsyncClient,
+    ConditionKeywords,
+    ConditionOptions,
+    EncodeImagesKeywords,
+    EncodeImagesOptions,
+    EncodeKeywords,
+    EncodeOptions,
+    GenerateKeywords,
+    GenerateOptions,
+    ImageEmbeds,
+    InvalidArgument,
+    options,
+)
+from zrelay_client.events import ImageFormat
+from zrelay_client.options import CallOptions, options_of
+from zrelay_shared.enums import words
+
+KINDS: list[tuple[type[CallOptions], Any]] = [
+    (EncodeOptions, EncodeKeywords),
+    (EncodeImagesOptions, EncodeImagesKeywords),
+    (ConditionOptions, ConditionKeywords),
+    (GenerateOptions, GenerateKeywords),
+]
+
+
+@pytest.mark.parametrize(("kind", "keywords"), KINDS)
+def test_keywords_are_the_fields_of_the_options(kind: type[CallOptions], keywords: Any) -> None:
+    """Type checkers see the TypedDict; the dataclass has the rules."""
+    names = {"ImageEmbeds": ImageEmbeds}
+    of_keywords = get_type_hints(keywords, None, names)
+    of_options = get_type_hints(kind, None, names)
+    assert of_keywords == of_options
+    assert set(of_keywords) == {field.name for field in dataclasses.fields(kind)}
+    assert all(field.default is None for field in dataclasses.fields(kind))
+
+
+@pytest.mark.parametrize(
+    ("literal", "message", "field"),
+    [
+        (options.ThinkMode, Prompt(), "think_mode"),
+        (options.QuoteStripping, Prompt(), "quote_stripping"),
+        (options.LongPromptMode, EncodeMessage(), "long_prompt_mode"),
+        (options.WireDtype, EncodeMessage(), "dtype"),
+        (options.Priority, GenerationSpec(), "priority"),
+        (ImageFormat, OutputOptions(), "format"),
+        (options.Engine, EncodeImagesRequest(), "engine"),
+        (options.Tokens, StatesMessage(), "tokens"),
+        (options.Blend, ConditionMessage(), "blend"),
+        (options.Normalization, ConditionMessage(), "normalization"),
+        (options.OutlierMask, ConditionMessage(), "outlier_mask"),
+        (options.Curve, ConditionMessage(), "curve"),
+    ],
+)
+def test_words_are_those_of_the_contract(literal: Any, message: Any, field: str) -> None:
+    valid = set(words(message, field)) - {"i64", "u8"}  # integers are no data types of embeddings
+    assert set(get_args(literal)) == valid
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reason"),
+    [
+        (GenerateOptions, {"width": -1}, "WIDTH_INVALID"),
+        (GenerateOptions, {"sigmas": 1.0}, "SIGMAS_INVALID"),
+        (GenerateOptions, {"skip_guidance_layers": [7, "8"]}, "SKIP_GUIDANCE_LAYERS_INVALID"),
+        (GenerateOptions, {"strength": 0.5}, "STRENGTH_INVALID"),
+        (GenerateOptions, {"image": "fox.png"}, "IMAGE_INVALID"),
+        (GenerateOptions, {"reference": 3}, "REFERENCE_INVALID"),
+        (GenerateOptions, {"omni": [3]}, "OMNI_INVALID"),
+        (GenerateOptions, {"omni": [b""] * 9}, "REFERENCE_COUNT"),
+        (GenerateOptions, {"reference": "a.png", "omni": ["a.png"]}, "REFERENCE_AND_OMNI"),
+        (GenerateOptions, {"conditioning": {"alpha": 0.5}}, "REFERENCE_MISSING"),
+        (GenerateOptions, {"reference": "a.png", "conditioning": {"alpha": 2}}, "ALPHA_INVALID"),
+        (GenerateOptions, {"labels": ["a"]}, "LABELS_INVALID"),
+        (GenerateOptions, {"labels": {"a": "\udcff"}}, "TEXT_INVALID"),
+        (GenerateOptions, {"deterministic": "yes"}, "DETERMINISTIC_INVALID"),
+        (GenerateOptions, {"priority": "urgent"}, "PRIORITY_INVALID"),
+        (EncodeOptions, {"system_prompt": 3}, "SYSTEM_PROMPT_INVALID"),
+        (EncodeOptions, {"hidden_layer": 1 << 31}, "HIDDEN_LAYER_INVALID"),
+        (EncodeOptions, {"dtype": "f64"}, "DTYPE_INVALID"),
+        (ConditionOptions, {"alpha": float("nan")}, "ALPHA_INVALID"),
+        (ConditionOptions, {"token_weights": "0.5"}, "TOKEN_WEIGHTS_INVALID"),
+        (EncodeImagesOptions, {"target_area": 1.5}, "TARGET_AREA_INVALID"),
+    ],
+)
+def test_a_value_that_is_not_valid_is_refused_with_its_reason(kind: Any, values: Any, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        kind(**values)
+    assert refused.value.reason == reason
+    assert refused.value.field in values or refused.value.field == "alpha"
+
+
+def test_values_are_normalised() -> None:
+    numpy = pytest.importorskip("numpy")
+    made = GenerateOptions(
+        width=numpy.int64(64), shift=numpy.float32(3), sigmas=numpy.array([1.0, 0.5]), deterministic=numpy.bool_(True)
+    )
+    assert (made.width, made.shift, made.sigmas, made.deterministic) == (64, 3.0, (1.0, 0.5), True)
+    assert [type(value) for value in (made.width, made.shift, made.deterministic)] == [int, float, bool]
+    labels = {"a": "b"}
+    kept = GenerateOptions(labels=labels, conditioning={})
+    labels["a"] = "c"
+    assert kept.labels == {"a": "b"}
+    assert kept.conditioning == ConditionOptions()
+
+
+def test_keywords_replace_fields_of_the_options() -> None:
+    made = GenerateOptions(width=64, seed=7)
+    assert options_of(GenerateOptions, made) is made
+    assert options_of(GenerateOptions, made, {"seed": None}) == GenerateOptions(width=64)
+    assert options_of(GenerateOptions, {"width": 64}, {"seed": 7}) == made
+    assert options_of(GenerateOptions, None) == GenerateOptions()
+    with pytest.raises(TypeError, match="expected GenerateOptions or a mapping of its fields, got EncodeOptions"):
+        options_of(GenerateOptions, EncodeOptions())
+    with pytest.raises(InvalidArgument, match="width"):
+        options_of(GenerateOptions, made, {"width": -1})
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "generate_many", "prepare", "submit", "encode"])
+def test_methods_take_options_and_keywords(method: str) -> None:
+    parameters: Sequence[str] = getattr(AsyncClient, method).__code__.co_varnames
+    assert parameters[2] == "options"
+    assert "keywords" in parameters
+
+
+def test_options_cannot_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GenerateOptions().width = 3  # type: ignore[misc]

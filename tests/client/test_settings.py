@@ -1,0 +1,75 @@
+"""Endpoints of a client, and clients that are made from the loaded configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zrelay_client import AsyncClient, Client, Endpoint, InvalidArgument, Settings
+from zrelay_client._transport.endpoint import parse_endpoints
+
+from .conftest import Services
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "host_and_port"),
+    [
+        ("box", "box:7503", ("box", 7503)),
+        (" box:1 ", "box:1", ("box", 1)),
+        ("[::1]:5", "[::1]:5", ("::1", 5)),
+        ("::1", "[::1]:7503", ("::1", 7503)),
+        ("dns:///box:1", "dns:///box:1", None),
+        ("unix:/run/x", "unix:/run/x", None),
+    ],
+)
+def test_an_endpoint_has_an_address_for_grpc(text: str, address: str, host_and_port: object) -> None:
+    endpoint = Endpoint.parse("generator", text, "flag")
+    assert endpoint == Endpoint("generator", address, "flag")
+    assert (str(endpoint), endpoint.host_and_port) == (address, host_and_port)
+
+
+def test_endpoints_are_texts_values_or_sequences_of_them() -> None:
+    box = Endpoint("generator", "box:1")
+    assert parse_endpoints("generator", None) == ()
+    assert parse_endpoints("generator", box) == (box,)
+    assert parse_endpoints("generator", ["box:1", box, "a, b:2"]) == (
+        box,
+        Endpoint("generator", "a:7503"),
+        Endpoint("generator", "b:2"),
+    )
+    with pytest.raises(InvalidArgument, match="an endpoint with the role encoder, got one with the role generator"):
+        AsyncClient(encoder=box)
+
+
+@pytest.mark.parametrize("bad", ["a b/c", ["127.0.0.1:1", ""], "127.0.0.1:0,"])
+def test_a_text_that_is_no_endpoint_is_refused(bad: Any) -> None:
+    with pytest.raises(InvalidArgument, match="expected an endpoint") as refused:
+        AsyncClient(generator=bad)
+    assert refused.value.reason == "ENDPOINT_INVALID"
+
+
+def test_a_client_from_settings(services: Services, empty_home: Path) -> None:
+    (empty_home / "config.toml").write_text(
+        f'[profile.default.encoder]\nendpoint = "{services.encoder}"\n'
+        f'[profile.default.generator]\nendpoint = "{services.generator}"\n[generate]\ntimeout_s = 50\n'
+    )
+    settings = Settings.load()
+    assert settings.texts == {"encoder": services.encoder, "generator": services.generator}
+    (endpoint,) = settings.endpoints("generator")
+    assert (endpoint.address, endpoint.origin) == (services.generator, settings.origin("generator"))
+    assert "config.toml [profile.default.generator]" in endpoint.origin
+    settings.require("encoder", "generator")
+    with pytest.raises(InvalidArgument, match="no vision is configured"):
+        settings.require("vision")
+    with Client.from_settings(settings) as client:
+        assert client.serving() == {"encoder": True, "generator": True}
+        assert client._target._timeout_s == 50
+    with Client.from_settings(settings, roles=("encoder",), timeout_s=9) as client:
+        assert client.serving() == {"encoder": True}
+        assert client._target._timeout_s == 9
+
+
+def test_a_client_from_settings_without_endpoints_reads_no_configuration(empty_home: Path) -> None:
+    (empty_home / "config.toml").write_text('[profile.default.encoder]\nendpoint = "box"\n')
+    with Client.from_settings(Settings()) as client, pytest.raises(InvalidArgument, match="this client knows none"):
+        client.encoder_info()
