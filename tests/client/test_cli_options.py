@@ -163,6 +163,7 @@ async def test_flags_variables_and_keys_reach_the_generator(
 
 async def test_words_may_have_hyphens_and_wrong_values_name_the_flag(zrelay: Zrelay) -> None:
     for flags, message in (
+        (["--guidance-scale", "nan"], "'--guidance-scale': expected a number, got nan"),
         (["--label", "x"], "'--label': expected KEY=VALUE, got 'x'"),
         (["--sigmas", "1,x"], "'--sigmas': expected numbers separated by commas, got '1,x'"),
         (["--long-prompt-mode", "cut"], "pool, attention_pool, refuse, got 'cut'"),

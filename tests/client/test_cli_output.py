@@ -87,7 +87,7 @@ def test_tables_fit_the_terminal(services: Services, empty_home: Path) -> None:
     for command in (["jobs", "list", "--limit", "3"], ["info"], ["doctor"], ["config"]):
         endpoints = {"list": services.flags[2:], "config": []}.get(command[-1], services.flags)
         endpoints = services.flags[2:] if command[0] == "jobs" else endpoints
-        for columns in (60, 80, 120):
+        for columns in (60, 120):
             code, written = on_terminal(*command, *endpoints, columns=columns)
             lines = ESCAPE.sub("", written).splitlines()
             assert code == 0 and lines, written

@@ -35,6 +35,12 @@ class HeadedOption(click.Option):
         super().__init__(*args, **attributes)
         self.heading = heading
 
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Leaves the range of a number out of the help; messages name it."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
 
 class OptionsCommand(click.Command):
     """A command that lists its options under headings, and gets the flags of settings as one argument.
@@ -83,18 +89,19 @@ class OptionsCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the options under their headings."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        few = {_heading(option) for option in options} <= {"", "Output", CONNECTION}
         groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
-                groups.setdefault(_heading(param), []).append(record)
-        rest = groups.pop("", [])
-        headings = [heading for heading in REQUEST_GROUPS if heading in groups]
-        sections = [(heading, groups[heading]) for heading in headings]
-        few = set(headings) <= {CONNECTION}
-        sections.insert(0 if few else len(sections), ("Options" if few else "Other", rest))
-        for heading, records in sections:
-            with formatter.section(heading):
-                formatter.write_dl(records)
+        for option in options:
+            heading = _heading(option)
+            if few and heading != CONNECTION:
+                heading = "Options"
+            if (record := option.get_help_record(ctx)) is not None:
+                groups.setdefault(heading or "Other", []).append(record)
+        for heading in ("Options", *REQUEST_GROUPS, "Other"):
+            if heading in groups:
+                with formatter.section(heading):
+                    formatter.write_dl(groups[heading])
 
 
 def option(*names: str, heading: str = "", **attributes: Any) -> Callable[[F], F]:

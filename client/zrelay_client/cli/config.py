@@ -55,7 +55,7 @@ def command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
         _show(profile, as_json=as_json)
 
 
-@command.command("show")
+@command.command("show", short_help="Show every effective setting.")
 @_profile
 @json_option
 def show(profile: str | None, as_json: bool) -> None:
@@ -80,7 +80,7 @@ def init(force: bool) -> None:
     click.echo(str(file))
 
 
-@command.command("check")
+@command.command("check", short_help="Check the configuration file and the variables.")
 def check() -> None:
     """Check the configuration file and the ZRELAY_* variables; unknown keys are errors, unknown variables warnings."""
     settings = Settings.load().config

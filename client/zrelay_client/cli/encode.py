@@ -54,7 +54,7 @@ SETTINGS = [*request_settings("encode"), setting("generate.keep_prompt"), settin
     heading="Prompt",
     type=click.IntRange(1, MAX_OMNI_IMAGES),
     metavar="N",
-    help="Leave places for N images of `zrelay generate --omni`.  [default: none]",
+    help="Leave places for N images of `zrelay generate --omni`, at most 8.  [default: none]",
 )
 @json_option
 def command(

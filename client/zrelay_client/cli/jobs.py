@@ -77,7 +77,7 @@ def command() -> None:
     """
 
 
-@command.command("list", cls=OptionsCommand, roles=("generator",))
+@command.command("list", short_help="List the jobs of all generators.", cls=OptionsCommand, roles=("generator",))
 @option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only this state; repeat it for more.")
 @option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Only the newest N.")
 @option("--all", "everything", is_flag=True, help="All jobs, without a limit.")
@@ -115,7 +115,9 @@ def list_(
         click.echo(f"these are the newest {limit}; --limit N or --all lists more", err=True)
 
 
-@command.command("watch", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",))
+@command.command(
+    "watch", short_help="Show the progress of a job.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
+)
 @_job_id
 @option(
     "--after",
@@ -157,7 +159,9 @@ def watch(
         _print_files(values, console, as_json=as_json)
 
 
-@command.command("fetch", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",))
+@command.command(
+    "fetch", short_help="Write the images of jobs.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
+)
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("succeeded"))
 @_output
 @force_option
@@ -189,7 +193,7 @@ def fetch(
         )
 
 
-@command.command("cancel", cls=OptionsCommand, roles=("generator",))
+@command.command("cancel", short_help="Cancel jobs.", cls=OptionsCommand, roles=("generator",))
 @click.argument(
     "job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("queued", "running")
 )

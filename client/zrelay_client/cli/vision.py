@@ -46,7 +46,9 @@ def command() -> None:
     """Encode images (PNG, JPEG or WebP), score texts, and blend images into prompts, with the vision service."""
 
 
-@command.command("encode", cls=OptionsCommand, settings=_ENCODE_SETTINGS, roles=("vision",))
+@command.command(
+    "encode", short_help="Encode images to a file.", cls=OptionsCommand, settings=_ENCODE_SETTINGS, roles=("vision",)
+)
 @_images
 @_output("states.safetensors")
 @force_option
@@ -97,7 +99,13 @@ def encode(
         click.echo(f"{Path(image).name}: {one.engine} {shape}, fingerprint {one.fingerprint.digest[:12]}", err=True)
 
 
-@command.command("score", cls=OptionsCommand, settings=[_TIMEOUT], roles=("vision",))
+@command.command(
+    "score",
+    short_help="Score how well texts describe images.",
+    cls=OptionsCommand,
+    settings=[_TIMEOUT],
+    roles=("vision",),
+)
 @_images
 @option("--text", "texts", multiple=True, required=True, metavar="TEXT", help="A description; repeat it for more.")
 @json_option
@@ -128,7 +136,13 @@ def score(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, flags:
     print_table(("IMAGE", "PROBABILITY", "COSINE", "TEXT"), table, wrap=("IMAGE", "TEXT"))
 
 
-@command.command("condition", cls=OptionsCommand, settings=_CONDITION_SETTINGS, roles=("vision",))
+@command.command(
+    "condition",
+    short_help="Blend an image into an encoded prompt.",
+    cls=OptionsCommand,
+    settings=_CONDITION_SETTINGS,
+    roles=("vision",),
+)
 @click.argument("embeds", type=PATH)
 @click.argument("image", type=PATH)
 @_output("conditioned.safetensors")
