@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zrelay_client._pool.generators import require_alike
 from zrelay_client._transport.deadline import CONNECT_S
-from zrelay_client._transport.endpoint import Endpoint, split_endpoints
+from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client.client import AsyncClient
 from zrelay_client.info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 from zrelay_client.settings import Settings
@@ -42,15 +42,21 @@ class Check:
 async def check_services(settings: Settings) -> AsyncIterator[Check]:
     """Checks every configured service, and whether they fit together. Yields each result as soon as it is known."""
     found: list[ServiceInfo] = []
-    for role, text in settings.texts.items():
-        several = split_endpoints(text)
-        for one in several:
-            name = f"{role} {one}" if len(several) > 1 else role
-            async for result in _check_service(role, one, name):
+    first: dict[str, Endpoint] = {}
+    for role in settings.texts:
+        try:
+            endpoints = settings.endpoints(role)
+        except ZrelayError as error:
+            yield _failed(f"{role} endpoint", error)
+            continue
+        for endpoint in endpoints:
+            name = f"{role} {endpoint}" if len(endpoints) > 1 else role
+            async for result in _check_service(endpoint, name):
                 if isinstance(result, Check):
                     yield result
                 else:
                     found.append(result)
+                    first.setdefault(role, endpoint)
     encoders = [info for info in found if isinstance(info, EncoderInfo)]
     generators = [info for info in found if isinstance(info, GeneratorInfo)]
     for check in _check_alike(encoders, generators):
@@ -64,16 +70,12 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
         if generator is not None:
             yield _check_pair(encoder, generator)
         if encoder.ready:
-            yield await _check_encode(encoder, generator)
+            yield await _check_encode(first[encoder.role], generator)
 
 
-async def _check_service(role: str, text: str, name: str) -> AsyncIterator[Check | ServiceInfo]:
+async def _check_service(endpoint: Endpoint, name: str) -> AsyncIterator[Check | ServiceInfo]:
     """Checks name, port, health and GetInfo of one service; yields its info last."""
-    try:
-        endpoint = Endpoint.parse(role, text)
-    except ZrelayError as error:
-        yield _failed(f"{name} endpoint", error)
-        return
+    role = endpoint.role
     if (tcp := endpoint.host_and_port) is not None:
         check = await _check_port(role, name, *tcp)
         yield check
@@ -142,11 +144,11 @@ def _check_memory(service: str, info: ServiceInfo) -> Check:
     return Check(name, OK, message)
 
 
-async def _check_encode(encoder: EncoderInfo, generator: GeneratorInfo | None) -> Check:
+async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> Check:
     """Encodes a short prompt."""
     limit = generator.limits.text_limit if generator is not None else 0
     try:
-        async with AsyncClient(encoder=encoder.endpoint) as client:
+        async with AsyncClient(encoder=encoder) as client:
             started = time.monotonic()
             embeds = await client.encode(_PROMPT, text_limit=limit or None, timeout_s=_CALL_S)
     except ZrelayError as error:

@@ -1,16 +1,21 @@
 """Embeddings of prompts, as an encoder returns them, and their files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zrelay_client._wire.contents import Content, content_of, content_of_file
 from zrelay_client.image_embeds import ImageEmbeds
 from zrelay_client.image_files import ImageFile
 from zrelay_shared.enums import word
+from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
 from zrelay_shared.omni import image_count
 from zrelay_shared.wire import Parcel
+
+if TYPE_CHECKING:
+    import torch
 
 _IMAGES, _GRIDS = "omni.images.", "omni.grids."
 
@@ -72,7 +77,7 @@ def image_index(name: str) -> int | None:
 class Embeds:
     """The embeddings of a prompt, and of its negative prompt if there is one, for `generate` or for a file.
 
-    Opaque: it holds the messages of the encoder. Made by `Client.encode` or `Embeds.load`.
+    Holds the messages of the encoder. Made by `Client.encode`, `Embeds.load` or `Embeds.from_torch`.
 
     Attributes:
         fingerprint: The encoder that made them.
@@ -208,6 +213,91 @@ class Embeds:
         from zrelay_shared import embeds_file
 
         return cls.from_parcel(embeds_file.read(Path(path)))
+
+    def to_torch(
+        self, *, negative: bool = False, dtype: "torch.dtype | None" = None, device: "torch.device | str | None" = None
+    ) -> "list[Any]":
+        """Returns a copy of the embeddings as diffusers' pipelines take them: a list with one tensor [T, width].
+
+            pipeline(prompt_embeds=embeds.to_torch(dtype=torch.float32), guidance_scale=0.0)
+
+        For a Z-Image Omni prompt the list contains a list of one tensor per segment.
+
+        Args:
+            negative: Whether to return the negative prompt.
+            dtype: Data type of the tensors; that of the pipeline. Default: that of the embeddings, bfloat16 as a rule.
+            device: Device of the tensors. Default: the CPU.
+
+        Raises:
+            FeatureMissing: torch is not installed.
+            InvalidArgument: NEGATIVE_PROMPT_MISSING, there is no negative prompt.
+        """
+        from zrelay_client._wire.arrays import torch_segments
+
+        tensors = torch_segments(self._parcel, self._message(negative=negative))
+        moved = [tensor.to(device=device, dtype=dtype) for tensor in tensors]
+        return moved if len(moved) == 1 else [moved]
+
+    def to_numpy(self, *, negative: bool = False) -> "list[Any]":
+        """Returns a copy of the embeddings as float32 arrays, in the lists of `to_torch`.
+
+        numpy has no bfloat16; float32 holds every value of it.
+
+        Args:
+            negative: Whether to return the negative prompt.
+
+        Raises:
+            FeatureMissing: numpy is not installed.
+            InvalidArgument: NEGATIVE_PROMPT_MISSING, there is no negative prompt.
+        """
+        from zrelay_client._wire.arrays import numpy_segments
+
+        arrays = numpy_segments(self._parcel, self._message(negative=negative))
+        return arrays if len(arrays) == 1 else [arrays]
+
+    @classmethod
+    def from_torch(
+        cls,
+        prompt_embeds: "torch.Tensor | Sequence[Any]",
+        negative_prompt_embeds: "torch.Tensor | Sequence[Any] | None" = None,
+        *,
+        fingerprint: EncoderFingerprint | None = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+    ) -> "Embeds":
+        """Returns embeddings of one prompt from tensors, which are copied.
+
+        Without a fingerprint nothing is known of the encoder, and the relation to the generator is "unverified". The
+        generator refuses embeddings of another width.
+
+        Args:
+            prompt_embeds: A tensor [T, width] of bfloat16, float16 or float32, or a list of one, as diffusers'
+                `encode_prompt` returns it; for Z-Image Omni a list of one list of segments.
+            negative_prompt_embeds: The negative prompt in the same form.
+            fingerprint: The encoder that made them, for example `fingerprint` of other embeddings.
+            prompt, negative_prompt: The texts, for the image file.
+
+        Raises:
+            FeatureMissing: torch is not installed.
+            InvalidArgument: PROMPT_EMBEDS_INVALID, NEGATIVE_PROMPT_EMBEDS_INVALID.
+        """
+        from zrelay_client._wire.arrays import spec_of_torch
+
+        return cls.from_parcel(
+            spec_of_torch(prompt_embeds, negative_prompt_embeds, fingerprint, prompt, negative_prompt)
+        )
+
+    def _message(self, *, negative: bool) -> Any:
+        """Returns the PromptEmbeds of the prompt or of the negative prompt."""
+        if negative and self.negative_report is None:
+            raise InvalidArgument(
+                "negative_prompt: expected one within the embeddings, got none: encode again with a negative prompt, "
+                "which may be empty",
+                field="negative_prompt",
+                reason="NEGATIVE_PROMPT_MISSING",
+            )
+        spec = self._parcel.message
+        return (spec.negative_prompt if negative else spec.prompt).prompt_embeds
 
     def __repr__(self) -> str:
         return f"Embeds({self.report.token_count} tokens, encoder {self.fingerprint.digest[:12]})"

@@ -1,4 +1,4 @@
-"""What an image file says of how it was made, read from PNG, JPEG or WebP without an imaging library."""
+"""Reads the settings that an image file was made with, from PNG, JPEG or WebP, without an imaging library."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ from zrelay_shared.errors import InvalidArgument
 
 _KEYWORD = b"zrelay"
 _MAX_BYTES = 1 << 20
-"""Provenance beyond this is refused: a few kB are usual, and compressed text may claim anything."""
+"""Larger provenance is refused, since compressed text may expand to any size. A few kB are usual."""
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _EXIF = b"Exif\0\0"
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
@@ -19,9 +19,10 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 
 
 def read_provenance(data: bytes) -> dict[str, Any] | None:
-    """The provenance of an image file that zrelay wrote, None where it has none.
+    """Returns the provenance of an image file that zrelay wrote, None if the file has none.
 
-    Raises InvalidArgument (IMAGE_INVALID) for what is no PNG, JPEG or WebP, or is damaged.
+    Raises:
+        InvalidArgument: IMAGE_INVALID, the file is no PNG, JPEG or WebP, or it is damaged.
     """
     try:
         if data.startswith(_PNG):
@@ -32,14 +33,14 @@ def read_provenance(data: bytes) -> dict[str, Any] | None:
             text = _of_webp(data)
         else:
             raise _refusal("a PNG, JPEG or WebP file", "something else")
-        said = json.loads(text) if text else None
+        provenance = json.loads(text) if text else None
     except (struct.error, zlib.error, ValueError, IndexError) as error:
-        raise _refusal("a whole image file", "a damaged one") from error
-    return said if isinstance(said, dict) else None
+        raise _refusal("a complete image file", "a damaged one") from error
+    return provenance if isinstance(provenance, dict) else None
 
 
 def _of_png(data: bytes) -> bytes:
-    """Text of the iTXt chunk "zrelay" (PNG, third edition, 11.3.3.4)."""
+    """Returns the text of the iTXt chunk "zrelay" (PNG, third edition, 11.3.3.4)."""
     at = len(_PNG)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -63,11 +64,11 @@ def _inflate(text: bytes) -> bytes:
 
 
 def _of_jpeg(data: bytes) -> bytes:
-    """UserComment of the first Exif segment (JPEG, B.1.1; Exif 2.3, 4.7.2)."""
+    """Returns the UserComment of the first Exif segment (JPEG, B.1.1; Exif 2.3, 4.7.2)."""
     at = 2
     while data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xDA:  # the picture begins
+        if marker == 0xDA:  # the image data begins
             break
         if marker in _STANDALONE:
             at += 2
@@ -81,7 +82,7 @@ def _of_jpeg(data: bytes) -> bytes:
 
 
 def _of_webp(data: bytes) -> bytes:
-    """UserComment of the EXIF chunk (RFC 9649, 2.7.1.5)."""
+    """Returns the UserComment of the EXIF chunk (RFC 9649, 2.7.1.5)."""
     at = 12
     while at + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, at)
@@ -100,12 +101,12 @@ def _user_comment(tiff: bytes) -> bytes:
         if tag == _EXIF_IFD:
             for exif_tag, count, offset in _entries(tiff, order, inner):
                 if exif_tag == _USER_COMMENT:
-                    return tiff[offset + 8 : offset + count]  # eight bytes name the character code
+                    return tiff[offset + 8 : offset + count]  # the first eight bytes name the character code
     return b""
 
 
 def _entries(tiff: bytes, order: str, at: int) -> Iterator[tuple[int, int, int]]:
-    """(tag, count, value or offset) of an image file directory (TIFF 6.0, 2)."""
+    """Yields (tag, count, value or offset) of an image file directory (TIFF 6.0, 2)."""
     (count,) = struct.unpack_from(f"{order}H", tiff, at)
     for index in range(count):
         tag, _, items, offset = struct.unpack_from(f"{order}HHII", tiff, at + 2 + 12 * index)
@@ -114,7 +115,7 @@ def _entries(tiff: bytes, order: str, at: int) -> Iterator[tuple[int, int, int]]
 
 def _refusal(expected: str, got: str) -> InvalidArgument:
     return InvalidArgument(
-        f"image: expected {expected}, got {got}: give a picture that `zrelay generate` wrote",
+        f"image: expected {expected}, got {got}: name an image that `zrelay generate` wrote",
         field="image",
         reason="IMAGE_INVALID",
     )

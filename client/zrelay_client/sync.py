@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from types import AsyncGeneratorType, TracebackType
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
 _POLL_S = 0.01
+_WAIT_S = 0.2 if os.name == "nt" else None
+"""On Windows Ctrl-C does not interrupt a wait, so a wait must end by itself."""
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +51,12 @@ class BackgroundLoop:
             raise RuntimeError(f"this client {why}")
         future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
         try:
-            return future.result()
+            while True:
+                try:
+                    return future.result(_WAIT_S)
+                except TimeoutError:
+                    if future.done():  # raised by `work`
+                        raise
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread cancels the work; `close` waits for its end
             raise

@@ -50,7 +50,7 @@ RELATIONS = {
 class EncoderFingerprint:
     """What produced some embeddings.
 
-    Digests are SHA-256 in hex, "" where a generator does not know them. Weights of layers are rounded to float32, as in
+    Digests are SHA-256 in hex, "" where they are not known. Weights of layers are rounded to float32, as in
     the message, so that client and server compute the same digest.
     """
 
@@ -100,9 +100,12 @@ def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> Encoder
     """Compares the fingerprint of embeddings with the one that a generator expects.
 
     Args:
-        expected: The encoder that the generator was trained with. Fields that are "" are unknown and make the verdict
-            `unverified` at best.
+        expected: The encoder that the generator was trained with.
         actual: The encoder that made the embeddings.
+
+    Returns:
+        The relation and the differences. A digest that is "" on either side is unknown: the relation is `unverified` at
+        best.
 
     Raises:
         EncoderMismatch: A difference is refused.
@@ -112,13 +115,14 @@ def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> Encoder
         wanted, got = getattr(expected, name), getattr(actual, name)
         if wanted == got:
             continue
-        unknown = name in _WHERE_EMPTY_IS_UNKNOWN and wanted == ""
+        unknown = name in _WHERE_EMPTY_IS_UNKNOWN and "" in (wanted, got)
         if meaning == REFUSED and not unknown:
             raise _mismatch(name, wanted, got, expected, actual)
         if unknown and meaning == EQUIVALENT:
             continue
         relation = UNVERIFIED if unknown else meaning
-        differences.append(f"{name}: {_shown(got)}, here {'not known' if unknown else _shown(wanted)}")
+        here, there = (("not known" if unknown and not value else _shown(value)) for value in (wanted, got))
+        differences.append(f"{name}: {there}, here {here}")
         worst = min(worst, relation, key=_WORST_FIRST.index)
     return EncoderComparison(worst, tuple(differences))
 

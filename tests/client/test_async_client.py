@@ -259,6 +259,16 @@ async def test_the_budget_is_one_for_all_hops(services: Services) -> None:
     await services.idle()
 
 
+async def test_jobs_have_the_timeout_of_the_client(services: Services) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        job = await client.submit(PROMPT, **LONG)
+        async with AsyncClient(generator=services.generator, timeout_s=0.5) as brief:
+            with pytest.raises(DeadlineExceeded):
+                await brief.jobs.fetch(job.job_id)
+        await client.jobs.cancel(job.job_id)
+    await services.idle()
+
+
 async def test_a_repeat_of_a_request_is_the_same_job(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
         first = await client.generate(PROMPT, request_id="twice", **QUICK)

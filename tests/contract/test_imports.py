@@ -92,6 +92,7 @@ MESSAGE_MODULES = (
     "zrelay_generator.api.requests",
     "zrelay_generator.features.request",
     "zrelay_generator.features.omni.spec",
+    "zrelay_client._wire.arrays",
     "zrelay_client._pool.encoders",
     "zrelay_client._pool.generators",
     "zrelay_client._vision.calls",
@@ -110,8 +111,11 @@ OWNERS = {
         "zrelay_vision.*",
         "zrelay_generator.*",
         "zrelay_demo.*",
+        "zrelay_client.embeds",  # for type checkers
+        "zrelay_client._wire.arrays",  # within functions
     ),
     "numpy": (
+        "zrelay_client._wire.arrays",
         "zrelay_generator.cost.fit",
         "zrelay_generator.images.writing",
         "zrelay_generator.model.preview",
@@ -254,12 +258,24 @@ def test_layers_of_the_client(layer: str) -> None:
     assert wrong == []
 
 
+def test_one_place_of_the_client_opens_channels() -> None:
+    """TLS and credentials are then fields of Endpoint."""
+    opening = {
+        module
+        for module, found in IMPORTS.items()
+        if module.startswith("zrelay_client") and any(name.startswith("zrelay_shared.channels") for name in found)
+    }
+    assert opening == {"zrelay_client._transport.endpoint"}
+
+
 def test_the_client_stays_without_torch() -> None:
     wrong = [
         f"{module} imports {imported}"
         for module, all_imported in IMPORTS.items()
         for imported in all_imported
-        if module.startswith("zrelay_client") and imported.startswith("zrelay_shared.torch_")
+        if module.startswith("zrelay_client")
+        and module != "zrelay_client._wire.arrays"
+        and imported.startswith("zrelay_shared.torch_")
     ]
     assert wrong == []
 

@@ -141,3 +141,11 @@ def test_what_the_generator_does_not_know_is_unverified() -> None:
     assert compare(no_dtype, USUAL).relation == "exact"
     with pytest.raises(EncoderMismatch):
         compare(width_only, dataclasses.replace(USUAL, width=1024))
+
+
+def test_an_encoder_without_digests_is_unverified() -> None:
+    verdict = compare(USUAL, EncoderFingerprint(family="qwen3", width=2560))
+    assert verdict.relation == "unverified"
+    assert "weights_digest: not known, here 111111111111..." in verdict.differences
+    with pytest.raises(EncoderMismatch):
+        compare(USUAL, EncoderFingerprint(family="qwen3", width=1024))

@@ -90,13 +90,13 @@ def parse_endpoints(role: str, source: EndpointSource, origin: str = "") -> tupl
                 )
             found.setdefault(part.address, part)
             continue
-        for text in split_endpoints(part):
+        for text in _parts(part):
             endpoint = Endpoint.parse(role, text, origin)
             found.setdefault(endpoint.address, endpoint)
     return tuple(found.values())
 
 
-def split_endpoints(text: str) -> list[str]:
+def _parts(text: str) -> list[str]:
     """Returns the parts of a text with commas; the text itself if there are none."""
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 

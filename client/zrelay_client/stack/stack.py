@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client.stack import extras, processes, record
 from zrelay_client.stack.launch import Launched, StackOptions, launch
 from zrelay_client.stack.record import StackRecord, StackService
@@ -70,7 +71,7 @@ class Stack:
                 how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
                 kind = CheckpointError if code == exits.LOCAL_FILE else Unavailable
                 raise kind(
-                    f"the {service.role} {how}; its last lines:\n{service.last_lines()}\nthe whole log: {service.log}",
+                    f"the {service.role} {how}; its last lines:\n{service.last_lines()}\nthe log: {service.log}",
                     reason="SERVICE_ENDED",
                     metadata={"service": service.role, "exit_code": code},
                 )
@@ -149,9 +150,8 @@ async def _serving(service: Launched) -> bool:
     if not address:
         return False
     from zrelay_client._transport.stub import is_serving  # loads grpc, which is not needed before a service listens
-    from zrelay_shared.channels import dial
 
-    channel = dial(address)
+    channel = Endpoint(service.role, address).channel()
     try:
         return await is_serving(channel, role=service.role, endpoint=address, timeout=1.0)
     except ZrelayError:
