@@ -228,7 +228,12 @@ class _PromptsRun:
         at_once = in_flight or IN_FLIGHT * len(self._settings.endpoints("generator"))
         async with client_of(self._settings) as client:
             stopped = "jobs that were not done are cancelled; run the same command again to continue"
-            leave = _running.leave_running(client, self._settings.config)
+            leave_running = _running.leave_running(client, self._settings.config)
+
+            async def leave() -> str:
+                await leave_running()
+                return "jobs that were not done are left running; run the same command again for their images"
+
             await _running.interruptible(self._all(client, at_once), self._console, leave=leave, stopped=stopped)
 
     async def _all(self, client: AsyncClient, at_once: int) -> None:
