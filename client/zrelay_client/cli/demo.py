@@ -109,5 +109,6 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
     console.message(
         f"  {sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed {first['seed']}; "
         f"services ready in {format_seconds(ready_s)}, first image {format_seconds(first['timings_s']['total'])}, "
-        f"second {format_seconds(second['timings_s']['total'])}; the services are stopped"
+        f"second {format_seconds(second['timings_s']['total'])}; the services are stopped",
+        wrap=True,
     )
