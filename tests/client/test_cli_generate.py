@@ -119,7 +119,7 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         (["-"], exits.REFUSED, "got an empty prompt"),
         (["fox", "--width", "100"], exits.REFUSED, "divisible by 16, got 100"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
-        (["fox", "--width", "wide"], exits.USAGE, "expected a whole number, got 'wide'"),
+        (["fox", "--width", "wide"], exits.USAGE, "'--width': expected a whole number"),
     ],
 )
 async def test_refusals_in_one_line_and_nothing_written(
