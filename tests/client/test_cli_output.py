@@ -136,6 +136,13 @@ async def test_a_folder_that_cannot_be_created(generate: Any) -> None:
         assert ran.returncode == exits.LOCAL_FILE and "cannot be created in locked" in ran.stderr
 
 
+async def test_a_file_is_expected_where_there_is_one_output(zrelay: Zrelay) -> None:
+    for command in (["encode", "fox"], ["vision", "encode", "a.png"], ["calibrate"]):
+        ran = await zrelay(*command, "-o", "new/", "--force")
+        assert ran.returncode == exits.LOCAL_FILE and "new/: expected a file, got a folder" in ran.stderr, ran.stderr
+        assert list(Path().iterdir()) == []
+
+
 async def test_a_refused_command_creates_nothing(generate: Any, zrelay: Zrelay, services: Services) -> None:
     for args, code in (
         (["--width", "100"], exits.REFUSED),  # by the generator

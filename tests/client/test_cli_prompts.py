@@ -103,6 +103,19 @@ async def test_a_crash_between_image_and_record_makes_no_second_image(run: Any) 
     assert (await run(file)).stderr.strip() == "1 of 1 lines are done already"
 
 
+async def test_options_of_the_command_are_defaults(run: Any, services: Services, zrelay: Zrelay) -> None:
+    encoded = await zrelay("encode", "a cat", "-o", "cat.safetensors", "--negative-prompt", "", *services.flags[:2])
+    assert encoded.returncode == 0, encoded.stderr
+    file = write("p.jsonl", {"prompt_embeds": "cat.safetensors", "seed": 1}, {"prompt": "dog"}, {"prompt": "dog"})
+    common = ["--guidance-scale", "1.5", "--negative-prompt", "a fox", "--size", "64x64", "--seed", "9"]
+    ran = await run(file, *common, "--num-inference-steps", "2", "--preview", "previews")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(ran.stdout.split()) == ["cat-1.png", "dog-9.png", "dog-9.png"], "equal images share a file"
+    found = {record["line"]: record for record in records("p.results.jsonl")}
+    assert {record["sampling"]["guidance_scale"] for record in found.values()} == {1.5}
+    assert {path.name.split("-image")[0] for path in Path("previews").iterdir()} == {"job-1", "job-2", "job-3"}
+
+
 async def test_json_lines_from_standard_input(run: Any) -> None:
     lines = [{"prompt": "fox", "seed": 1, **SMALL}, {"prompt": "fox", "height": 17}]
     ran = await run("-", "--json", "-q", stdin="\n".join(map(json.dumps, lines)).encode())

@@ -217,6 +217,20 @@ def check_file(path: Path, *, force: bool) -> None:
         raise FileExistsError(errno.EEXIST, message, str(path))
 
 
+def new_file(output: str, *, force: bool) -> Path:
+    """Returns the path of an output that must be a file, after checking that it can be written.
+
+    Raises:
+        OSError: It cannot be written, or names a folder.
+    """
+    path = Path(output)
+    if is_folder(output):
+        raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder: name a file in it", output)
+    check_folder(path.parent)
+    check_file(path, force=force)
+    return path
+
+
 def free_name(path: Path) -> Path:
     """Returns the path, or the first of `-2`, `-3`, ... that does not exist."""
     number, place = 2, path

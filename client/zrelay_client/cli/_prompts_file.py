@@ -29,7 +29,7 @@ import click
 from zrelay_client._jobs.batch import IN_FLIGHT
 from zrelay_client._vision.references import check_reference_files
 from zrelay_client.cli import _running
-from zrelay_client.cli._files import Targets, check_new_folder, chosen_format, file_values, is_folder
+from zrelay_client.cli._files import Previews, Targets, check_new_folder, chosen_format, file_values, is_folder
 from zrelay_client.cli._image_jobs import (
     SETTINGS,
     GenerateArguments,
@@ -157,6 +157,8 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
     lines = read_lines(name, data, replace(arguments, output=None), settings.config)
     results = ResultsFile(folder / f"{PurePath(name).stem}.results.jsonl")
     check_new_folder(folder)
+    if arguments.preview is not None:
+        Previews(Path(arguments.preview)).check()
     done = results.done()
     waiting = [line for line in lines if line.id not in done]
     _check_files(name, waiting, folder)
@@ -371,7 +373,7 @@ def _read_line(
             raise ValueError("size sets width and height: leave out width and height")
         width, height = size_flags(size).values()
         sections["generate"] |= {"width": width, "height": height}
-    found = replace(arguments, **inputs)
+    found = replace(_defaults(arguments, inputs), **inputs)
     _check_inputs(found, sections)
     if "deterministic" in sections["generate"]:
         sections["encode"]["deterministic"] = sections["generate"]["deterministic"]
@@ -382,6 +384,17 @@ def _read_line(
         condition=replace(settings.condition, **sections["condition"]),
     )
     return PromptLine(number, _id_of(found, of_line, digests), found, of_line)
+
+
+def _defaults(arguments: GenerateArguments, inputs: Mapping[str, Any]) -> GenerateArguments:
+    """Returns the defaults of a line without those that its inputs replace."""
+    if inputs.get("omni"):
+        arguments = replace(arguments, reference=None)
+    if inputs.get("reference") is not None:
+        arguments = replace(arguments, omni=())
+    if inputs.get("prompt_embeds") is not None:
+        arguments = replace(arguments, negative_prompt=None)
+    return arguments
 
 
 def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._files import check_file, check_folder
+from zrelay_client.cli._files import check_new_folder, new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -58,12 +58,9 @@ def command(
     The vision service uses the file that belongs to the encoder of a prompt: normalization per dimension and outlier
     masks need it. It reads the files of the folder `zrelay serve vision --references FOLDER` when it starts.
     """
-    folder = _usual_folder() if output is None else Path(output).parent
-    if output is None:
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        check_file(Path(output), force=force)
-    check_folder(folder)
+    chosen = None if output is None else new_file(output, force=force)
+    if chosen is None:
+        check_new_folder(_usual_folder())
     settings = load_settings(profile, flags, "encoder")
     from zrelay_client._vision_calibration import read_corpus
     from zrelay_shared import reference_file
@@ -71,7 +68,8 @@ def command(
     with Console(quiet=quiet) as console:
         started = time.monotonic()
         reference = asyncio.run(_calibrate(settings, read_corpus(corpus), layer, console))
-        file = Path(output) if output is not None else _usual_file(reference)
+        file = chosen or _usual_file(reference)
+        file.parent.mkdir(parents=True, exist_ok=True)
         reference_file.write(file, reference)
         fingerprint = reference.fingerprint
         if as_json:

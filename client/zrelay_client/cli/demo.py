@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from zrelay_client.cli._files import chosen_format, is_folder, targets
 from zrelay_client.cli._options import PATH, OptionsCommand, option, setting
 from zrelay_client.cli._output import Console, format_seconds
 from zrelay_client.settings import Settings
@@ -53,7 +54,7 @@ def command(
     if output == "-":
         raise click.UsageError("--output: expected a file, got -; `zrelay generate -o -` writes to standard output")
     file = Path(output)
-    if file.is_dir():
+    if is_folder(output):
         file /= "demo.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"seed": seed}
@@ -71,7 +72,6 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
     from zrelay_client._vision.references import check_reference_files, has_references
-    from zrelay_client.cli._files import chosen_format, targets
     from zrelay_client.cli._image_jobs import ImageJob
     from zrelay_client.cli._running import generate_one
     from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint

@@ -2,12 +2,11 @@
 
 import asyncio
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._files import check_file, check_folder
+from zrelay_client.cli._files import new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -74,10 +73,8 @@ def command(
     """
     from zrelay_client.cli._running import long_prompt_warnings
 
+    file = new_file(output, force=force)
     settings = load_settings(profile, flags, "encoder")
-    file = Path(output)
-    check_folder(file.parent)
-    check_file(file, force=force)
     options = values_of(settings.config.encode)
     if image_count is not None:
         options["image_count"] = image_count

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from zrelay_client.cli._files import check_file, check_folder
+from zrelay_client.cli._files import new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -76,9 +76,7 @@ def encode(
         if engine == "siglip" and flags[f"encode_images.{name}"] is not None:
             flag = setting(f"encode_images.{name}").flags[0]
             raise click.UsageError(f"{flag} is for --engine qwen3-vl, got --engine siglip")
-    file = Path(output)
-    check_folder(file.parent)
-    check_file(file, force=force)
+    file = new_file(output, force=force)
     settings = load_settings(profile, flags, "vision")
     options = values_of(settings.config.encode_images, without=_STATES_ONLY if engine == "siglip" else ())
     name = cast(Literal["qwen3_vl", "siglip"], engine.replace("-", "_"))
@@ -157,9 +155,7 @@ def condition(
     """
     from zrelay_client.embeds import Embeds
 
-    file = Path(output)
-    check_folder(file.parent)
-    check_file(file, force=force)
+    file = new_file(output, force=force)
     settings = load_settings(profile, flags, "vision")
     options = values_of(settings.config.condition)
     prompt = Embeds.load(embeds)
