@@ -1,6 +1,8 @@
 """Embeddings as tensors and arrays: given to diffusers' pipelines, and back to a generator."""
 
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -68,6 +70,19 @@ async def test_the_round_trip_through_torch_gives_the_same_image(client: AsyncCl
     assert unknown.images[0].pixels_sha256 == ours.images[0].pixels_sha256
     assert unknown.encoder_relation == "unverified"
     assert any(line.startswith("weights_digest: not known, here ") for line in unknown.encoder_differences)
+
+
+def test_the_page_runs(
+    services: Services, empty_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs/how-to/use-embeddings-with-diffusers.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    script = "\n".join(blocks).replace('"MODEL"', repr(str(demo_checkpoint()))).replace("1024", "64")
+    monkeypatch.setenv("ZRELAY_ENCODER", services.encoder)
+    monkeypatch.setenv("ZRELAY_GENERATOR", services.generator)
+    exec(compile(script, page.name, "exec"), {})
+    assert capsys.readouterr().out == "unverified\n"
+    assert Path("fox.png").exists()
 
 
 async def test_tensors_are_copies(client: AsyncClient) -> None:

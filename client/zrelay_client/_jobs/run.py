@@ -50,6 +50,7 @@ class JobRequest:
     """A job with its id and its seed, so that it gives the same image wherever and however often it is submitted.
 
     Attributes:
+        request_id: Names the job on every generator.
         work: Cost of the job in pixels times transformer forwards, by which generators are compared.
         named: Whether the embeddings are sent by digest from the first time on.
         patient: Whether to wait while every generator is busy.
@@ -149,10 +150,7 @@ class JobRun:
         """
         if self._here is None:
             raise NotFound("no generator has taken this job yet", reason="JOB_UNKNOWN")
-        named = await self._named(self._here)
-        mine = self._request
-        request = submit_request(mine.embeds, mine.options, mine.request_id, named)
-        job = await self._here.service.submit(request, _REACH_S)
+        job = await self._submit(self._here, _REACH_S)
         self._detached = True
         return job
 
@@ -167,15 +165,19 @@ class JobRun:
         while True:
             here = self._here or await self._place()
             try:
-                named = await self._named(here)
-                request = submit_request(self._request.embeds, self._request.options, self._request.request_id, named)
-                return await here.service.submit(request, self._budget.left("generator"))
+                return await self._submit(here)
             except ZrelayError as error:
                 await self._next(here, error)
             finally:
                 self._leave()
 
+    async def _submit(self, here: Generator, timeout: float | None = None) -> Job:
+        mine, named = self._request, await self._named(here)
+        request = submit_request(mine.embeds, mine.options, mine.request_id, named)
+        return await here.service.submit(request, self._budget.left("generator") if timeout is None else timeout)
+
     async def _place(self) -> Generator:
+        """Returns the generator that the job runs on from now on."""
         here = await self._generators.place(
             self._request.work, self._without, self._budget, refusal=self._refusal, patient=self._request.patient
         )
@@ -203,9 +205,9 @@ class JobRun:
             mine, named = self._request, await self._named(here)
             request = generate_request(mine.embeds, mine.options, mine.request_id, named)
             messages = here.service.generate(request, self._budget.left("generator"))
-        heard = listen(messages, lambda: here.reach(_REACH_S))
-        async with contextlib.aclosing(messages), contextlib.aclosing(heard):
-            async for message in heard:
+        received = listen(messages, lambda: here.reach(_REACH_S))
+        async with contextlib.aclosing(messages), contextlib.aclosing(received):
+            async for message in received:
                 self._lost_at, self._attempts = None, 0
                 event = self._take(here, message)
                 if event is not None:
