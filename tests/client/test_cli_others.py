@@ -214,6 +214,7 @@ def test_what_is_completed(empty_home: Path, args: list[str], incomplete: str, v
 async def test_down_with_nothing_up(zrelay: Zrelay) -> None:
     ran = await zrelay("down")
     assert (ran.returncode, ran.stderr) == (0, "nothing runs\n")
+    assert json.loads((await zrelay("down", "--json")).stdout) == {"stopped": []}
 
 
 def stack_of(home: Path, **started: str | None) -> None:

@@ -2,11 +2,14 @@
 
 import click
 
+from zrelay_client.cli._options import OptionsCommand, json_option
+from zrelay_client.cli._output import print_json
 from zrelay_shared import paths
 
 
-@click.command("down")
-def command() -> None:
+@click.command("down", cls=OptionsCommand)
+@json_option
+def command(as_json: bool) -> None:
     """Stop the services that `zrelay up` started on this machine, and no other processes.
 
     Running jobs get the time that --grace-s of `zrelay up` gives them.
@@ -14,6 +17,9 @@ def command() -> None:
     from zrelay_client.stack.stack import down
 
     ended = down(paths.state_dir())
+    if as_json:
+        print_json({"stopped": [service.role for service in ended]})
+        return
     if not ended:
         click.echo("nothing runs", err=True)
     for service in ended:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import PATH, OptionsCommand, option, quiet_option
-from zrelay_client.cli._output import Console
+from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option, quiet_option
+from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _WATCH_S = 0.25
     help="Time for running jobs when the services stop.  [default: 30]",
 )
 @option("--timeout", type=float, default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
+@json_option
 @quiet_option
 def command(
     model: str | None,
@@ -53,6 +54,7 @@ def command(
     dtype: str | None,
     grace_s: float,
     timeout: float,
+    as_json: bool,
     quiet: bool,
 ) -> int:
     """Start encoder, vision service and generator on this machine, on free ports, and print their addresses.
@@ -81,14 +83,14 @@ def command(
         siglip=_absolute(siglip),
     )
     with Console(quiet=quiet) as console:
-        return asyncio.run(_up(options, detach=detach, console=console))
+        return asyncio.run(_up(options, detach=detach, as_json=as_json, console=console))
 
 
 def _absolute(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder).expanduser().absolute()
 
 
-async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
+async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: Console) -> int:
     from zrelay_client.stack.stack import start
 
     stack = start(options)
@@ -104,8 +106,12 @@ async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int
             console.message("interrupted: the services are stopped")
             return exits.INTERRUPTED
         ready.result()
-        for role, endpoint in stack.endpoints.items():
-            console.result(f"{role} {endpoint}")
+        console.clear()
+        if as_json:
+            print_json({"endpoints": stack.endpoints, "logs": str(options.logs)})
+        else:
+            for role, endpoint in stack.endpoints.items():
+                console.result(f"{role} {endpoint}")
         console.message(f"logs: {options.logs}")
         if detach:
             leave_running = True
