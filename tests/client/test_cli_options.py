@@ -146,7 +146,8 @@ async def test_flags_variables_and_keys_reach_the_generator(
     services: Services, zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(
-        '[generate]\nsigmas = [1.0, 0.5]\nlabels = { project = "foxes" }\n[encode]\nlong_prompt_mode = "refuse"\n'
+        '[generate]\nsigmas = [1.0, 0.5]\nstrength = 0.5\nlabels = { project = "foxes" }\n'
+        '[encode]\nlong_prompt_mode = "refuse"\n'
     )
     monkeypatch.setenv("ZRELAY_GENERATE_CFG_TRUNCATION", "0.9")
     flags = ["--label", "a=b=c", "--no-prompt-in-file", "--cfg-normalization", "0.5", "--size", "64x64", "--seed", "7"]
@@ -168,6 +169,7 @@ async def test_words_may_have_hyphens_and_wrong_values_name_the_flag(zrelay: Zre
         (["--sigmas", "1,x"], "'--sigmas': expected numbers separated by commas, got '1,x'"),
         (["--long-prompt-mode", "cut"], "expected one of truncate, interpolate, pool, attention_pool, refuse"),
         (["--blend", "adain-per-dim"], "--blend is for reference images: add --reference IMAGE"),
+        (["--strength", "0.5"], "--strength is for an image to start from: add --image FILE"),
         (["--preview-every", "2"], "--preview-every is for previews: add --preview PATH"),
         (["--prompt-embeds", "x.safetensors", "--text-limit", "5"], "pass it to `zrelay encode`"),
     ):

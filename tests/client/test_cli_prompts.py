@@ -93,7 +93,7 @@ async def test_a_second_run_does_what_is_missing(run: Any, services: Services) -
 
 
 async def test_a_crash_between_image_and_record_makes_no_second_image(run: Any) -> None:
-    file = write("p.jsonl", {"prompt": "fox", **SMALL})
+    file = write("p.jsonl", "\ufeff" + json.dumps({"prompt": "fox\u2028", **SMALL}, ensure_ascii=False))
     first = await run(file)
     record = Path("p.results.jsonl").read_text()
     Path("p.results.jsonl").write_text(record[: len(record) // 2])  # as if it were cut off
@@ -135,6 +135,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         ("[1]", 'expected an object such as {"prompt": "a red fox"}, got [1]'),
         ({"seed": 1}, "expected prompt or prompt_embeds, got neither"),
         ({"prompt": 3}, "prompt: expected a string, got 3"),
+        ({"prompt": "\ud800"}, "prompt: expected Unicode text"),
         ({"prompt": "a", "output": "../a.png"}, "output: expected the name of a file within the output folder"),
         ({"prompt": "a", "output": "a.bmp"}, "expected the suffix .png"),
         ({"prompt": "a", "alpha": 0.5}, "alpha is for reference images: add reference"),
@@ -151,7 +152,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         assert ran.stderr.startswith("error: bad.jsonl: line 2: ") and message in ran.stderr, ran.stderr
     file = write("bad.jsonl", *(line for line, _ in cases))
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
-    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 3 more" in ran.stderr
+    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 4 more" in ran.stderr
     file = write("same.jsonl", {"prompt": "a", "output": "x.png"}, {"prompt": "b", "output": "x.png"})
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
     assert "line 2: output: out/x.png is that of line 1" in ran.stderr

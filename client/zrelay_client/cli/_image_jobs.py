@@ -132,6 +132,8 @@ def image_job(arguments: GenerateArguments, settings: Config, source: str | Path
         **values_of(generate, without=("timeout_s", "preview_every", "preview_max_side", "labels")),
         "priority": generate.priority or ("interactive" if one_image else "normal"),
     }
+    if arguments.image is None:
+        options.pop("strength", None)  # a default of the configuration, for images to start from
     if file_format is not None:
         options["format"] = file_format
     if generate.labels is not None:

@@ -11,6 +11,8 @@ The id is part of the request id, so that a run after a crash gets the results o
 """
 
 import asyncio
+import codecs
+import contextlib
 import difflib
 import hashlib
 import json
@@ -101,9 +103,9 @@ class ResultsFile:
         if not self._path.exists():
             return {}
         found = {}
-        for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self._path.read_bytes().split(b"\n"):
             try:
-                record = json.loads(text)
+                record = json.loads(line)
             except ValueError:  # a record that was cut off by a crash
                 continue
             if isinstance(record, dict) and record.get("state") == "succeeded" and self._exist(record.get("files")):
@@ -191,7 +193,7 @@ def read_lines(name: str, data: bytes, arguments: GenerateArguments, settings: C
     errors: list[str] = []
     equal: Counter[str] = Counter()
     digests: dict[str, str] = {}
-    for number, raw in enumerate(data.splitlines(), start=1):
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not raw.strip():
             continue
         try:
@@ -285,8 +287,8 @@ class _PromptsRun:
                 timeout_s=line.settings.generate.timeout_s,
                 **await asyncio.to_thread(job.keywords),
             )
-            outcome: Outcome = await anext(outcomes)
-            await outcomes.aclose()
+            async with contextlib.aclosing(outcomes):
+                outcome: Outcome = await anext(outcomes)
             if outcome.result is not None:
                 return outcome.result
             if not isinstance(outcome.error, IdempotencyConflict):
@@ -408,6 +410,8 @@ def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[s
         )
     if arguments.reference is not None and arguments.omni:
         raise ValueError("reference blends an image into the prompt, omni generates from images beside it: choose one")
+    if arguments.image is None and "strength" in sections["generate"]:
+        raise ValueError("strength is for an image to start from: add image")
     if arguments.reference is None and sections["condition"]:
         raise ValueError(f"{next(iter(sections['condition']))} is for reference images: add reference")
     if arguments.prompt_embeds is not None:
@@ -496,8 +500,14 @@ _BY_KEY = dict(_keys())
 
 
 def _text(key: str, value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, str):
         raise ValueError(f"{key}: expected a string, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{key}: expected Unicode text, got an unpaired surrogate") from None
     return value
 
 

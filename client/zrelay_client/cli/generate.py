@@ -179,6 +179,7 @@ def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:
     lines = arguments.prompts is not None  # whose objects may hold the other option
     reference = arguments.reference is not None
     require(reference or lines, "reference images", "add --reference IMAGE", "condition.")
+    require(arguments.image is not None or lines, "an image to start from", "add --image FILE", "generate.strength")
     require(arguments.preview is not None, "previews", "add --preview PATH", "generate.preview_")
     if arguments.in_flight is not None and not (lines or arguments.count is not None or arguments.seeds is not None):
         raise click.UsageError("--in-flight is for many jobs: add --count, --seeds or --prompts")
