@@ -1,5 +1,7 @@
 """The `zrelay` command: the table of its commands, exit codes, and errors as one line."""
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -89,6 +91,8 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         The exit code.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    if os.name == "nt":
+        _write_utf8()
     try:
         code = command.main(arguments, prog_name="zrelay", standalone_mode=False)
     except click.ClickException as error:
@@ -110,6 +114,13 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         _print_error(f"error: {_message(error)}")
         return _exit_code(error)
     return code if isinstance(code, int) else exits.OK
+
+
+def _write_utf8() -> None:
+    """Writes UTF-8 to pipes and files, too, as on other platforms. Code pages of Windows lack most characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _message(error: Exception) -> str:

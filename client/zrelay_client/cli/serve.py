@@ -1,6 +1,8 @@
 """`zrelay serve`: turns this process into that of one service."""
 
 import os
+import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,12 @@ def command() -> None:
     """
 
 
+def _wait_for(command: list[str]) -> int:
+    """Runs a process and returns its exit code. Ctrl-C reaches the process itself and is ignored here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return subprocess.run(command, check=False).returncode
+
+
 def _role_command(role: str) -> "SettingsCommand":
     from zrelay_shared.service import command as kit
     from zrelay_shared.service.roles import SERVICE_CONFIGS
@@ -60,6 +68,9 @@ def _role_command(role: str) -> "SettingsCommand":
 
         module = module_of(role)
         kit.load_settings(kind, profile, values)
-        os.execv(sys.executable, [sys.executable, "-m", module, *ctx.obj])
+        command = [sys.executable, "-m", module, *ctx.obj]
+        if os.name == "nt":  # a process of Windows cannot become another
+            ctx.exit(_wait_for(command))
+        os.execv(command[0], command)
 
     return RoleCommand(role, kind=kind, callback=run, help=_ROLES[role])
