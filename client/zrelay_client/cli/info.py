@@ -98,7 +98,7 @@ def _show_status(status: "ServiceStatus") -> None:
     title = f"{info.role} at {info.endpoint}: {ready}, zrelay {info.version}, contract {info.contract}"
     values = {item.name: getattr(info, item.name) for item in fields(info) if item.name not in _IN_TITLE}
     values["features"] = [feature.name for feature in info.features if feature.available]
-    values["not offered yet"] = [feature.name for feature in info.features if not feature.available]
+    values["not available"] = [feature.name for feature in info.features if not feature.available]
     print_fields(title, list(field_rows(values, level=1)))
 
 
