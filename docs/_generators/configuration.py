@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.config import REQUEST_CONFIGS, SECTIONS, settings_of
 from zrelay_shared.service.settings import Setting
 
 PAGE = Path(__file__).parents[1] / "reference/configuration.md"
@@ -18,7 +18,8 @@ variables.
 
 A setting that may be none takes the word `none`, for example `--threads none`, `ZRELAY_VISION_SIGLIP=none` or
 `cache = "none"`. It resets what a source of lower precedence sets: `cache`, `state` and `reference_stats` to no folder,
-every other setting to its default. A file or folder of that name is written `./none`.
+every other setting to its default. A file or folder of that name is written `./none`. Options of requests take the
+word, too; where `none` is one of the choices, the choice is meant.
 
 The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or `~/.config`. It holds profiles:
 
@@ -46,11 +47,24 @@ _SECTIONS = {
     "vision": ("Vision service", "Table `[profile.NAME.vision]`. Flags are those of `zrelay serve vision`."),
     "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
     "generate": (
-        "Defaults of `zrelay generate`",
-        (
-            "Table `[generate]`, outside of any profile. Variables and the file take the word `none`; the flags of "
-            "`zrelay generate` do not."
-        ),
+        "Generating images",
+        "Table `[generate]`, outside of any profile. Flags are those of `zrelay generate`; `--deterministic` sets\n"
+        "`encode.deterministic`, too. In Python they are the fields of `GenerateOptions`.",
+    ),
+    "encode": (
+        "Encoding prompts",
+        "Table `[encode]`, outside of any profile. Flags are those of `zrelay encode` and `zrelay generate`. In\n"
+        "Python they are the fields of `EncodeOptions`.",
+    ),
+    "encode_images": (
+        "Encoding images",
+        "Table `[encode_images]`, outside of any profile. Flags are those of `zrelay vision encode`. In Python they\n"
+        "are the fields of `EncodeImagesOptions`.",
+    ),
+    "condition": (
+        "Conditioning prompts",
+        "Table `[condition]`, outside of any profile. Flags are those of `zrelay generate --reference` and\n"
+        "`zrelay vision condition`. In Python they are the fields of `ConditionOptions`.",
     ),
 }
 
@@ -58,12 +72,12 @@ _SECTIONS = {
 def page() -> str:
     """Returns the text of the page."""
     parts = [_START]
-    for section in (*ROLES, "generate"):
+    for section in SECTIONS:
         title, text = _SECTIONS[section]
         parts.append(f"\n## {title}\n\n{text}\n")
         group = ""
         for one in settings_of(section):
-            if one.group != group and section != "generate":
+            if one.group != group and (section not in REQUEST_CONFIGS or section == "generate"):
                 parts.append(f"\n### {title}: {one.group}\n")
             if one.group != group:
                 parts.append("\n| key | flag and variable | default | meaning |\n|---|---|---|---|\n")

@@ -11,8 +11,8 @@ from click.shell_completion import ShellComplete
 from tests.helpers.jobs import NOBODY, QUICK_FLAGS
 from zrelay_client import AsyncClient
 from zrelay_client.cli import cli
-from zrelay_client.cli._job_table import table
-from zrelay_client.cli._seeds import seeds_of
+from zrelay_client.cli._image_jobs import seeds_of
+from zrelay_client.cli.jobs import job_rows
 from zrelay_client.events import Job, JobFailure, Progress, Sampling
 from zrelay_shared import exits
 
@@ -33,7 +33,7 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrel
     left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK_FLAGS, *services.flags)
     assert left.returncode == 0, left.stderr
     job_id = left.stdout.strip()
-    assert f"`zrelay jobs watch {job_id} --generator {services.endpoints['generator']}`" in left.stderr
+    assert f"  zrelay jobs watch {job_id} --generator {services.endpoints['generator']}\n" in left.stderr
     watched = await jobs("watch", job_id, "--json")
     said = json.loads(watched.stdout)
     assert (said["job_id"], said["files"]) == (job_id, [])
@@ -85,7 +85,7 @@ async def test_watching_from_behind_the_end_tells_the_end(services: Services, zr
     for after in (last - 1, last, last + 1000):
         watched = await jobs("watch", job_id, "--after", str(after), "--timeout", "60", "--json")
         assert (watched.returncode, json.loads(watched.stdout)) == (0, json.loads(whole.stdout)), watched.stderr
-        assert f"done: 1 pictures; `zrelay jobs fetch {job_id}`" in watched.stderr
+        assert f"done: 1 image; `zrelay jobs fetch {job_id}`" in watched.stderr
 
 
 async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zrelay: Zrelay, jobs: Any) -> None:
@@ -115,7 +115,7 @@ async def test_a_batch_is_written_as_it_comes_and_failures_are_reported(services
     args = ["generate", "fox", *QUICK_FLAGS, *services.flags]
     ran = await zrelay(*args, "--seeds", "3,7-9", "--in-flight", "2")
     assert sorted(ran.stdout.split()) == [f"fox-{seed}.png" for seed in (3, 7, 8, 9)]
-    assert ran.stderr.strip().startswith("4 pictures in ")
+    assert ran.stderr.strip().startswith("4 images in ")
     ran = await zrelay(*args, "--count", "2", "--num-images", "2", "--seed", "10", "-o", "n.png", "--json")
     said = json.loads(ran.stdout)
     assert sorted((file["path"], file["seed"]) for file in said["files"]) == [
@@ -165,9 +165,9 @@ async def test_doctor_compares_several_of_a_role(services: Services, zrelay: Zre
         (["--seeds", "a"], "numbers and ranges"),
         (["--seeds", "0-99999"], "at most 10000"),
         (["--count", "0"], "x>=1"),
-        (["--count", "100000"], "at most 10000 pictures"),
-        (["--in-flight", "2"], "give --count or --seeds"),
-        (["--count", "2", "-o", "-"], "one picture"),
+        (["--count", "100000"], "at most 10000 images"),
+        (["--in-flight", "2"], "add --count, --seeds or --prompts"),
+        (["--count", "2", "-o", "-"], "expected one image"),
     ],
 )
 async def test_batches_that_make_no_sense(services: Services, zrelay: Zrelay, args: list[str], says: str) -> None:
@@ -194,7 +194,7 @@ def test_the_table_of_jobs() -> None:
         "ended_at": 0.0,
         "sampling": sampling,
     }
-    lines = table(
+    rows = job_rows(
         [
             Job(job_id="a", state="running", progress=progress, failure=None, accepted_at=95.0, **common),
             Job(job_id="b", state="queued", progress=queued, failure=None, accepted_at=40.0, **common),
@@ -202,11 +202,10 @@ def test_the_table_of_jobs() -> None:
         ],
         now=100.0,
     )
-    assert [line.split() for line in lines] == [
-        ["JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR"],
-        ["a", "running", "5", "s", "128x96", "x2", "8", "7", "box:7503", "denoise", "3/8"],
-        ["b", "queued", "1", "min", "128x96", "x2", "8", "7", "box:7503", "4", "before"],
-        ["c", "failed", "2", "min", "128x96", "x2", "8", "7", "box:7503", "no"],
+    assert rows == [
+        ("a", "running", "5 s", "128x96 x2", "8", "7", "box:7503", "denoise 3/8"),
+        ("b", "queued", "1 min", "128x96 x2", "8", "7", "box:7503", "4 ahead"),
+        ("c", "failed", "2 min", "128x96 x2", "8", "7", "box:7503", "no"),
     ]
 
 

@@ -62,6 +62,30 @@ async def test_options_reach_the_engine(zrelay: Zrelay, vision: str, pictures: t
     assert (one["hidden_layer"], one["tokens"], one["shape"]) == (-3, "image_no_markers", [16, 128])
 
 
+async def test_a_prompt_file_is_conditioned_and_generated(
+    services: Services, zrelay: Zrelay, vision: str, pictures: tuple[str, str]
+) -> None:
+    """Two steps, through files, make the image that `generate --reference` makes at once."""
+    where, quick = ["--vision", vision], ["--size", "64x64", "--num-inference-steps", "2", "--seed", "1"]
+    blend = ["--alpha", "0.5", "--blend", "style-delta"]
+    ran = await zrelay("encode", "a red circle", "-o", "prompt.safetensors", "--encoder", services.encoder)
+    assert ran.returncode == 0, ran.stderr
+    command = ["vision", "condition", "prompt.safetensors", "red.png", "-o", "blended.safetensors", *blend, *where]
+    ran = await zrelay(*command, "--json")
+    assert ran.returncode == 0, ran.stderr
+    values = json.loads(ran.stdout)
+    assert values["path"] == "blended.safetensors" and values["modifications"][0] == "conditioning"
+    assert values["image_sha256"] == hashlib.sha256(RED).hexdigest()
+    assert (await zrelay(*command)).returncode == 5, "the file exists already"
+    generator = ["--generator", services.generator]
+    by_file = await zrelay("generate", "--prompt-embeds", "blended.safetensors", *quick, *generator, "--json")
+    at_once = await zrelay(
+        "generate", "a red circle", "--reference", "red.png", *blend, *quick, *services.flags, *where, "--json"
+    )
+    images = [json.loads(one.stdout)["files"][0]["pixels_sha256"] for one in (by_file, at_once)]
+    assert images[0] == images[1]
+
+
 async def test_scores_as_a_table_and_as_json(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     texts = ["--text", "a red circle", "--text", "a blue star"]
     ran = await zrelay("vision", "score", *pictures, *texts, "--vision", vision)
@@ -81,7 +105,7 @@ async def test_what_cannot_work_is_refused_before_any_call(zrelay: Zrelay, empty
         with pytest.raises(TypeError, match="got one"):
             await client.encode_images("notes.txt", engine="siglip")
     ran = await zrelay("vision", "encode", "nothing.png", "-o", "nowhere/a.safetensors", *nowhere)
-    assert ran.returncode == 5 and "there is no such folder" in ran.stderr
+    assert ran.returncode == 5 and "this folder does not exist" in ran.stderr
     ran = await zrelay("vision", "encode", "a.png", "-o", "a.safetensors", "--engine", "siglip", "--layer", "-2")
     assert ran.returncode == 2 and "--layer is for --engine qwen3-vl" in ran.stderr
 

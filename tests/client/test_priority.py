@@ -43,7 +43,7 @@ async def test_generate(services: Services, zrelay: Zrelay, flags: list[str], se
 async def test_an_unknown_priority_is_a_usage_error(services: Services, zrelay: Zrelay) -> None:
     ran = await zrelay("generate", PROMPT, "--priority", "urgent", *services.flags)
     assert ran.returncode == exits.USAGE
-    assert "'urgent' is not one of 'interactive', 'normal', 'batch'" in ran.stderr
+    assert "'--priority': expected one of interactive, normal, batch" in ran.stderr
     assert services.take_priorities() == []
 
 

@@ -67,7 +67,7 @@ def test_cut_files_never_crash(format: str) -> None:
 async def test_info_shows_it(zrelay: Zrelay) -> None:
     Path("fox.png").write_bytes(written("PNG"))
     ran = await zrelay("info", "fox.png")
-    assert "prompt  a naïve fox" in ran.stdout
+    assert "prompt       a naïve fox" in ran.stdout
     assert json.loads((await zrelay("info", "fox.png", "--json")).stdout)["provenance"] == SAID
     Path("no.txt").write_text("hello")
     assert (await zrelay("info", "no.txt")).returncode == exits.REFUSED

@@ -177,8 +177,8 @@ async def test_the_command_line_says_what_is_wrong(services: Services, vision: s
     seeing = [*near, "--vision", vision]
     for flags, code, says in (
         (["--reference", "a.png", "--omni", "a.png", *seeing], 2, "choose one"),
-        (["--vision-layer", "-3", *seeing], 2, "--vision-layer is about a reference"),
-        (["--reference", "a.png", "--token-weights", "1,x", *seeing], 2, "expected 0,0.5,1"),
+        (["--vision-layer", "-3", *seeing], 2, "--vision-layer is for reference images: add --reference IMAGE"),
+        (["--reference", "a.png", "--token-weights", "1,x", *seeing], 2, "separated by commas, got '1,x'"),
         (["--reference", "a.png", *near], 3, "no vision is configured: start it here with `zrelay up --detach`"),
         (["--reference", "a.png", "--alpha", "2", *seeing], 3, "alpha: expected a share"),
         (["--reference", "gone.png", *seeing], 5, "gone.png: No such file"),

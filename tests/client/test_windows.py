@@ -116,13 +116,13 @@ def test_ctrl_c_stops_a_generation_at_the_generator(services: Services, tmp_path
     code = f"""
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
-started = click.echo
-def echo(message=None, **options):
-    if "accepted" in str(message):
+from zrelay_client.cli._output import Console
+shown = Console.status
+def status(self, text, **options):
+    if "accepted" in text:
         threading.Timer(0.1, interrupt).start()
-    return started(message, **options)
-click.echo = echo
-sys.stderr.isatty = lambda: True
+    shown(self, text, **options)
+Console.status = status
 arguments = ['generate', 'a red circle', '--size', '512x512', '--num-inference-steps', '100', '-o', 'a.png']
 sys.argv = ['zrelay', *arguments, *{services.flags!r}]
 runpy.run_module('zrelay_client', run_name='__main__')

@@ -58,3 +58,20 @@ def start(*arguments):
 {call}
 """
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_of_the_client_imports_few_modules() -> None:
+    """The start of `zrelay --help` is a performance goal (P9): click, and as little of zrelay as possible."""
+    script = """
+import sys, click
+before = set(sys.modules)
+from zrelay_client.cli import main
+main(["--help"])
+print("=====", *sorted(set(sys.modules) - before))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    imported = ran.stdout.rpartition("=====")[2].split()
+    ours = [name for name in imported if name.startswith("zrelay")]
+    packages = ["zrelay_client", "zrelay_client.cli", "zrelay_shared"]
+    assert sorted(ours) == sorted([*packages, "zrelay_client.cli._main", "zrelay_shared.exits"])
+    assert len(imported) <= 40, imported

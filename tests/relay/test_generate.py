@@ -91,9 +91,9 @@ def test_previews_come_while_it_paints(here: Machine) -> None:
         (["--num-inference-steps", "0"], exits.REFUSED, "num_inference_steps"),
         (["--num-inference-steps", "10000"], exits.REFUSED, "num_inference_steps"),
         (["--num-images", "0"], exits.REFUSED, "num_images"),
-        (["--guidance-scale", "nan"], exits.REFUSED, "guidance_scale"),
+        (["--guidance-scale", "inf"], exits.REFUSED, "guidance_scale"),
         (["--quality", "0", "--format", "jpeg"], exits.REFUSED, "quality"),
-        (["-o", "none/fox.png"], exits.LOCAL_FILE, "no such folder"),
+        (["-o", "none/fox.png"], exits.LOCAL_FILE, "this folder does not exist"),
         (["--generator", "127.0.0.1:1"], exits.UNREACHABLE, "cannot reach the generator service at 127.0.0.1:1"),
     ],
 )

@@ -91,8 +91,9 @@ def test_a_stack_that_lost_a_service_is_reported_ended_and_started_again(machine
     stranger = {"pid": os.getpid(), "started": "before the reboot"}
     service = {"role": "generator", "process": stranger, "endpoint": "127.0.0.1:1", "log": "x"}
     (machine.state / "stack.json").write_text(json.dumps({"model": "x", "grace_s": 1.0, "services": [service]}))
-    ran = machine.process("up", "--detach", "--no-vision")  # a record from before a reboot is in nobody's way
+    ran = machine.process("up", "--detach", "--no-vision", "--json")  # a record from before a reboot is in nobody's way
     assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["endpoints"] == machine.endpoints()
     pids = machine.pids()
     os.kill(pids[1], signal.SIGKILL)
     until(lambda: gone(pids[1:]), "the generator is gone")

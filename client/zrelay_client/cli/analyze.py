@@ -1,22 +1,22 @@
-"""`zrelay analyze`: lists the outlier dimensions of embeddings, and the correlations of two sets of embeddings."""
+"""`zrelay analyze`: outlier dimensions of embeddings, and correlations of two sets of embeddings."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli._flags import PLACE
+from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option
+from zrelay_client.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
     from zrelay_client.analysis import Correlations, Outlier, Sample
 
 
-@click.command("analyze")
-@click.argument("file", type=PLACE)
-@click.argument("reference", type=PLACE, required=False)
-@click.option(
+@click.command("analyze", cls=OptionsCommand)
+@click.argument("file", type=PATH)
+@click.argument("reference", type=PATH, required=False)
+@option(
     "--threshold",
     type=click.FloatRange(min=0),
     default=10.0,
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
     metavar="RATIO",
     help="Ratio of deviations above which a dimension is listed.",
 )
-@click.option(
-    "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Dimensions to list, at most."
+@option(
+    "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Most dimensions to list."
 )
-@click.option("--with-first", is_flag=True, help="Include the first token of each sequence, an attention sink.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@option("--with-first", is_flag=True, help="Include the first token of each sequence, which is an attention sink.")
+@json_option
 def command(file: str, reference: str | None, threshold: float, top: int, with_first: bool, as_json: bool) -> None:
-    """List the outlier dimensions of FILE, worst first, and its correlations with REFERENCE.
+    """List the outlier dimensions of FILE, largest ratio first, and its correlations with REFERENCE.
 
-    Each is a file of `zrelay calibrate`, `zrelay encode` or `zrelay vision encode`. A dimension's ratio is its
-    deviation in FILE divided by its deviation in REFERENCE, or by the median deviation of FILE where no REFERENCE is
-    given. Needs numpy: pip install 'zrelay[analysis]'.
+    Both are files of `zrelay calibrate`, `zrelay encode` or `zrelay vision encode`. The ratio of a dimension is its
+    standard deviation in FILE divided by that in REFERENCE, or without REFERENCE by the median of all dimensions.
+    Needs numpy: pip install 'zrelay[analysis]'.
     """
     from zrelay_client.analysis import correlations, open_sample, outliers
 
     sample = open_sample(Path(file), with_first=with_first)
     other = open_sample(Path(reference), with_first=with_first) if reference is not None else None
-    outlier_list = outliers(sample, other, threshold)
+    found = outliers(sample, other, threshold)
     together = correlations(sample, other) if other is not None else None
     if as_json:
-        output: dict[str, Any] = {
-            "file": _json(sample),
-            "reference": _json(other) if other is not None else None,
+        values: dict[str, Any] = {
+            "file": _values(sample),
+            "reference": _values(other) if other is not None else None,
             "threshold": threshold,
-            "outlier_count": len(outlier_list),
-            "outliers": [asdict(one) for one in outlier_list[:top]],
+            "outlier_count": len(found),
+            "outliers": [asdict(one) for one in found[:top]],
             "correlations": asdict(together) if together is not None else None,
         }
-        click.echo(json.dumps(output, ensure_ascii=False))
+        print_json(values)
         return
-    click.echo("\n".join(_lines(sample, other, together, outlier_list, threshold, top)))
+    _print(sample, other, together, found, threshold, top)
 
 
-def _json(sample: "Sample") -> dict[str, Any]:
+def _values(sample: "Sample") -> dict[str, Any]:
     return {
         "name": sample.name,
         "kind": sample.kind,
@@ -67,31 +67,31 @@ def _json(sample: "Sample") -> dict[str, Any]:
     }
 
 
-def _lines(
+def _print(
     sample: "Sample",
     other: "Sample | None",
     together: "Correlations | None",
-    outlier_list: "list[Outlier]",
+    found: "list[Outlier]",
     threshold: float,
     top: int,
-) -> list[str]:
-    lines = [_line(one) for one in (sample, other) if one is not None]
+) -> None:
+    for one in (sample, other):
+        if one is not None:
+            click.echo(_line(one))
     if together is not None:
-        lines.append(
-            f"correlation over dimensions: means {together.mean:+.4f}, deviations {together.std:+.4f}, their "
-            f"logarithms {together.log_std:+.4f}"
+        click.echo(
+            f"correlation over dimensions: means {together.mean:+.4f}, deviations {together.std:+.4f}, logarithms of "
+            f"deviations {together.log_std:+.4f}"
         )
-    against = "the median deviation" if other is None else f"{other.name}'s deviation"
-    if not outlier_list:
-        return [*lines, f"no dimension deviates more than {threshold:g} times {against}"]
-    lines.append(
-        f"{len(outlier_list)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:"
-    )
-    lines.append("  dimension      ratio        std  reference")
-    lines += [
-        f"  {one.dimension:9}  {one.ratio:9.4g}  {one.std:9.4g}  {one.reference:9.4g}" for one in outlier_list[:top]
-    ]
-    return lines + ([f"  and {len(outlier_list) - top} more"] if len(outlier_list) > top else [])
+    against = "the median deviation" if other is None else f"the deviation in {other.name}"
+    if not found:
+        click.echo(f"no dimension deviates more than {threshold:g} times {against}")
+        return
+    click.echo(f"{len(found)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:")
+    rows = [(f"{one.dimension}", f"{one.ratio:.4g}", f"{one.std:.4g}", f"{one.reference:.4g}") for one in found[:top]]
+    print_table(("DIMENSION", "RATIO", "DEVIATION", "REFERENCE"), rows)
+    if len(found) > top:
+        click.echo(f"and {len(found) - top} more")
 
 
 def _line(sample: "Sample") -> str:

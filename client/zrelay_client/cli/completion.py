@@ -1,4 +1,4 @@
-"""`zrelay completion`: for the shell to complete what one types."""
+"""`zrelay completion`: the completion scripts of shells."""
 
 import click
 
@@ -17,9 +17,9 @@ def command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from zrelay_client.cli._root import cli
+    from zrelay_client.cli._main import cli
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.UsageError(f"no completion for {shell}")
+        raise click.UsageError(f"expected {', '.join(_SHELLS)}, got {shell}")
     click.echo(kind(cli, {}, "zrelay", "_ZRELAY_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`zrelay config`: the settings, where each comes from, and a file to begin with."""
+"""`zrelay config`: the effective settings and where each comes from; creates and checks the configuration file."""
 
 import json
 import textwrap
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from zrelay_client.cli._flags import profile_option
-from zrelay_client.cli._targets import check_file
+from zrelay_client.cli._files import check_file
+from zrelay_client.cli._options import complete_profile, json_option, option
+from zrelay_client.cli._output import print_json, print_table
 from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import atomic, paths
-from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.config import REQUEST_CONFIGS, ROLES, settings_of
 from zrelay_shared.service.settings import Setting
 
 _INIT_START = """\
@@ -26,23 +27,37 @@ _ENDPOINTS = {
     "vision": '# endpoint = "127.0.0.1:7502"',
     "generator": 'endpoint = "127.0.0.1:7503"  # several with the same model share the work: ["box1", "box2:7503"]',
 }
+_REQUESTS = {
+    "generate": "How images are generated.",
+    "encode": "How prompts are encoded.",
+    "encode_images": "How `zrelay vision encode` encodes images.",
+    "condition": "How reference images are blended into prompts.",
+}
 _WIDTH = 118
 _HIDDEN = "(hidden)"
 
 
+_profile = option(
+    "--profile",
+    metavar="NAME",
+    help="Profile of the configuration file.",
+    shell_complete=complete_profile,
+)
+
+
 @click.group("config", invoke_without_command=True)
-@profile_option("Show this profile.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_profile
+@json_option
 @click.pass_context
 def command(ctx: click.Context, profile: str | None, as_json: bool) -> None:
-    """Show every effective setting and where it comes from; or check, locate or create the file."""
+    """Show every effective setting and where it comes from; or check, find or create the configuration file."""
     if ctx.invoked_subcommand is None:
         _show(profile, as_json=as_json)
 
 
-@command.command("show")
-@profile_option("Show this profile.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@command.command("show", short_help="Show every effective setting.")
+@_profile
+@json_option
 def show(profile: str | None, as_json: bool) -> None:
     """Show every effective setting and where it comes from; the same as `zrelay config`."""
     _show(profile, as_json=as_json)
@@ -50,12 +65,12 @@ def show(profile: str | None, as_json: bool) -> None:
 
 @command.command("path")
 def path() -> None:
-    """Print where the file is, or would be."""
+    """Print the path of the configuration file, which need not exist."""
     click.echo(str(paths.config_file()))
 
 
 @command.command("init")
-@click.option("--force", is_flag=True, help="Replace the file where it exists.")
+@option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(force: bool) -> None:
     """Write a commented file that lists every setting."""
     file = paths.config_file()
@@ -65,9 +80,9 @@ def init(force: bool) -> None:
     click.echo(str(file))
 
 
-@command.command("check")
+@command.command("check", short_help="Check the configuration file and the variables.")
 def check() -> None:
-    """Check the file and the ZRELAY_* variables; refuses what it does not know."""
+    """Check the configuration file and the ZRELAY_* variables; unknown keys are errors, unknown variables warnings."""
     settings = Settings.load().config
     for line in unknown_variables():
         click.echo(f"warning: {line}", err=True)
@@ -81,12 +96,10 @@ def _show(profile: str | None, *, as_json: bool) -> None:
     settings, rows = loaded.config, _rows(loaded)
     notes = {one.setting.dotted: _note(one.setting) for one in settings.settings}
     if as_json:
-        click.echo(json.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}))
+        print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
         return
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, origin in rows:
-        shown = notes[name] if value is None else _toml(value)
-        click.echo(f"{name:{width}}  {shown}   ({origin})")
+    table = [(name, notes[name] if value is None else _toml(value), origin) for name, value, origin in rows]
+    print_table(("SETTING", "VALUE", "FROM"), table, wrap=("VALUE", "FROM"))
     if settings.profiles and settings.profile is None:
         names = ", ".join(settings.profiles)
         click.echo(
@@ -131,8 +144,9 @@ def _initial_file() -> str:
         )
         parts.append(f"\n# Settings of `zrelay serve {role}` on this machine:\n")
         parts += [_commented(one) for one in settings_of(role) if one.key != "endpoint"]
-    parts.append("\n# What `zrelay generate` asks for where no flag sets it.\n[generate]\n")
-    parts += [_commented(one) for one in settings_of("generate")]
+    for section in REQUEST_CONFIGS:
+        parts.append(f"\n# {_REQUESTS[section]}\n[{section}]\n")
+        parts += [_commented(one) for one in settings_of(section)]
     return "".join(parts)
 
 
@@ -149,6 +163,8 @@ def _toml(value: object) -> str:
     """Writes a value as TOML does."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str | Path):
         return json.dumps(str(value), ensure_ascii=False)
     return str(value)

@@ -1,61 +1,68 @@
-"""`zrelay demo`: services, a picture, and nothing left behind but the picture."""
+"""`zrelay demo`: starts the services, generates an image, and stops them."""
 
 import asyncio
 import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from zrelay_client.cli._console import Console, spoken_seconds
-from zrelay_client.cli._flags import PLACE
-
-if TYPE_CHECKING:
-    from zrelay_client.options import GenerateKeywords
+from zrelay_client.cli._files import chosen_format, is_folder, targets
+from zrelay_client.cli._options import PATH, OptionsCommand, option, setting
+from zrelay_client.cli._output import Console, format_seconds
+from zrelay_client.settings import Settings
 
 _PROMPT = "a small red circle on a blue background"
 
 
-@click.command("demo")
+@click.command("demo", cls=OptionsCommand)
 @click.argument("prompt", default=_PROMPT)
-@click.option(
+@option(
     "-o",
     "--output",
-    type=PLACE,
+    type=PATH,
     metavar="FILE",
     default="out/demo.png",
-    help="Replaced where it exists. Default: out/demo.png.",
+    help="The file to write, which is replaced if it exists.  [default: out/demo.png]",
 )
-@click.option("--seed", type=int, default=0, help="Default: 0.")
-@click.option("--reference", type=PLACE, metavar="IMAGE", help="Blend this image into the prompt: three services.")
-@click.option("--alpha", type=float, help="The reference's share, 0 to 1. Default: 0.3.")
-@click.option("--omni", type=PLACE, metavar="IMAGE", multiple=True, help="Paint after this image; repeat for up to 8.")
+@option("--seed", type=int, default=0, metavar="N", help="Seed of the image.  [default: 0]")
+@option("--reference", type=PATH, metavar="IMAGE", help="Blend this image into the prompt; starts the vision service.")
+@option("--alpha", type=float, metavar="X", help=f"{setting('condition.alpha').help}  [default: 0.3]")
+@option(
+    "--omni",
+    type=PATH,
+    metavar="IMAGE",
+    multiple=True,
+    help="Generate from this image and the prompt; repeat it for up to 8. Starts the vision service.",
+)
 def command(
     prompt: str, output: str, seed: int, reference: str | None, alpha: float | None, omni: tuple[str, ...]
 ) -> None:
-    """Start encoder and generator as processes of their own, paint PROMPT through them, end them.
+    """Start encoder and generator as processes, generate PROMPT with them, and stop them.
 
-    Runs the demo checkpoint, which knows simple shapes on plain backgrounds. Needs no configuration and changes none.
-    With --reference or --omni the vision service runs too; what the demo's vision models make of an image is in
-    docs/explanation/conditioning.md.
+    The demo checkpoint knows simple shapes on plain backgrounds. No configuration is needed, and none is changed. What
+    the demo's vision models can do is described in docs/explanation/conditioning.md.
     """
     if reference is not None and omni:
-        raise click.UsageError("--reference blends into the prompt, --omni stands beside it: choose one")
+        raise click.UsageError(
+            "--reference blends an image into the prompt, --omni generates from images beside it: choose one"
+        )
     if alpha is not None and reference is None:
-        raise click.UsageError("--alpha is about a reference: give --reference IMAGE too")
+        raise click.UsageError("--alpha is for reference images: add --reference IMAGE")
     if output == "-":
-        raise click.UsageError("--output: demo writes a file, name one; `zrelay generate -o -` writes to stdout")
+        raise click.UsageError("--output: expected a file, got -; `zrelay generate -o -` writes to standard output")
     file = Path(output)
-    if file.is_dir():
+    if is_folder(output):
         file /= "demo.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state:
-        options: GenerateKeywords = {"seed": seed, "reference": reference, "omni": omni}
-        if alpha is not None:
-            options["conditioning"] = {"alpha": alpha}
+    options: dict[str, Any] = {"seed": seed}
+    if reference is not None:
+        options |= {"reference": reference, "conditioning": {} if alpha is None else {"alpha": alpha}}
+    if omni:
+        options["omni"] = omni
+    with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state, Console() as console:
         asyncio.run(_demo(prompt, file, options, Path(state), console))
 
 
@@ -63,45 +70,45 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-async def _demo(prompt: str, file: Path, options: "GenerateKeywords", state: Path, console: Console) -> None:
+async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
     from zrelay_client._vision.references import check_reference_files, has_references
-    from zrelay_client.cli._painting import GenerateCommand, paint
-    from zrelay_client.cli._targets import chosen_format, targets
-    from zrelay_client.options import GenerateOptions, options_of
-    from zrelay_client.settings import Settings
+    from zrelay_client.cli._image_jobs import ImageJob
+    from zrelay_client.cli._running import generate_one
     from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client.stack.launch import StackOptions
     from zrelay_client.stack.stack import start
 
     format = chosen_format(str(file), None, None)
-    order = GenerateCommand(
+    job = ImageJob(
         source=prompt,
         negative_prompt=None,
-        options=options_of(GenerateOptions, options, {"format": format}),
+        encoding={},
+        options={**options, "format": format},
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
-        previews=None,
     )
-    order.check()
-    check_reference_files(order.options)  # before anything is started
-    signal.signal(signal.SIGTERM, _terminated)  # ends the services too
+    job.check()
+    checked = job.checked_options()
+    check_reference_files(checked)  # before anything is started
+    signal.signal(signal.SIGTERM, _terminated)  # so that SIGTERM stops the services, too
     started = time.monotonic()
-    model = omni_checkpoint(state / "omni") if options.get("omni") else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if has_references(order.options) else ("encoder", "generator")
-    console.line(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
+    model = omni_checkpoint(state / "omni") if "omni" in options else demo_checkpoint()
+    roles = ("encoder", "vision", "generator") if has_references(checked) else ("encoder", "generator")
+    console.message(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:
-        await stack.ready(console.line, console.status)
-        settings = Settings(running=stack.endpoints)
+        await stack.ready(console.message, console.status)
         ready_s = time.monotonic() - started
-        said = await paint(order, settings, console)
-        said_again = await paint(order, settings, console)
+        settings = Settings(running=stack.endpoints)
+        first = await generate_one(settings, job, console)
+        second = await generate_one(settings, job, console)
     finally:
         console.clear()
         stack.stop()
-    sampling = said["sampling"]
-    click.echo(f"painted {prompt!r} to {said['files'][0]['path']}")
-    console.line(
-        f"  {sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed {said['seed']}; "
-        f"services ready in {spoken_seconds(ready_s)}, first picture {spoken_seconds(said['timings_s']['total'])}, "
-        f"second {spoken_seconds(said_again['timings_s']['total'])}; the services are ended"
+    sampling = first["sampling"]
+    console.result(f"generated {prompt!r}: {first['files'][0]['path']}")
+    console.message(
+        f"  {sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed {first['seed']}; "
+        f"services ready in {format_seconds(ready_s)}, first image {format_seconds(first['timings_s']['total'])}, "
+        f"second {format_seconds(second['timings_s']['total'])}; the services are stopped",
+        wrap=True,
     )

@@ -1,13 +1,13 @@
-"""`zrelay doctor`: every hop, with the fix for what is wrong."""
+"""`zrelay doctor`: checks configuration, connections and models, and suggests fixes."""
 
 import asyncio
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._flags import endpoint_options
+from zrelay_client.cli._options import Flags, OptionsCommand, json_option
+from zrelay_client.cli._output import print_check, print_json
 from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import exits, paths
 from zrelay_shared.errors import ZrelayError
@@ -16,18 +16,16 @@ if TYPE_CHECKING:
     from zrelay_client.doctor import Check
 
 
-@click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@endpoint_options("encoder", "vision", "generator")
-def command(as_json: bool, encoder: str | None, vision: str | None, generator: str | None, profile: str | None) -> int:
-    """Check configuration, names, ports, health, versions, models, fit and memory, and say how to mend what is wrong.
+@click.command("doctor", cls=OptionsCommand, roles=("encoder", "vision", "generator"))
+@json_option
+def command(as_json: bool, flags: Flags, profile: str | None) -> int:
+    """Check configuration, names, ports, health, versions, models, compatibility and memory, and suggest fixes.
 
-    Exits with 0 where nothing failed; warnings do not count.
+    The exit code is 0 where no check failed; warnings do not count.
     """
     from zrelay_client.doctor import FAIL, Check
 
     checks: list[Check] = []
-    flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
     settings = Settings()
     try:
         settings = Settings.load(profile, flags)
@@ -43,8 +41,7 @@ def command(as_json: bool, encoder: str | None, vision: str | None, generator: s
     checks += asyncio.run(_check(settings, show=not as_json))
     code = next((check.exit_code for check in checks if check.state == FAIL), exits.OK)
     if as_json:
-        said = {"ok": code == exits.OK, "checks": [_plain(check) for check in checks]}
-        click.echo(json.dumps(said, ensure_ascii=False))
+        print_json({"ok": code == exits.OK, "checks": [_values(check) for check in checks]})
     return code
 
 
@@ -60,10 +57,8 @@ async def _check(settings: Settings, *, show: bool) -> "list[Check]":
 
 
 def _print(check: "Check") -> None:
-    click.echo(f"{check.state:4}  {check.name}: {check.message}")
-    if check.fix:
-        click.echo(f"      fix: {check.fix}")
+    print_check(check.state, f"{check.name}: {check.message}", check.fix)
 
 
-def _plain(check: "Check") -> dict[str, object]:
+def _values(check: "Check") -> dict[str, object]:
     return {key: value for key, value in asdict(check).items() if key != "exit_code"}

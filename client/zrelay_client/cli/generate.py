@@ -1,174 +1,201 @@
-"""`zrelay generate`: a prompt, or embeddings from a file, to pictures."""
+"""`zrelay generate`: images from a prompt, from embeddings of a file, or from a file of prompts."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from zrelay_client.cli._flags import PLACE, endpoint_options
-from zrelay_client.cli._generate_flags import (
-    BatchFlags,
-    FileFlags,
-    PictureFlags,
-    batch_options,
-    file_options,
-    picture_options,
+from zrelay_client.cli._image_jobs import SETTINGS, GenerateArguments, image_job, seeds_of_jobs, size_flags, uses_vision
+from zrelay_client.cli._options import (
+    PATH,
+    Flags,
+    OptionsCommand,
+    force_option,
+    json_option,
+    load_settings,
+    option,
+    quiet_option,
+    read_prompt,
 )
-from zrelay_client.cli._reference_flags import ReferenceFlags, reference_options
-from zrelay_client.settings import Settings
+from zrelay_client.cli._output import Console
 
-if TYPE_CHECKING:
-    from zrelay_client.cli._painting import GenerateCommand
+_ENCODE_SETTINGS = tuple(one.dotted for one in SETTINGS if one.section == "encode")
 
 
-@click.command("generate")
+@click.command("generate", cls=OptionsCommand, settings=SETTINGS, roles=("encoder", "vision", "generator"))
 @click.argument("prompt", required=False)
-@click.option(
-    "--prompt-embeds", type=PLACE, metavar="FILE", help="Embeddings written by `zrelay encode`, in place of a prompt."
+@option("--size", heading="Image", metavar="WxH", help="Width and height in pixels, for example 1024x768.")
+@option(
+    "--negative-prompt",
+    heading="Guidance",
+    metavar="TEXT",
+    help="What guidance leads away from.  [default: the empty prompt]",
 )
-@file_options
-@picture_options
-@reference_options
-@batch_options
-@click.option("--timeout", type=float, metavar="SECONDS", help="For a job and all before it. Default: 1800.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout in place of the file names.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no timings.")
-@endpoint_options("encoder", "vision", "generator")
-def command(
-    prompt: str | None,
-    prompt_embeds: str | None,
-    file: FileFlags,
-    picture: PictureFlags,
-    reference: ReferenceFlags,
-    batch: BatchFlags,
-    timeout: float | None,
-    as_json: bool,
-    quiet: bool,
-    encoder: str | None,
-    vision: str | None,
-    generator: str | None,
-    profile: str | None,
-) -> int:
-    """Generate images from PROMPT (`-` reads it from stdin).
+@option(
+    "--prompt-embeds",
+    heading="Prompt",
+    type=PATH,
+    metavar="FILE",
+    help="Embeddings that `zrelay encode` wrote, in place of PROMPT.",
+)
+@option(
+    "--image",
+    heading="Reference images",
+    type=PATH,
+    metavar="FILE",
+    help="Start from this image in place of noise (image to image).",
+)
+@option(
+    "--omni",
+    heading="Reference images",
+    type=PATH,
+    metavar="IMAGE",
+    multiple=True,
+    help="Generate from this image and the prompt, with a Z-Image Omni checkpoint; repeat it for up to 8.",
+)
+@option(
+    "--reference",
+    heading="Reference images",
+    type=PATH,
+    metavar="IMAGE",
+    help="Blend this image, or a file of `zrelay vision encode`, into the prompt (experimental). The options below "
+    "say how.",
+)
+@option(
+    "-o",
+    "--output",
+    heading="Output",
+    type=PATH,
+    metavar="PATH",
+    help="A file, or a folder with / at its end, which is created; - is standard output.  [default: a name from "
+    "prompt and seed]",
+)
+@force_option
+@option(
+    "--preview",
+    heading="Output",
+    type=PATH,
+    metavar="PATH",
+    help="Write previews: to a .jpg file that is replaced, or to a folder that keeps all.",
+)
+@option(
+    "--count",
+    heading="Many images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run N jobs with seeds from --seed on; generators share them, and images are written as they arrive.",
+)
+@option("--seeds", heading="Many images", metavar="LIST", help="Run a job for each seed, for example 7,9,100-199.")
+@option(
+    "--prompts",
+    heading="Many images",
+    type=PATH,
+    metavar="FILE",
+    help="Run a job for each line of a JSON Lines file, as described above; - reads standard input.",
+)
+@option(
+    "--in-flight",
+    heading="Many images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Jobs at the same time.  [default: 8 for each generator]",
+    show_default=False,
+)
+@option(
+    "--detach",
+    heading="Many images",
+    is_flag=True,
+    help="Submit the job and return; prints how to fetch its images.",
+)
+@json_option
+@quiet_option
+def command(flags: Flags, profile: str | None, **values: Any) -> int:
+    """Generate images from PROMPT (`-` reads it from standard input).
 
-    Options that are not given have the checkpoint's defaults. The image file contains the settings that made it;
-    `zrelay info FILE` prints them. Ctrl-C cancels the job; pressed twice it leaves the job running and prints how to
-    fetch its images.
+    Options that are not given have the checkpoint's defaults. Most can also be set by a variable such as
+    ZRELAY_GENERATE_WIDTH, or in the tables [generate], [encode] and [condition] of the configuration file; `zrelay
+    config` shows the effective values. The image file contains the settings that made it; `zrelay info FILE` prints
+    them. Ctrl-C cancels the job; pressed twice it leaves the job running and prints how to fetch its images.
 
     \b
     zrelay generate "a red fox" -o fox.png --seed 7
-    zrelay generate "a red fox" -o fox.png --num-images 4     fox-1.png ... fox-4.png
-    zrelay generate "a red fox" -o foxes/ --count 1000 --generator box1 --generator box2
+    zrelay generate "a red fox" -o fox.png --num-images 4   # fox-1.png ... fox-4.png
+    zrelay generate "a red fox" -o foxes/ --count 1000
     zrelay generate "a red fox" -o foxes/ --seeds 1-500 --priority batch
+    zrelay generate --prompts animals.jsonl -o animals/
     zrelay generate "a red fox" --reference style.png --alpha 0.3
     zrelay generate "a red fox in this room" --omni room.png
-    zrelay generate "a red fox" --detach                      zrelay jobs fetch ID -o fox.png
+    zrelay generate "a red fox" --detach       # then: zrelay jobs fetch ID -o fox.png
     echo "a red fox" | zrelay generate - -o fox.webp --json
+
+    Each line of a --prompts file is an object with "prompt" and any option by its name, for example
+    {"prompt": "a red fox", "seed": 7, "size": "1024x768", "output": "fox.png"}. Options of the command line are
+    defaults of all lines. Results and failures are appended to NAME.results.jsonl in the output folder; the same
+    command again runs only lines that are not done.
     """
-    width, height = picture.sides
-    flags = {
-        "encoder.endpoint": encoder,
-        "vision.endpoint": vision,
-        "generator.endpoint": generator,
-        "generate.width": width,
-        "generate.height": height,
-        "generate.num_inference_steps": picture.num_inference_steps,
-        "generate.guidance_scale": picture.guidance_scale,
-        "generate.shift": picture.shift,
-        "generate.quality": file.quality,
-        "generate.timeout_s": timeout,
-    }
-    settings = Settings.load(profile, flags)
-    if as_json and file.output == "-":
-        raise click.UsageError("--json and --output - both want stdout: choose one")
-    source = _source(prompt, prompt_embeds, picture.negative_prompt)
-    seeds = _seeds(picture, batch)
-    order = _order(source, settings, file, picture, reference, batch, jobs=len(seeds or [0]))
-    from zrelay_client.cli._console import Console
+    arguments = GenerateArguments(**values)
+    if arguments.size is not None:
+        if flags["generate.width"] is not None or flags["generate.height"] is not None:
+            raise click.UsageError("--size sets width and height: leave out --width and --height")
+        flags |= size_flags(arguments.size)
+    flags["encode.deterministic"] = flags["generate.deterministic"]
+    _check_flags(arguments, flags)
+    if arguments.as_json and arguments.output == "-":
+        raise click.UsageError("--json and --output - both use standard output: choose one")
+    if arguments.prompts is not None:
+        from zrelay_client.cli._prompts_file import run_prompts
 
-    console = Console(quiet=quiet)
-    needed = [*(["encoder"] if isinstance(source, str) else []), *(["vision"] if reference else []), "generator"]
-    settings.require(*needed)
-    from zrelay_client.cli._generating import Run
+        return run_prompts(arguments, flags, profile)
+    source = _source(arguments)
+    needed = ["encoder"] if isinstance(source, str) else []
+    needed += ["vision"] if uses_vision(arguments) else []
+    settings = load_settings(profile, flags, *needed, "generator")
+    seeds = seeds_of_jobs(arguments, settings.config)
+    job = image_job(arguments, settings.config, source, jobs=len(seeds or [0]))
+    from zrelay_client.cli import _running
 
-    return Run(order, seeds, batch, settings, console, as_json=as_json)()
-
-
-def _order(
-    source: str | Path,
-    settings: Settings,
-    file: FileFlags,
-    picture: PictureFlags,
-    reference: ReferenceFlags,
-    batch: BatchFlags,
-    *,
-    jobs: int,
-) -> "GenerateCommand":
-    from zrelay_client.cli._painting import GenerateCommand
-    from zrelay_client.cli._previews import Previews
-    from zrelay_client.cli._targets import chosen_format, targets
-    from zrelay_client.image_files import read_image
-    from zrelay_client.options import GenerateOptions
-
-    wanted = settings.config.generate
-    file_format = chosen_format(file.output, file.format, wanted.format)
-    options = GenerateOptions(
-        width=wanted.width,
-        height=wanted.height,
-        num_inference_steps=wanted.num_inference_steps,
-        guidance_scale=wanted.guidance_scale,
-        shift=wanted.shift,
-        seed=picture.seed,
-        num_images=picture.num_images,
-        image=read_image(picture.image).data if picture.image is not None else None,
-        strength=picture.strength,
-        skip_layer_guidance_scale=picture.skip_layer_guidance_scale,
-        skip_guidance_layers=picture.layers,
-        format=file_format,
-        quality=wanted.quality,
-        keep_prompt=not file.no_prompt_in_file,
-        preview_every=file.preview_every if file.preview is not None else 0,
-        priority=batch.priority_for(picture.num_images),
-    )
-    title = source.stem if isinstance(source, Path) else source
-    count = picture.num_images * jobs
-    return GenerateCommand(
-        source=source,
-        negative_prompt=picture.negative_prompt,
-        options=reference.added_to(options),
-        targets=targets(file.output, file_format, prompt=title, count=count, force=file.force),
-        previews=Previews(Path(file.preview)) if file.preview is not None else None,
-    )
+    with Console(quiet=arguments.quiet) as console:
+        if arguments.detach:
+            return _running.run_detached(settings, job, seeds, console, as_json=arguments.as_json)
+        if seeds is None:
+            return _running.run_one(settings, job, console, as_json=arguments.as_json)
+        return _running.run_batch(settings, job, seeds, arguments.in_flight, console, as_json=arguments.as_json)
 
 
-def _seeds(picture: PictureFlags, batch: BatchFlags) -> list[int] | None:
-    """The seeds of a batch, None for one job."""
-    if batch.count is None and batch.seeds is None:
-        if batch.in_flight is not None:
-            raise click.UsageError("--in-flight is for many jobs: give --count or --seeds too")
-        return None
-    from zrelay_client.cli._seeds import seeds_of
+def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:
+    """Refuses options that go with another option which is missing."""
+    given = [dotted for dotted, value in flags.items() if value is not None]
 
-    return seeds_of(batch.seeds, batch.count, picture.seed, picture.num_images)
+    def require(other: bool, what: str, remedy: str, *prefixes: str) -> None:
+        for dotted in given:
+            if not other and dotted.startswith(prefixes):
+                flag = next(one for one in SETTINGS if one.dotted == dotted).flags[0]
+                raise click.UsageError(f"{flag} is for {what}: {remedy}")
+
+    if arguments.reference is not None and arguments.omni:
+        raise click.UsageError(
+            "--reference blends an image into the prompt, --omni generates from images beside it: choose one"
+        )
+    lines = arguments.prompts is not None  # whose objects may hold the other option
+    reference = arguments.reference is not None
+    require(reference or lines, "reference images", "add --reference IMAGE", "condition.")
+    require(arguments.image is not None or lines, "an image to start from", "add --image FILE", "generate.strength")
+    require(arguments.preview is not None, "previews", "add --preview PATH", "generate.preview_")
+    if arguments.in_flight is not None and not (lines or arguments.count is not None or arguments.seeds is not None):
+        raise click.UsageError("--in-flight is for many jobs: add --count, --seeds or --prompts")
+    if arguments.prompt_embeds is not None:
+        prompt = "a prompt, which --prompt-embeds replaces"
+        require(False, prompt, "pass it to `zrelay encode`", *_ENCODE_SETTINGS)
 
 
-def _source(prompt: str | None, prompt_embeds: str | None, negative_prompt: str | None) -> str | Path:
-    """The prompt's text, or the file of embeddings that takes its place."""
-    if prompt_embeds is not None:
-        if prompt is not None or negative_prompt is not None:
+def _source(arguments: GenerateArguments) -> str | Path:
+    """Returns the prompt, or the file of embeddings that takes its place."""
+    if arguments.prompt_embeds is not None:
+        if arguments.prompt is not None or arguments.negative_prompt is not None:
             raise click.UsageError("--prompt-embeds holds prompt and negative prompt: leave them out")
-        return Path(prompt_embeds)
-    if prompt is None:
-        raise click.UsageError("expected a prompt, got none: give PROMPT, `-` for stdin, or --prompt-embeds FILE")
-    return read_prompt(prompt)
-
-
-def read_prompt(prompt: str) -> str:
-    """The prompt itself, or stdin's text for `-`, without the newline at its end."""
-    if prompt != "-":
-        return prompt
-    try:
-        return sys.stdin.buffer.read().decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise click.UsageError("the prompt on stdin is not UTF-8 text") from error
+        return Path(arguments.prompt_embeds)
+    if arguments.prompt is None:
+        raise click.UsageError(
+            "expected a prompt, got none: add PROMPT, `-` for standard input, --prompt-embeds FILE or --prompts FILE"
+        )
+    return read_prompt(arguments.prompt)

@@ -1,68 +1,114 @@
-"""`zrelay info`: what the services are, or what an image file says of itself."""
+"""`zrelay info`: the services, or how an image file was made."""
 
 import asyncio
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli._flags import PLACE, endpoint_options
-from zrelay_client.settings import Settings
+from zrelay_client.cli._options import PATH, Flags, OptionsCommand, client_of, json_option, load_settings
+from zrelay_client.cli._output import format_bytes, print_fields, print_json
 from zrelay_shared import exits
 
 if TYPE_CHECKING:
     from zrelay_client.info import ServiceInfo, ServiceStatus
 
+_IN_TITLE = ("role", "endpoint", "version", "contract", "ready", "features")
 
-@click.command("info")
-@click.argument("image", type=PLACE, required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@endpoint_options("encoder", "vision", "generator")
-def command(
-    image: str | None,
-    as_json: bool,
-    encoder: str | None,
-    vision: str | None,
-    generator: str | None,
-    profile: str | None,
-) -> int:
-    """Show what the configured services are, every endpoint of each; with IMAGE, how that picture was made."""
+
+@click.command("info", cls=OptionsCommand, roles=("encoder", "vision", "generator"))
+@click.argument("image", type=PATH, required=False)
+@json_option
+def command(image: str | None, as_json: bool, flags: Flags, profile: str | None) -> int:
+    """Show every configured service; with IMAGE, how that image was made."""
     if image is not None:
-        _show(_of_image(Path(image)), as_json=as_json)
+        _show_image(Path(image), as_json=as_json)
         return exits.OK
-    flags = {"encoder.endpoint": encoder, "vision.endpoint": vision, "generator.endpoint": generator}
-    settings = Settings.load(profile, flags)
+    settings = load_settings(profile, flags)
     if not settings.texts:
-        settings.require("encoder", "generator")
-    said = asyncio.run(_ask(settings))
-    failures = [status.error for status in said if status.error is not None]
-    if len(failures) == len(said):
+        load_settings(profile, flags, "encoder", "generator")
+
+    async def read() -> "tuple[ServiceStatus, ...]":
+        async with client_of(settings) as client:
+            return await client.status()
+
+    statuses = asyncio.run(read())
+    failures = [status.error for status in statuses if status.error is not None]
+    if len(failures) == len(statuses):
         raise failures[0]
     if as_json:
-        click.echo(json.dumps(_plain(said), ensure_ascii=False))
+        print_json(_values(statuses))
     else:
-        click.echo("\n\n".join(_table(status.info) if status.info is not None else _silent(status) for status in said))
+        for index, status in enumerate(statuses):
+            if index:
+                click.echo()
+            _show_status(status)
     return exits.code_of(failures[0]) if failures else exits.OK
 
 
-async def _ask(settings: Settings) -> "tuple[ServiceStatus, ...]":
-    from zrelay_client.client import AsyncClient
+def field_rows(values: Mapping[str, Any], level: int = 0) -> Iterator[tuple[int, str, str]]:
+    """Yields (level, name, value) of nested values; what holds others has no value of its own."""
+    for name, value in values.items():
+        inner = _inner(value)
+        if inner:
+            yield level, name, ""
+            yield from field_rows(inner, level + 1)
+        else:
+            yield level, name, _text(name, value)
 
-    async with AsyncClient.from_settings(settings) as client:
-        return await client.status()
+
+def _inner(value: object) -> dict[str, Any]:
+    """Returns the named parts of a value, {} for one without."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple) and value and all(_inner(item) for item in value):
+        parts = [_inner(item) for item in value]
+        return {str(part.pop("name", index)): part for index, part in enumerate(parts, start=1)}
+    return {}
 
 
-def _plain(said: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
-    """Role -> its first service; where one has several endpoints or does not answer, `endpoints` has them all."""
+def _text(name: str, value: object) -> str:
+    if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("bytes"):
+        return f"{value} ({format_bytes(value)})"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(
+            ":".join(map(str, item)) if isinstance(item, list | tuple) else _text("", item) for item in value
+        )
+    return str(value)
+
+
+def _show_status(status: "ServiceStatus") -> None:
+    if status.info is None:
+        message = status.error.message if status.error is not None else ""
+        click.echo(f"{status.role} at {status.endpoint}: {message}")
+        return
+    info: ServiceInfo = status.info
+    ready = "ready" if info.ready else "not ready"
+    title = f"{info.role} at {info.endpoint}: {ready}, zrelay {info.version}, contract {info.contract}"
+    values = {item.name: getattr(info, item.name) for item in fields(info) if item.name not in _IN_TITLE}
+    values["features"] = [feature.name for feature in info.features if feature.available]
+    values["not available"] = [feature.name for feature in info.features if not feature.available]
+    print_fields(title, list(field_rows(values, level=1)))
+
+
+def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
+    """Returns role -> its first service; with several endpoints or a failure, `endpoints` holds all of them."""
     services: dict[str, Any] = {}
-    for status in said:
+    for status in statuses:
         if status.info is not None:
             services.setdefault(status.role, asdict(status.info))
-    if len(services) < len(said):
+    if len(services) < len(statuses):
         services["endpoints"] = [
             {
                 "role": status.role,
@@ -70,59 +116,20 @@ def _plain(said: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
                 "error": status.error.message if status.error is not None else None,
                 "info": asdict(status.info) if status.info is not None else None,
             }
-            for status in said
+            for status in statuses
         ]
     return services
 
 
-def _silent(status: "ServiceStatus") -> str:
-    return f"{status.role} at {status.endpoint}: {status.error.message if status.error is not None else ''}"
-
-
-def _of_image(file: Path) -> dict[str, Any]:
+def _show_image(file: Path, *, as_json: bool) -> None:
     from zrelay_client.provenance import read_provenance
 
     data = file.read_bytes()
-    head = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
-    return {**head, "provenance": read_provenance(data)}
-
-
-def _show(said: dict[str, Any], *, as_json: bool) -> None:
+    values = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
+    provenance = read_provenance(data)
     if as_json:
-        click.echo(json.dumps(said, ensure_ascii=False))
+        print_json({**values, "provenance": provenance})
         return
-    provenance = said.pop("provenance")
-    click.echo("\n".join(_rows(said)))
-    click.echo("\n".join(_rows(provenance)) if provenance else "it says nothing of how it was made")
-
-
-def _table(service: "ServiceInfo") -> str:
-    ready = "ready" if service.ready else "not ready"
-    head = f"{service.role} at {service.endpoint}: {ready}, zrelay {service.version}, contract {service.contract}"
-    values = {item.name: getattr(service, item.name) for item in fields(service)}
-    for shown in ("role", "endpoint", "version", "contract", "ready"):
-        del values[shown]
-    available = [feature for feature in values.pop("features") if feature.available]
-    values["features"] = ", ".join(feature.name for feature in available) or "none"
-    return "\n".join([head, *_rows(values, indent="  ")])
-
-
-def _rows(values: Mapping[str, Any], indent: str = "") -> list[str]:
-    """`name  value` lines, tables inside one another indented."""
-    width = max((len(name) for name in values), default=0)
-    lines = []
-    for name, value in values.items():
-        plain = {item.name: getattr(value, item.name) for item in fields(value)} if is_dataclass(value) else value
-        if isinstance(plain, Mapping) and plain:
-            lines += [f"{indent}{name}", *_rows(plain, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name:{width}}  {_spoken(plain)}")
-    return lines
-
-
-def _spoken(value: object) -> str:
-    if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    print_fields("", list(field_rows({**values, **(provenance or {})})))
+    if not provenance:
+        click.echo("the file does not say how it was made")

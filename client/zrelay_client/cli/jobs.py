@@ -1,79 +1,101 @@
-"""`zrelay jobs`: the durable jobs of the generators."""
+"""`zrelay jobs`: the jobs that generators keep."""
 
 import asyncio
-import json
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from zrelay_client.cli._flags import PLACE, endpoint_options
-from zrelay_client.cli._job_ids import complete_jobs
-from zrelay_client.settings import Settings
+from zrelay_client.cli._files import JobFiles, Previews, file_values
+from zrelay_client.cli._options import (
+    PATH,
+    Flags,
+    OptionsCommand,
+    client_of,
+    force_option,
+    json_option,
+    load_settings,
+    option,
+    quiet_option,
+    setting,
+)
+from zrelay_client.cli._output import Console, counted, print_json, print_table, show_event
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
-    from zrelay_client.client import AsyncClient
+    from zrelay_client.events import Image, Job
+    from zrelay_client.settings import Settings
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-_output = click.option(
-    "-o", "--output", type=PLACE, metavar="FILE", help="File or folder. Default: a name from prompt and seed."
+_COMPLETE_S = 1.0
+"""Seconds in which job ids must be found while the user waits for the completion."""
+_COMPLETE_JOBS = 50
+_HEADER = ("JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR", "NOTE")
+_TIMEOUT = [setting("generate.timeout_s")]
+_output = option(
+    "-o",
+    "--output",
+    heading="Output",
+    type=PATH,
+    metavar="PATH",
+    help="A file, or a folder with / at its end, which is created; - is standard output.",
 )
-_force = click.option("--force", is_flag=True, help="Replace files that exist.")
-_timeout = click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
-_id = click.argument("job_id", shell_complete=complete_jobs())
 
 
-def _client(generator: str | None, profile: str | None, timeout: float | None = None) -> "AsyncClient":
-    """Returns a client of the generators."""
-    from zrelay_client.client import AsyncClient
+def complete_jobs(*states: str) -> Complete:
+    """Returns a completion of the ids of the newest jobs in these states."""
 
-    settings = Settings.load(profile, {"generator.endpoint": generator, "generate.timeout_s": timeout})
-    settings.require("generator")
-    return AsyncClient.from_settings(settings, roles=("generator",))
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        flags = {"generator.endpoint": ctx.params.get("generator")}
+        try:
+            settings = load_settings(ctx.params.get("profile"), flags, "generator")
+            return asyncio.run(_matching_jobs(settings, states, incomplete))
+        except (ZrelayError, OSError, TimeoutError):  # an unreachable generator must not disturb the shell
+            return []
+
+    return complete
+
+
+_job_id = click.argument("job_id", shell_complete=complete_jobs())
 
 
 @click.group("jobs")
 def command() -> None:
-    """Look at jobs that generators keep, watch and cancel them, and fetch their pictures.
+    """List the jobs that generators keep, watch and cancel them, and fetch their images.
 
     \b
-    zrelay generate "a red fox" --detach     leaves a job and prints its id
+    zrelay generate "a red fox" --detach     submits a job and prints its id
     zrelay jobs list --state running
-    zrelay jobs watch ID                     its progress, to its end
-    zrelay jobs fetch ID -o fox.png          its pictures
+    zrelay jobs watch ID                     shows its progress until it ends
+    zrelay jobs fetch ID -o fox.png          writes its images
     """
 
 
-@command.command("list")
-@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these; repeat it for several.")
-@click.option("--limit", type=click.IntRange(1), default=20, metavar="N", help="The newest N. Default: 20.")
-@click.option("--all", "everything", is_flag=True, help="All of them, however many.")
-@_json
-@endpoint_options("generator")
+@command.command("list", short_help="List the jobs of all generators.", cls=OptionsCommand, roles=("generator",))
+@option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only this state; repeat it for more.")
+@option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Only the newest N.")
+@option("--all", "everything", is_flag=True, help="All jobs, without a limit.")
+@json_option
 def list_(
-    states: tuple[str, ...], limit: int, everything: bool, as_json: bool, generator: str | None, profile: str | None
+    states: tuple[str, ...], limit: int, everything: bool, as_json: bool, flags: Flags, profile: str | None
 ) -> None:
-    """List jobs of all generators, newest first."""
-    from zrelay_client.cli._job_table import plain_job, table
-    from zrelay_client.events import Job
-
-    client_of_generators = _client(generator, profile)
-
+    """List the jobs of all generators, newest first."""
+    settings = load_settings(profile, flags, "generator")
     missing: dict[str, str] = {}
 
-    def silent(endpoint: str, error: ZrelayError) -> None:
+    def on_failure(endpoint: str, error: ZrelayError) -> None:
         missing[endpoint] = error.message
 
-    async def read() -> tuple[list[Job], bool]:
+    async def read() -> "tuple[list[Job], bool]":
         jobs: list[Job] = []
-        async with client_of_generators as client:
-            async for job in client.jobs.list(states=states, on_failure=silent):
+        async with client_of(settings, "generator") as client:
+            async for job in client.jobs.list(states=states, on_failure=on_failure):
                 if not everything and len(jobs) == limit:
                     return jobs, True
                 jobs.append(job)
@@ -81,108 +103,108 @@ def list_(
 
     jobs, more = asyncio.run(read())
     if as_json:
-        said = {"jobs": [plain_job(job) for job in jobs], "more": more, "missing": missing}
-        click.echo(json.dumps(said, ensure_ascii=False))
+        print_json({"jobs": [asdict(job) for job in jobs], "more": more, "missing": missing})
         return
     for endpoint, message in missing.items():
         click.echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
-    for line in table(jobs) if jobs else ["no jobs"]:
-        click.echo(line)
+    if jobs:
+        print_table(_HEADER, job_rows(jobs, time.time()), wrap=("GENERATOR", "NOTE"))
+    else:
+        click.echo("no jobs")
     if more:
-        click.echo(f"the newest {limit}; --limit N or --all shows more", err=True)
+        click.echo(f"these are the newest {limit}; --limit N or --all lists more", err=True)
 
 
-@command.command("watch")
-@_id
-@click.option(
-    "--after", type=click.IntRange(0, (1 << 63) - 1), default=0, metavar="N", help="From behind this sequence number."
+@command.command(
+    "watch", short_help="Show the progress of a job.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
+)
+@_job_id
+@option(
+    "--after",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=0,
+    metavar="N",
+    help="Only events after this sequence number.",
 )
 @_output
-@_force
-@click.option("--preview", type=PLACE, metavar="PLACE", help="Write previews: a .jpg, or a folder that keeps all.")
-@_timeout
-@_json
-@_quiet
-@endpoint_options("generator")
+@force_option
+@option(
+    "--preview",
+    heading="Output",
+    type=PATH,
+    metavar="PATH",
+    help="Write previews: to a .jpg file that is replaced, or to a folder that keeps all.",
+)
+@json_option
+@quiet_option
 def watch(
     job_id: str,
     after: int,
     output: str | None,
     force: bool,
     preview: str | None,
-    timeout: float | None,
     as_json: bool,
     quiet: bool,
-    generator: str | None,
+    flags: Flags,
     profile: str | None,
 ) -> None:
-    """Watch the job to its end; with --output, write its pictures. Ctrl-C stops watching, not the job."""
-    from zrelay_client.cli._console import Console
-    from zrelay_client.cli._job_files import JobFiles
-    from zrelay_client.cli._previews import Previews
-    from zrelay_client.cli._watching import watched
-
+    """Show the progress of a job until it ends; with --output, write its images. Ctrl-C stops watching, not the job."""
     _check_stdout(output, as_json=as_json)
-    client, console = _client(generator, profile, timeout), Console(quiet=quiet)
+    settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force) if output is not None else None
     previews = Previews(Path(preview)) if preview is not None else None
-    work = watched(client, job_id, after, files, previews, console)
-    said = _run(work, console, "stopped watching; the job goes on if it was left running")
-    _show(said, as_json=as_json)
+    with Console(quiet=quiet) as console:
+        work = _watch(settings, job_id, after, files, previews, console)
+        values = _run(work, "stopped watching; the job goes on if it was left running")
+        _print_files(values, console, as_json=as_json)
 
 
-@command.command("fetch")
+@command.command(
+    "fetch", short_help="Write the images of jobs.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
+)
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("succeeded"))
 @_output
-@_force
-@_timeout
-@_json
-@_quiet
-@endpoint_options("generator")
+@force_option
+@json_option
+@quiet_option
 def fetch(
     job_ids: tuple[str, ...],
     output: str | None,
     force: bool,
-    timeout: float | None,
     as_json: bool,
     quiet: bool,
-    generator: str | None,
+    flags: Flags,
     profile: str | None,
 ) -> None:
-    """Write the pictures of jobs, waiting for those that are not done. Never replaces a file unless told to."""
-    from zrelay_client.cli._console import Console
-    from zrelay_client.cli._job_files import JobFiles
-    from zrelay_client.cli._watching import fetched
+    """Write the images of jobs, waiting for those that are not done.
 
+    Without --output the file names are made of prompt and seed. Files that exist are kept, unless --force is given.
+    """
     _check_stdout(output, as_json=as_json)
-    client, console = _client(generator, profile, timeout), Console(quiet=quiet)
+    settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
-    work = fetched(client, job_ids, files, console)
-    said = _run(work, console, "stopped waiting; the jobs go on")
-    _show(said, as_json=as_json)
-    if said["failed"]:
+    with Console(quiet=quiet) as console:
+        values = _run(_fetch(settings, job_ids, files, console), "stopped waiting; the jobs go on")
+        _print_files(values, console, as_json=as_json)
+    if values["failed"]:
         raise FailedPrecondition(
-            "; ".join(f"{job['job_id']}: {job['message']}" for job in said["failed"]),
-            reason=said["failed"][0]["reason"],
+            "; ".join(f"{job['job_id']}: {job['message']}" for job in values["failed"]),
+            reason=values["failed"][0]["reason"],
         )
 
 
-@command.command("cancel")
+@command.command("cancel", short_help="Cancel jobs.", cls=OptionsCommand, roles=("generator",))
 @click.argument(
     "job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("queued", "running")
 )
-@_json
-@endpoint_options("generator")
-def cancel(job_ids: tuple[str, ...], as_json: bool, generator: str | None, profile: str | None) -> None:
-    """Cancel jobs: one that runs ends within a denoising step; one that has ended stays as it is."""
-    from zrelay_client.cli._job_table import plain_job
-    from zrelay_client.events import Job
+@json_option
+def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> None:
+    """Cancel jobs. A running job ends within one denoising step; one that has ended does not change."""
+    settings = load_settings(profile, flags, "generator")
 
-    client_of_generators = _client(generator, profile)
-
-    async def cancelled() -> tuple[list[Job], ZrelayError | None]:
+    async def cancel_all() -> "tuple[list[Job], ZrelayError | None]":
         jobs, failure = [], None
-        async with client_of_generators as client:
+        async with client_of(settings, "generator") as client:
             for job_id in job_ids:
                 try:
                     jobs.append(await client.jobs.cancel(job_id))
@@ -190,9 +212,9 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, generator: str | None, profi
                     failure = failure or error
         return jobs, failure
 
-    jobs, failure = asyncio.run(cancelled())
+    jobs, failure = asyncio.run(cancel_all())
     if as_json:
-        click.echo(json.dumps({"jobs": [plain_job(job) for job in jobs]}, ensure_ascii=False))
+        print_json({"jobs": [asdict(job) for job in jobs]})
     else:
         for job in jobs:
             click.echo(f"{job.job_id} {job.state}")
@@ -200,28 +222,135 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, generator: str | None, profi
         raise failure
 
 
-def _run(work: Coroutine[Any, Any, T], console: Any, stopped: str) -> T:
-    """Runs it; Ctrl-C raises KeyboardInterrupt with what became of it. A job that was cancelled is no interruption of
-    this command."""
+def job_rows(jobs: "Sequence[Job]", now: float) -> list[tuple[str, ...]]:
+    """Returns a row of the table for each job. `now` is in seconds since 1970."""
+    return [_row(job, now) for job in jobs]
+
+
+async def _watch(
+    settings: "Settings", job_id: str, after: int, files: JobFiles | None, previews: Previews | None, console: Console
+) -> dict[str, Any]:
+    """Shows a job until it ends and writes its images; returns what --json prints. Raises ZrelayError and OSError."""
+    from zrelay_client.events import Accepted, Done, Image, Preview
+
+    if previews is not None:
+        previews.check()
+    images: list[Image] = []
+    done: Done | None = None
+    console.status("connecting")
+    async with client_of(settings, "generator") as client:
+        job = await client.jobs.get(job_id)
+        if files is not None:
+            files.check(max(1, job.sampling.num_images))
+        # Images before `after` are wanted, too, where images are written.
+        async for event in client.jobs.watch(job_id, after_sequence=0 if files is not None else after):
+            if isinstance(event, Preview) and previews is not None:
+                previews.write(event)
+            elif isinstance(event, Image):
+                images.append(event)
+            elif isinstance(event, Done):
+                done = event
+            if not isinstance(event, Accepted) or not job.ended:
+                show_event(console, event)
+    timings = {} if done is None else {name.removesuffix("_s"): took for name, took in asdict(done.timings).items()}
+    written = [] if files is None else _write(job_id, tuple(images), files)
+    if files is None:
+        count = len(images) if done is None else done.images  # with --after, not all were received
+        console.message(f"done: {counted(count, 'image')}; `zrelay jobs fetch {job_id}` writes them")
+    return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
+
+
+async def _fetch(settings: "Settings", job_ids: Sequence[str], files: JobFiles, console: Console) -> dict[str, Any]:
+    """Writes the images of jobs, one job after another; returns what --json prints.
+
+    Raises:
+        ZrelayError: No service answers, or the only job failed. Failures of several jobs are in the result.
+        OSError: A file cannot be written.
+    """
+    written: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    async with client_of(settings, "generator") as client:
+        for job_id in job_ids:
+            try:
+                job = await client.jobs.get(job_id)
+                files.check(max(1, job.sampling.num_images))
+                console.status(f"{job_id}: {job.state}")
+                written += _write(job_id, await client.jobs.fetch(job_id), files)
+            except ZrelayError as error:
+                if error.code == "UNAVAILABLE" or len(job_ids) == 1:
+                    raise
+                failed.append({"job_id": job_id, "reason": error.reason, "message": error.message})
+    return {"files": written, "failed": failed}
+
+
+def _write(job_id: str, images: "tuple[Image, ...]", files: JobFiles) -> list[dict[str, Any]]:
+    paths: Sequence[Path | None] = files.write(job_id, images)
+    places = paths or [None] * len(images)  # no path on standard output
+    return [{**file_values(image, path), "job_id": job_id} for image, path in zip(images, places, strict=True)]
+
+
+async def _matching_jobs(settings: "Settings", states: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+    items: list[CompletionItem] = []
+    async with asyncio.timeout(_COMPLETE_S), client_of(settings, "generator") as client:
+        async for job in client.jobs.list(states=states):
+            if job.job_id.startswith(incomplete):
+                items.append(CompletionItem(job.job_id, help=job.state))
+            if len(items) == _COMPLETE_JOBS:
+                break
+    return items
+
+
+def _run(work: Coroutine[Any, Any, T], stopped: str) -> T:
+    """Runs a coroutine. Ctrl-C raises KeyboardInterrupt with the message `stopped`."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(stopped) from None
-    except Cancelled as error:
+    except Cancelled as error:  # the job was cancelled, this command was not interrupted
         raise FailedPrecondition(error.message, reason=error.reason, metadata=error.metadata) from error
-    finally:
-        console.clear()
 
 
-def _show(said: dict[str, Any], *, as_json: bool) -> None:
+def _print_files(values: dict[str, Any], console: Console, *, as_json: bool) -> None:
+    console.clear()
     if as_json:
-        click.echo(json.dumps(said, ensure_ascii=False))
+        print_json(values)
         return
-    for file in said["files"]:
+    for file in values["files"]:
         if file["path"] != "-":
-            click.echo(file["path"])
+            console.result(file["path"])
 
 
 def _check_stdout(output: str | None, *, as_json: bool) -> None:
     if as_json and output == "-":
-        raise click.UsageError("--json and --output -: both want stdout; write the pictures to a file")
+        raise click.UsageError("--json and --output - both use standard output: choose one")
+
+
+def _row(job: "Job", now: float) -> tuple[str, ...]:
+    sampling = job.sampling
+    return (
+        job.job_id,
+        job.state,
+        _age(now - job.accepted_at),
+        f"{sampling.width}x{sampling.height}" + (f" x{sampling.num_images}" if sampling.num_images > 1 else ""),
+        str(sampling.num_inference_steps),
+        "" if sampling.seed is None else str(sampling.seed),
+        job.endpoint,
+        _note(job),
+    )
+
+
+def _note(job: "Job") -> str:
+    if job.failure is not None:
+        return job.failure.message
+    if job.progress is None or job.ended:
+        return ""
+    if job.state == "queued":
+        return f"{job.progress.queue_position} ahead"
+    return f"{job.progress.stage.replace('_', ' ')} {job.progress.completed}/{job.progress.total}"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

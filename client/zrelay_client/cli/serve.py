@@ -1,4 +1,4 @@
-"""`zrelay serve`: becomes the process of one service."""
+"""`zrelay serve`: turns this process into that of one service."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 _ROLES = {
     "encoder": "Serve prompt encoding: prompts to prompt_embeds.",
-    "vision": "Serve reading of reference images, for --reference and Omni.",
+    "vision": "Serve reference images: embeddings, grids, scores, conditioned prompts.",
     "generator": "Serve generation: prompt_embeds to images.",
 }
 
 
 class ServeGroup(click.Group):
-    """A group with a command for each role, made of the role's settings when it is needed."""
+    """A group with a command for each role, which is made of the role's settings when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the roles."""
@@ -44,7 +44,7 @@ def command() -> None:
 
 
 def _wait_for(command: list[str]) -> int:
-    """Runs a process and returns its exit code. Ctrl-C reaches the command itself and is ignored here."""
+    """Runs a process and returns its exit code. Ctrl-C reaches the process itself and is ignored here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return subprocess.run(command, check=False).returncode
 

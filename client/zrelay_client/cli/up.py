@@ -1,4 +1,4 @@
-"""`zrelay up`: the services of this machine."""
+"""`zrelay up`: starts the services on this machine."""
 
 import asyncio
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._console import Console
-from zrelay_client.cli._flags import PLACE
+from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option, quiet_option
+from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
 from zrelay_shared.signals import on_signals
 
@@ -18,25 +18,32 @@ if TYPE_CHECKING:
 _WATCH_S = 0.25
 
 
-@click.command("up")
-@click.option("--model", type=PLACE, metavar="FOLDER", help="Z-Image pipeline folder. Default: the demo checkpoint.")
-@click.option(
-    "--detach", is_flag=True, help="Return when they are ready and leave them running; `zrelay down` ends them."
+@click.command("up", cls=OptionsCommand)
+@option("--model", type=PATH, metavar="FOLDER", help="Z-Image pipeline folder.  [default: the demo checkpoint]")
+@option(
+    "--detach",
+    is_flag=True,
+    help="Return when the services are ready and leave them running; `zrelay down` stops them.",
 )
-@click.option(
+@option(
     "--vision/--no-vision",
     default=None,
-    help="Start the vision service too. Default: where the model has one beside it, as the demo checkpoint has.",
+    help="Start the vision service, too.  [default: if the model has vision checkpoints beside it, as the demo has]",
 )
-@click.option("--qwen3-vl", type=PLACE, metavar="FOLDER", help="Qwen3-VL checkpoint for --reference.")
-@click.option("--siglip", type=PLACE, metavar="FOLDER", help="SigLIP2 checkpoint for --omni and scores.")
-@click.option("--device", metavar="NAME", help="cuda, mps or cpu. Default: the best there is.")
-@click.option("--dtype", metavar="NAME", help="bfloat16, float16 or float32. Default: what suits the device.")
-@click.option(
-    "--grace-s", type=float, default=30.0, metavar="SECONDS", help="For running work at the end. Default: 30."
+@option("--qwen3-vl", type=PATH, metavar="FOLDER", help="Qwen3-VL checkpoint, for --reference.")
+@option("--siglip", type=PATH, metavar="FOLDER", help="SigLIP2 checkpoint, for --omni and scores.")
+@option("--device", metavar="NAME", help="cuda, mps or cpu.  [default: the first that exists]")
+@option("--dtype", metavar="NAME", help="bfloat16, float16 or float32.  [default: what suits the device]")
+@option(
+    "--grace-s",
+    type=float,
+    default=30.0,
+    metavar="SECONDS",
+    help="Time for running jobs when the services stop.  [default: 30]",
 )
-@click.option("--timeout", type=float, default=900.0, metavar="SECONDS", help="For getting ready. Default: 900.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@option("--timeout", type=float, default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
+@json_option
+@quiet_option
 def command(
     model: str | None,
     detach: bool,
@@ -47,18 +54,19 @@ def command(
     dtype: str | None,
     grace_s: float,
     timeout: float,
+    as_json: bool,
     quiet: bool,
 ) -> int:
-    """Start encoder, vision service and generator on this machine, on free ports, and say where they are.
+    """Start encoder, vision service and generator on this machine, on free ports, and print their addresses.
 
-    `zrelay generate` finds them by itself. Without --detach this stays until Ctrl-C, which ends them. Their logs are
-    kept under the state folder.
+    `zrelay generate` finds them without configuration. Without --detach the command runs until Ctrl-C, which stops the
+    services. Their logs are in the state folder.
     """
     from zrelay_client.stack.bundle import demo_checkpoint, vision_model
     from zrelay_client.stack.launch import StackOptions
 
     if vision is False and (qwen3_vl is not None or siglip is not None):
-        raise click.UsageError("--no-vision and a folder for the vision service: choose one")
+        raise click.UsageError("--no-vision contradicts --qwen3-vl and --siglip: leave out one of them")
     folder = _absolute(model) or demo_checkpoint()
     if vision is None:
         vision = qwen3_vl is not None or siglip is not None or vision_model(folder) is not None
@@ -74,47 +82,53 @@ def command(
         qwen3_vl=_absolute(qwen3_vl),
         siglip=_absolute(siglip),
     )
-    return asyncio.run(_up(options, detach=detach, console=Console(quiet=quiet)))
+    with Console(quiet=quiet) as console:
+        return asyncio.run(_up(options, detach=detach, as_json=as_json, console=console))
 
 
 def _absolute(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder).expanduser().absolute()
 
 
-async def _up(options: "StackOptions", *, detach: bool, console: Console) -> int:
+async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: Console) -> int:
     from zrelay_client.stack.stack import start
 
     stack = start(options)
     stop = asyncio.Event()
     with on_signals(("SIGINT", "SIGTERM", "SIGHUP"), stop.set):
-        return await _watch(stack, stop, options, detach=detach, console=console)
+        return await _watch(stack, stop, options, detach=detach, as_json=as_json, console=console)
 
 
 async def _watch(
-    stack: "Stack", stop: asyncio.Event, options: "StackOptions", *, detach: bool, console: Console
+    stack: "Stack", stop: asyncio.Event, options: "StackOptions", *, detach: bool, as_json: bool, console: Console
 ) -> int:
+    """Prints the services once they are ready, and stops them on a signal unless they are detached."""
     leave_running = False
     try:
-        ready = asyncio.create_task(stack.ready(console.line, console.status))
+        ready = asyncio.create_task(stack.ready(console.message, console.status))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
-            console.line("interrupted: what was started is ended")
+            console.message("interrupted: the services are stopped")
             return exits.INTERRUPTED
         ready.result()
-        for role, endpoint in stack.endpoints.items():
-            click.echo(f"{role} {endpoint}")
-        console.line(f"logs in {options.logs}")
+        console.clear()
+        if as_json:
+            print_json({"endpoints": stack.endpoints, "logs": str(options.logs)})
+        else:
+            for role, endpoint in stack.endpoints.items():
+                console.result(f"{role} {endpoint}")
+        console.message(f"logs: {options.logs}")
         if detach:
             leave_running = True
-            console.line('running; paint with `zrelay generate "..."`, end with `zrelay down`')
+            console.message('the services run; use `zrelay generate "..."`, stop them with `zrelay down`')
             return exits.OK
-        console.line('paint with `zrelay generate "..."`; Ctrl-C ends the services')
+        console.message('the services run; use `zrelay generate "..."` elsewhere, stop them here with Ctrl-C')
         while not stop.is_set() and not stack.stopped:
             stack.check()
             await asyncio.wait({stopped}, timeout=_WATCH_S)
-        console.line("ending")
+        console.message("stopping")
         return exits.OK
     finally:
         console.clear()

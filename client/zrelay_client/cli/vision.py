@@ -1,140 +1,188 @@
-"""`zrelay vision`: images to embeddings in a file, and how well texts describe images."""
+"""`zrelay vision`: images to a file of embeddings, scores of texts, and prompts blended with images."""
 
 import asyncio
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from zrelay_client.cli._flags import PLACE, endpoint_options
-from zrelay_client.cli._targets import check_file, check_folder
-from zrelay_client.settings import Settings
+from zrelay_client.cli._files import new_file
+from zrelay_client.cli._options import (
+    PATH,
+    Flags,
+    OptionsCommand,
+    client_of,
+    force_option,
+    json_option,
+    load_settings,
+    option,
+    request_settings,
+    setting,
+    values_of,
+)
+from zrelay_client.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
+    from zrelay_client.embeds import Conditioned
     from zrelay_client.image_embeds import ImageEmbeds, ImageScores
-    from zrelay_client.options import EncodeImagesKeywords, Engine
 
-_ENGINES = ("qwen3-vl", "siglip")
-_TOKENS = ("full", "text-only", "image-only", "image-no-markers")
-_TIMEOUT = click.option("--timeout", type=float, metavar="SECONDS", help="Default: 1800.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+F = TypeVar("F", bound=Callable[..., Any])
+_TIMEOUT = setting("generate.timeout_s")
+_ENCODE_SETTINGS = [*request_settings("encode_images"), _TIMEOUT]
+_CONDITION_SETTINGS = [*request_settings("condition"), setting("generate.keep_prompt"), _TIMEOUT]
+_STATES_ONLY = ("hidden_layer", "tokens", "text", "system_prompt")
+"""Options of `encode` that only Qwen3-VL has."""
+_images = click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
+
+
+def _output(example: str) -> Callable[[F], F]:
+    help = f"The file to write, for example {example}."
+    return option("-o", "--output", heading="Output", type=PATH, metavar="FILE", required=True, help=help)
 
 
 @click.group("vision")
 def command() -> None:
-    """Ask the vision service about images: PNG, JPEG or WebP."""
+    """Encode images (PNG, JPEG or WebP), score texts, and blend images into prompts, with the vision service."""
 
 
-@command.command("encode")
-@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE...")
-@click.option(
-    "-o", "--output", type=PLACE, metavar="FILE", required=True, help="The file to write, e.g. states.safetensors."
+@command.command(
+    "encode", short_help="Encode images to a file.", cls=OptionsCommand, settings=_ENCODE_SETTINGS, roles=("vision",)
 )
-@click.option("--force", is_flag=True, help="Replace the file where it exists.")
-@click.option(
+@_images
+@_output("states.safetensors")
+@force_option
+@option(
     "--engine",
-    type=click.Choice(_ENGINES),
+    heading="Reference images",
+    type=click.Choice(("qwen3-vl", "siglip")),
     default="qwen3-vl",
-    show_default=True,
-    help="qwen3-vl: states to condition prompts with; siglip: a grid for Omni.",
+    help="qwen3-vl: states to blend into prompts; siglip: a grid for Omni.  [default: qwen3-vl]",
 )
-@click.option("--layer", type=int, metavar="N", help="Hidden layer of Qwen3-VL, from the end. Default: the server's.")
-@click.option("--tokens", type=click.Choice(_TOKENS), help="Which of Qwen3-VL's tokens to keep. Default: full.")
-@click.option("--text", metavar="TEXT", help="Text after the image, for Qwen3-VL.")
-@click.option("--system-prompt", metavar="TEXT", help="A system turn before it, for Qwen3-VL.")
-@click.option(
-    "--target-area",
-    type=click.IntRange(min=1),
-    metavar="PIXELS",
-    help="Width times height of the picture to be painted: larger references are resized to it.",
-)
-@_TIMEOUT
-@_JSON
-@endpoint_options("vision")
+@json_option
 def encode(
     images: tuple[str, ...],
     output: str,
     force: bool,
     engine: str,
-    layer: int | None,
-    tokens: str | None,
-    text: str | None,
-    system_prompt: str | None,
-    target_area: int | None,
-    timeout: float | None,
     as_json: bool,
-    vision: str | None,
+    flags: Flags,
     profile: str | None,
 ) -> None:
-    """Encode images to a safetensors file, to blend into prompts later or elsewhere."""
-    given = {"--layer": layer, "--tokens": tokens, "--text": text, "--system-prompt": system_prompt}
-    if engine == "siglip" and (strange := [flag for flag, value in given.items() if value is not None]):
-        raise click.UsageError(f"{strange[0]} is for --engine qwen3-vl, got --engine siglip")
-    file = Path(output)
-    check_folder(file.parent)
-    check_file(file, force=force)
-    settings = _settings(vision, profile, timeout)
-    options: dict[str, Any] = {"hidden_layer": layer, "text": text, "system_prompt": system_prompt}
-    options |= {"tokens": None if tokens is None else tokens.replace("-", "_"), "target_area": target_area}
-    chosen = cast("Engine", engine.replace("-", "_"))
-    found = asyncio.run(_encode(images, chosen, cast("EncodeImagesKeywords", options), settings))
+    """Encode images to a safetensors file, for `zrelay generate --reference` or `zrelay vision condition`."""
     from zrelay_client import image_embeds
 
-    image_embeds.save(found, file)
+    for name in _STATES_ONLY:
+        if engine == "siglip" and flags[f"encode_images.{name}"] is not None:
+            flag = setting(f"encode_images.{name}").flags[0]
+            raise click.UsageError(f"{flag} is for --engine qwen3-vl, got --engine siglip")
+    file = new_file(output, force=force)
+    settings = load_settings(profile, flags, "vision")
+    options = values_of(settings.config.encode_images, without=_STATES_ONLY if engine == "siglip" else ())
+    name = cast(Literal["qwen3_vl", "siglip"], engine.replace("-", "_"))
+
+    async def encode_images() -> "list[ImageEmbeds]":
+        async with client_of(settings, "vision") as client:
+            return await client.encode_images(images, engine=name, **options)
+
+    encoded = asyncio.run(encode_images())
+    image_embeds.save(encoded, file)
     if as_json:
-        said = {"path": str(file), "images": [_told(name, one) for name, one in zip(images, found, strict=True)]}
-        click.echo(json.dumps(said, ensure_ascii=False))
+        values = [_values(name, one) for name, one in zip(images, encoded, strict=True)]
+        print_json({"path": str(file), "images": values})
         return
     click.echo(str(file))
-    for name, one in zip(images, found, strict=True):
+    for image, one in zip(images, encoded, strict=True):
         shape = " x ".join(map(str, one.shape))
-        click.echo(f"{Path(name).name}: {one.engine} {shape}, fingerprint {one.fingerprint.digest[:12]}", err=True)
+        click.echo(f"{Path(image).name}: {one.engine} {shape}, fingerprint {one.fingerprint.digest[:12]}", err=True)
 
 
-@command.command("score")
-@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE...")
-@click.option("--text", "texts", multiple=True, required=True, metavar="TEXT", help="A description; repeat for more.")
-@_TIMEOUT
-@_JSON
-@endpoint_options("vision")
-def score(
-    images: tuple[str, ...],
-    texts: tuple[str, ...],
-    timeout: float | None,
-    as_json: bool,
-    vision: str | None,
-    profile: str | None,
-) -> None:
-    """Score how well each TEXT describes each IMAGE, by SigLIP2.
+@command.command(
+    "score",
+    short_help="Score how well texts describe images.",
+    cls=OptionsCommand,
+    settings=[_TIMEOUT],
+    roles=("vision",),
+)
+@_images
+@option("--text", "texts", multiple=True, required=True, metavar="TEXT", help="A description; repeat it for more.")
+@json_option
+def score(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> None:
+    """Score how well each TEXT describes each IMAGE, with SigLIP2.
 
-    A probability is of one pair on its own: several texts may fit, or none. Cosines compare where probabilities are
-    all small.
+    Each probability is of one pair alone: several texts may fit an image, or none. Where all probabilities are small,
+    compare the cosines.
     """
-    found = asyncio.run(_score(images, texts, _settings(vision, profile, timeout)))
+    settings = load_settings(profile, flags, "vision")
+
+    async def score_images() -> "list[ImageScores]":
+        async with client_of(settings, "vision") as client:
+            return await client.score_images(images, texts)
+
+    scores = asyncio.run(score_images())
     if as_json:
         rows = [
             {"image": name, "probabilities": one.probabilities, "cosines": one.cosines}
-            for name, one in zip(images, found, strict=True)
+            for name, one in zip(images, scores, strict=True)
         ]
-        click.echo(json.dumps({"texts": texts, "images": rows}, ensure_ascii=False))
+        print_json({"texts": texts, "images": rows})
         return
-    for name, one in zip(images, found, strict=True):
-        click.echo(str(name))
+    table = []
+    for name, one in zip(images, scores, strict=True):
         ranked = sorted(zip(one.probabilities, one.cosines, texts, strict=True), key=lambda row: -row[0])
-        for probability, cosine, text in ranked:
-            click.echo(f"  {probability:9.3%}  {cosine:+.4f}  {text}")
+        table += [(name, f"{probability:.3%}", f"{cosine:+.4f}", text) for probability, cosine, text in ranked]
+    print_table(("IMAGE", "PROBABILITY", "COSINE", "TEXT"), table, wrap=("IMAGE", "TEXT"))
 
 
-def _settings(vision: str | None, profile: str | None, timeout: float | None) -> Settings:
-    """Loads the settings, which name a vision service."""
-    settings = Settings.load(profile, {"vision.endpoint": vision, "generate.timeout_s": timeout})
-    settings.require("vision")
-    return settings
+@command.command(
+    "condition",
+    short_help="Blend an image into an encoded prompt.",
+    cls=OptionsCommand,
+    settings=_CONDITION_SETTINGS,
+    roles=("vision",),
+)
+@click.argument("embeds", type=PATH)
+@click.argument("image", type=PATH)
+@_output("conditioned.safetensors")
+@force_option
+@json_option
+def condition(
+    embeds: str, image: str, output: str, force: bool, as_json: bool, flags: Flags, profile: str | None
+) -> None:
+    """Blend IMAGE into the prompt of EMBEDS, for `zrelay generate --prompt-embeds` (experimental).
+
+    EMBEDS is a file of `zrelay encode`. IMAGE is an image, or a file of `zrelay vision encode`.
+    """
+    from zrelay_client.embeds import Embeds
+
+    file = new_file(output, force=force)
+    settings = load_settings(profile, flags, "vision")
+    options = values_of(settings.config.condition)
+    prompt = Embeds.load(embeds)
+
+    async def condition_prompt() -> "Conditioned":
+        async with client_of(settings, "vision") as client:
+            return await client.condition_prompt(prompt, image, **options)
+
+    conditioned = asyncio.run(condition_prompt())
+    conditioned.embeds.save(file, keep_prompt=settings.config.generate.keep_prompt is not False)
+    fingerprint = conditioned.embeds.fingerprint
+    if as_json:
+        print_json(
+            {
+                "path": str(file),
+                "image_sha256": conditioned.image_sha256,
+                "fingerprint": fingerprint.digest,
+                "model_id": fingerprint.model_id,
+                "modifications": fingerprint.modifications,
+            }
+        )
+        return
+    click.echo(str(file))
+    click.echo(f"{', '.join(fingerprint.modifications)}; encoder {fingerprint.digest[:12]}", err=True)
 
 
-def _told(name: str, one: "ImageEmbeds") -> dict[str, Any]:
+def _values(name: str, one: "ImageEmbeds") -> dict[str, Any]:
     return {
         "image": name,
         "image_sha256": one.image_sha256,
@@ -145,19 +193,3 @@ def _told(name: str, one: "ImageEmbeds") -> dict[str, Any]:
         "model_id": one.fingerprint.model_id,
         "fingerprint": one.fingerprint.digest,
     }
-
-
-async def _encode(
-    images: Sequence[str], engine: "Engine", options: "EncodeImagesKeywords", settings: Settings
-) -> "list[ImageEmbeds]":
-    from zrelay_client.client import AsyncClient
-
-    async with AsyncClient.from_settings(settings, roles=("vision",)) as client:
-        return await client.encode_images(images, options, engine=engine)
-
-
-async def _score(images: Sequence[str], texts: Sequence[str], settings: Settings) -> "list[ImageScores]":
-    from zrelay_client.client import AsyncClient
-
-    async with AsyncClient.from_settings(settings, roles=("vision",)) as client:
-        return await client.score_images(images, texts)

@@ -15,7 +15,7 @@ from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
 from zrelay_shared.service.roles import ServiceConfig
-from zrelay_shared.service.settings import GROUPS, NONE, Setting, Value, describe
+from zrelay_shared.service.settings import NONE, SERVICE_GROUPS, Setting, Value, describe
 
 if TYPE_CHECKING:
     from zrelay_shared.service.lifecycle import Service
@@ -79,7 +79,7 @@ class SettingsCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the options under the headings of their groups."""
         rest = [param for param in self.get_params(ctx) if not isinstance(param, SettingOption)]
-        groups: dict[str, list[click.Parameter]] = {group: [] for group in GROUPS}
+        groups: dict[str, list[click.Parameter]] = {group: [] for group in SERVICE_GROUPS}
         for param in self.get_params(ctx):
             if isinstance(param, SettingOption):
                 groups[param.setting.group].append(param)
@@ -92,17 +92,33 @@ class SettingsCommand(click.Command):
 class SettingOption(click.Option):
     """The option of one setting. Its value is None where the option is not given."""
 
-    def __init__(self, setting: Setting) -> None:
-        """Makes the option; a boolean setting also gets a `--no-` form."""
+    def __init__(self, setting: Setting, name: str | None = None) -> None:
+        """Makes the option; a boolean setting also gets a `--no-` form.
+
+        Args:
+            setting: The setting.
+            name: Name of the callback's parameter, by default the setting's name.
+        """
         self.setting = setting
         default = f"default: {setting.default_text}" if setting.default_text else "required" * setting.required
-        help = setting.help + (f"  [{default}]" if default else "")
+        words = f" One of {', '.join(setting.choices)}." if setting.choices and "|" not in setting.metavar else ""
+        help = setting.help + words + (f"  [{default}]" if default else "")
+        name = name or setting.name
         if setting.kind is bool:
             flag = setting.flags[0]
-            super().__init__([f"{flag}/--no-{flag.removeprefix('--')}", setting.name], default=None, help=help)
+            super().__init__([f"{flag}/--no-{flag.removeprefix('--')}", name], default=None, help=help)
         else:
-            names = [*setting.flags, setting.name]
-            super().__init__(names, type=SettingType(setting), metavar=setting.metavar, default=None, help=help)
+            kind, metavar = SettingType(setting), setting.metavar
+            super().__init__(
+                [*setting.flags, name], type=kind, metavar=metavar, default=None, help=help, multiple=setting.pairs
+            )
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Converts the value; of an option that may be repeated None if it is not given, `none` for the value None."""
+        converted = super().process_value(ctx, value)
+        if not self.multiple:
+            return converted
+        return NONE if converted == (NONE,) else converted or None
 
 
 class SettingType(_ParamType):
@@ -120,7 +136,7 @@ class SettingType(_ParamType):
         if self._setting.is_none(value):
             return NONE
         try:
-            return self._setting.parse(value)
+            return self._setting.parse_item(value) if self._setting.pairs else self._setting.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

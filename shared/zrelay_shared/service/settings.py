@@ -18,16 +18,21 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin
 
-Value = str | int | float | bool | Path | None
+Scalar = str | int | float | bool | Path
+Value = Scalar | tuple[Scalar, ...] | None
 """What a setting can hold."""
 
 NONE = "none"
 """The word that users write for the value None of an optional setting."""
 
-GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client", "Defaults")
-"""Headings under which settings are listed, in this order."""
+SERVICE_GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client")
+REQUEST_GROUPS = ("Image", "Guidance", "Prompt", "Reference images", "Output", "Many images", "Connection")
+GROUPS = SERVICE_GROUPS + REQUEST_GROUPS
+"""Headings under which settings are listed, in this order: those of services, then those of requests."""
+_LONGEST_METAVAR = 30
+"""Characters of `a|b|c` in a help text; longer lists of words are written as a sentence."""
 
 _METADATA = "zrelay.setting"
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -58,6 +63,7 @@ class _Definition:
     default_text: str
     computed: Callable[[], Value] | None
     several: bool
+    pairs: bool
     secret: bool
     example: Value
 
@@ -79,6 +85,7 @@ def setting(
     default_text: str = "",
     computed: Callable[[], Value] | None = None,
     several: bool = False,
+    pairs: bool = False,
     secret: bool = False,
     example: Value = None,
 ) -> Any:
@@ -100,12 +107,14 @@ def setting(
         default_text: Describes the default where the value itself says too little.
         computed: Computes the default when a service starts, for paths that depend on the environment.
         several: The TOML value may be a list of strings, which are joined by commas.
+        pairs: For a field of `tuple[str, ...]`: each item is `KEY=VALUE`, its flag may be repeated, and the TOML value
+            may be a table.
         secret: The value is never shown.
         example: A value for the commented configuration file, in the user's unit, where there is no default.
     """
     definition = _Definition(
         help, group, key, flags, variable, unit, scale, minimum, maximum, choices, metavar, default_text, computed,
-        several, secret, example,
+        several, pairs, secret, example,
     )  # fmt: skip
     return field(default=default, metadata={_METADATA: definition})
 
@@ -120,9 +129,10 @@ class Setting:
         key: TOML key.
         flags: Spellings on the command line.
         variable: Environment variable.
-        kind: Type of the value: str, int, float, bool or Path.
+        kind: Type of the value, or of the items of a list: str, int, float, bool or Path.
+        is_list: Whether the value is a tuple of items.
         required: Whether the user must set it.
-        optional: Whether the value may be None, for which users write the word `none`.
+        optional: Whether users write the word `none` for None: the value may be None, and `none` is not a choice.
         default: Value of the field where nobody sets it (before `computed`); None for a required setting.
     """
 
@@ -132,6 +142,7 @@ class Setting:
     flags: tuple[str, ...]
     variable: str
     kind: type
+    is_list: bool
     required: bool
     optional: bool
     default: Value
@@ -158,6 +169,11 @@ class Setting:
         return self._definition.choices
 
     @property
+    def pairs(self) -> bool:
+        """Whether the items of the list are `KEY=VALUE`."""
+        return self._definition.pairs
+
+    @property
     def secret(self) -> bool:
         """Whether the value must not be shown."""
         return self._definition.secret
@@ -171,8 +187,12 @@ class Setting:
     def metavar(self) -> str:
         """Placeholder for the value in help texts."""
         by_kind = {int: "N", float: "X", Path: "DIR", str: "TEXT"}
-        value = self._definition.metavar or "|".join(self.choices) or self.unit.upper() or by_kind.get(self.kind, "")
-        return f"{value}|{NONE}" if self.optional else value
+        words = "|".join(self.choices)
+        value = self._definition.metavar or (words if len(words) <= _LONGEST_METAVAR else "WORD")
+        if not value and self.is_list:
+            value = "KEY=VALUE" if self.pairs else "LIST"
+        value = value or self.unit.upper() or by_kind.get(self.kind, "")
+        return f"{value}|{NONE}" if self._names_none else value
 
     @property
     def limits(self) -> str:
@@ -189,7 +209,7 @@ class Setting:
         sentences = [self.help]
         if allowed:
             sentences.append(f"{allowed[0].upper()}{allowed[1:]}.")
-        if self.optional:
+        if self._names_none:
             sentences.append(f"May be {NONE}.")
         return " ".join(sentences)
 
@@ -226,6 +246,19 @@ class Setting:
         """
         if self.is_none(text):
             return None
+        if self.is_list:
+            try:
+                return tuple(self.parse_item(part.strip()) for part in text.split(","))
+            except ValueError:
+                raise ValueError(f"expected {self._items} separated by commas, got {text!r}") from None
+        return self.parse_item(text)
+
+    def parse_item(self, text: str) -> Scalar:
+        """Reads one item of a list, or a value that is not a list.
+
+        Raises:
+            ValueError: As `parse`.
+        """
         if self.kind is bool:
             if text.lower() in _TRUE + _FALSE:
                 return text.lower() in _TRUE
@@ -238,8 +271,7 @@ class Setting:
             number = self.kind(text)
         except ValueError:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
-        accepted: Value = self._accept(number)
-        return accepted
+        return self._accept(number)
 
     def _parse_path(self, text: str) -> Path:
         if "\0" in text:
@@ -261,14 +293,22 @@ class Setting:
             if all(isinstance(part, str) for part in value):
                 return ",".join(value)
             value = next(part for part in value if not isinstance(part, str))
+        if self.is_list:
+            if self.pairs and isinstance(value, dict):
+                value = [f"{key}={item}" if isinstance(item, str) else item for key, item in value.items()]
+            if not isinstance(value, list):
+                raise ValueError(f"expected a list of {self._items}, got {value!r}")
+            return tuple(self._item_from_toml(item) for item in value)
+        return self._item_from_toml(value)
+
+    def _item_from_toml(self, value: object) -> Scalar:
         if self.kind is Path and isinstance(value, str):
-            return self.parse(value)
+            return self.parse_item(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"expected {self._expected}, got {value!r}")
-        accepted: Value = self._accept(value)
-        return accepted
+        return self._accept(value)
 
     def check(self, value: Value) -> None:
         """Checks a value of the field, in the field's own unit; for settings objects that are built in code.
@@ -277,6 +317,10 @@ class Setting:
             ValueError: The value is not allowed; the message is `<name>: expected ..., got ...`.
         """
         if value is None:
+            return
+        if isinstance(value, tuple):
+            for item in value:
+                self.check(item)
             return
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.name}: expected {self._expected}, got {value!r}")
@@ -293,6 +337,8 @@ class Setting:
             return NONE
         if isinstance(value, bool):
             return "true" if value else "false"
+        if isinstance(value, tuple):
+            return ",".join(self.format(item) for item in value)
         return f"{self.to_user(value)}"
 
     def to_user(self, value: Value) -> Value:
@@ -301,28 +347,46 @@ class Setting:
             return str(value)
         if value is None:
             return NONE if self.optional else None
+        if isinstance(value, tuple):
+            return tuple(cast(Scalar, self.to_user(item)) for item in value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         scaled = value / self._definition.scale
         return int(scaled) if scaled.is_integer() else scaled
 
     @property
+    def _items(self) -> str:
+        """The items of a list, in words."""
+        return "KEY=VALUE" if self.pairs else _KIND_NAMES[self.kind].removeprefix("a ") + "s"
+
+    @property
     def _expected(self) -> str:
+        if self.pairs:
+            return "KEY=VALUE"
         return self._or_none(f"one of {', '.join(self.choices)}" if self.choices else _KIND_NAMES[self.kind])
 
     def _or_none(self, words: str) -> str:
         return f"{words} or {NONE}" if self.optional else words
 
-    def _accept(self, value: Any) -> Any:
-        """Checks a value in the user's unit and converts it to the field's own."""
+    @property
+    def _names_none(self) -> bool:
+        """Whether help names the word `none`. Help of requests does not, because nearly all of them take it."""
+        return self.optional and self.group in SERVICE_GROUPS
+
+    def _accept(self, value: Any) -> Scalar:
+        """Checks a value in the user's unit and converts it to the field's own. Words may be written with hyphens."""
         if self.choices and value not in self.choices:
+            if (word := str(value).replace("-", "_")) not in self.choices:
+                raise ValueError(f"expected {self._expected}, got {value!r}")
+            return word
+        if self.pairs and value.find("=") < 1:
             raise ValueError(f"expected {self._expected}, got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return value  # a str
+            return cast(Scalar, value)  # a str
         low, high = self._definition.minimum, self._definition.maximum
         if value != value or (low is not None and value < low) or (high is not None and value > high):
             raise ValueError(f"expected {self._or_none(self.limits or 'a number')}, got {value:g}")
-        return value if self._definition.scale == 1 else self.kind(value * self._definition.scale)
+        return cast(Scalar, value if self._definition.scale == 1 else self.kind(value * self._definition.scale))
 
 
 def describe(kind: type[Any], section: str) -> tuple[Setting, ...]:
@@ -356,9 +420,12 @@ def _describe(item: Any, section: str) -> Setting:
     key = definition.key or item.name
     suffix = f"_{key.upper()}" if definition.variable is None else definition.variable
     kind = item.type
-    optional = isinstance(kind, UnionType) and NoneType in get_args(kind)
-    if optional:
+    may_be_none = isinstance(kind, UnionType) and NoneType in get_args(kind)
+    if may_be_none:
         kind = next(part for part in get_args(kind) if part is not NoneType)
+    is_list = get_origin(kind) is tuple
+    if is_list:
+        kind = get_args(kind)[0]
     required = item.default is MISSING
     return Setting(
         section=section,
@@ -367,8 +434,9 @@ def _describe(item: Any, section: str) -> Setting:
         flags=definition.flags or (f"--{key.replace('_', '-')}",),
         variable=f"ZRELAY_{section.upper()}{suffix}",
         kind=kind,
+        is_list=is_list,
         required=required,
-        optional=optional,
+        optional=may_be_none and NONE not in definition.choices,
         default=None if required else item.default,
         _definition=definition,
     )

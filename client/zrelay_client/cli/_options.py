@@ -1,0 +1,199 @@
+"""Options that commands share: headings of the help, options made of settings, endpoints, and the client."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from zrelay_client.settings import Settings
+from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.errors import ZrelayError
+from zrelay_shared.service.command import SettingOption
+from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
+
+if TYPE_CHECKING:
+    from zrelay_client.client import AsyncClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+Flags = dict[str, Any]
+"""Dotted key of a setting -> the value of its flag, None where the flag is not given."""
+PATH = click.Path(readable=False)
+"""A file or folder, so that shells complete it; the command checks whether it exists."""
+CONNECTION = "Connection"
+_SEVERAL = {
+    "encoder": "; repeat it for encoders that stand in for the first",
+    "generator": "; repeat it for several generators that share the work",
+}
+
+
+class HeadedOption(click.Option):
+    """An option that the help lists under a heading."""
+
+    def __init__(self, *args: Any, heading: str = "", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.heading = heading
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Leaves the range of a number out of the help; messages name it."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+class OptionsCommand(click.Command):
+    """A command that lists its options under headings, and gets the flags of settings as one argument.
+
+    With `settings` or `roles` the callback is called with `flags: Flags` and `profile: str | None`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        settings: Sequence[Setting] = (),
+        roles: Sequence[str] = (),
+        params: list[click.Parameter] | None = None,
+        **attributes: Any,
+    ) -> None:
+        """Makes the command.
+
+        Args:
+            *args: As of click.Command.
+            settings: Settings that become options.
+            roles: Services whose endpoints become options.
+            params: Other arguments and options.
+            **attributes: As of click.Command.
+        """
+        found = list(params or ())
+        found += [SettingOption(one, one.dotted.replace(".", "_")) for one in settings]
+        found += [_endpoint_option(role) for role in roles]
+        if settings or roles:
+            found.append(profile_option("Profile of the configuration file.", heading=CONNECTION))
+        self._has_flags = bool(settings or roles)
+        attributes["params"] = found
+        super().__init__(*args, **attributes)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Collects the flags of settings, and calls the callback."""
+        if self._has_flags:
+            flags: Flags = {}
+            for param in self.params:
+                name = param.name or ""
+                if isinstance(param, SettingOption):
+                    flags[param.setting.dotted] = ctx.params.pop(name)
+                elif name in ROLES:
+                    flags[f"{name}.endpoint"] = ctx.params.pop(name)
+            ctx.params["flags"] = flags
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the options under their headings."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        few = {_heading(option) for option in options} <= {"", "Output", CONNECTION}
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in options:
+            heading = _heading(option)
+            if few and heading != CONNECTION:
+                heading = "Options"
+            if (record := option.get_help_record(ctx)) is not None:
+                groups.setdefault(heading or "Other", []).append(record)
+        for heading in ("Options", *REQUEST_GROUPS, "Other"):
+            if heading in groups:
+                with formatter.section(heading):
+                    formatter.write_dl(groups[heading])
+
+
+def option(*names: str, heading: str = "", **attributes: Any) -> Callable[[F], F]:
+    """Declares an option; `heading` is one of `REQUEST_GROUPS`, or "" for the general ones."""
+    return click.option(*names, cls=HeadedOption, heading=heading, **attributes)
+
+
+json_option = option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+quiet_option = option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
+force_option = option("--force", is_flag=True, heading="Output", help="Replace files that exist.")
+
+
+def profile_option(help: str, *, heading: str = "") -> click.Option:
+    """Makes `--profile`, whose names shells complete."""
+    return HeadedOption(["--profile"], metavar="NAME", help=help, heading=heading, shell_complete=complete_profile)
+
+
+def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the names of profiles that start with a text."""
+    try:
+        names = Settings.load().config.profiles
+    except (ZrelayError, OSError):  # an invalid file must not disturb the shell
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def request_settings(*sections: str, without: Iterable[str] = ()) -> list[Setting]:
+    """Returns the settings of sections, without those of the dotted keys `without`."""
+    left_out = set(without)
+    return [one for section in sections for one in settings_of(section) if one.dotted not in left_out]
+
+
+def setting(dotted: str) -> Setting:
+    """Returns the setting of a dotted key."""
+    return next(one for one in settings_of(dotted.partition(".")[0]) if one.dotted == dotted)
+
+
+def values_of(section: object, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the values of a section of the configuration that are set, as keywords of the client library."""
+    left_out = set(without)
+    names = [item.name for item in fields(section) if item.name not in left_out]  # type: ignore[arg-type]
+    values = {name: getattr(section, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_prompt(prompt: str) -> str:
+    """Returns the prompt; for `-` the text on standard input, without the newline at its end."""
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise click.UsageError("the prompt on standard input: expected UTF-8 text, got other bytes") from error
+
+
+def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings:
+    """Reads the configuration and finds the services.
+
+    Args:
+        profile: Profile of the configuration file.
+        flags: Values of flags.
+        *required: Roles that must have an endpoint.
+
+    Raises:
+        InvalidArgument: CONFIG_INVALID, ENDPOINT_MISSING.
+        OSError: The configuration file cannot be read.
+    """
+    settings = Settings.load(profile, flags)
+    settings.require(*required)
+    return settings
+
+
+def client_of(settings: Settings, *roles: str) -> "AsyncClient":
+    """Returns a client of the services of some roles; of all roles where none is named. Raises InvalidArgument."""
+    from zrelay_client.client import AsyncClient
+
+    return AsyncClient.from_settings(settings, roles=roles or ROLES)
+
+
+def _endpoint_option(role: str) -> click.Option:
+    several = role in _SEVERAL
+    help = f"Address of the {role} service: HOST or HOST:PORT{_SEVERAL.get(role, '')}."
+    return HeadedOption(
+        [f"--{role}"], metavar="HOST:PORT", help=help, multiple=several, callback=_joined, heading=CONNECTION
+    )
+
+
+def _joined(ctx: click.Context, param: click.Parameter, value: Any) -> str | None:
+    return (",".join(value) or None) if isinstance(value, tuple) else value
+
+
+def _heading(param: click.Parameter) -> str:
+    if isinstance(param, SettingOption):
+        return param.setting.group
+    return param.heading if isinstance(param, HeadedOption) else ""

@@ -1,0 +1,405 @@
+"""Runs jobs of `zrelay generate`: one, many, or detached ones; and what Ctrl-C does to them.
+
+Ctrl-C cancels the jobs at the generator. Pressed twice it leaves them running there, and the command prints how to
+fetch their images.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zrelay_client.cli._files import Previews, file_values
+from zrelay_client.cli._image_jobs import ImageJob
+from zrelay_client.cli._options import client_of
+from zrelay_client.cli._output import Console, counted, format_seconds, print_json, report_message, show_event
+from zrelay_client.client import AsyncClient
+from zrelay_client.embeds import Embeds
+from zrelay_client.events import Event, Job, Notice, Preview
+from zrelay_client.results import Outcome, Result
+from zrelay_client.settings import Settings
+from zrelay_shared import exits
+from zrelay_shared.config import Config
+from zrelay_shared.errors import ZrelayError
+from zrelay_shared.signals import on_signals
+
+_SECOND_PRESS_S = 0.7
+"""Seconds in which a second Ctrl-C counts as pressed twice."""
+_SUBMITS_AT_ONCE = 32
+_IN_EMBEDS = ("negative_prompt", "encoding", "reference", "conditioning", "omni")
+"""Keywords that are part of the embeddings once these are prepared."""
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended the work; the message says what became of the jobs."""
+
+
+def run_one(settings: Settings, job: ImageJob, console: Console, *, as_json: bool) -> int:
+    """Runs one job and prints its files; returns the exit code. Raises ZrelayError, OSError, KeyboardInterrupt."""
+    values = run_interruptible(generate_one(settings, job, console, handle_ctrl_c=True), console)
+    if as_json:
+        print_json(values)
+    else:
+        for file in values["files"]:
+            if file["path"] != "-":
+                console.result(file["path"])
+    for warning in values["warnings"]:
+        console.message(f"note: {warning}", wrap=True)
+    sampling, timings = values["sampling"], values["timings_s"]
+    console.message(
+        f"{sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed "
+        f"{values['seed']}, {format_seconds(timings['total'])}"
+    )
+    hidden = ("total",) if timings["vision"] else ("total", "vision")
+    parts = ", ".join(f"{name} {format_seconds(took)}" for name, took in timings.items() if name not in hidden)
+    console.message(f"  {parts}", wrap=True)
+    return exits.OK
+
+
+def run_batch(
+    settings: Settings, job: ImageJob, seeds: list[int], in_flight: int | None, console: Console, *, as_json: bool
+) -> int:
+    """Runs a job for each seed, and writes images as they arrive.
+
+    Returns:
+        The exit code: that of the first failure.
+
+    Raises:
+        ZrelayError: No job can start.
+        OSError: An image cannot be written.
+        KeyboardInterrupt: Ctrl-C; the message says what became of the jobs.
+    """
+    job.check()
+    batch = BatchProgress(job.targets.count, console)
+    files: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+
+    def on_event(index: int, event: Event) -> None:
+        batch.event(event, job.previews, index)
+
+    def write(outcome: Outcome) -> None:
+        result, error = outcome.result, outcome.error
+        if error is not None:
+            failures.append({"seed": outcome.seed, "reason": error.reason, "message": error.message})
+            batch.failed(f"seed {outcome.seed}", error)
+        if result is not None:
+            for image in result.images:
+                place = outcome.index * len(result.images) + image.image_index
+                path = job.targets.write_one(place, image)
+                files.append({**file_values(image, path), "generator": result.generator, "job_id": result.job_id})
+                if not as_json:
+                    console.result(str(path))
+            batch.succeeded(result)
+
+    async def work() -> None:
+        console.status("connecting")
+        async with client_of(settings) as client:
+
+            async def generate() -> None:
+                outcomes = client.generate_many(
+                    job.prompt(), seeds=seeds, in_flight=in_flight, on_event=on_event, **job.keywords()
+                )
+                async with contextlib.aclosing(outcomes):
+                    async for outcome in outcomes:
+                        write(outcome)
+
+            stopped = "jobs that were not done are cancelled at the generators"
+            await interruptible(generate(), console, leave=leave_running(client, settings.config), stopped=stopped)
+
+    run_interruptible(work(), console)
+    console.message(batch.summary())
+    if as_json:
+        print_json({"files": files, "failures": failures, "endpoints": dict(settings.texts)})
+    return batch.exit_code
+
+
+def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console, *, as_json: bool) -> int:
+    """Submits a job, or one for each seed, and prints their ids. Raises ZrelayError at the first that is refused."""
+    jobs = run_interruptible(_submit(settings, job, seeds, console), console)
+    if as_json:
+        print_json({"jobs": [asdict(one) for one in jobs]})
+        return exits.OK
+    for one in jobs:
+        console.result(one.job_id)
+    command = watch_command(jobs[-1], settings.config)
+    console.message(
+        f"submitted to {jobs[-1].endpoint}; come back with `watch`, or write the images with `fetch`:", wrap=True
+    )
+    console.message(f"  {command}")
+    return exits.OK
+
+
+async def generate_one(
+    settings: Settings, job: ImageJob, console: Console, *, handle_ctrl_c: bool = False
+) -> dict[str, Any]:
+    """Runs one job and writes its images.
+
+    Args:
+        settings: The configuration and the services.
+        job: The job.
+        console: Where events are shown.
+        handle_ctrl_c: Whether Ctrl-C is handled here.
+
+    Returns:
+        The result, as --json prints it.
+
+    Raises:
+        ZrelayError: The job failed.
+        OSError: A file cannot be read or written.
+        Interrupted: Ctrl-C.
+    """
+    job.check()
+    prompt, request_id = job.prompt(), uuid.uuid4().hex
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Preview) and job.previews is not None:
+            job.previews.write(event)
+        show_event(console, event)
+
+    console.status("encoding" if isinstance(prompt, str) else "connecting")
+    async with client_of(settings) as client:
+        work = client.generate(prompt, request_id=request_id, on_event=on_event, **job.keywords())
+        if handle_ctrl_c:
+            stopped = "no image was written, and the job is cancelled at the generator"
+            leave = leave_running(client, settings.config, request_id)
+            result = await interruptible(work, console, leave=leave, stopped=stopped)
+        else:
+            result = await work
+    started = time.monotonic()
+    paths = job.targets.write(result.images)
+    return _result_values(result, paths, time.monotonic() - started, settings.texts)
+
+
+class BatchProgress:
+    """Shows the progress of many jobs, and keeps their counts and the exit code: that of the first failure."""
+
+    def __init__(self, total: int, console: Console, *, unit: str = "images") -> None:
+        """Starts to count; `total` is the number of units: images, or others whose jobs count as one."""
+        self._total, self._console, self._unit = total, console, unit
+        self._started = time.monotonic()
+        self._warned: set[str] = set()
+        self._done = 0
+        self.images = 0
+        self.failures = 0
+        self.exit_code = exits.OK
+
+    def event(self, event: Event, previews: Previews | None, index: int) -> None:
+        """Writes a preview, shows a notice; steps of many jobs at once are not shown."""
+        if isinstance(event, Preview) and previews is not None:
+            previews.write(event, job=index)
+        elif isinstance(event, Notice):
+            self.warn(event.message)
+
+    def succeeded(self, result: Result) -> None:
+        """Counts the images of a job that succeeded, and shows its warnings."""
+        for warning in warnings_of(result):
+            self.warn(warning)
+        self.images += len(result.images)
+        self._done += len(result.images) if self._unit == "images" else 1
+        self._show()
+
+    def failed(self, name: str, error: ZrelayError) -> None:
+        """Counts and shows a job that failed."""
+        self.exit_code = self.exit_code or exits.code_of(error)
+        self.failures += 1
+        self._console.message(f"error: {name}: {error.message}")
+        self._show()
+
+    def summary(self) -> str:
+        """Returns the counts and the time."""
+        failed = f", {self.failures} failed" if self.failures else ""
+        return f"{counted(self.images, 'image')}{failed} in {format_seconds(time.monotonic() - self._started)}"
+
+    def warn(self, text: str) -> None:
+        """Prints a message once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._console.message(f"note: {text}")
+
+    def _show(self) -> None:
+        took, done = time.monotonic() - self._started, self._done + self.failures
+        left = (self._total - done) * took / done if done else 0.0
+        failed = f", {self.failures} failed" if self.failures else ""
+        note = f"{done}/{self._total} {self._unit}{failed}, {done / took:.2f}/s, {format_seconds(left)} left"
+        self._console.status("generating", completed=done, total=self._total, note=note)
+
+
+async def interruptible(
+    work: Coroutine[Any, Any, T], console: Console, *, leave: Callable[[], Awaitable[str]], stopped: str
+) -> T:
+    """Does work whose cancellation cancels its jobs at the generator.
+
+    Args:
+        work: The work.
+        console: Where the first Ctrl-C is confirmed.
+        leave: Lets the jobs run on, and returns how to come back to them; called after a second Ctrl-C.
+        stopped: What became of the jobs after one Ctrl-C.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed.
+    """
+    task = asyncio.ensure_future(work)
+    async with _ctrl_c() as presses:
+        pressed = asyncio.ensure_future(presses.get())
+        try:
+            await asyncio.wait({task, pressed}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            console.status("Ctrl-C: stopping; press it again now to leave the job running")
+            message = stopped
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(presses.get(), _SECOND_PRESS_S)
+                message = await _left(leave)
+        finally:
+            pressed.cancel()
+    # From here on Ctrl-C ends the process as usual.
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, ZrelayError):
+        return await task
+    raise Interrupted(message)
+
+
+def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> Callable[[], Awaitable[str]]:
+    """Returns a function that lets jobs run on at their generators, and returns how to come back to them.
+
+    Args:
+        client: The client that runs the jobs.
+        settings: The configuration that found the generators.
+        *request_ids: The jobs; all that the client runs where none is named.
+    """
+
+    async def leave() -> str:
+        jobs: list[Job] = []
+        refusal: ZrelayError | None = None
+        for request_id in request_ids or client.painting():
+            try:
+                jobs.append(await client.detach(request_id))
+            except ZrelayError as error:  # no generator has accepted it yet: it is cancelled, and the others are left
+                refusal = error
+        if not jobs and refusal is not None:
+            raise refusal
+        commands = "\n".join(f"  {watch_command(job, settings)}" for job in jobs)
+        return f"left running; come back with\n{commands}"
+
+    return leave
+
+
+def watch_command(job: Job, settings: Config) -> str:
+    """Returns `zrelay jobs watch ID`, with the flags that find its generator again."""
+    words = ["zrelay jobs watch", job.job_id]
+    if settings.origins.get("profile") == "flag" and settings.profile is not None:
+        words.append(f"--profile {settings.profile}")
+    if settings.origins.get("generator.endpoint") == "flag":
+        words.append(f"--generator {job.endpoint}")
+    return " ".join(words)
+
+
+def result_values(result: Result) -> dict[str, Any]:
+    """Returns what --json prints of every result, without its files."""
+    return {
+        "seed": result.seed,
+        "request_id": result.request_id,
+        "job_id": result.job_id,
+        "generator": result.generator,
+        "sampling": asdict(result.sampling),
+        "encoder": {
+            "relation": result.encoder_relation,
+            "differences": list(result.encoder_differences),
+            "model_id": result.embeds.fingerprint.model_id,
+            "fingerprint": result.embeds.fingerprint.digest,
+        },
+        "prompt_report": asdict(result.embeds.report),
+        "warnings": warnings_of(result),
+    }
+
+
+def long_prompt_warnings(embeds: Embeds) -> list[str]:
+    """Returns what was done to prompts that were too long."""
+    reports = (
+        report_message("prompt", embeds.report),
+        report_message("negative prompt", embeds.negative_report),
+    )
+    return [message for message in reports if message is not None]
+
+
+def warnings_of(result: Result) -> list[str]:
+    """Returns what the user should know although the job succeeded."""
+    messages = long_prompt_warnings(result.embeds)
+    if result.embeds.negative_report is not None and not result.sampling.guidance_scale:
+        messages.append("the negative prompt had no effect: guidance_scale is 0")
+    modifications = result.embeds.fingerprint.modifications
+    if modifications[:1] == ("conditioning",) and len(result.encoder_differences) == 1:
+        methods = ", ".join(modifications[1:])
+        messages.append(f"the prompt was blended with a reference, which is experimental: {methods}")
+    elif result.encoder_relation in ("experimental", "unverified"):
+        differences = f" ({'; '.join(result.encoder_differences)})" if result.encoder_differences else ""
+        messages.append(f"the encoder's relation to this generator is {result.encoder_relation}{differences}")
+    return messages
+
+
+def run_interruptible(work: Coroutine[Any, Any, T], console: Console) -> T:
+    """Runs a coroutine. Ctrl-C raises KeyboardInterrupt with the message of Interrupted."""
+    try:
+        return asyncio.run(work)
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from None
+    finally:
+        console.clear()
+
+
+def _result_values(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[str, str]) -> dict[str, Any]:
+    places: list[Path | None] = [*paths] if paths else [None] * len(result.images)
+    timings = {name.removesuffix("_s"): took for name, took in asdict(result.timings).items()}
+    total = timings.pop("total") + write_s
+    return {
+        "files": [file_values(image, path) for image, path in zip(result.images, places, strict=True)],
+        **result_values(result),
+        "endpoints": dict(endpoints),
+        "timings_s": {name: round(took, 6) for name, took in {**timings, "write": write_s, "total": total}.items()},
+    }
+
+
+async def _submit(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console) -> list[Job]:
+    """Submits a job, or one for each seed, whose prompt is encoded once."""
+    console.status("submitting")
+    async with client_of(settings) as client:
+        if seeds is None:
+            return [await client.submit(job.prompt(), **job.keywords())]
+        keywords = job.keywords()
+        embeds = await client.prepare(job.prompt(), **keywords)
+        embeds.sent = True  # so that they are uploaded once and then named, from the first job on
+        options = {name: value for name, value in keywords.items() if name not in _IN_EMBEDS}
+        gate = asyncio.Semaphore(_SUBMITS_AT_ONCE)
+
+        async def submit(seed: int) -> Job:
+            async with gate:
+                submitted = await client.submit(embeds, **{**options, "seed": seed})
+            console.status(f"submitted seed {seed}")
+            return submitted
+
+        tasks = [asyncio.ensure_future(submit(seed)) for seed in seeds]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _left(leave: Callable[[], Awaitable[str]]) -> str:
+    try:
+        return await leave()
+    except ZrelayError as error:
+        return f"the job could not be left running, and is cancelled: {error.message}"
+
+
+@contextlib.asynccontextmanager
+async def _ctrl_c() -> AsyncIterator["asyncio.Queue[None]"]:
+    """Yields a queue that gets an item for each Ctrl-C, where this process can handle the signal."""
+    presses = asyncio.Queue[None]()
+    with on_signals(("SIGINT",), lambda: presses.put_nowait(None)):
+        yield presses
