@@ -50,6 +50,7 @@ class SimulatedUnit:
         lead: The job that led it.
         waiting: The classes that had jobs on the device.
         urgent_s: How long it would have taken without images of lower classes than the lead's.
+        encoding_jobs: Jobs whose pictures were encoded in it, before their first step.
         received_s: Its seconds by the caller of the images, in proportion to what each image would have taken alone.
     """
 
@@ -58,6 +59,7 @@ class SimulatedUnit:
     lead: JobRecord
     waiting: frozenset[Priority]
     urgent_s: float
+    encoding_jobs: int
     received_s: dict[str, float]
 
 
@@ -183,9 +185,9 @@ class Simulation:
         for image, alone_s in zip(images, alone, strict=True):
             received[image.job.caller] += seconds * alone_s / sum(alone)
         waiting = frozenset(job.spec.priority for job in self.jobs)
-        self.units.append(
-            SimulatedUnit(self.now, seconds, self.records[lead.arrival], waiting, urgent_s, dict(received))
-        )
+        encoding = {image.job.id for image in images if self.estimator.begin_s(image.job)}
+        record = self.records[lead.arrival]
+        self.units.append(SimulatedUnit(self.now, seconds, record, waiting, urgent_s, len(encoding), dict(received)))
         self.scheduler.selector.completed(self.jobs, tick, seconds)
         for image in images:
             self.began.setdefault(image.job.arrival, self.now)

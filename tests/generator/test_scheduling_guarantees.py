@@ -59,6 +59,18 @@ def test_1_images_of_lower_classes_make_a_step_at_most_a_twentieth_longer(drawn:
         assert unit.seconds <= unit.urgent_s * 1.05 * (1 + 1e-9)
 
 
+@given(arrivals())
+def test_a_unit_encodes_the_pictures_of_one_job_at_most(drawn: list[SimulatedArrival]) -> None:
+    assert all(unit.encoding_jobs <= 1 for unit in ran(drawn).units)
+
+
+def test_pictures_of_many_jobs_are_encoded_one_after_another() -> None:
+    """An interactive job that arrives while sixteen batch jobs begin waits for the picture of one of them."""
+    batch = [SimulatedArrival(0.0, Priority.BATCH, "batch", 512, 20, from_image=True) for _ in range(16)]
+    alone = ran(batch[:1]).units[0].seconds
+    assert max(unit.seconds for unit in ran(batch).units[:2]) < 2 * alone
+
+
 @given(arrivals((Priority.NORMAL, Priority.BATCH)), st.floats(0.0, 20.0))
 def test_2_a_lone_interactive_job_waits_for_the_running_unit_and_one_more(
     drawn: list[SimulatedArrival], at: float
@@ -86,6 +98,30 @@ def test_3_nothing_starves(drawn: list[SimulatedArrival]) -> None:
             assert passed[priority] < 200
 
 
+@pytest.mark.parametrize(
+    ("urgent", "lower", "most"),
+    [
+        (Priority.INTERACTIVE, Priority.NORMAL, 19),
+        (Priority.INTERACTIVE, Priority.BATCH, 19),
+        (Priority.NORMAL, Priority.BATCH, 9),
+    ],
+)
+def test_3_a_lower_class_gets_its_unit_while_an_urgent_one_fills_the_device(
+    urgent: Priority, lower: Priority, most: int
+) -> None:
+    """Jobs that run alone, so that no image of the lower class joins a step of the urgent one."""
+    drawn = [SimulatedArrival(0.0, urgent, "urgent", 64, 20, deterministic=True) for _ in range(30)]
+    drawn += [SimulatedArrival(0.0, lower, "lower", 64, 20, deterministic=True) for _ in range(2)]
+    in_a_row = longest = turns = 0
+    for unit in ran(drawn).units:
+        if urgent not in unit.waiting or lower not in unit.waiting:
+            break
+        in_a_row = in_a_row + 1 if unit.lead.priority is urgent else 0
+        turns += unit.lead.priority is lower
+        longest = max(longest, in_a_row)
+    assert longest == most and turns >= 10
+
+
 @pytest.mark.parametrize(("steps", "short_steps"), [(10, 4), (20, 8), (20, 20)])
 def test_3_ever_new_callers_do_not_keep_a_long_job_waiting(steps: int, short_steps: int) -> None:
     """Short jobs of callers that were never here before fill the device; a long job is done among them."""
@@ -97,17 +133,32 @@ def test_3_ever_new_callers_do_not_keep_a_long_job_waiting(steps: int, short_ste
     assert simulation.ended[0] < 5 * work_s
 
 
-@given(st.integers(1, 20), st.sampled_from(SIDES), st.sampled_from(list(Priority)))
+@given(st.integers(2, 20), st.sampled_from(SIDES), st.sampled_from(list(Priority)))
 def test_4_waiting_raises_the_place_of_a_job_within_its_class(steps: int, side: int, priority: Priority) -> None:
-    """A long job is passed by shorter ones of its caller for at most twice its own work."""
-    simulation = Simulation()
-    long = SimulatedArrival(0.0, priority, "one", side, 20)
-    work_s = 20 * (simulation.base_s + 3e-4 * side * side / 256) + 1.0
-    short_s = work_s / 40
-    shorter = [SimulatedArrival(n * short_s, priority, "one", 64, 1) for n in range(1, int(4 * work_s / short_s))]
-    simulation.run([long, *shorter])
-    later = [n for n, arrival in enumerate([long, *shorter]) if arrival.at > 2.0 * simulation.records[0].work_s]
-    assert all(simulation.began[0] <= simulation.began[n] for n in later)
+    """A long job is passed by shorter jobs of its caller that arrive within twice its own work, and by no later one.
+
+    The short jobs arrive faster than they are done, so that the device never has a reason to take the long one.
+    """
+    short = SimulatedArrival(0.0, priority, "one", 64, 1, deterministic=True)
+    long = SimulatedArrival(0.0, priority, "one", side, steps, deterministic=True)
+    short_s, long_s = ran([short]).now, ran([long]).now
+    count = int(4 * long_s / (0.9 * short_s))
+    simulation = ran([long, *(replace(short, at=(n + 1) * 0.9 * short_s) for n in range(count))])
+    later = [n for n in range(1, count + 1) if n * 0.9 * short_s > 2.0 * simulation.records[0].work_s]
+    assert later and all(simulation.began[0] <= simulation.began[n] for n in later)
+
+
+def test_5_a_caller_with_many_small_jobs_does_not_get_ahead() -> None:
+    """One caller's thirty small jobs could fill every step; the other has two."""
+    drawn = [SimulatedArrival(0.0, Priority.NORMAL, "a", 64, 20) for _ in range(30)]
+    drawn += [SimulatedArrival(0.0, Priority.NORMAL, "b", 64, 20) for _ in range(2)]
+    simulation = ran(drawn)
+    largest_s, ahead = max(record.work_s for record in simulation.records.values()), 0.0
+    both_until = min(max(simulation.ended[n] for n, one in enumerate(drawn) if one.caller == name) for name in "ab")
+    for unit in simulation.units:
+        if unit.began + unit.seconds <= both_until:
+            ahead += unit.received_s.get("a", 0.0) - unit.received_s.get("b", 0.0)
+            assert abs(ahead) <= largest_s
 
 
 @given(st.sampled_from(list(Priority)), st.data())

@@ -16,7 +16,7 @@ from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, Su
 from zrelay_generator.jobs.live import LiveJob, stored_job
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
 from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits, ResultSaver
-from zrelay_generator.jobs.transitions import transition
+from zrelay_generator.jobs.transitions import queued_again, transition
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
@@ -417,8 +417,7 @@ def _suspended_copy(job: LiveJob) -> LiveJob:
         for sequence, event in job.log
         if isinstance(event, JobAccepted) or (isinstance(event, ImageFinished) and not event.data)
     ]
-    record = replace(job.record, state=JobState.QUEUED, error=None, ended_at=0.0)
-    copy = LiveJob(record, EventLog(kept, job.log.sequence), suspended=True)
+    copy = LiveJob(queued_again(job.record), EventLog(kept, job.log.sequence), suspended=True)
     copy.log.append(JobFailed(error))
     return copy
 

@@ -4,8 +4,8 @@
        │                         │
        └────────JobFailed────────┴──> FAILED, or CANCELLED if the error is a Cancelled
 
-A job that is over stays as it is. A job that was running when its process ended is QUEUED in the next one: the store
-knows it as unfinished.
+A job that is over stays as it is, with one exception: `queued_again`. A job that was running when its process ended is
+QUEUED in the next one: the store knows it as unfinished.
 """
 
 from dataclasses import dataclass, replace
@@ -46,3 +46,8 @@ def transition(record: JobRecord, event: JobEvent | Detached, *, sequence: int, 
             return replace(record, state=state, ended_at=at, sequence=sequence, error=error)
         case _:
             return record
+
+
+def queued_again(record: JobRecord) -> JobRecord:
+    """Returns the record of a job whose results the disk refused: the next process runs it again. A pure function."""
+    return replace(record, state=JobState.QUEUED, error=None, ended_at=0.0)

@@ -110,6 +110,7 @@ class _TickBuilder:
     urgent_size: Size = field(default_factory=Size)
     short_size: Size = field(default_factory=Size)
     lower_begin_s: float = 0.0
+    encodes: bool = False
     _planned_s: dict[tuple[Priority, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,10 +121,12 @@ class _TickBuilder:
 
     def add(self, image: ImageState) -> None:
         own = self.estimator.step_size(image)
+        begin_s = self._begin_s(image)
+        self.encodes = self.encodes or begin_s > 0.0
         self.images.append(image)
         self.size = self.size + own
         if self._is_lower(image):
-            self.lower_begin_s += self._begin_s(image)
+            self.lower_begin_s += begin_s
         else:
             self.urgent_size = self.urgent_size + own
         if not self._is_longer(own):
@@ -136,13 +139,16 @@ class _TickBuilder:
         together = self.size + own
         if together.tokens > self.tick_tokens:
             return False
+        begin_s = self._begin_s(image)
+        if self.encodes and begin_s > 0.0:
+            return False  # a unit encodes the pictures of one job: the next unit encodes those of the next job
         before_s, own_s, after_s = self._forward_s(self.size), self._forward_s(own), self._forward_s(together)
         if before_s + own_s - after_s < _LEAST_SAVING * own_s:
             return False
         if self._is_longer(own) and after_s > self._forward_s(self.short_size) * _LONGER_STEP_BOUND:
             return False  # a short job must not pay for the step of a long one
         if self._is_lower(image):
-            after_s += self.lower_begin_s + self._begin_s(image)
+            after_s += self.lower_begin_s + begin_s
             if after_s > self._forward_s(self.urgent_size) * _LOWER_CLASS_BOUND:
                 return False
         return self._is_fair(image, own_s)

@@ -1,0 +1,48 @@
+"""The state folder of an earlier release: its jobs are listed, fetched and continued.
+
+`data/state_before_records` was written by a generator of the commit before job records, which was killed while it
+generated the second of three jobs. `jobs.sql` is the dump of its jobs.db.
+"""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+from zrelay.v1.generation_pb2 import GenerationSpec
+from zrelay_generator.jobs.live import complete_stored_job
+from zrelay_generator.priority import Priority
+from zrelay_generator.store.opening import DATABASE
+from zrelay_generator.store.records import JobState
+from zrelay_generator.store.retention import Retention
+from zrelay_generator.store.sqlite import open_store
+from zrelay_shared.errors import Cancelled
+
+DATA = Path(__file__).parent / "data" / "state_before_records"
+KEEP_ALL = Retention(results_s=1e12, results=100, result_bytes=1 << 30, content_bytes=1 << 30)
+
+
+async def test_a_state_folder_of_an_earlier_release_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    shutil.copytree(DATA, folder)
+    with sqlite3.connect(folder / DATABASE) as db:
+        db.executescript((folder / "jobs.sql").read_text(encoding="utf-8"))
+    db.close()
+    store = open_store(folder, KEEP_ALL)
+    try:
+        done, cancelled = await store.by_id("64553143b9ddd714"), await store.by_id("c057c57a1101551e")
+        assert done is not None and done.state is JobState.SUCCEEDED and done.priority is Priority.NORMAL
+        assert cancelled is not None and cancelled.state is JobState.CANCELLED
+        assert isinstance(cancelled.error, Cancelled)
+        (image,) = complete_stored_job(done, await store.results(done.arrival)).log.images
+        data = await store.read(image.file_sha256)
+        assert data.startswith(b"\x89PNG") and (image.seed, image.width) == (7, 64)
+
+        (unfinished,), unreadable = await store.unfinished()
+        assert (unfinished.job_id, unfinished.state, unreadable) == ("adba249123ff561c", JobState.QUEUED, [])
+        spec = GenerationSpec.FromString(await store.spec(unfinished.arrival))
+        assert (spec.sampling.width, spec.sampling.num_inference_steps, spec.sampling.seed) == (512, 100, 8)
+        assert await store.needed([spec.prompt.content.sha256]) == {spec.prompt.content.sha256}
+        assert await store.read(spec.prompt.content.sha256)
+        assert await store.retain() == 0
+    finally:
+        store.close()
