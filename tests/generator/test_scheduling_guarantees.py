@@ -66,7 +66,7 @@ def test_a_unit_encodes_the_pictures_of_one_job_at_most(drawn: list[SimulatedArr
 
 def test_pictures_of_many_jobs_are_encoded_one_after_another() -> None:
     """An interactive job that arrives while sixteen batch jobs begin waits for the picture of one of them."""
-    batch = [SimulatedArrival(0.0, Priority.BATCH, "batch", 512, 20, from_image=True) for _ in range(16)]
+    batch = [SimulatedArrival(0.0, Priority.BATCH, "batch", 128, 20, from_image=True) for _ in range(16)]
     alone = ran(batch[:1]).units[0].seconds
     assert max(unit.seconds for unit in ran(batch).units[:2]) < 2 * alone
 
@@ -137,14 +137,15 @@ def test_3_ever_new_callers_do_not_keep_a_long_job_waiting(steps: int, short_ste
 def test_4_waiting_raises_the_place_of_a_job_within_its_class(steps: int, side: int, priority: Priority) -> None:
     """A long job is passed by shorter jobs of its caller that arrive within twice its own work, and by no later one.
 
-    The short jobs arrive faster than they are done, so that the device never has a reason to take the long one.
+    The first short job is there before the long one begins, and the others arrive faster than they are done, so that
+    the device is never without a short job.
     """
     short = SimulatedArrival(0.0, priority, "one", 64, 1, deterministic=True)
     long = SimulatedArrival(0.0, priority, "one", side, steps, deterministic=True)
     short_s, long_s = ran([short]).now, ran([long]).now
     count = int(4 * long_s / (0.9 * short_s))
-    simulation = ran([long, *(replace(short, at=(n + 1) * 0.9 * short_s) for n in range(count))])
-    later = [n for n in range(1, count + 1) if n * 0.9 * short_s > 2.0 * simulation.records[0].work_s]
+    simulation = ran([long, *(replace(short, at=n * 0.9 * short_s) for n in range(count))])
+    later = [n for n in range(1, count + 1) if (n - 1) * 0.9 * short_s > 2.0 * simulation.records[0].work_s]
     assert later and all(simulation.began[0] <= simulation.began[n] for n in later)
 
 
