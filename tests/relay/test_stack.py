@@ -147,7 +147,7 @@ def test_demo_leaves_a_picture_and_nothing_else(machine: Machine) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     ran = machine.process("demo")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == f"painted '{PROMPT}' to out/demo.png\n"
+    assert ran.stdout == f"generated '{PROMPT}': out/demo.png\n"
     assert (machine.here / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
     assert not machine.state.exists()
