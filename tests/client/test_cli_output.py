@@ -124,6 +124,19 @@ async def test_a_folder_with_a_slash_is_created(generate: Any, zrelay: Zrelay, s
         assert ran.stdout == f"{folder}/fox-9.png\n", ran.stderr
 
 
+async def test_force_replaces_files_in_a_folder(generate: Any, zrelay: Zrelay, services: Services) -> None:
+    job_id = (await generate("--detach", "--seed", "1")).stdout.strip()
+    for args in (["--seed", "1"], ["--seeds", "1,1"]):
+        for _ in range(2):
+            ran = await generate("-o", "a/", "--force", *args)
+            assert ran.returncode == 0, ran.stderr
+    assert sorted(ran.stdout.split()) == ["a/fox-1-2.png", "a/fox-1.png"], "images of one command do not replace others"
+    for args in ([], [job_id]):
+        ran = await zrelay("jobs", "fetch", job_id, *args, "-o", "b/", "--force", *services.flags[2:])
+        assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["b/fox-1.png", "b/fox-1-2.png"]
+
+
 async def test_a_folder_that_cannot_be_created(generate: Any) -> None:
     Path("taken").write_text("a file")
     for output in ("taken/", "taken/deep/er/"):
