@@ -33,7 +33,9 @@ async def test_a_job_is_left_watched_listed_and_fetched(services: Services, zrel
     left = await zrelay("generate", "a red fox", "--detach", "--seed", "7", *QUICK_FLAGS, *services.flags)
     assert left.returncode == 0, left.stderr
     job_id = left.stdout.strip()
-    assert f"  zrelay jobs watch {job_id} --generator {services.endpoints['generator']}\n" in left.stderr
+    generator = services.endpoints["generator"]
+    assert f"  zrelay jobs watch {job_id} --generator {generator}\n" in left.stderr
+    assert f"  zrelay jobs fetch {job_id} --generator {generator} -o images/\n" in left.stderr
     watched = await jobs("watch", job_id, "--json")
     said = json.loads(watched.stdout)
     assert (said["job_id"], said["files"]) == (job_id, [])
@@ -95,6 +97,39 @@ async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zr
     fetched = await jobs("fetch", job["job_id"], job["job_id"], "-o", "all")
     assert fetched.stdout.split() == ["all/fox-1.png", "all/fox-1-2.png"]
     assert (await jobs("fetch", job["job_id"], job["job_id"], "-o", "x.png")).returncode == exits.USAGE
+
+
+async def test_accepted_jobs_are_printed_where_another_is_refused(
+    services: Services, zrelay: Zrelay, jobs: Any
+) -> None:
+    long = ["--size", "512x512", "--num-inference-steps", "100"]
+    left = await zrelay("generate", "fox", "--detach", "--seeds", "1-5", "--json", *long, *services.flags)
+    printed = json.loads(left.stdout)
+    ids = [job["job_id"] for job in printed["jobs"]]
+    try:
+        assert left.returncode == exits.BUSY and 1 <= len(ids) < 5, left.stderr
+        seeds = [job["sampling"]["seed"] for job in printed["jobs"]] + [one["seed"] for one in printed["failures"]]
+        assert sorted(seeds) == [1, 2, 3, 4, 5]
+        assert all(one["reason"] and one["message"] for one in printed["failures"])
+        assert f"{len(ids)} of 5 jobs submitted" in left.stderr
+        again = await zrelay("generate", "fox", "--detach", "--seeds", "6,7,8", *long, *services.flags)
+        ids += again.stdout.split()
+        assert again.returncode == exits.BUSY and f"{len(again.stdout.split())} of 3 jobs submitted" in again.stderr
+    finally:
+        assert (await jobs("cancel", *ids)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        (["-o", "fox.png"], "zrelay jobs fetch ID -o PATH"),
+        (["--force"], "zrelay jobs fetch ID --force"),
+        (["--preview", "now.jpg"], "zrelay jobs watch ID --preview PATH"),
+    ],
+)
+async def test_detached_jobs_write_no_files(zrelay: Zrelay, args: list[str], command: str) -> None:
+    ran = await zrelay("generate", "fox", "--detach", *args, "--encoder", NOBODY, "--generator", NOBODY)
+    assert ran.returncode == exits.USAGE and f"{args[0][:3]}" in ran.stderr and command in ran.stderr, ran.stderr
 
 
 async def test_cancel_says_what_became_of_each(services: Services, zrelay: Zrelay, jobs: Any) -> None:

@@ -94,6 +94,26 @@ def test_tables_fit_the_terminal(services: Services, empty_home: Path) -> None:
             assert max(len(line.rstrip()) for line in lines if not line.startswith("no configuration")) <= columns
 
 
+def test_a_narrow_terminal_shows_generators_and_notes_of_jobs_on_lines_of_their_own(
+    services: Services, empty_home: Path
+) -> None:
+    zrelay = [sys.executable, "-m", "zrelay_client"]
+    long = ["--size", "512x512", "--num-inference-steps", "100", "--seed", "4294967295"]
+    detach = [*zrelay, "generate", "fox", "--detach", *long, *services.flags]
+    job_id = subprocess.run(detach, capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run([*zrelay, "jobs", "cancel", job_id, *services.flags[2:]], check=True)
+    one = ["--generator", services.generator]
+    two = [*one, "--generator", services.generator.replace("127.0.0.1", "localhost")]
+    for columns in (60, 80):
+        code, written = on_terminal("jobs", "list", "--limit", "5", *one, columns=columns)
+        assert code == 0 and "GENERATOR" not in written, written
+        code, written = on_terminal("jobs", "list", "--limit", "5", *two, columns=columns)
+        lines = [line.rstrip() for line in COLOUR.sub("", written).splitlines()]
+        assert any(line.startswith(job_id) and line.endswith("4294967295") for line in lines), written
+        assert any(line.startswith(f"  {services.generator}") for line in lines), written
+        assert max(map(len, lines)) <= columns
+
+
 def test_rich_is_imported_only_where_it_draws(services: Services, empty_home: Path) -> None:
     script = "import sys\nfrom zrelay_client.cli import main\nmain(sys.argv[1:])\nprint('rich' in sys.modules)"
     for command in (["generate", "fox", *QUICK, *services.flags], ["info", *services.flags], ["config"], ["--help"]):
@@ -122,6 +142,19 @@ async def test_a_folder_with_a_slash_is_created(generate: Any, zrelay: Zrelay, s
     for verb, folder in (("fetch", "f/g"), ("watch", "w/g")):
         ran = await zrelay("jobs", verb, job_id, "-o", f"{folder}/", *services.flags[2:])
         assert ran.stdout == f"{folder}/fox-9.png\n", ran.stderr
+
+
+async def test_force_replaces_files_in_a_folder(generate: Any, zrelay: Zrelay, services: Services) -> None:
+    job_id = (await generate("--detach", "--seed", "1")).stdout.strip()
+    for args in (["--seed", "1"], ["--seeds", "1,1"]):
+        for _ in range(2):
+            ran = await generate("-o", "a/", "--force", *args)
+            assert ran.returncode == 0, ran.stderr
+    assert sorted(ran.stdout.split()) == ["a/fox-1-2.png", "a/fox-1.png"], "images of one command do not replace others"
+    for args in ([], [job_id]):
+        ran = await zrelay("jobs", "fetch", job_id, *args, "-o", "b/", "--force", *services.flags[2:])
+        assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["b/fox-1.png", "b/fox-1-2.png"]
 
 
 async def test_a_folder_that_cannot_be_created(generate: Any) -> None:

@@ -92,15 +92,47 @@ async def test_a_second_run_does_what_is_missing(run: Any, services: Services) -
     assert (done.returncode, done.stdout) == (0, "") and "3 of 3 lines are done already" in done.stderr
 
 
-async def test_a_crash_between_image_and_record_makes_no_second_image(run: Any) -> None:
-    file = write("p.jsonl", "\ufeff" + json.dumps({"prompt": "fox\u2028", **SMALL}, ensure_ascii=False))
+@pytest.mark.parametrize("output", [{}, {"output": "fox.png"}, {"output": "fox.webp", "num_images": 2}])
+async def test_a_crash_between_image_and_record_makes_no_second_image(run: Any, output: dict[str, Any]) -> None:
+    file = write("p.jsonl", "\ufeff" + json.dumps({"prompt": "fox\u2028", **SMALL, **output}, ensure_ascii=False))
     first = await run(file)
     record = Path("p.results.jsonl").read_text()
     Path("p.results.jsonl").write_text(record[: len(record) // 2])  # as if it were cut off
     again = await run(file)
     assert again.stdout == first.stdout
-    assert [path.name for path in Path().glob("*.png")] == [first.stdout.strip()]
+    assert again.returncode == 0, again.stderr
+    images = [path.name for path in Path().iterdir() if path.suffix in (".png", ".webp")]
+    assert sorted(images) == first.stdout.split()
     assert (await run(file)).stderr.strip() == "1 of 1 lines are done already"
+
+
+async def test_a_named_file_with_other_content_fails_its_line_only(run: Any) -> None:
+    line = {"prompt": "fox", "seed": 1, "output": "fox.png", **SMALL}
+    file = write("p.jsonl", line)
+    assert (await run(file)).returncode == 0
+    data = Path("fox.png").read_bytes()
+    write(file, {**line, "seed": 2}, {"prompt": "dog", "seed": 1, "output": "dog.png", **SMALL})
+    ran = await run(file)
+    assert (ran.returncode, ran.stdout) == (exits.REFUSED, "dog.png\n"), ran.stderr
+    assert "error: line 1: fox.png: this file holds something else: pass --force" in ran.stderr
+    assert Path("fox.png").read_bytes() == data
+    assert [record["reason"] for record in records("p.results.jsonl") if record["state"] == "failed"] == [
+        "OUTPUT_EXISTS"
+    ]
+    ran = await run(file, "--force")
+    assert (ran.returncode, ran.stdout) == (0, "fox.png\n"), ran.stderr
+    assert Path("fox.png").read_bytes() != data and sorted(path.name for path in Path().glob("*.png"))[1:] == [
+        "fox.png"
+    ]
+
+
+async def test_force_replaces_no_image_of_another_line(run: Any) -> None:
+    cat, dog = ({"prompt": prompt, "seed": 1, **SMALL} for prompt in ("a!", "a?"))
+    file = write("p.jsonl", cat)
+    assert (await run(file, "--force")).stdout == "a-1.png\n"
+    write(file, cat, dog)
+    assert (await run(file, "--force")).stdout == "a-1-2.png\n"
+    assert (await run(file, "--force")).stdout == ""
 
 
 async def test_options_of_the_command_are_defaults(run: Any, services: Services, zrelay: Zrelay) -> None:

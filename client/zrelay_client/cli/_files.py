@@ -1,12 +1,14 @@
 """Image files: their names, formats and folders, and what must not be overwritten. Checked before any work begins."""
 
 import errno
+import itertools
 import os
 import re
 import sys
 import tempfile
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +38,7 @@ class Targets:
         count: Number of images.
         force: Whether files are replaced.
         stdout: Whether the image is written to standard output.
+        taken: Files of this command, which `force` does not replace. Those that are written are added.
     """
 
     folder: Path
@@ -45,24 +48,26 @@ class Targets:
     count: int
     force: bool
     stdout: bool = False
+    taken: set[Path] = field(default_factory=set, compare=False)
 
-    def check(self, *, new_folder: bool = False) -> None:
+    def check(self, *, again: bool = False) -> None:
         """Checks that the files can be written. Creates nothing.
 
         Args:
-            new_folder: Whether the folder of a named file may be created.
+            again: Whether the images may be those of an earlier run: regular files may exist, and the folder of a
+                named file is created.
 
         Raises:
             OSError: A file exists already or cannot be written.
         """
         if self.stdout:
             return
-        if self.file is None or new_folder:
+        if self.file is None or again:
             check_new_folder(self.folder)
         else:
             check_folder(self.folder)
         for path in self.paths():
-            check_file(path, force=self.force)
+            check_file(path, force=self.force or again)
 
     def paths(self) -> list[Path]:
         """Returns the files, where the user named them; else none are known yet."""
@@ -86,27 +91,37 @@ class Targets:
             return []
         return [self.write_one(index, image) for index, image in enumerate(images)]
 
-    def write_one(self, index: int, image: "Image", *, keep_equal: bool = False) -> Path:
+    def write_one(self, index: int, image: "Image", *, again: bool = False) -> Path:
         """Writes one image, complete or not at all, and returns its path. Creates the folder.
+
+        Without `force` an existing file is kept: the image gets a name with a number.
 
         Args:
             index: Position of the image among all of the command.
             image: The image.
-            keep_equal: A file of that name with the same bytes is taken for this image.
+            again: Whether the image may be there from an earlier run: a file with the same bytes is kept as this image.
+                A named file with other bytes is an error.
 
         Raises:
+            FileExistsError: With `again`, the named file holds something else.
             OSError: The file cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.slug}-{image.seed}{self.suffix}"
         if self.file is not None:
             path = self._named(self.file, index)
-        if keep_equal and path.is_file() and path.read_bytes() == image.data:
-            return path
-        if not (self.force and self.file is not None):
-            path = free_name(path)
-        atomic.write_bytes(path, image.data)
-        return path
+        for place in _names(path):
+            free = not place.exists()
+            if free or (self.force and place not in self.taken):
+                break
+            if again and place.is_file() and place.read_bytes() == image.data:
+                break
+            if again and self.file is not None:
+                check_file(place, force=False)
+        if free or place.read_bytes() != image.data:
+            atomic.write_bytes(place, image.data)
+        self.taken.add(place)
+        return place
 
     def _named(self, file: Path, index: int) -> Path:
         return file if self.count == 1 else file.with_name(f"{file.stem}-{index + 1}{file.suffix}")
@@ -233,11 +248,14 @@ def new_file(output: str, *, force: bool) -> Path:
 
 def free_name(path: Path) -> Path:
     """Returns the path, or the first of `-2`, `-3`, ... that does not exist."""
-    number, place = 2, path
-    while place.exists():
-        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return place
+    return next(place for place in _names(path) if not place.exists())
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """Yields the path, and then the same name with `-2`, `-3`, ... without an end."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 class Previews:
@@ -283,6 +301,7 @@ class JobFiles:
 
     def __init__(self, output: str | None, *, force: bool, several: bool = False) -> None:
         self._output, self._force = output, force
+        self._taken: set[Path] = set()
         chosen_format(output, None, None)
         if several and output is not None and not is_folder(output):
             raise click.UsageError(
@@ -307,13 +326,12 @@ class JobFiles:
 
     def _targets(self, count: int, format: str, title: str) -> Targets:
         known = format if format in SUFFIX_OF else "png"
-        return targets(self._output, known, prompt=title, count=count, force=self._force)
+        found = targets(self._output, known, prompt=title, count=count, force=self._force)
+        return replace(found, taken=self._taken)
 
 
 def file_values(image: "Image", path: Path | None) -> dict[str, Any]:
     """Returns an image as --json prints it: everything but its bytes. `path` is None for standard output."""
-    from dataclasses import asdict, replace
-
     values = asdict(replace(image, data=b""))
     del values["data"], values["image_index"]
     return {"path": "-" if path is None else str(path), **values}

@@ -150,13 +150,16 @@ def print_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: Collection[str] = ()) -> None:
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: Collection[str] = (), below: Collection[str] = ()
+) -> None:
     """Prints rows under a header. Columns without any text are left out.
 
     Args:
         header: Names of the columns.
         rows: The cells of each row.
         wrap: Columns whose cells a terminal breaks into lines where the table is too wide.
+        below: The last columns; a terminal that is too narrow for the table shows them on a line below each row.
     """
     kept = [column for column in range(len(header)) if any(row[column] for row in rows)]
     header, rows = [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
@@ -165,10 +168,21 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: C
         for line in aligned([header, *rows]):
             click.echo(line)
         return
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    gap = 2 if max(map(len, aligned([header, *rows]))) <= terminal.width else 1
+    width = max(map(len, aligned([header, *rows])))
+    first = next((column for column, name in enumerate(header) if name in below), len(header))
+    if width > terminal.width and first < len(header):
+        top, *lines = aligned([row[:first] for row in (header, *rows)])
+        terminal.print(Text(top, style="bold"))
+        for line, row in zip(lines, rows, strict=True):
+            terminal.print(Text(line))
+            if rest := "  ".join(cell for cell in row[first:] if cell):
+                terminal.print(Padding(Text(rest), (0, 0, 0, 2)))
+        return
+    gap = 2 if width <= terminal.width else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for name in header:
         table.add_column(Text(name), overflow="fold", no_wrap=name not in wrap)

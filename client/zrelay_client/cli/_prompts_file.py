@@ -21,7 +21,7 @@ import re
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -49,7 +49,7 @@ from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
-from zrelay_shared.errors import IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
+from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
 from zrelay_shared.service.settings import Setting
 
 _ERRORS_SHOWN = 10
@@ -163,7 +163,7 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
         Previews(Path(arguments.preview)).check()
     done = results.done()
     waiting = [line for line in lines if line.id not in done]
-    _check_files(name, waiting, folder)
+    _check_files(name, lines, {line.id for line in waiting}, folder)
     with Console(quiet=arguments.quiet) as console:
         if len(waiting) < len(lines):
             console.message(f"{len(lines) - len(waiting)} of {len(lines)} lines are done already")
@@ -172,7 +172,8 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
         needed = ["encoder"] if any(isinstance(line.source, str) for line in waiting) else []
         needed += ["vision"] if any(uses_vision(line.arguments) for line in waiting) else []
         settings = load_settings(profile, flags, *needed, "generator")
-        run = _PromptsRun(settings, waiting, results, folder, console, as_json=arguments.as_json)
+        kept = {folder / file["path"] for line in lines if line.id in done for file in done[line.id]["files"]}
+        run = _PromptsRun(settings, waiting, results, folder, console, kept=kept, as_json=arguments.as_json)
         _running.run_interruptible(run.work(arguments.in_flight), console)
         console.message(run.progress.summary())
         return run.progress.exit_code
@@ -220,10 +221,12 @@ class _PromptsRun:
         folder: Path,
         console: Console,
         *,
+        kept: set[Path],
         as_json: bool,
     ) -> None:
+        """Prepares the run; `kept` are the images of lines that are done, which `--force` does not replace."""
         self._settings, self._lines, self._results = settings, lines, results
-        self._folder, self._console, self._as_json = folder, console, as_json
+        self._folder, self._console, self._taken, self._as_json = folder, console, kept, as_json
         self.progress = BatchProgress(len(lines), console, unit="lines")
 
     async def work(self, in_flight: int | None) -> None:
@@ -262,11 +265,19 @@ class _PromptsRun:
         except Unavailable:
             raise  # of every other line, too: the next run continues
         except ZrelayError as error:
-            self._record(line, {"state": "failed", "reason": error.reason, "message": error.message, "files": []})
-            self.progress.failed(f"line {line.number}", error)
+            self._fail(line, error)
             return
-        self._write(line, job.targets, result)
+        try:
+            self._write(line, replace(job.targets, taken=self._taken), result)
+        except FileExistsError as error:
+            message = f"{error.filename}: this file holds something else: pass --force to replace it, or change output"
+            self._fail(line, FailedPrecondition(message, reason="OUTPUT_EXISTS"))
+            return
         self.progress.succeeded(result)
+
+    def _fail(self, line: PromptLine, error: ZrelayError) -> None:
+        self._record(line, {"state": "failed", "reason": error.reason, "message": error.message, "files": []})
+        self.progress.failed(f"line {line.number}", error)
 
     async def _result(self, client: AsyncClient, line: PromptLine, job: ImageJob) -> Result:
         """Runs one job. Raises ZrelayError."""
@@ -299,7 +310,7 @@ class _PromptsRun:
     def _write(self, line: PromptLine, targets: Targets, result: Result) -> None:
         files = []
         for index, image in enumerate(result.images):
-            path = targets.write_one(index, image, keep_equal=True)
+            path = targets.write_one(index, image, again=True)
             files.append(file_values(image, path))
             if not self._as_json:
                 self._console.result(str(path))
@@ -461,8 +472,15 @@ def _finished(line: PromptLine, occurrence: int) -> PromptLine:
     return finished
 
 
-def _check_files(name: str, lines: Iterable[PromptLine], folder: Path) -> None:
-    """Checks that the named files of lines can be written, and differ. Raises InvalidArgument, OSError."""
+def _check_files(name: str, lines: Iterable[PromptLine], waiting: Collection[str], folder: Path) -> None:
+    """Checks that the named files of lines differ, and that those of `waiting` ids can be written.
+
+    A file that exists may be the image of the line, from a run that ended before its record was written.
+
+    Raises:
+        InvalidArgument: PROMPTS_INVALID, two lines have one file.
+        OSError: A file cannot be written.
+    """
     seen: dict[Path, int] = {}
     errors = []
     for line in lines:
@@ -473,7 +491,8 @@ def _check_files(name: str, lines: Iterable[PromptLine], folder: Path) -> None:
             if path in seen:
                 errors.append(f"line {line.number}: output: {path} is that of line {seen[path]}, too: rename it")
             seen[path] = line.number
-        targets.check(new_folder=True)
+        if line.id in waiting:
+            targets.check(again=True)
     if errors:
         raise _invalid(name, errors)
 

@@ -1,7 +1,7 @@
 """Runs jobs of `zrelay generate`: one, many, or detached ones; and what Ctrl-C does to them.
 
-Ctrl-C cancels the jobs at the generator. Pressed twice it leaves them running there, and the command prints how to
-fetch their images.
+Ctrl-C cancels the jobs at the generator. Pressed twice it leaves them running there, and prints the
+commands that fetch their images.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ from zrelay_shared.signals import on_signals
 _SECOND_PRESS_S = 0.7
 """Seconds in which a second Ctrl-C counts as pressed twice."""
 _SUBMITS_AT_ONCE = 32
+_FETCH_FOLDER = "images/"
+"""The output folder of the commands that fetch images of detached jobs."""
 _IN_EMBEDS = ("negative_prompt", "encoding", "reference", "conditioning", "omni")
 """Keywords that are part of the embeddings once these are prepared."""
 T = TypeVar("T")
@@ -119,18 +121,25 @@ def run_batch(
 
 
 def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console, *, as_json: bool) -> int:
-    """Submits a job, or one for each seed, and prints their ids. Raises ZrelayError at the first that is refused."""
-    jobs = run_interruptible(_submit(settings, job, seeds, console), console)
+    """Submits a job, or one for each seed, and prints the ids of those that were accepted.
+
+    Raises:
+        ZrelayError: A job was refused; raised after the ids are printed.
+    """
+    jobs, refused = run_interruptible(_submit(settings, job, seeds, console), console)
     if as_json:
-        print_json({"jobs": [asdict(one) for one in jobs]})
-        return exits.OK
-    for one in jobs:
-        console.result(one.job_id)
-    command = watch_command(jobs[-1], settings.config)
-    console.message(
-        f"submitted to {jobs[-1].endpoint}; come back with `watch`, or write the images with `fetch`:", wrap=True
-    )
-    console.message(f"  {command}")
+        failures = [{"seed": seed, "reason": error.reason, "message": error.message} for seed, error in refused.items()]
+        print_json({"jobs": [asdict(one) for one in jobs], "failures": failures})
+    else:
+        for one in jobs:
+            console.result(one.job_id)
+    if refused:
+        console.message(f"{len(jobs)} of {counted(len(jobs) + len(refused), 'job')} submitted")
+    if jobs and not as_json:
+        console.message(f"submitted to {jobs[-1].endpoint}; show the progress, or write the images:", wrap=True)
+        console.message("\n".join(_commands(jobs[-1], settings.config)))
+    for error in refused.values():
+        raise error
     return exits.OK
 
 
@@ -283,20 +292,21 @@ def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> C
                 refusal = error
         if not jobs and refusal is not None:
             raise refusal
-        commands = "\n".join(f"  {watch_command(job, settings)}" for job in jobs)
-        return f"left running; come back with\n{commands}"
+        commands = "\n".join(line for job in jobs for line in _commands(job, settings))
+        return f"left running; show the progress, or write the images:\n{commands}"
 
     return leave
 
 
-def watch_command(job: Job, settings: Config) -> str:
-    """Returns `zrelay jobs watch ID`, with the flags that find its generator again."""
-    words = ["zrelay jobs watch", job.job_id]
+def _commands(job: Job, settings: Config) -> list[str]:
+    """Returns lines with `zrelay jobs watch` and `fetch`, with the flags that find the generator again."""
+    words = [job.job_id]
     if settings.origins.get("profile") == "flag" and settings.profile is not None:
         words.append(f"--profile {settings.profile}")
     if settings.origins.get("generator.endpoint") == "flag":
         words.append(f"--generator {job.endpoint}")
-    return " ".join(words)
+    target = " ".join(words)
+    return [f"  zrelay jobs watch {target}", f"  zrelay jobs fetch {target} -o {_FETCH_FOLDER}"]
 
 
 def result_values(result: Result) -> dict[str, Any]:
@@ -364,30 +374,50 @@ def _result_values(result: Result, paths: list[Path], write_s: float, endpoints:
     }
 
 
-async def _submit(settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console) -> list[Job]:
-    """Submits a job, or one for each seed, whose prompt is encoded once."""
+async def _submit(
+    settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console
+) -> tuple[list[Job], dict[int, ZrelayError]]:
+    """Submits a job, or one for each seed, whose prompt is encoded once.
+
+    Returns:
+        The jobs that were accepted, and the seeds of the others with the error. After the first refusal no other
+        submission starts; those seeds have the same error.
+
+    Raises:
+        ZrelayError: The prompt cannot be encoded, or the only job was refused.
+    """
     console.status("submitting")
     async with client_of(settings) as client:
         if seeds is None:
-            return [await client.submit(job.prompt(), **job.keywords())]
+            return [await client.submit(job.prompt(), **job.keywords())], {}
         keywords = job.keywords()
         embeds = await client.prepare(job.prompt(), **keywords)
         embeds.sent = True  # so that they are uploaded once and then named, from the first job on
         options = {name: value for name, value in keywords.items() if name not in _IN_EMBEDS}
         gate = asyncio.Semaphore(_SUBMITS_AT_ONCE)
 
-        async def submit(seed: int) -> Job:
+        refused: dict[int, ZrelayError] = {}
+
+        async def submit(seed: int) -> Job | None:
             async with gate:
-                submitted = await client.submit(embeds, **{**options, "seed": seed})
+                if refused:
+                    refused[seed] = next(iter(refused.values()))
+                    return None
+                try:
+                    submitted = await client.submit(embeds, **{**options, "seed": seed})
+                except ZrelayError as error:
+                    refused[seed] = error
+                    return None
             console.status(f"submitted seed {seed}")
             return submitted
 
         tasks = [asyncio.ensure_future(submit(seed)) for seed in seeds]
         try:
-            return list(await asyncio.gather(*tasks))
+            jobs = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
+        return [one for one in jobs if one is not None], refused
 
 
 async def _left(leave: Callable[[], Awaitable[str]]) -> str:

@@ -105,7 +105,7 @@ _ENCODE_SETTINGS = tuple(one.dotted for one in SETTINGS if one.section == "encod
     "--detach",
     heading="Many images",
     is_flag=True,
-    help="Submit the job and return; prints how to fetch its images.",
+    help="Submit the job and return; prints its id, and the command that fetches its images.",
 )
 @json_option
 @quiet_option
@@ -115,7 +115,8 @@ def command(flags: Flags, profile: str | None, **values: Any) -> int:
     Options that are not given have the checkpoint's defaults. Most can also be set by a variable such as
     ZRELAY_GENERATE_WIDTH, or in the tables [generate], [encode] and [condition] of the configuration file; `zrelay
     config` shows the effective values. The image file contains the settings that made it; `zrelay info FILE` prints
-    them. Ctrl-C cancels the job; pressed twice it leaves the job running and prints how to fetch its images.
+    them. Ctrl-C cancels the job; pressed twice it leaves the job running and prints the command that fetches its
+    images.
 
     \b
     zrelay generate "a red fox" -o fox.png --seed 7
@@ -181,6 +182,17 @@ def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:
     require(reference or lines, "reference images", "add --reference IMAGE", "condition.")
     require(arguments.image is not None or lines, "an image to start from", "add --image FILE", "generate.strength")
     require(arguments.preview is not None, "previews", "add --preview PATH", "generate.preview_")
+    if arguments.detach:
+        for flag, value, verb in (
+            ("--output", arguments.output, "fetch ID -o PATH"),
+            ("--force", arguments.force or None, "fetch ID --force"),
+            ("--preview", arguments.preview, "watch ID --preview PATH"),
+        ):
+            if value is not None:
+                raise click.UsageError(
+                    f"{flag} has no effect with --detach, which writes no files: leave it out, and run "
+                    f"`zrelay jobs {verb}` later"
+                )
     if arguments.in_flight is not None and not (lines or arguments.count is not None or arguments.seeds is not None):
         raise click.UsageError("--in-flight is for many jobs: add --count, --seeds or --prompts")
     if arguments.prompt_embeds is not None:

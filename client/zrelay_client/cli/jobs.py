@@ -108,7 +108,7 @@ def list_(
     for endpoint, message in missing.items():
         click.echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
     if jobs:
-        print_table(_HEADER, job_rows(jobs, time.time()), wrap=("GENERATOR", "NOTE"))
+        print_table(_HEADER, job_rows(jobs, time.time()), below=("GENERATOR", "NOTE"))
     else:
         click.echo("no jobs")
     if more:
@@ -223,8 +223,14 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str |
 
 
 def job_rows(jobs: "Sequence[Job]", now: float) -> list[tuple[str, ...]]:
-    """Returns a row of the table for each job. `now` is in seconds since 1970."""
-    return [_row(job, now) for job in jobs]
+    """Returns a row of the table for each job, which names the generator where they differ.
+
+    Args:
+        jobs: The jobs.
+        now: Seconds since 1970.
+    """
+    several = len({job.endpoint for job in jobs}) > 1
+    return [_row(job, now, job.endpoint if several else "") for job in jobs]
 
 
 async def _watch(
@@ -325,7 +331,7 @@ def _check_stdout(output: str | None, *, as_json: bool) -> None:
         raise click.UsageError("--json and --output - both use standard output: choose one")
 
 
-def _row(job: "Job", now: float) -> tuple[str, ...]:
+def _row(job: "Job", now: float, generator: str) -> tuple[str, ...]:
     sampling = job.sampling
     return (
         job.job_id,
@@ -334,7 +340,7 @@ def _row(job: "Job", now: float) -> tuple[str, ...]:
         f"{sampling.width}x{sampling.height}" + (f" x{sampling.num_images}" if sampling.num_images > 1 else ""),
         str(sampling.num_inference_steps),
         "" if sampling.seed is None else str(sampling.seed),
-        job.endpoint,
+        generator,
         _note(job),
     )
 
