@@ -37,8 +37,10 @@ from zrelay_client.options import (
     Engine,
     GenerateKeywords,
     GenerateOptions,
+    checked_integer,
     checked_word,
     options_of,
+    refusal,
 )
 from zrelay_client.results import Outcome, Result
 from zrelay_shared.config import ROLES
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
 T = TypeVar("T")
+_MAX_IN_FLIGHT = 1 << 16
 
 
 class AsyncClient:
@@ -346,7 +349,7 @@ class AsyncClient:
         prompts: str | Embeds | Iterable[str | Embeds],
         options: GenerateOptions | GenerateKeywords | None = None,
         *,
-        seeds: Sequence[int | None] = (None,),
+        seeds: Sequence[int | None] | None = None,
         negative_prompt: str | None = None,
         encoding: EncodeOptions | EncodeKeywords | None = None,
         batch_id: str | None = None,
@@ -364,16 +367,22 @@ class AsyncClient:
         Args:
             prompts: Prompts or embeddings.
             options: Options of all jobs.
-            seeds: The seeds of each prompt.
-            negative_prompt, encoding: As `generate`.
+            seeds: The seeds of each prompt, in place of `seed`. Default: one job per prompt.
+            negative_prompt: As `generate`.
+            encoding: As `generate`.
             batch_id: Names the jobs `<batch_id>-<index>`. A repeat of the batch returns the results of finished jobs.
-            in_flight: Number of jobs in flight. Default: 8 for each generator.
+            in_flight: Number of jobs in flight, at least 1. Default: 8 for each generator.
             on_event: Called with the index of a job and its event.
             timeout_s: Timeout of each job in seconds.
             **keywords: Fields of GenerateOptions.
+
+        Raises:
+            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), IN_FLIGHT_INVALID.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate_many)
         encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        each_seed = _seeds_of(seeds, chosen)
+        limit = None if in_flight is None else checked_integer("in_flight", in_flight, 1, _MAX_IN_FLIGHT)
         references, generators = await self._reference_encoder(chosen), self._generators
         budget = self._budget(timeout_s)
         info = await self._connect(references, budget, encode=False)
@@ -403,9 +412,9 @@ class AsyncClient:
             with self._running(request, own_budget) as run:
                 return await collect(run, embeds, report, Hops(), own_budget)
 
-        jobs = batch_jobs(prompts, seeds, batch_id or uuid.uuid4().hex)
+        jobs = batch_jobs(prompts, each_seed, batch_id or uuid.uuid4().hex)
         try:
-            outcomes = run_batch(jobs, run_one, in_flight or IN_FLIGHT * len(generators))
+            outcomes = run_batch(jobs, run_one, limit or IN_FLIGHT * len(generators))
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
                     yield outcome
@@ -621,6 +630,15 @@ def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: floa
     default = DEFAULT_S if configured is None else configured
     endpoints = {role: settings.endpoints(role) if role in roles else () for role in ROLES}
     return {**endpoints, "timeout_s": default if timeout_s is None else timeout_s}
+
+
+def _seeds_of(seeds: Sequence[int | None] | None, options: GenerateOptions) -> Sequence[int | None]:
+    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID)."""
+    if seeds is None:
+        return (options.seed,)
+    if options.seed is not None:
+        raise refusal("seeds", f"none beside seed={options.seed}", seeds)
+    return seeds
 
 
 def _check_prompt(prompt: object, negative_prompt: str | None, options: GenerateOptions) -> None:
