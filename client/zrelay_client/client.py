@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from zrelay_client._jobs.batch import IN_FLIGHT, BatchJob, SharedEmbeds, batch_jobs, run_batch
 from zrelay_client._jobs.run import Hops, JobRequest, JobRun, collect, uses_guidance
@@ -26,7 +27,7 @@ from zrelay_client.events import Event, Job, Notice, Sampling
 from zrelay_client.image_embeds import ImageEmbeds, ImageScores
 from zrelay_client.image_files import ImageSource
 from zrelay_client.info import EncoderInfo, GeneratorInfo, Info, ServiceStatus, VisionInfo
-from zrelay_client.jobs import AsyncJobs
+from zrelay_client.jobs import AsyncJobs, attempt
 from zrelay_client.options import (
     ConditionKeywords,
     ConditionOptions,
@@ -49,7 +50,6 @@ from zrelay_shared.errors import InvalidArgument, NotFound, ZrelayError
 if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
-T = TypeVar("T")
 _MAX_IN_FLIGHT = 1 << 16
 
 
@@ -148,11 +148,11 @@ class AsyncClient:
         """Returns the state of every endpoint: what its service reports, or the error of the call."""
         calls: list[Awaitable[ServiceStatus]] = []
         if self._has("encoder"):
-            calls += [_status("encoder", service.endpoint, service.info()) for service in self._encoders]
+            calls += [_status("encoder", service.endpoint, service.info) for service in self._encoders]
         if self._has("vision"):
-            calls.append(_status("vision", self._vision.endpoint, self._vision.info()))
+            calls.append(_status("vision", self._vision.endpoint, self._vision.info))
         if self._has("generator"):
-            calls += [_status("generator", each.endpoint, each.service.info()) for each in self._generators]
+            calls += [_status("generator", each.endpoint, each.service.info) for each in self._generators]
         return tuple(await asyncio.gather(*calls))
 
     async def encoder_info(self) -> EncoderInfo:
@@ -473,8 +473,8 @@ class AsyncClient:
         Raises:
             NotFound: No generator knows the request.
         """
-        calls = (_attempt(each.service.cancel(request_id)) for each in self._generators)
-        answers = await asyncio.gather(*calls)
+        calls = [partial(each.service.cancel, request_id) for each in self._generators]
+        answers = await asyncio.gather(*map(attempt, calls))
         jobs = [answer for answer in answers if isinstance(answer, Job)]
         failures = [answer for answer in answers if isinstance(answer, ZrelayError)]
         if not jobs:
@@ -671,18 +671,13 @@ def _text_limit(info: GeneratorInfo) -> int | None:
     return info.limits.text_limit or None
 
 
-async def _status(role: str, endpoint: str, call: Awaitable[EncoderInfo | VisionInfo | GeneratorInfo]) -> ServiceStatus:
-    answer = await _attempt(call)
+async def _status(
+    role: str, endpoint: str, call: Callable[[], Awaitable[EncoderInfo | VisionInfo | GeneratorInfo]]
+) -> ServiceStatus:
+    answer = await attempt(call)
     if isinstance(answer, ZrelayError):
         return ServiceStatus(role, endpoint, None, answer)
     return ServiceStatus(role, endpoint, answer, None)
-
-
-async def _attempt(call: Awaitable[T]) -> T | ZrelayError:
-    try:
-        return await call
-    except ZrelayError as error:
-        return error
 
 
 async def _nothing() -> None:
