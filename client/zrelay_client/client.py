@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from zrelay_client._jobs.batch import IN_FLIGHT, BatchJob, SharedEmbeds, batch_jobs, run_batch
 from zrelay_client._jobs.run import Hops, JobRequest, JobRun, collect, uses_guidance
@@ -26,7 +27,7 @@ from zrelay_client.events import Event, Job, Notice, Sampling
 from zrelay_client.image_embeds import ImageEmbeds, ImageScores
 from zrelay_client.image_files import ImageSource
 from zrelay_client.info import EncoderInfo, GeneratorInfo, Info, ServiceStatus, VisionInfo
-from zrelay_client.jobs import AsyncJobs
+from zrelay_client.jobs import AsyncJobs, attempt
 from zrelay_client.options import (
     ConditionKeywords,
     ConditionOptions,
@@ -37,8 +38,10 @@ from zrelay_client.options import (
     Engine,
     GenerateKeywords,
     GenerateOptions,
+    checked_integer,
     checked_word,
     options_of,
+    refusal,
 )
 from zrelay_client.results import Outcome, Result
 from zrelay_shared.config import ROLES
@@ -47,7 +50,7 @@ from zrelay_shared.errors import InvalidArgument, NotFound, ZrelayError
 if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
-T = TypeVar("T")
+_MAX_IN_FLIGHT = 1 << 16
 
 
 class AsyncClient:
@@ -145,11 +148,11 @@ class AsyncClient:
         """Returns the state of every endpoint: what its service reports, or the error of the call."""
         calls: list[Awaitable[ServiceStatus]] = []
         if self._has("encoder"):
-            calls += [_status("encoder", service.endpoint, service.info()) for service in self._encoders]
+            calls += [_status("encoder", service.endpoint, service.info) for service in self._encoders]
         if self._has("vision"):
-            calls.append(_status("vision", self._vision.endpoint, self._vision.info()))
+            calls.append(_status("vision", self._vision.endpoint, self._vision.info))
         if self._has("generator"):
-            calls += [_status("generator", each.endpoint, each.service.info()) for each in self._generators]
+            calls += [_status("generator", each.endpoint, each.service.info) for each in self._generators]
         return tuple(await asyncio.gather(*calls))
 
     async def encoder_info(self) -> EncoderInfo:
@@ -346,7 +349,7 @@ class AsyncClient:
         prompts: str | Embeds | Iterable[str | Embeds],
         options: GenerateOptions | GenerateKeywords | None = None,
         *,
-        seeds: Sequence[int | None] = (None,),
+        seeds: Sequence[int | None] | None = None,
         negative_prompt: str | None = None,
         encoding: EncodeOptions | EncodeKeywords | None = None,
         batch_id: str | None = None,
@@ -364,16 +367,22 @@ class AsyncClient:
         Args:
             prompts: Prompts or embeddings.
             options: Options of all jobs.
-            seeds: The seeds of each prompt.
-            negative_prompt, encoding: As `generate`.
+            seeds: The seeds of each prompt, in place of `seed`. Default: one job per prompt.
+            negative_prompt: As `generate`.
+            encoding: As `generate`.
             batch_id: Names the jobs `<batch_id>-<index>`. A repeat of the batch returns the results of finished jobs.
-            in_flight: Number of jobs in flight. Default: 8 for each generator.
+            in_flight: Number of jobs in flight, at least 1. Default: 8 for each generator.
             on_event: Called with the index of a job and its event.
             timeout_s: Timeout of each job in seconds.
             **keywords: Fields of GenerateOptions.
+
+        Raises:
+            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), IN_FLIGHT_INVALID.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate_many)
         encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        each_seed = _seeds_of(seeds, chosen)
+        limit = None if in_flight is None else checked_integer("in_flight", in_flight, 1, _MAX_IN_FLIGHT)
         references, generators = await self._reference_encoder(chosen), self._generators
         budget = self._budget(timeout_s)
         info = await self._connect(references, budget, encode=False)
@@ -403,9 +412,9 @@ class AsyncClient:
             with self._running(request, own_budget) as run:
                 return await collect(run, embeds, report, Hops(), own_budget)
 
-        jobs = batch_jobs(prompts, seeds, batch_id or uuid.uuid4().hex)
+        jobs = batch_jobs(prompts, each_seed, batch_id or uuid.uuid4().hex)
         try:
-            outcomes = run_batch(jobs, run_one, in_flight or IN_FLIGHT * len(generators))
+            outcomes = run_batch(jobs, run_one, limit or IN_FLIGHT * len(generators))
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
                     yield outcome
@@ -464,8 +473,8 @@ class AsyncClient:
         Raises:
             NotFound: No generator knows the request.
         """
-        calls = (_attempt(each.service.cancel(request_id)) for each in self._generators)
-        answers = await asyncio.gather(*calls)
+        calls = [partial(each.service.cancel, request_id) for each in self._generators]
+        answers = await asyncio.gather(*map(attempt, calls))
         jobs = [answer for answer in answers if isinstance(answer, Job)]
         failures = [answer for answer in answers if isinstance(answer, ZrelayError)]
         if not jobs:
@@ -623,6 +632,15 @@ def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: floa
     return {**endpoints, "timeout_s": default if timeout_s is None else timeout_s}
 
 
+def _seeds_of(seeds: Sequence[int | None] | None, options: GenerateOptions) -> Sequence[int | None]:
+    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID)."""
+    if seeds is None:
+        return (options.seed,)
+    if options.seed is not None:
+        raise refusal("seeds", f"none beside seed={options.seed}", seeds)
+    return seeds
+
+
 def _check_prompt(prompt: object, negative_prompt: str | None, options: GenerateOptions) -> None:
     """Checks what the prompt is. Raises InvalidArgument, TypeError."""
     if isinstance(prompt, Embeds):
@@ -653,18 +671,13 @@ def _text_limit(info: GeneratorInfo) -> int | None:
     return info.limits.text_limit or None
 
 
-async def _status(role: str, endpoint: str, call: Awaitable[EncoderInfo | VisionInfo | GeneratorInfo]) -> ServiceStatus:
-    answer = await _attempt(call)
+async def _status(
+    role: str, endpoint: str, call: Callable[[], Awaitable[EncoderInfo | VisionInfo | GeneratorInfo]]
+) -> ServiceStatus:
+    answer = await attempt(call)
     if isinstance(answer, ZrelayError):
         return ServiceStatus(role, endpoint, None, answer)
     return ServiceStatus(role, endpoint, answer, None)
-
-
-async def _attempt(call: Awaitable[T]) -> T | ZrelayError:
-    try:
-        return await call
-    except ZrelayError as error:
-        return error
 
 
 async def _nothing() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from zrelay_client._pool.generators import Generator, Generators
@@ -45,6 +46,8 @@ class AsyncJobs:
         Raises:
             ZrelayError: No generator answers.
         """
+        if isinstance(states, str):
+            raise TypeError("states: expected several states, got one: put it into a list")
         lists = [_JobList(generator, tuple(states)) for generator in self._generators()]
         await asyncio.gather(*(one.read_page() for one in lists))
         if all(one.failure is not None for one in lists) and lists[0].failure is not None:
@@ -138,8 +141,8 @@ class AsyncJobs:
     async def _find(self, job_id: str) -> tuple[Generator, Job]:
         """Returns a job and its generator. Raises NotFound, or Unavailable if a generator that may have it is away."""
         generators = list(self._generators())
-        calls = [_attempt(generator.service.job(job_id, CONNECT_S)) for generator in generators]
-        answers = await asyncio.gather(*calls)
+        calls = [partial(generator.service.job, job_id, CONNECT_S) for generator in generators]
+        answers = await asyncio.gather(*map(attempt, calls))
         for generator, answer in zip(generators, answers, strict=True):
             if isinstance(answer, Job):
                 return generator, answer
@@ -158,7 +161,7 @@ class _JobList:
 
     async def read_page(self) -> None:
         """Reads the next page."""
-        page = await _attempt(self._generator.service.jobs(self._states, _PAGE_SIZE, self.token))
+        page = await attempt(partial(self._generator.service.jobs, self._states, _PAGE_SIZE, self.token))
         if isinstance(page, JobPage):
             self.jobs, self.token = list(page.jobs), page.next_token
         else:
@@ -170,8 +173,12 @@ class _JobList:
             report(self._generator.endpoint, self.failure)
 
 
-async def _attempt(call: Awaitable[T]) -> T | ZrelayError:
+async def attempt(call: Callable[[], Awaitable[T]]) -> T | ZrelayError:
+    """Returns the result of a call, or its ZrelayError.
+
+    Takes a function, as a coroutine that is cancelled before it starts is never awaited.
+    """
     try:
-        return await call
+        return await call()
     except ZrelayError as error:
         return error

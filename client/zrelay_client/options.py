@@ -14,6 +14,7 @@ InvalidArgument with the name of the field. After construction no value is check
 import dataclasses
 import difflib
 import inspect
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,13 +66,16 @@ def checked_integer(name: str, value: object, least: int, most: int) -> int:
 
 
 def checked_number(name: str, value: object) -> float:
-    """Returns a number. Raises InvalidArgument (<NAME>_INVALID)."""
+    """Returns a finite number. Raises InvalidArgument (<NAME>_INVALID)."""
     if isinstance(value, (str, bytes)):
         raise refusal(name, "a number", value)
     try:
-        return float(value)  # type: ignore[arg-type]  # raises TypeError for anything else
+        number = float(value)  # type: ignore[arg-type]  # raises TypeError for anything else
     except (TypeError, ValueError, OverflowError) as error:
         raise refusal(name, "a number", value) from error
+    if not math.isfinite(number):
+        raise refusal(name, "a finite number", number)
+    return number
 
 
 def checked_text(name: str, value: object) -> str:
@@ -176,6 +180,13 @@ def _share(name: str, value: object) -> float:
     number = checked_number(name, value)
     if not 0.0 <= number <= 1.0:
         raise refusal(name, "a share of the image from 0 (the prompt alone) to 1", value)
+    return number
+
+
+def _strength(name: str, value: object) -> float:
+    number = checked_number(name, value)
+    if not 0.0 < number <= 1.0:
+        raise refusal(name, "more than 0 and at most 1", value)
     return number
 
 
@@ -351,9 +362,9 @@ class GenerateOptions(CallOptions):
     shift: float | None = _option(checked_number)
     sigmas: Sequence[float] | None = _option(_NUMBERS)
     seed: int | None = _option(_UINT64)
-    num_images: int | None = _option(_UINT32)
+    num_images: int | None = _option(_integer(1, (1 << 32) - 1))
     image: bytes | None = _option(_image_bytes)
-    strength: float | None = _option(checked_number)
+    strength: float | None = _option(_strength)
     skip_layer_guidance_scale: float | None = _option(checked_number)
     skip_guidance_layers: Sequence[int] | None = _option(_INDICES)
     skip_layer_guidance_start: float | None = _option(checked_number)
@@ -362,7 +373,7 @@ class GenerateOptions(CallOptions):
     conditioning: "ConditionOptions | ConditionKeywords | None" = _option(_conditioning)
     omni: Sequence[ImageSource] | None = _option(_omni)
     format: ImageFormat | None = _option(ImageFormat)
-    quality: int | None = _option(_UINT32)
+    quality: int | None = _option(_integer(1, 100))
     provenance: bool | None = _option(_flag)
     keep_prompt: bool | None = _option(_flag)
     labels: Mapping[str, str] | None = _option(_labels)

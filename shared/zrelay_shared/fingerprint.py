@@ -142,7 +142,7 @@ def _mismatch(
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = ", ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)
     return f"{text[:12]}..." if len(text) == 64 else text or "none"
 
 

@@ -16,6 +16,7 @@ from zrelay_client import (
     Embeds,
     EncoderMismatch,
     FailedPrecondition,
+    GenerateOptions,
     InvalidArgument,
     Notice,
     Outcome,
@@ -56,6 +57,28 @@ async def test_every_prompt_with_every_seed_though_the_queue_is_short(services: 
     assert outcomes[8].result is not None
     assert outcomes[8].result.images[0].pixels_sha256 == alone.images[0].pixels_sha256
     assert set(seen) == set(range(10))
+
+
+async def test_the_seed_of_the_options_is_used(services: Services, embeds: Embeds) -> None:
+    async with AsyncClient(**services.endpoints) as client:
+        (by_keyword,) = await all_of(client, embeds, seed=4, **DETERMINISTIC)
+        (by_options,) = await all_of(client, embeds, GenerateOptions(seed=5), **DETERMINISTIC)
+    assert by_keyword.result is not None and by_options.result is not None
+    assert (by_keyword.seed, by_keyword.result.seed) == (4, 4)
+    assert (by_options.seed, by_options.result.seed) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"seed": 4, "seeds": [1, 2]}, "SEEDS_INVALID"),
+        ({"in_flight": 0}, "IN_FLIGHT_INVALID"),
+        ({"in_flight": -1}, "IN_FLIGHT_INVALID"),
+    ],
+)
+async def test_an_invalid_batch_is_refused(embeds: Embeds, options: dict[str, Any], reason: str) -> None:
+    async with AsyncClient(generator=NOBODY) as client:
+        await refused_async(all_of(client, embeds, **options), InvalidArgument, reason=reason)
 
 
 async def test_a_failing_job_stops_nobody(services: Services, embeds: Embeds) -> None:

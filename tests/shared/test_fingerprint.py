@@ -106,6 +106,11 @@ def test_the_same_is_exact_wherever_it_lies() -> None:
     assert compare(USUAL, dataclasses.replace(USUAL, model_id="elsewhere")) == fp.EncoderComparison("exact")
 
 
+def test_a_difference_of_modifications_lists_them() -> None:
+    actual = dataclasses.replace(USUAL, modifications=("conditioning", "alpha=0.5"))
+    assert compare(USUAL, actual).differences == ("modifications: conditioning, alpha=0.5, here none",)
+
+
 @pytest.mark.parametrize(("name", "meaning"), fp.RELATION_OF_DIFFERENCE.items())
 def test_one_difference(name: str, meaning: str) -> None:
     actual = dataclasses.replace(USUAL, **{name: OTHER[name]})

@@ -291,7 +291,6 @@ class _PromptsRun:
         for batch_id in (f"{line.id[:32]}-{where}", uuid.uuid4().hex):
             outcomes = client.generate_many(
                 [prompt],
-                seeds=[line.settings.generate.seed],
                 batch_id=batch_id,
                 in_flight=1,
                 on_event=on_event,

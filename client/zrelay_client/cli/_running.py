@@ -103,8 +103,9 @@ def run_batch(
         async with client_of(settings) as client:
 
             async def generate() -> None:
+                options = {**job.keywords(), "seed": None}
                 outcomes = client.generate_many(
-                    job.prompt(), seeds=seeds, in_flight=in_flight, on_event=on_event, **job.keywords()
+                    job.prompt(), seeds=seeds, in_flight=in_flight, on_event=on_event, **options
                 )
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
