@@ -18,16 +18,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## start the services, generate "a small red circle on a blue background", print where it is
+demo: $(INSTALLED)  ## start the services, generate one image, print its path
 	@$(BIN)/zrelay demo --output out/demo.png
 
-test: $(INSTALLED)  ## the tests, but for the deep ones, in two processes
+test: $(INSTALLED)  ## run all tests except the deep ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep
 
-check: $(INSTALLED)  ## ruff, mypy, the contract's lint and breaking gate, import rules, generated code
+check: $(INSTALLED)  ## run linters, type checker, contract checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
@@ -45,13 +45,13 @@ types: $(INSTALLED)  ## mypy alone; seconds when little has changed
 	$(BIN)/mypy $(TYPED)
 
 # ENVIRONMENTS=base,encoder checks these alone. The complete check downloads and unpacks torch four times.
-release-check: $(INSTALLED)  ## sdist and wheel, their metadata and files, and each extra installed alone and started
+release-check: $(INSTALLED)  ## build sdist and wheel, install and start each extra alone
 	$(BIN)/python tests/contract/distribution.py $(if $(ENVIRONMENTS),--environments $(ENVIRONMENTS))
 
 proto:  ## generate the Python code of the contract, with the oldest supported tools
 	proto/generate.sh
 
-bench: $(INSTALLED)  ## the relay's measurements, side by side with diffusers
+bench: $(INSTALLED)  ## compare the services with diffusers
 	$(BIN)/python benchmarks/relay.py
 
 bench-engine: $(INSTALLED)  ## the step engine's measurements, on the demo and on a mid-size random checkpoint (half an hour)

@@ -289,7 +289,7 @@ def with_random_case(text: str, rng: Random, shares: Sequence[float] = (0.66, 0.
 
 
 def without_articles(text: str) -> str:
-    """Returns the text without articles."""
+    """Returns the text without articles; "a pair of" keeps its article."""
     return re.sub(r"\b(an?|the) (?!pair)", "", text)
 
 

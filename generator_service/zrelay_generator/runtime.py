@@ -166,8 +166,8 @@ async def _start(
         identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
-    # The memory of a host may be taken by other processes, and the kernel kills who takes more than it has; a device
-    # refuses instead.
+    # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a
+    # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
     dependencies = Dependencies(

@@ -257,11 +257,11 @@ def invalid(
 
 
 def invalid_from(field: str, error: ValueError, *, reason: str = "", remedy: str = "") -> InvalidArgument:
-    """Makes the refusal of a field's value from the error of a function that does not know the field.
+    """Converts a ValueError into the refusal of a request field.
 
     Args:
         field: Path of the field in the request.
-        error: Its message is `expected ..., got ...`, or that after the name of the function's argument and a colon.
+        error: Its message is `expected X, got Y`, or `argument: expected X, got Y`.
         reason: As in `invalid`.
         remedy: As in `invalid`.
 

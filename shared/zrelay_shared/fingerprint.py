@@ -48,9 +48,9 @@ RELATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class EncoderFingerprint:
-    """What produced some embeddings.
+    """What computed the embeddings.
 
-    Digests are SHA-256 in hex, "" if they are not known. Weights of layers are rounded to float32, as in
+    Digests are SHA-256 in hex, "" if they are not known. `layer_weights` are rounded to float32, as in
     the message, so that client and server compute the same digest.
     """
 

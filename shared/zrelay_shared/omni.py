@@ -52,5 +52,10 @@ def last_position(lengths: Sequence[int]) -> int:
 
 
 def fits(lengths: Sequence[int], text_limit: int) -> bool:
-    """Returns whether a transformer that takes ordinary prompts of `text_limit` tokens has enough positions."""
+    """Returns whether an Omni prompt fits the positions of a transformer.
+
+    Args:
+        lengths: Token counts of the prompt's segments.
+        text_limit: The limit of the transformer for an ordinary prompt, in tokens.
+    """
     return last_position(lengths) <= text_limit + 1

@@ -2,7 +2,7 @@
 
 This module parses requests, serialises responses and converts errors to statuses, for every method of every service. A
 handler takes a `Parcel` of the request and the call's context, and returns (or yields) a message or a Parcel; it raises
-ZrelayError to refuse a call.
+ZrelayError to refuse a call. A Parcel is a message whose tensor bytes are kept apart from it (`wire.py`).
 """
 
 import asyncio

@@ -112,7 +112,7 @@ class EmbedsAccumulator:
 
     @property
     def token_rms(self) -> NDArray[np.float64]:
-        """Root mean square of each token but the first ones, float64 [tokens], in the order in which they came."""
+        """Root mean square of each token except the first of each prompt, float64 [tokens], in the order of adding."""
         return np.concatenate([np.zeros(0), *self._token_rms])
 
 

@@ -38,7 +38,7 @@ def write(path: Path, images: Parcel[EncodeImagesResponse]) -> None:
 
 
 def read(path: Path) -> Parcel[EncodeImagesResponse]:
-    """Reads a file of `write`, and verifies checksums and fingerprints.
+    """Reads a file that `write` wrote, and verifies checksums and fingerprints.
 
     Raises:
         OSError: The file cannot be read.

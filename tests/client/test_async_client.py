@@ -192,7 +192,7 @@ async def test_several_prompts_in_one_call_share_the_negative_one(services: Serv
     assert {embeds.negative_prompt for embeds in many} == {"no"}
 
 
-async def test_the_stream_tells_events_as_they_come(services: Services) -> None:
+async def test_the_stream_yields_events_as_they_arrive(services: Services) -> None:
     async with AsyncClient(**services.endpoints) as client:
         kinds = [type(event) async for event in client.stream(PROMPT, preview_every=1, **QUICK)]
     assert (kinds[0], kinds[-2:]) == (Accepted, [Image, Done])

@@ -27,7 +27,7 @@ from .fixture_types import Load, MakeEmbeds, MakeSampling, MakeSpec
 
 
 @given(st.floats(0, 0.1), st.floats(1e-7, 1e-3), st.floats(0, 1e-8))
-def test_a_law_is_found_again(base: float, token: float, square: float) -> None:
+def test_fit_recovers_known_coefficients(base: float, token: float, square: float) -> None:
     fit = DurationFit(main=1, terms=3)
     for tokens in (64, 96, 512, 1056, 4160, 16_448):
         fit.observe((1.0, tokens, tokens**2), base + token * tokens + square * tokens**2)
@@ -75,7 +75,7 @@ def test_sizes_of_steps(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     assert len(step_sizes(late, features_of(late), 6)) == 1
 
 
-def test_what_remains_of_a_job(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
+def test_remaining_seconds_follow_progress(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     estimator = JobEstimator()
     job = DeviceJob("a", JobSpec(Prompt(embeds(4, 8)), sampling(steps=9, num_images=2)), 1)
     assert estimator.remaining_s(job) == 0.0 and not estimator.cost.measured

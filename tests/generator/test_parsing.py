@@ -80,9 +80,9 @@ def test_sampling_that_cannot_be(given: dict[str, Any], field: str, parse: Parse
     assert error.field == f"spec.sampling.{field}" and error.reason.endswith("_INVALID")
 
 
-def test_a_refused_size_names_one_that_would_do(parse: Parse, request_of: RequestOf) -> None:
-    assert "1000; 1008 would do" not in refused_request(parse, request_of(width=1001)).message
-    assert "1001; 1008 would do" in refused_request(parse, request_of(width=1001)).message
+def test_refusal_of_a_size_suggests_a_valid_one(parse: Parse, request_of: RequestOf) -> None:
+    assert "1000; use 1008" not in refused_request(parse, request_of(width=1001)).message
+    assert "1001; use 1008" in refused_request(parse, request_of(width=1001)).message
 
 
 def test_a_server_may_make_every_job_deterministic(accepts: Acceptance, request_of: RequestOf) -> None:
@@ -106,7 +106,7 @@ def test_sigmas_are_taken_as_they_are(parse: Parse, request_of: RequestOf) -> No
     assert parse(request_of(sigmas=[1.0, 0.75], num_inference_steps=2)).sampling.num_inference_steps == 2
 
 
-def test_a_shift_beside_sigmas_is_reported_so_that_it_makes_the_same(parse: Parse, request_of: RequestOf) -> None:
+def test_reported_sigmas_reproduce_the_schedule(parse: Parse, request_of: RequestOf) -> None:
     asked = parse(request_of(sigmas=[1.0, 0.75, 0.25], shift=3.0)).sampling
     assert asked.schedule.sigmas == pytest.approx((1.0, 0.9, 0.5, 0.0)) and asked.shift is None
     again = parse(request_of(sigmas=asked.schedule.sigmas[:-1])).sampling

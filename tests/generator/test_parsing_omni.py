@@ -157,7 +157,7 @@ def test_further_refusals(accepts: Acceptance, request_for: RequestOf) -> None:
     assert isinstance(refused(stranger), EncoderMismatch)
 
 
-def test_a_file_over_the_limits(accepts: Acceptance, request_for: RequestOf) -> None:
+def test_reference_over_size_limits_is_refused(accepts: Acceptance, request_for: RequestOf) -> None:
     parcel = request_for()
     few_bytes, few_pixels = replace(accepts, max_image_bytes=99), replace(accepts, max_image_pixels=64)
     for narrow, field in ((few_bytes, "spec.omni.images[0]"), (few_pixels, "images[0]")):

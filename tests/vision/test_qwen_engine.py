@@ -133,7 +133,7 @@ def test_refusals(tiny: Path, parameters: StatesParameters, area: int | None, re
     refused(lambda: prepare(loaded_qwen(tiny), parameters, area=area), reason=reason, field=field)
 
 
-def test_an_image_too_long(tiny: Path) -> None:
+def test_image_with_extreme_aspect_is_refused(tiny: Path) -> None:
     long = picture(402, 2)
     engine, field = loaded_qwen(tiny), "images[3].data"
     refused(

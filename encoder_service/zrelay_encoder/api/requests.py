@@ -110,7 +110,6 @@ def _text(prompt: Prompt, field: str) -> str:
             "a description of the image",
             "an empty prompt",
             reason="PROMPT_EMPTY",
-            remedy="set allow_empty if it is meant",
         )
     return prompt.text
 

@@ -1,1 +1,1 @@
-"""The text encoder: network, loading and fingerprint. Tensors only."""
+"""The text encoder: network, loading and fingerprint. It works on tensors and knows no requests."""

@@ -152,7 +152,10 @@ def _fingerprint(
     dtype: torch.dtype,
     cache: Path | None,
 ) -> EncoderFingerprint:
-    """Computes the fingerprint of a default request. Reads the weights, unless `cache` holds their digest."""
+    """Computes the fingerprint of embeddings made with default options.
+
+    Reads the weights, unless `cache` holds their digest.
+    """
     return EncoderFingerprint(
         family=str(folder.component.config["model_type"]),
         width=width,

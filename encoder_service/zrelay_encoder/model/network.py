@@ -82,10 +82,10 @@ def _ragged_attention(
     scaling: float,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each of `lengths` consecutive tokens: [1, heads, T, dim] to [1, T, heads, dim].
+    """Causal attention in which each sequence attends only to itself: [1, heads, T, dim] to [1, T, heads, dim].
 
-    The signature is that of transformers' AttentionInterface. Its other arguments (mask, dropout, window, cache) are
-    not needed here.
+    `lengths` are the token counts of the sequences. The signature is that of transformers' AttentionInterface. Its
+    other arguments (mask, dropout, window, cache) are not needed here.
     """
     parts = [
         scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=True)

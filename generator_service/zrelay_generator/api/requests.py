@@ -268,7 +268,7 @@ def _side(name: str, pixels: int, limits: SamplingLimits) -> int:
     if pixels % multiple or not least <= pixels <= limits.max_side:
         near = min(max(round(pixels / multiple) * multiple, least), limits.max_side)
         expected = f"{least} to {limits.max_side} pixels, divisible by {multiple}"
-        raise invalid(f"spec.sampling.{name}", expected, pixels, remedy=f"{near} would do")
+        raise invalid(f"spec.sampling.{name}", expected, pixels, remedy=f"use {near}")
     return pixels
 
 

@@ -100,7 +100,7 @@ class CostModel:
         return self._decode.seconds(_decode_terms(pixels))
 
     def snapshot(self) -> CostSnapshot:
-        """Returns the coefficients of now."""
+        """Returns the current coefficients."""
         base, token, square = self._forward.coefficients or (0.0, 0.0, 0.0)
         decode, pixel, _ = self._decode.coefficients or (0.0, 0.0, 0.0)
         memory = self.memory

@@ -70,7 +70,7 @@ def calibrate(model: LoadedModel, cost: CostModel, side: int) -> None:
 
 
 def memory_model(model: LoadedModel) -> MemoryModel:
-    """Returns the memory model of a loaded model: the tensors of one block that exist at the same time."""
+    """Returns the bytes per token and per pixel, from the tensors that exist at the same time in one block."""
     return MemoryModel(model.transformer.layers, _bytes_per_token(model.transformer.weights), model.vae.bytes_per_pixel)
 
 

@@ -294,7 +294,7 @@ class StepEngine:
         if last:
             self._leave(job)
 
-    # Endings.
+    # Ending jobs.
 
     def _fail(self, job: DeviceJob, error: Exception) -> None:
         if is_device_lost(error):

@@ -25,7 +25,7 @@ def without_frames(error: Exception) -> Exception:
 
 
 def explained(error: Exception, job: DeviceJob, weights: TransformerWeights) -> ZrelayError:
-    """Returns the error that the caller receives for a failure. The log has the details under the same incident id."""
+    """Returns the error that the caller receives. An unexpected failure is logged under the error's incident id."""
     if is_out_of_memory(error):
         return out_of_memory(job.spec, weights.device)
     if isinstance(error, FloatingPointError):

@@ -79,10 +79,10 @@ def complete_step(planned: PlannedStep, predictions: Mapping[str, Prediction]) -
     """Applies the features to the predictions and takes one Euler step."""
     prediction, features = predictions[PROMPT].full, planned.image.job.features
     for feature in features:
-        prediction = feature.bend(planned.step, prediction, predictions)
+        prediction = feature.adjust_prediction(planned.step, prediction, predictions)
     latents = euler_step(planned.latents, prediction, planned.step.sigma, planned.step.sigma_next)
     for feature in features:
-        latents = feature.settle(planned.step, latents)
+        latents = feature.adjust_latents(planned.step, latents)
     return CompletedStep(latents, prediction)
 
 

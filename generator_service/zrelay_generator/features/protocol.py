@@ -247,7 +247,7 @@ class JobFeature:
         """Returns the segments of a step by name: the given segments, changed or with additional ones."""
         return segments
 
-    def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
+    def adjust_prediction(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
         """Returns the prediction [channels, h, w] float32 of a step.
 
         Args:
@@ -257,7 +257,7 @@ class JobFeature:
         """
         return prediction
 
-    def settle(self, step: Step, latents: Tensor) -> Tensor:
+    def adjust_latents(self, step: Step, latents: Tensor) -> Tensor:
         """Returns the latents [channels, h, w] float32 after the Euler step, at `step.sigma_next`."""
         return latents
 

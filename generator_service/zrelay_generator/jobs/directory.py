@@ -33,7 +33,7 @@ class JobDirectory:
             self._by_request[record.request_id] = job
 
     def remove(self, job: LiveJob) -> None:
-        """Removes a job whose end is in the store, which is read from now on."""
+        """Removes an ended job from memory. Later lookups read it from the store."""
         self._by_id.pop(job.record.job_id, None)
         if self._by_request.get(job.record.request_id) is job:
             del self._by_request[job.record.request_id]

@@ -124,7 +124,7 @@ class JobManager:
             dependencies.model,
         )
 
-    # What callers do.
+    # Calls of the API.
 
     async def submit(self, submission: Submission) -> LiveJob:
         """Returns the job of a submission, durable when this returns. Raises as `JobIntake.accept`.
@@ -219,7 +219,7 @@ class JobManager:
         for job in self.directory:
             self._suspend(job)
 
-    # The life of the process.
+    # Start and stop.
 
     async def restore(self) -> int:
         """Continues what the previous process did not finish; returns the number of those jobs."""
@@ -280,12 +280,12 @@ class JobManager:
         self.directory.remove(job)
 
     def results_dropped(self, job: LiveJob) -> None:
-        """Keeps a suspended job in place of one whose results were dropped, so that a repeat does not run it twice."""
+        """Replaces a job whose results could not be saved by a suspended one, so that a repeat does not run twice."""
         self.directory.remove(job)
         if self._store.durable:
             self.directory.add(_suspended_copy(job))
 
-    # Inside.
+    # Private helpers.
 
     async def _submit(self, submission: Submission) -> LiveJob:
         result = await self._intake.accept(submission)
@@ -406,7 +406,7 @@ class JobManager:
 
 
 def _suspended_copy(job: LiveJob) -> LiveJob:
-    """A suspended job with only those results that are in the store, in place of one whose results were dropped."""
+    """Returns a suspended job with only the stored results of a job. It runs again after the next start."""
     error = Draining(
         "this generator's disk refused the results of the job: it runs again after the generator's next start; watch "
         "it then",

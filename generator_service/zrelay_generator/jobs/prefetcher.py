@@ -38,7 +38,7 @@ class PrefetchOwner(Protocol):
 
 
 class Prefetcher:
-    """Keeps the first jobs of the order loaded.
+    """Loads the jobs that the scheduler will run next.
 
     Attributes:
         closed: Whether no more jobs go to the device.

@@ -122,7 +122,7 @@ class Scheduler:
         """Whether a job is loaded or being loaded."""
         return job_id in self._loaded
 
-    # How much work there is, and who goes before whom.
+    # Queue positions and amount of waiting work.
 
     @property
     def waiting(self) -> int:
@@ -171,7 +171,7 @@ class Scheduler:
         return queued + loaded
 
     def standing(self, record: JobRecord) -> QueueStanding:
-        """Returns the standing of a job that waits or was passed over."""
+        """Returns the queue position and estimated seconds of a job that waits, or that other jobs overtook."""
         count, work_s = self._before(record)
         loaded = self._loaded.get(record.job_id)
         return QueueStanding(count, work_s + (record.work_s if loaded is None else self._remaining_s(loaded)))

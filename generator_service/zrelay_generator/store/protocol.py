@@ -112,7 +112,7 @@ class JobStore(Protocol):
     async def drop_incoming(self, incoming: IncomingContent) -> None:
         """Removes a content that was not kept; does nothing if it was kept."""
 
-    # Upkeep.
+    # Maintenance.
 
     async def retain(self) -> int:
         """Removes what exceeds the limits. Returns the number of removed jobs."""

@@ -208,7 +208,7 @@ class SqliteJobStore:
     async def drop_incoming(self, incoming: IncomingContent) -> None:
         await _to_its_end(self._file(incoming.drop))
 
-    # Upkeep.
+    # Maintenance.
 
     async def retain(self) -> int:
         return await self._run(lambda db: retention.retain(db, self.blobs, self._limits, time.time()))

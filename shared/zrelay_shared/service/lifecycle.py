@@ -117,7 +117,7 @@ class HealthServicer(health.aio.HealthServicer):
             ended.cancel()
 
     def end_watches(self) -> None:
-        """Ends all watches, and later ones at once."""
+        """Ends all Watch calls. Later Watch calls end immediately."""
         self._ended.set()
 
 

@@ -108,7 +108,7 @@ def normalize_per_dim(states: torch.Tensor, mean: torch.Tensor, std: torch.Tenso
 
 
 def normalize_hybrid(states: torch.Tensor, prompt: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Returns the mean of per_dim and global."""
+    """Returns the mean of `normalize_per_dim` and `normalize_global`."""
     return 0.5 * normalize_per_dim(states, mean, std) + 0.5 * normalize_global(states, prompt)
 
 

@@ -49,7 +49,7 @@ class ImageStore:
         self._max_pixels = max_pixels
 
     def open(self, ref: ImageRef) -> tuple[StoredImage, DecodedImage | None]:
-        """Finds the file of a request's image.
+        """Returns the stored file of an image. Decodes and stores it first if the request contains new bytes.
 
         Returns:
             The file, and its pixels if they had to be decoded.

@@ -34,7 +34,8 @@ class ImageFeatures:
 
     Attributes:
         embeds: [N, width], the embeddings of the image's tokens.
-        deepstack: One [N, width] for each of the first blocks, added to the states of the image's tokens after it.
+        deepstack: One tensor [N, width] for each of the first blocks, added to the image's token states after that
+            block.
     """
 
     embeds: torch.Tensor

@@ -26,7 +26,7 @@ class TokenMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatesParameters:
-    """How an image is read.
+    """How the hidden states of an image are computed.
 
     Attributes:
         hidden_layer: Index of the hidden layer, negative; None for the server's default.
@@ -75,7 +75,8 @@ def select_rows(
     """
     if len(prefix) != start + count + 1 or start < 1:
         raise ValueError(
-            f"prefix: expected vision_start, {count} tokens from {start} on, vision_end, got {len(prefix)} rows"
+            f"prefix: expected {start + count + 1} rows ({start} up to vision_start, {count} image tokens, "
+            f"vision_end), got {len(prefix)}"
         )
     if tokens.has_text and suffix is None:
         raise ValueError(f"suffix: expected states for {tokens}, got none")

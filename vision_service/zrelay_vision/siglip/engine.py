@@ -195,7 +195,8 @@ class SiglipEngine:
                 image = to_area(image, target_area)
             except ValueError as error:
                 sides = f"{image.width} x {image.height}"
-                raise invalid("target_area", f"an area that leaves a {sides} image two sides", target_area) from error
+                expected = f"an area large enough that both sides of the {sides} image have at least 1 pixel"
+                raise invalid("target_area", expected, target_area) from error
         output, (rows, columns) = self._run_vision_tower(image)
         states: torch.Tensor = output.last_hidden_state[0]
         return states[: rows * columns].reshape(rows, columns, -1).cpu()

@@ -49,7 +49,7 @@ class Guidance(JobFeature):
             return segments
         return segments | {NEGATIVE: replace(segments[PROMPT], conditioning=self._conditioning)}
 
-    def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
+    def adjust_prediction(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
         if NEGATIVE not in predictions:
             return prediction
         sampling = self._sampling

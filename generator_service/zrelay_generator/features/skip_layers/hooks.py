@@ -38,7 +38,7 @@ class SkipLayerGuidance(JobFeature):
             return segments
         return segments | {PROMPT: replace(segments[PROMPT], without=(self._spec.layers,))}
 
-    def bend(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
+    def adjust_prediction(self, step: Step, prediction: Tensor, predictions: Mapping[str, Prediction]) -> Tensor:
         positive = predictions[PROMPT]
         if not positive.without:
             return prediction
