@@ -65,12 +65,15 @@ class AsyncClient:
     they make the same embeddings. `jobs` has the jobs that the generators keep.
 
     Methods take their options as an object, as keywords, or as both; keywords replace fields of the object. Every
-    failure is a ZrelayError. An unknown keyword is a TypeError.
+    failure of a service or of a value is a ZrelayError, that of a local file an OSError. An unknown keyword is a
+    TypeError.
 
     Args:
-        encoder, generator, vision: Endpoints: `HOST`, `HOST:PORT`, a target of gRPC, or an Endpoint; several as a
-            sequence, or separated by commas. Without any endpoint, or with a profile, missing ones come from the
-            configuration (`zrelay config`) and the services that `zrelay up` runs.
+        encoder: Endpoints: `HOST`, `HOST:PORT`, a target of gRPC, or an Endpoint; several as a sequence, or separated
+            by commas. Without any endpoint, or with a profile, missing ones come from the configuration (`zrelay
+            config`) and the services that `zrelay up` runs.
+        generator: As `encoder`.
+        vision: As `encoder`.
         profile: The profile of the configuration file.
         timeout_s: Timeout in seconds of each call with all of its hops, including queues.
 
@@ -496,7 +499,7 @@ class AsyncClient:
             )
         return await run.detach()
 
-    def painting(self) -> tuple[str, ...]:
+    def running(self) -> tuple[str, ...]:
         """Returns the request_ids of the jobs that this client runs now."""
         return tuple(self._runs)
 
@@ -527,8 +530,8 @@ class AsyncClient:
         """Returns the endpoints of a role. Raises InvalidArgument (ENDPOINT_MISSING) if there are none."""
         if not self._has(role):
             raise InvalidArgument(
-                f"{role}: this client knows none: name it ({role}='HOST:PORT'), or name none at all, to take "
-                "those of the configuration or of `zrelay up --detach` on this machine",
+                f"{role}: this client has no endpoint; pass {role}='HOST:PORT', or pass no endpoints at all to use the "
+                "configuration or the services of `zrelay up --detach` on this machine",
                 field=role,
                 reason="ENDPOINT_MISSING",
             )

@@ -203,10 +203,10 @@ class Embeds:
 
     @classmethod
     def load(cls, path: Path | str) -> "Embeds":
-        """Reads a file of `save`.
+        """Reads embeddings that `save` wrote.
 
         Raises:
-            InvalidArgument: EMBEDS_FILE_INVALID, the file is no such file.
+            InvalidArgument: EMBEDS_FILE_INVALID, the file does not contain prompt embeddings.
             PayloadCorrupt: The bytes of the file are damaged.
             OSError: The file cannot be read.
         """
@@ -275,7 +275,8 @@ class Embeds:
                 `encode_prompt` returns it; for Z-Image Omni a list of one list of segments.
             negative_prompt_embeds: The negative prompt in the same form.
             fingerprint: The encoder that made them, for example `fingerprint` of other embeddings.
-            prompt, negative_prompt: The texts, for the image file.
+            prompt: The text of the prompt, for the image file.
+            negative_prompt: The text of the negative prompt, for the image file.
 
         Raises:
             FeatureMissing: torch is not installed.

@@ -294,11 +294,12 @@ class ConditionOptions(StatesOptions):
 
     Attributes:
         alpha: Share of the image, 0 (the prompt alone) to 1.
-        blend: How the states are blended into the prompt.
+        blend: How the image's states are blended into the prompt.
         normalization: How the states are scaled to the prompt.
         outlier_mask: What happens to dimensions whose deviation is an outlier.
-        outlier_threshold: Ratio of deviations above which a dimension is an outlier.
-        curve: Course of the share over the tokens, for the blend "graduated".
+        outlier_threshold: Ratio of the image's standard deviation to the encoder's above which a dimension is an
+            outlier.
+        curve: How the image's share grows along the tokens, for the blend "graduated".
         token_weights: Weight of each token of the prompt, 0 to 1, for the blend "token_weights".
     """
 
@@ -309,6 +310,9 @@ class ConditionOptions(StatesOptions):
     outlier_threshold: float | None = _option(checked_number)
     curve: Curve | None = _option(Curve)
     token_weights: Sequence[float] | None = _option(_NUMBERS)
+
+
+_DEFAULT_CONDITIONING = ConditionOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +326,8 @@ class GenerateOptions(CallOptions):
         num_inference_steps: Number of denoising steps.
         guidance_scale: Strength of classifier-free guidance; 0 is off. Above 0 the negative prompt is used, which is
             empty unless it is given.
-        cfg_normalization, cfg_truncation: Limits of guidance.
+        cfg_normalization: Largest norm of the guided prediction, as a multiple of the unguided one's; 0 is off.
+        cfg_truncation: Guidance stops once 1 - sigma exceeds this; 1 never stops it.
         shift: Shift of the noise schedule.
         sigmas: Falling noise levels in (0, 1] in place of steps: used as they are, or shifted if `shift` is set.
         seed: Seed of the first image; image i gets `seed` + i.
@@ -399,7 +404,7 @@ class GenerateOptions(CallOptions):
     @property
     def condition_options(self) -> ConditionOptions:
         """`conditioning` as ConditionOptions; the defaults if it is None."""
-        return self.conditioning if isinstance(self.conditioning, ConditionOptions) else ConditionOptions()
+        return self.conditioning if isinstance(self.conditioning, ConditionOptions) else _DEFAULT_CONDITIONING
 
 
 class EncodeKeywords(TypedDict, total=False):

@@ -194,9 +194,9 @@ class Client(Facade[AsyncClient]):
     cancel = waits(AsyncClient.cancel)
     detach = waits(AsyncClient.detach)
 
-    def painting(self) -> tuple[str, ...]:
+    def running(self) -> tuple[str, ...]:
         """Returns the request_ids of the jobs that this client runs now."""
-        return self._target.painting()
+        return self._target.running()
 
     def __enter__(self) -> "Client":
         return self

@@ -102,7 +102,7 @@ async def test_leaving_it_cancels_what_is_under_way(services: Services, embeds: 
         outcomes = client.generate_many(embeds, seeds=range(100), width=64, height=64, num_inference_steps=4)
         await anext(outcomes)
         await outcomes.aclose()
-        assert client.painting() == ()
+        assert client.running() == ()
         await services.idle()
 
 

@@ -149,7 +149,10 @@ async def test_an_encoder_of_another_width_is_refused(services: Services, vision
 
 
 def test_a_missing_vision_service_is_refused(services: Services) -> None:
-    with Client(**services.endpoints) as client, pytest.raises(InvalidArgument, match="vision: this client knows none"):
+    with (
+        Client(**services.endpoints) as client,
+        pytest.raises(InvalidArgument, match="vision: this client has no endpoint"),
+    ):
         client.generate(PROMPT, reference=A, **DETERMINISTIC)
 
 

@@ -71,5 +71,8 @@ def test_a_client_from_settings(services: Services, empty_home: Path) -> None:
 
 def test_a_client_from_settings_without_endpoints_reads_no_configuration(empty_home: Path) -> None:
     (empty_home / "config.toml").write_text('[profile.default.encoder]\nendpoint = "box"\n')
-    with Client.from_settings(Settings()) as client, pytest.raises(InvalidArgument, match="this client knows none"):
+    with (
+        Client.from_settings(Settings()) as client,
+        pytest.raises(InvalidArgument, match="this client has no endpoint"),
+    ):
         client.encoder_info()

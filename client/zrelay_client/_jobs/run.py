@@ -336,8 +336,8 @@ async def collect(
         run: The job.
         embeds: Its embeddings, for the result.
         on_event: Called with each event.
-        hops: Seconds spent before.
-        budget: The deadline, whose start is that of the client's call.
+        hops: Seconds spent in the services before this one.
+        budget: The remaining time of the client's call.
     """
     accepted, images, sent = None, [], budget.spent
     async with contextlib.aclosing(run.events()) as events:

@@ -42,13 +42,13 @@ class EncoderService(ServiceStub):
     descriptor = pb.DESCRIPTOR.services_by_name["EncoderService"]
 
     async def info(self, timeout: float = CONNECT_S) -> EncoderInfo:
-        """GetInfo."""
+        """Returns what the service reports of itself."""
         request = pb.EncoderServiceGetInfoRequest()
         reply = await self.quick_call("GetInfo", request, pb.EncoderServiceGetInfoResponse, timeout)
         return encoder_info(self.endpoint, reply.message)
 
     async def encode(self, request: pb.EncodePromptsRequest, timeout: float) -> Parcel[pb.EncodePromptsResponse]:
-        """EncodePrompts."""
+        """Encodes the prompts of a request in one call."""
         return await self.stub.call("EncodePrompts", request, pb.EncodePromptsResponse, timeout=timeout)
 
 

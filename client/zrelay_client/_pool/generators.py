@@ -45,25 +45,25 @@ class GeneratorService(ServiceStub):
     descriptor = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
     async def info(self, timeout: float = CONNECT_S) -> GeneratorInfo:
-        """GetInfo."""
+        """Returns what the service reports of itself."""
         request = pb.GeneratorServiceGetInfoRequest()
         reply = await self.quick_call("GetInfo", request, pb.GeneratorServiceGetInfoResponse, timeout)
         return generator_info(self.endpoint, reply.message)
 
     async def generate(self, request: Parcel[pb.GenerateRequest], timeout: float) -> AsyncGenerator[JobEvent, None]:
-        """Generate. Closing the iterator ends the call."""
+        """Generates images, and yields the events of the job. Closing the iterator ends the call."""
         stream = self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout)
         async with contextlib.aclosing(stream) as replies:
             async for reply in replies:
                 yield reply.message.event
 
     async def submit(self, request: Parcel[pb.SubmitJobRequest], timeout: float) -> Job:
-        """SubmitJob."""
+        """Submits a job that runs without a watcher, and returns its state."""
         reply = await self.stub.call("SubmitJob", request, pb.SubmitJobResponse, timeout=timeout)
         return job_of(self.endpoint, reply.message.job)
 
     async def watch(self, job_id: str, after: int, timeout: float) -> AsyncGenerator[JobEvent, None]:
-        """WatchJob, after a sequence number. Closing the iterator ends the call."""
+        """Yields the events of a job after a sequence number. Closing the iterator ends the call."""
         request = pb.WatchJobRequest(job_id=job_id, after_sequence=after)
         stream = self.stub.stream("WatchJob", request, pb.WatchJobResponse, timeout=timeout)
         async with contextlib.aclosing(stream) as replies:
@@ -71,12 +71,12 @@ class GeneratorService(ServiceStub):
                 yield reply.message.event
 
     async def job(self, job_id: str, timeout: float = CONNECT_S) -> Job:
-        """GetJob."""
+        """Returns a job."""
         reply = await self.stub.call("GetJob", pb.GetJobRequest(job_id=job_id), pb.GetJobResponse, timeout=timeout)
         return job_of(self.endpoint, reply.message.job)
 
     async def jobs(self, states: tuple[str, ...], page_size: int, token: str, timeout: float = CONNECT_S) -> JobPage:
-        """ListJobs: a page of jobs, newest first."""
+        """Returns a page of jobs, newest first."""
         request = list_request(states, page_size, token)
         reply = await self.quick_call("ListJobs", request, pb.ListJobsResponse, timeout)
         jobs = tuple(job_of(self.endpoint, job) for job in reply.message.jobs)
@@ -91,7 +91,7 @@ class GeneratorService(ServiceStub):
         return await self._cancel(pb.CancelJobRequest(job_id=job_id), timeout)
 
     async def upload(self, content: Content, timeout: float = _UPLOAD_S) -> None:
-        """UploadBlob."""
+        """Uploads a content in chunks."""
         await self.stub.send("UploadBlob", _chunks(content), pb.UploadBlobResponse, timeout=timeout)
 
     async def _cancel(self, request: pb.CancelJobRequest, timeout: float) -> Job:
@@ -368,8 +368,9 @@ def require_alike(infos: Sequence[GeneratorInfo]) -> None:
         for info, value in known[1:]:
             if value != known[0][1]:
                 raise FailedPrecondition(
-                    f"expected generators that make the same image, got a different {name} at {_described(*known[0])} "
-                    f"and {_described(info, value)}: name only those that serve the same folder",
+                    f"expected generators that make the same image, got different values of {name} at "
+                    f"{_described(*known[0])} and {_described(info, value)}: name only those that serve the same "
+                    "folder",
                     reason="GENERATORS_DIFFER",
                     field="generator",
                     metadata={"field": name, "expected": known[0][1], "got": value},

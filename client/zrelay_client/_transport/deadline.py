@@ -44,7 +44,8 @@ class Budget:
         left = self._seconds - self.spent
         if left <= 0:
             raise DeadlineExceeded(
-                f"the timeout of {self._seconds:g} s expired before {stage} could begin: set a longer timeout",
+                f"the timeout of {self._seconds:g} s has passed before a call of the {stage} service: set a longer "
+                "timeout",
                 metadata={"stage": stage, "budget_s": self._seconds},
             )
         return left

@@ -43,23 +43,23 @@ class VisionService(ServiceStub):
     descriptor = pb.DESCRIPTOR.services_by_name["VisionService"]
 
     async def info(self, timeout: float = CONNECT_S) -> VisionInfo:
-        """GetInfo."""
+        """Returns what the service reports of itself."""
         request = pb.VisionServiceGetInfoRequest()
         reply = await self.quick_call("GetInfo", request, pb.VisionServiceGetInfoResponse, timeout)
         return vision_info(self.endpoint, reply.message)
 
     async def encode_images(self, request: pb.EncodeImagesRequest, timeout: float) -> Parcel[pb.EncodeImagesResponse]:
-        """EncodeImages."""
+        """Encodes the images of a request in one call."""
         return await self.stub.call("EncodeImages", request, pb.EncodeImagesResponse, timeout=timeout)
 
     async def score_images(self, request: pb.ScoreImagesRequest, timeout: float) -> pb.ScoreImagesResponse:
-        """ScoreImages."""
+        """Scores images against texts in one call."""
         return (await self.stub.call("ScoreImages", request, pb.ScoreImagesResponse, timeout=timeout)).message
 
     async def condition(
         self, request: Parcel[pb.ConditionPromptRequest], timeout: float
     ) -> Parcel[pb.ConditionPromptResponse]:
-        """ConditionPrompt."""
+        """Blends an image into the embeddings of a prompt."""
         return await self.stub.call("ConditionPrompt", request, pb.ConditionPromptResponse, timeout=timeout)
 
 

@@ -42,11 +42,12 @@ class Console:
         self.clear()
 
     def status(self, text: str, *, completed: float = 0, total: float | None = None, note: str = "") -> None:
-        """Shows what happens now in a line that is replaced; only on a terminal.
+        """Shows the current activity on one line, in place of the previous text; does nothing without a terminal.
 
         Args:
-            text: What happens.
-            completed, total: Units of work, shown as a bar; no total shows an animation.
+            text: The activity.
+            completed: Units of work that are done.
+            total: Units of work, shown as a bar; without it an animation is shown.
             note: Text after the bar.
         """
         if self._terminal is None:

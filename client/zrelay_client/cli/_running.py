@@ -286,7 +286,7 @@ def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> C
     async def leave() -> str:
         jobs: list[Job] = []
         refusal: ZrelayError | None = None
-        for request_id in request_ids or client.painting():
+        for request_id in request_ids or client.running():
             try:
                 jobs.append(await client.detach(request_id))
             except ZrelayError as error:  # no generator has accepted it yet: it is cancelled, and the others are left

@@ -228,7 +228,7 @@ class FakeGenerator(FakeService):
         return pb.ListJobsResponse(jobs=map(self._summary, every[start:end]), next_page_token=token)
 
     async def CancelJob(self, parcel: Parcel[pb.CancelJobRequest], context: Context) -> pb.CancelJobResponse:
-        """Cancels a job. Nothing changes where it has ended."""
+        """Cancels a job. Does nothing if the job has ended."""
         request = parcel.message
         self._receive("CancelJob", request)
         if request.WhichOneof("target") == "request_id":

@@ -1,4 +1,4 @@
-"""Reads a GenerationSpec for the fake generator: contents by name, settings with their defaults, and checks."""
+"""Parses and checks a GenerationSpec for the fake generator: contents by digest, settings with their defaults."""
 
 import hashlib
 import secrets
@@ -228,7 +228,7 @@ class SpecReader:
             if pixels % _MULTIPLE or not _MIN_SIDE <= pixels <= _MAX_SIDE:
                 near = min(max(round(pixels / _MULTIPLE) * _MULTIPLE, _MIN_SIDE), _MAX_SIDE)
                 expected = f"{_MIN_SIDE} to {_MAX_SIDE} pixels, divisible by {_MULTIPLE}"
-                raise invalid(f"{path}.{name}", expected, pixels, remedy=f"{near} would do")
+                raise invalid(f"{path}.{name}", expected, pixels, remedy=f"use {near}")
         for name, most in (("num_images", _MAX_IMAGES), ("num_inference_steps", _MAX_STEPS)):
             if not 1 <= getattr(used, name) <= most:
                 raise invalid(f"{path}.{name}", f"1 to {most}", getattr(used, name))
