@@ -63,7 +63,7 @@ class MarkdownFormatter(click.HelpFormatter):
 
 def page() -> str:
     """Returns the text of the page."""
-    with click.Context(cli, info_name="zrelay") as context:
+    with click.Context(cli, info_name="zrelay", **cli.context_settings) as context:
         return _START + "".join(_sections(cli, context, 2))
 
 
@@ -76,7 +76,7 @@ def _sections(command: click.Command, context: click.Context, level: int) -> Ite
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
-                with click.Context(child, info_name=name, parent=context) as inner:
+                with click.Context(child, info_name=name, parent=context, **child.context_settings) as inner:
                     yield from _sections(child, inner, level + 1)
 
 

@@ -86,16 +86,16 @@ def _parse(raw: bytes) -> dict[str, object]:
 
 def _entry(name: str, value: object, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise SafetensorsError(f"tensor {name!r}: expected dtype, shape and data_offsets in the header")
+        raise SafetensorsError(f"has a header entry for tensor {name!r} that is not dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
-        raise SafetensorsError(f"tensor {name!r}: unknown dtype {dtype!r}")
+        raise SafetensorsError(f"has tensor {name!r} of unknown dtype {dtype!r}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise SafetensorsError(f"tensor {name!r}: bad shape {shape!r} or data_offsets {offsets!r}")
+        raise SafetensorsError(f"has tensor {name!r} with bad shape {shape!r} or data_offsets {offsets!r}")
     wanted = -(-math.prod(shape) * _DTYPE_BITS[dtype] // 8)
     if offsets[1] - offsets[0] != wanted:
         raise SafetensorsError(
-            f"tensor {name!r}: {dtype} {shape} needs {wanted} bytes, its range holds {offsets[1] - offsets[0]}"
+            f"has tensor {name!r} with {offsets[1] - offsets[0]} bytes; {dtype} {shape} needs {wanted} bytes"
         )
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 
@@ -108,7 +108,7 @@ def _check_ranges(entries: tuple[TensorEntry, ...], data_start: int, file_bytes:
     at = data_start
     for entry in entries:
         if entry.begin != at:
-            raise SafetensorsError(f"tensor {entry.name!r}: its bytes start at {entry.begin}, expected {at}")
+            raise SafetensorsError(f"has tensor {entry.name!r} whose bytes start at {entry.begin}, expected {at}")
         at = entry.end
     if at > file_bytes:
         raise SafetensorsError(f"is truncated: the header says {at} bytes, the file has {file_bytes}")

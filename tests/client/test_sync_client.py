@@ -123,5 +123,8 @@ def test_with_nothing_anywhere_it_says_what_to_do(empty_home: Path) -> None:
     with Client() as client, pytest.raises(InvalidArgument, match="zrelay up --detach") as missing:
         client.generate(PROMPT)
     assert missing.value.reason == "ENDPOINT_MISSING"
-    with Client(generator="127.0.0.1:1") as client, pytest.raises(InvalidArgument, match="encoder: this client knows"):
+    with (
+        Client(generator="127.0.0.1:1") as client,
+        pytest.raises(InvalidArgument, match="encoder: this client has no endpoint"),
+    ):
         client.encode(PROMPT)

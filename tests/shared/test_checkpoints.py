@@ -244,7 +244,7 @@ def test_text_limit_of_too_small_a_table() -> None:
         (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"0000", "needs 8 bytes"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', b"00000000", "expected"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"00000", "1 bytes too many"),
-        (b'{"a":{"dtype":"F32","shape":[1]}}', b"0000", "expected dtype, shape and data_offsets"),
+        (b'{"a":{"dtype":"F32","shape":[1]}}', b"0000", "not dtype, shape and data_offsets"),
     ],
 )
 def test_a_bad_header_is_refused(tmp_path: Path, header: bytes, data: bytes, fragment: str) -> None:

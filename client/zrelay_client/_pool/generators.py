@@ -339,7 +339,7 @@ class Generators:
         await asyncio.gather(*(generator.close() for generator in self._all))
 
     def _refresh_stale(self) -> None:
-        """Reads the load of generators whose report is old, and of those that were lost, without waiting for it.
+        """Starts to read the load of generators whose report is old, and of lost ones that may be called again.
 
         A single generator gets every job, so its load does not matter.
         """

@@ -162,7 +162,7 @@ def _skip_layers(spec: GenerationSpec, options: GenerateOptions) -> None:
 
 
 def _omni(spec: GenerationSpec, embeds: Embeds, named: Sequence[Content]) -> None:
-    """Adds the files by value. Adds the grids by digest if all of them are `named`, else by value."""
+    """Adds the images of an Omni prompt by value; their SigLIP grids by digest if `named` has all, else by value."""
     if embeds.omni is None:
         return
     for file in embeds.omni.files:

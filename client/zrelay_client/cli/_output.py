@@ -176,7 +176,7 @@ def print_table(
     width = max(map(len, aligned([header, *rows])))
     first = next((column for column, name in enumerate(header) if name in below), len(header))
     if width > terminal.width and first < len(header):
-        top, *lines = aligned([row[:first] for row in (header, *rows)])
+        top, *lines = aligned([row[:first] for row in (header, *rows)], gap=1)
         terminal.print(Text(top, style="bold"))
         for line, row in zip(lines, rows, strict=True):
             terminal.print(Text(line))
@@ -241,10 +241,12 @@ def print_check(state: str, text: str, fix: str) -> None:
     terminal.print(grid)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns rows as lines whose columns are aligned."""
+def aligned(rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
+    """Returns rows as lines whose columns are aligned, `gap` spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        (" " * gap).join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _ahead(jobs: int) -> str:

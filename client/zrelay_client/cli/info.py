@@ -103,7 +103,7 @@ def _show_status(status: "ServiceStatus") -> None:
 
 
 def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
-    """Returns role -> its first service; with several endpoints or a failure, `endpoints` holds all of them."""
+    """Returns role -> its first service that answered; `endpoints` holds all of several, or of a failure."""
     services: dict[str, Any] = {}
     for status in statuses:
         if status.info is not None:

@@ -244,7 +244,7 @@ class SqliteJobStore:
             self._lock.release()
 
     async def _grown(self, size: int) -> None:
-        """Applies the limits each time that a share of them has been added."""
+        """Counts `size` added bytes, and applies the limits each time that a share of them was added."""
         self._added += max(size, LEAST_BYTES)
         if self._added < self._check_after:
             return

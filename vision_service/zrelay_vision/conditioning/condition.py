@@ -174,7 +174,7 @@ def _prepare(
     options: ConditioningOptions,
     reference: ReferenceStatistics | None,
 ) -> torch.Tensor:
-    """Masks the outliers of rows that are laid out as `states`, and normalises them."""
+    """Masks outliers in the image's rows, then normalises all rows; `rows` has the tokens of `states` in order."""
     if outliers.dimensions:
         image, rows = _masked_rows(states), rows.clone()
         rows[image] = mask_outliers(rows[image], outliers, options.outlier_mask, options.outlier_threshold)

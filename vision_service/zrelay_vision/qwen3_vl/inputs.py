@@ -71,7 +71,7 @@ class QwenPreprocessor:
         """
         smallest, largest = (self.min_area, self.max_area) if target_area is None else (target_area, target_area)
         if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ValueError(f"image: expected sides of at most 1 to {MAX_ASPECT}, got {width} x {height}")
+            raise ValueError(f"image: expected one side at most {MAX_ASPECT} times the other, got {width} x {height}")
         high, wide = smart_resize(height, width, factor=self.factor, min_pixels=smallest, max_pixels=largest)
         patch = int(self.processor.patch_size)
         return high // patch, wide // patch

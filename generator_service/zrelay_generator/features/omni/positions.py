@@ -50,7 +50,7 @@ def segment_positions(segments: Sequence[int]) -> Tensor:
 
 
 def picture_positions(slot: int, patches: Extent) -> Tensor:
-    """Returns the positions of a picture at `slot`, [padded(rows * columns), 3] int64; padding is 0."""
+    """Returns the positions of a picture with `slot` on axis 0, [padded(rows * columns), 3] int64; padding is 0."""
     return _grid(slot, torch.arange(patches.rows), torch.arange(patches.columns))
 
 

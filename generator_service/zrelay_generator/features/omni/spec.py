@@ -173,10 +173,10 @@ def _grid(request: SpecRequest, embeds: vision_pb2.SiglipEmbeds, path: str, limi
     if width != limits.siglip_width:
         raise invalid(
             field,
-            f"[rows, columns, {limits.siglip_width}], the width of this transformer",
+            f"[rows, columns, {limits.siglip_width}], the SigLIP width that this transformer reads",
             list(grid.shape),
             reason="SIGLIP_WIDTH",
-            remedy="use the SigLIP of its own checkpoint",
+            remedy="use the SigLIP of the transformer's checkpoint",
         )
     if rows * columns > _MAX_GRID_TOKENS:
         raise invalid(
