@@ -1,6 +1,7 @@
 """Endpoints of a client, and clients that are made from the loaded configuration."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ BAD = [
 
 @pytest.mark.parametrize("bad", BAD)
 def test_an_endpoint_that_cannot_be_dialled_is_refused(bad: str) -> None:
-    for make in (Endpoint.parse, Endpoint):
-        refused(lambda make=make: make("generator", bad), reason="ENDPOINT_INVALID", match="127.0.0.1:7503, got ")
+    makers: tuple[Callable[[str, str], Endpoint], ...] = (Endpoint.parse, Endpoint)
+    for make in makers:
+        refused(partial(make, "generator", bad), reason="ENDPOINT_INVALID", match="127.0.0.1:7503, got ")
 
 
 def test_an_address_needs_a_port() -> None:
@@ -88,11 +90,11 @@ def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
         lambda role: Settings().config.service(role),
     ]
     for call in calls:
-        error = refused(lambda call=call: call("gen"), reason="ROLE_INVALID", field="role")
+        error = refused(partial(call, "gen"), reason="ROLE_INVALID", field="role")
         assert error.message == (
             "role: expected one of encoder, vision, generator, got 'gen'; did you mean 'generator'?"
         )
-        refused(lambda call=call: call("painter"), match="encoder, vision, generator, got 'painter'")
+        refused(partial(call, "painter"), match="encoder, vision, generator, got 'painter'")
 
 
 @pytest.mark.parametrize("bad", ["a b/c", ["127.0.0.1:1", ""], "127.0.0.1:0,"])

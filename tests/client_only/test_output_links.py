@@ -1,5 +1,6 @@
 """Output through symbolic links: the target is written, and a link that leads to no file is refused with its reason."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.helpers.command_line import Completed, run_zrelay
-from zrelay_client.cli import _files
 from zrelay_client.testing import FakeServices
 from zrelay_shared import exits
 
@@ -105,14 +105,14 @@ def test_a_link_to_a_folder_is_that_folder_for_images_and_no_file_for_embeddings
 def test_a_link_into_a_folder_that_cannot_be_written_names_its_target(
     zrelay: Any, latest: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = _files.tempfile.TemporaryFile
+    real = tempfile.TemporaryFile
 
     def refuse(dir: Path) -> Any:  # the tests may run as root, which writes everywhere
         if dir.name == "day":
             raise PermissionError(13, "Permission denied", str(dir))
         return real(dir=dir)
 
-    monkeypatch.setattr(_files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     ran = generate(zrelay, "latest.png", "--force")
     target = latest[1].resolve()
     expected = f"a symbolic link to {target}: no file can be written there: Permission denied"
