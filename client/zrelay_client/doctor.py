@@ -1,6 +1,8 @@
 """The checks of `zrelay doctor`: each hop in turn, with a remedy for what is wrong."""
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,13 +15,28 @@ from zrelay_client.client import AsyncClient
 from zrelay_client.info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 from zrelay_client.settings import Settings
 from zrelay_shared import __version__, exits, fingerprint
-from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, Unavailable, ZrelayError
+from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, FeatureMissing, Unavailable, ZrelayError
+from zrelay_shared.limits import DEFAULT_PORTS
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PROMPT = "a red circle"
 _LOW_MEMORY = 0.05
 """Share of free memory below which a warning is given."""
 _CALL_S = 60.0
+_SYSTEM_ERRORS = (
+    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT),
+    *(errno.EACCES, errno.ENOENT),
+)
+_NOT_GRPC = "another program answers, which does not speak gRPC"
+_GRPC_TEXTS = {
+    "Failed parsing HTTP/2": _NOT_GRPC,
+    "http1": _NOT_GRPC,
+    "http2 header": _NOT_GRPC,
+    **dict.fromkeys(("Socket closed", "reset by peer", "Broken pipe"), "it closes the connection"),
+    "Deadline Exceeded": "no answer in time",
+    "lookup": "the name does not resolve",
+}
+"""A part of gRPC's text -> what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,7 @@ async def _check_service(endpoint: Endpoint, name: str) -> AsyncIterator[Check |
         try:
             serving = (await client.serving())[role]
         except ZrelayError as error:
-            yield _unhealthy(role, name, error)
+            yield _unhealthy(endpoint, name, error)
             return
         state, message = (OK, "ready") if serving else (WARN, "not ready: it loads or drains")
         yield Check(f"{name} health", state, message, "" if serving else "wait, and look at the service's log")
@@ -104,23 +121,50 @@ async def _check_port(role: str, name: str, host: str, port: int) -> Check:
     loop = asyncio.get_running_loop()
     try:
         found = await asyncio.wait_for(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), CONNECT_S)
-    except (OSError, TimeoutError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a name in IDNA, for example too long
         fix = "check the spelling; where a .local name does not resolve, use the address"
-        return Check(f"{name} name", FAIL, f"{host} does not resolve: {error}", fix, exits.UNREACHABLE)
-    address = found[0][4][0]
+        why = "it is no valid name" if isinstance(error, UnicodeError) else _system_words(error)
+        return Check(f"{name} name", FAIL, f"{host} does not resolve: {why}", fix, exits.UNREACHABLE)
     started = time.monotonic()
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
-    except (OSError, TimeoutError) as error:
-        why = str(error) or f"no answer in {CONNECT_S:g} s"
-        fix = (
-            f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); services "
-            "listen on their own machine only: open the SSH tunnel"
-        )
-        return Check(f"{name} port", FAIL, f"cannot connect to {host}:{port}: {why}", fix, exits.UNREACHABLE)
+        address = await asyncio.wait_for(_connect([str(place[4][0]) for place in found], port), CONNECT_S)
+    except OSError as error:
+        message = f"cannot connect to {host}:{port}: {_system_words(error)}"
+        return Check(f"{name} port", FAIL, message, _start_it(role), exits.UNREACHABLE)
     took = (time.monotonic() - started) * 1e3
-    writer.close()
     return Check(f"{name} port", OK, f"{host}:{port} ({address}) answers in {took:.1f} ms")
+
+
+async def _connect(addresses: Sequence[str], port: int) -> str:
+    """Opens and closes a connection to the first address that answers, and returns it. Raises OSError, the first."""
+    failures = []
+    for address in addresses:
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except OSError as error:
+            failures.append(error)
+        else:
+            writer.close()
+            return address
+    raise failures[0]
+
+
+def _system_words(error: OSError) -> str:
+    """Returns the reason of a failed connection or look-up, in the words of the system."""
+    if isinstance(error, socket.gaierror):
+        words = error.strerror or "the look-up failed"  # its numbers are not those of errno
+    elif error.errno is None:
+        words = f"no answer in {CONNECT_S:g} s"
+    else:
+        words = os.strerror(error.errno)
+    return words[0].lower() + words[1:]
+
+
+def _start_it(role: str) -> str:
+    return (
+        f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); services "
+        "listen on their own machine only: open the SSH tunnel"
+    )
 
 
 def _check_version(name: str, info: ServiceInfo) -> Check:
@@ -268,17 +312,40 @@ async def _info_of(client: AsyncClient, role: str) -> EncoderInfo | VisionInfo |
     return await calls[role]()
 
 
-def _unhealthy(role: str, name: str, error: ZrelayError) -> Check:
+def _unhealthy(endpoint: Endpoint, name: str, error: ZrelayError) -> Check:
     """Returns the check for a port that answers while the service does not, for example a tunnel with a closed end."""
     if not isinstance(error, (Unavailable, DeadlineExceeded)):
-        return _failed(f"{name} health", error)
-    why = error.metadata.get("grpc", error.message)
+        return _failed(f"{name} health", error, fix=_wrong_port(endpoint.role))
+    why = _plain(error)
+    if endpoint.host_and_port is None:
+        message = f"cannot connect to {endpoint}: {why}"
+        return Check(f"{name} health", FAIL, message, _start_it(endpoint.role), exits.UNREACHABLE)
     fix = (
-        f"where this is an SSH tunnel, nothing listens at its other end: start `zrelay serve {role} --model FOLDER` "
-        "there; else another program has this port"
+        "where this is an SSH tunnel, nothing listens at its other end: start "
+        f"`zrelay serve {endpoint.role} --model FOLDER` there; else another program has this port"
     )
+    if why == _NOT_GRPC:
+        fix = _wrong_port(endpoint.role)
     return Check(f"{name} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
 
 
+def _wrong_port(role: str) -> str:
+    return f"another program has this port: name the {role}'s port, {DEFAULT_PORTS[role]} unless it was changed"
+
+
+def _plain(error: ZrelayError) -> str:
+    """Returns why a call failed, without gRPC's own text."""
+    text = error.metadata.get("grpc")
+    if text is None:
+        return error.message
+    meanings = {**{words: words.lower() for words in map(os.strerror, _SYSTEM_ERRORS)}, **_GRPC_TEXTS}
+    meaning = next((meaning for part, meaning in meanings.items() if part in text), None)
+    if meaning is not None:
+        return meaning
+    if isinstance(error, FeatureMissing):
+        return "another service or an older zrelay answers there"
+    return "no answer" if isinstance(error, (Unavailable, DeadlineExceeded)) else error.message
+
+
 def _failed(name: str, error: ZrelayError, *, fix: str = "") -> Check:
-    return Check(name, FAIL, error.message, fix, exits.code_of(error))
+    return Check(name, FAIL, _plain(error), fix, exits.code_of(error))

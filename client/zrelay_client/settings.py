@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
 from zrelay_client.stack import record
 from zrelay_shared import config, paths
-from zrelay_shared.config import ROLES, Config
+from zrelay_shared.config import ROLES, Config, checked_role
 from zrelay_shared.errors import InvalidArgument
 
 
@@ -52,14 +52,18 @@ class Settings:
         return {role: text for role, text in found.items() if text is not None}
 
     def origin(self, role: str) -> str:
-        """Returns where the endpoints of a role come from: "flag", "env NAME", a place in the file, or "zrelay up"."""
+        """Returns where the endpoints of a role come from: "flag", "env NAME", a place in the file, or "zrelay up".
+
+        Raises:
+            InvalidArgument: ROLE_INVALID.
+        """
         return self._source(role)[1]
 
     def endpoints(self, role: str) -> tuple[Endpoint, ...]:
         """Returns the endpoints of a role, an empty tuple where it has none.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID.
+            InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
         """
         text, origin = self._source(role)
         return parse_endpoints(role, text, origin)
@@ -68,10 +72,10 @@ class Settings:
         """Checks that roles have an endpoint.
 
         Raises:
-            InvalidArgument: ENDPOINT_MISSING; the message says what to do.
+            InvalidArgument: ENDPOINT_MISSING; the message says what to do. ROLE_INVALID.
         """
         texts = self.texts
-        missing = [role for role in roles if role not in texts]
+        missing = [role for role in roles if checked_role(role) not in texts]
         if not missing:
             return
         known = record.load(paths.state_dir())

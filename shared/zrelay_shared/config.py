@@ -525,8 +525,21 @@ class Config:
     settings: tuple[EffectiveSetting, ...] = field(default=(), compare=False, repr=False)
 
     def service(self, role: str) -> EndpointConfig:
-        """Returns where the service of a role is."""
+        """Returns where the service of a role is. Raises InvalidArgument (ROLE_INVALID)."""
+        checked_role(role)
         return {"encoder": self.encoder, "vision": self.vision, "generator": self.generator}[role]
+
+
+def checked_role(role: str) -> str:
+    """Returns the name of a role.
+
+    Raises:
+        InvalidArgument: ROLE_INVALID, there is no such role; the message names those there are, and the nearest.
+    """
+    if role not in ROLES:
+        remedy = _nearest(role, ROLES, cutoff=0.5).removeprefix("; ")
+        raise invalid("role", f"one of {', '.join(ROLES)}", repr(role), remedy=remedy)
+    return role
 
 
 def load(
@@ -720,8 +733,8 @@ def _table(file: Path, place: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response = Message | Parcel[Any]
+_MAX_TIMEOUT_S = 10 * 365 * 86400.0
+"""Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
+of 1e10 s would have passed at once."""
 
 
 def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
@@ -112,6 +115,10 @@ def _raw(response: Response) -> bytes:
     return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
 
 
+def _capped(timeout: float | None) -> float | None:
+    return None if timeout is None else min(timeout, _MAX_TIMEOUT_S)
+
+
 class Stub:
     """Calls the methods of a service over a channel. Failures are raised as ZrelayError.
 
@@ -129,7 +136,7 @@ class Stub:
     ) -> Parcel[M]:
         """Sends one request and returns the response."""
         callable_: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(self._path(method))
-        call = callable_(_raw(request), timeout=timeout)
+        call = callable_(_raw(request), timeout=_capped(timeout))
         try:
             raw = await call
         except grpc.RpcError as error:
@@ -144,7 +151,7 @@ class Stub:
     ) -> AsyncGenerator[Parcel[M], None]:
         """Sends one request and yields the responses. Closing the iterator cancels the call."""
         callable_: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._path(method))
-        call = callable_(_raw(request), timeout=timeout)
+        call = callable_(_raw(request), timeout=_capped(timeout))
         try:
             async for raw in call:
                 yield self._parsed(response_type, raw)
@@ -163,7 +170,7 @@ class Stub:
             async for request in requests:
                 yield request.SerializeToString()
 
-        call = callable_(raw_requests(), timeout=timeout)
+        call = callable_(raw_requests(), timeout=_capped(timeout))
         try:
             raw = await call
         except grpc.RpcError as error:

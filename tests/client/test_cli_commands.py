@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,16 +113,39 @@ async def test_config_shows_values_and_origins(zrelay: Zrelay, tmp_path: Path, m
 
 
 async def test_config_shows_none(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.toml").write_text('[profile.home.encoder]\nthreads = 3\ncache = "none"\n')
+    """A value that a user set to none, a value that nothing sets, and the word of think_mode look different."""
+    (tmp_path / "config.toml").write_text(
+        '[profile.home.encoder]\nthreads = 3\ncache = "none"\n[encode]\nthink_mode = "none"\n'
+    )
     monkeypatch.setenv("ZRELAY_ENCODER_THREADS", "none")
+    monkeypatch.setenv("ZRELAY_VISION", "none")
     shown = json.loads((await zrelay("config", "--profile", "home", "--json")).stdout)
-    assert shown["encoder.threads"] == {"value": "none", "from": "env ZRELAY_ENCODER_THREADS"}
-    assert shown["encoder.cache"] == {"value": "none", "from": f"{tmp_path / 'config.toml'} [profile.home.encoder]"}
-    lines = (await zrelay("config", "--profile", "home")).stdout.splitlines()
-    assert any(line.split()[:2] == ["encoder.threads", '"none"'] for line in lines)
+    assert shown["encoder.threads"] == {"value": None, "from": "env ZRELAY_ENCODER_THREADS"}
+    assert shown["encoder.cache"] == {"value": None, "from": f"{tmp_path / 'config.toml'} [profile.home.encoder]"}
+    assert shown["generator.threads"] == shown["encoder.address_file"] == {"value": None, "from": "default"}
+    assert shown["encode.think_mode"]["value"] == "none"
+    rows = dict(line.split(maxsplit=1) for line in (await zrelay("config", "--profile", "home")).stdout.splitlines())
+    for name, start in {
+        "encoder.threads": "none (all cores but one)  env ZRELAY_ENCODER_THREADS",
+        "encoder.cache": "none  ",  # off, which is not its default
+        "vision.endpoint": "none  ",
+        "generator.threads": "<all cores but one>  default",
+        "encoder.address_file": "<not set>  default",
+        "encode.think_mode": '"none"  ',
+    }.items():
+        assert re.sub(" {2,}", "  ", rows[name]).startswith(start), rows[name]
     monkeypatch.setenv("ZRELAY_ENCODER_THREADS", "None")
     refused = await zrelay("config", "check")
     assert "ZRELAY_ENCODER_THREADS: expected a whole number or none, got 'None'" in refused.stderr
+
+
+async def test_config_warns_of_unknown_variables(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZRELAY_GENERATE_WITDH", "a secret")
+    for args in ([], ["--json"], ["show"], ["check"]):
+        ran = await zrelay("config", *args)
+        warning = "warning: ZRELAY_GENERATE_WITDH is not a variable of zrelay; did you mean 'ZRELAY_GENERATE_WIDTH'?\n"
+        assert (ran.returncode, warning in ran.stderr) == (0, True), ran.stderr
+        assert "a secret" not in ran.stdout + ran.stderr
 
 
 async def test_the_example_changes_nothing_until_it_is_edited(zrelay: Zrelay, tmp_path: Path) -> None:

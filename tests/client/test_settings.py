@@ -1,10 +1,13 @@
 """Endpoints of a client, and clients that are made from the loaded configuration."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.refusals import refused
 from zrelay_client import AsyncClient, Client, Endpoint, InvalidArgument, Settings
 from zrelay_client._transport.endpoint import parse_endpoints
 
@@ -18,6 +21,10 @@ from .conftest import Services
         (" box:1 ", "box:1", ("box", 1)),
         ("[::1]:5", "[::1]:5", ("::1", 5)),
         ("::1", "[::1]:7503", ("::1", 7503)),
+        ("[::1]", "[::1]:7503", ("::1", 7503)),
+        ("[fe80::1%eth0]:07503", "[fe80::1%eth0]:7503", ("fe80::1%eth0", 7503)),
+        ("box.local.", "box.local.:7503", ("box.local.", 7503)),
+        ("bücher.local:65535", "bücher.local:65535", ("bücher.local", 65535)),
         ("dns:///box:1", "dns:///box:1", None),
         ("unix:/run/x", "unix:/run/x", None),
     ],
@@ -41,11 +48,60 @@ def test_endpoints_are_texts_values_or_sequences_of_them() -> None:
         AsyncClient(encoder=box)
 
 
+BAD = [
+    *(
+        "box:",
+        "box:0",
+        "box:65536",
+        "box:-1",
+        "box:+1",
+        "box:1 2",
+        "box:1.0",
+        "box:7_5",
+        "box:123456",
+        "box:x",
+        "a:b:c",
+    ),
+    *("127.0.0.1:750²", "127.0.0.1:７５０３", "ipv4:127.0.0.1:750²", "[::1]:７"),
+    *("[::1", "::1]", "[]", "[]:1", "[::1]x", "[::1]1", "[box]:1", "[[::1]]:1", "[::g]:1", "[1.2.3.4]:1"),
+    *("", " ", ":", ":7503", "a b", "a/b", "http://box", "a..b", ".", "a\0b", "unix:", "dns:"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_an_endpoint_that_cannot_be_dialled_is_refused(bad: str) -> None:
+    makers: tuple[Callable[[str, str], Endpoint], ...] = (Endpoint.parse, Endpoint)
+    for make in makers:
+        refused(partial(make, "generator", bad), reason="ENDPOINT_INVALID", match="127.0.0.1:7503, got ")
+
+
+def test_an_address_needs_a_port() -> None:
+    refused(lambda: Endpoint("generator", "box"), reason="ENDPOINT_INVALID", field="generator")
+
+
+def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
+    calls: list[Callable[[str], object]] = [
+        lambda role: Endpoint(role, "box:1"),
+        lambda role: Endpoint.parse(role, "box:1"),
+        lambda role: parse_endpoints(role, None),
+        lambda role: Settings().endpoints(role),
+        lambda role: Settings().origin(role),
+        lambda role: Settings().require(role),
+        lambda role: Settings().config.service(role),
+    ]
+    for call in calls:
+        error = refused(partial(call, "gen"), reason="ROLE_INVALID", field="role")
+        assert error.message == (
+            "role: expected one of encoder, vision, generator, got 'gen'; did you mean 'generator'?"
+        )
+        refused(partial(call, "painter"), match="encoder, vision, generator, got 'painter'")
+
+
 @pytest.mark.parametrize("bad", ["a b/c", ["127.0.0.1:1", ""], "127.0.0.1:0,"])
 def test_a_text_that_is_no_endpoint_is_refused(bad: Any) -> None:
-    with pytest.raises(InvalidArgument, match="expected an endpoint") as refused:
+    with pytest.raises(InvalidArgument, match="expected an endpoint") as caught:
         AsyncClient(generator=bad)
-    assert refused.value.reason == "ENDPOINT_INVALID"
+    assert caught.value.reason == "ENDPOINT_INVALID"
 
 
 def test_a_client_from_settings(services: Services, empty_home: Path) -> None:

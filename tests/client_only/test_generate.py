@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.command_line import run_zrelay
 from zrelay_client import Client, read_provenance
 from zrelay_client.testing import FakeServices
+from zrelay_shared import exits
 
 
 def test_the_library_generates_an_image() -> None:
@@ -21,3 +24,11 @@ def test_the_command_line_generates_an_image(empty_home: Path) -> None:
     assert run.returncode == 0, run.stderr
     provenance = read_provenance(output.read_bytes())
     assert provenance is not None and provenance["prompt"] == "a red fox"
+
+
+@pytest.mark.parametrize(("timeout", "code"), [("1e10", 0), ("1e300", 0), ("inf", exits.REFUSED), ("nan", exits.USAGE)])
+def test_a_far_timeout_waits_long(empty_home: Path, timeout: str, code: int) -> None:
+    with FakeServices() as fake:
+        flags = [f"--{role}={endpoint}" for role, endpoint in fake.endpoints.items() if role != "vision"]
+        run = run_zrelay("generate", "a red fox", *flags, "--size", "64x64", "-o", "fox.png", "--timeout", timeout)
+    assert run.returncode == code, run.stderr

@@ -1,5 +1,6 @@
 """atomic: a file is whole or not there, whatever interrupts its writing."""
 
+import errno
 import os
 import resource
 import signal
@@ -88,6 +89,73 @@ def test_errors_name_the_requested_file(tmp_path: Path) -> None:
     assert folder.value.filename == str(tmp_path)
     (tmp_path / ("n" * 250)).write_bytes(b"")
     atomic.write_bytes(tmp_path / ("n" * 250), b"long names work")
+
+
+def test_a_file_that_exists_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "fox.png"
+    path.write_bytes(b"old")
+    for mode in (0o664, 0o600, 0o444):
+        path.chmod(mode)
+        with atomic.writing(path) as file:
+            (partial,) = tmp_path.glob(".fox.png.*.part")
+            assert partial.stat().st_mode & 0o777 == mode, "nobody else reads a private file while it is written"
+            file.write(b"new")
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_write_through_links_replaces_their_target(tmp_path: Path, relative: bool) -> None:
+    (tmp_path / "day").mkdir()
+    real = tmp_path / "day" / "real.png"
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    middle, latest = tmp_path / "middle.png", tmp_path / "latest.png"
+    middle.symlink_to("day/real.png" if relative else real)
+    latest.symlink_to("middle.png" if relative else middle)
+    atomic.write_bytes(latest, b"new")
+    assert (real.read_bytes(), real.stat().st_mode & 0o777) == (b"new", 0o640)
+    assert latest.is_symlink() and middle.is_symlink()
+    assert [item.name for item in real.parent.iterdir()] == ["real.png"]
+
+
+def test_a_link_that_leads_to_no_file_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"")
+    expected = {
+        "gone": "a symbolic link to gone, which does not exist: remove it, or name another file",
+        "folder": f"a symbolic link to {tmp_path / 'folder'}, which is a folder: name a file in it",
+        "pipe": f"a symbolic link to {tmp_path / 'pipe'}, which is not a regular file: choose another name",
+        "link": "a symbolic link that leads back to itself: name another file",
+        "file/x": "a symbolic link that cannot be followed: Not a directory: name another file",
+    }
+    link = tmp_path / "link"
+    for target, message in expected.items():
+        link.symlink_to(target)
+        with pytest.raises(OSError) as refused:
+            atomic.write_bytes(link, b"x")
+        assert (refused.value.strerror, refused.value.filename) == (message, str(link))
+        assert str(link.readlink()) == target
+        link.unlink()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_a_link_into_a_folder_that_cannot_be_written_names_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, link = tmp_path / "folder" / "real.png", tmp_path / "latest.png"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+
+    def refuse(path: Path, *_: object) -> None:  # the tests may run as root, which writes everywhere
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError) as refused:
+        atomic.write_bytes(link, b"x")
+    assert refused.value.filename == str(link)
+    assert refused.value.strerror == f"Permission denied (a symbolic link to {real})"
 
 
 def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:

@@ -61,6 +61,32 @@ async def test_many_requests_one_response(fake: StartFake) -> None:
     assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("timeout", [1e9, 7.5e9, 1e10, 1e300])
+async def test_a_far_deadline_is_far(fake: StartFake, timeout: float) -> None:
+    """gRPC adds the timeout to a clock of 64 bits."""
+
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.GetJobResponse:
+        return pb.GetJobResponse()
+
+    async def Generate(parcel: Parcel[pb.GenerateRequest], context: rpc.Context) -> AsyncIterator[pb.GenerateResponse]:
+        yield pb.GenerateResponse()
+
+    async def UploadBlob(
+        parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: rpc.Context
+    ) -> pb.UploadBlobResponse:
+        return pb.UploadBlobResponse(content={"size_bytes": len([parcel async for parcel in parcels])})
+
+    async def chunks() -> AsyncIterator[pb.UploadBlobRequest]:
+        yield pb.UploadBlobRequest(data=b"x")
+
+    stub = (await fake(GetJob=GetJob, Generate=Generate, UploadBlob=UploadBlob)).stub
+    await stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse, timeout=timeout)
+    events = stub.stream("Generate", pb.GenerateRequest(), pb.GenerateResponse, timeout=timeout)
+    assert len([event async for event in events]) == 1
+    sent = await stub.send("UploadBlob", chunks(), pb.UploadBlobResponse, timeout=timeout)
+    assert sent.message.content.size_bytes == 1
+
+
 @pytest.mark.parametrize("method", ["GetJob", "Generate", "WatchJob"])
 async def test_bytes_that_are_no_request(fake: StartFake, method: str) -> None:
     server = await fake()

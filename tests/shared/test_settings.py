@@ -292,6 +292,9 @@ def test_any_toml_value_is_read_or_refused(value: object) -> None:
     [
         ("word", "c", "expected one of a, b, got 'c'"),
         ("count", "x", "expected a whole number or none, got 'x'"),
+        ("count", "²", "expected a whole number or none, got '²'"),
+        ("count", "７", "expected a whole number or none, got '７'"),
+        ("hours_s", "７", "expected a number, got '７'"),
         ("count", "None", "expected a whole number or none, got 'None'"),
         ("count", "10", "expected at least -5 and at most 9 or none, got 10"),
         ("form", "c", "expected one of a, b or none, got 'c'"),

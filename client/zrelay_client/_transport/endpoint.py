@@ -4,10 +4,13 @@ An endpoint is written as `HOST`, `HOST:PORT`, `[IPV6]:PORT` or a target of gRPC
 endpoints are separated by commas.
 """
 
+import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from zrelay_shared.config import checked_role
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import DEFAULT_PORTS
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
 _GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
+_TCP = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +29,37 @@ class Endpoint:
         role: "encoder", "vision" or "generator".
         address: The target for gRPC, for example "127.0.0.1:7503".
         origin: Where the address comes from, for example "flag" or "zrelay up"; "" for an argument.
+
+    Raises:
+        InvalidArgument: ROLE_INVALID, there is no such role; ENDPOINT_INVALID, the address is no target of gRPC with a
+            host and a port. `parse` reads what users write.
     """
 
     role: str
     address: str
     origin: str = ""
 
+    def __post_init__(self) -> None:
+        checked_role(self.role)
+        if not _is_grpc_target(self.address) and (_split(self.address) or ("", None))[1] is None:
+            raise _invalid(self.role, self.address)
+
     @classmethod
     def parse(cls, role: str, text: str, origin: str = "") -> "Endpoint":
         """Reads one endpoint. Without a port it gets the default port of the role.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID, the text is no endpoint.
+            InvalidArgument: ENDPOINT_INVALID, the text is no endpoint; ROLE_INVALID.
         """
+        checked_role(role)
         stripped = text.strip()
-        if stripped.startswith(_GRPC_SCHEMES):
+        if _is_grpc_target(stripped):
             return cls(role, stripped, origin)
-        host, port = _split(stripped)
-        if "/" in stripped or not host or not ((port.isdigit() and 0 < int(port) <= 65535) or port == ""):
-            raise InvalidArgument(
-                f"{role}: expected an endpoint such as macbook.local or 127.0.0.1:{DEFAULT_PORTS[role]}, got {text!r}",
-                field=role,
-                reason="ENDPOINT_INVALID",
-            )
-        return cls(role, f"{host}:{port or DEFAULT_PORTS[role]}", origin)
+        found = _split(stripped)
+        if found is None:
+            raise _invalid(role, text)
+        host, port = found
+        return cls(role, f"{host}:{DEFAULT_PORTS[role] if port is None else port}", origin)
 
     @property
     def host_and_port(self) -> tuple[str, int] | None:
@@ -76,8 +87,10 @@ def parse_endpoints(role: str, source: EndpointSource, origin: str = "") -> tupl
     """Returns the endpoints of a role without repetitions; an empty tuple for None.
 
     Raises:
-        InvalidArgument: ENDPOINT_INVALID, a text is no endpoint, or an endpoint belongs to another role.
+        InvalidArgument: ENDPOINT_INVALID, a text is no endpoint, or an endpoint belongs to another role;
+            ROLE_INVALID.
     """
+    checked_role(role)
     parts = [source] if isinstance(source, (str, Endpoint)) else list(source or ())
     found: dict[str, Endpoint] = {}
     for part in parts:
@@ -101,11 +114,36 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
-def _split(text: str) -> tuple[str, str]:
-    if text.startswith("["):
-        host, _, rest = text.partition("]")
-        return f"{host}]", rest.removeprefix(":")
-    if text.count(":") > 1:
-        return f"[{text}]", ""
-    host, _, port = text.partition(":")
-    return host, port
+def _is_grpc_target(text: str) -> bool:
+    scheme = next((scheme for scheme in _GRPC_SCHEMES if text.startswith(scheme)), None)
+    return scheme is not None and len(text) > len(scheme) and text.isascii() and text.isprintable()
+
+
+def _split(text: str) -> tuple[str, int | None] | None:
+    """Returns the host, an IPv6 address in brackets, and the port if there is one; None for a text that is neither."""
+    if _is_ipv6(text):
+        return f"[{text}]", None
+    found = _TCP.fullmatch(text)
+    if found is None or not text.isprintable() or (found["v6"] is not None and not _is_ipv6(found["v6"])):
+        return None
+    if found["host"] is not None and not all(found["host"].removesuffix(".").split(".")):
+        return None  # a name with an empty part
+    port = None if found["port"] is None else int(found["port"])
+    if port is not None and not 0 < port <= 65535:
+        return None
+    return found["host"] or f"[{found['v6']}]", port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
+def _invalid(role: str, text: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{role}: expected an endpoint such as macbook.local or 127.0.0.1:{DEFAULT_PORTS[role]}, got {text!r}",
+        field=role,
+        reason="ENDPOINT_INVALID",
+    )

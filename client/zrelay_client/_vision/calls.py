@@ -209,7 +209,7 @@ def _batches(files: Sequence[ImageFile], most: int) -> Iterator[list[ImageFile]]
 
 def _with_file_name(error: InvalidArgument, batch: Sequence[ImageFile]) -> InvalidArgument:
     """Returns the refusal of an image with the name of its file in place of its index."""
-    found = re.match(r"images\[(\d+)\][\w.]*", error.field)
+    found = re.match(r"images\[([0-9]+)\][\w.]*", error.field)
     if found is None or int(found[1]) >= len(batch):
         return error
     message = error.message.replace(f"{error.field}:", f"{batch[int(found[1])].name}:", 1)

@@ -111,14 +111,14 @@ class Targets:
         if self.file is not None:
             path = self._named(self.file, index)
         for place in _names(path):
-            free = not place.exists()
+            free = not os.path.lexists(place)
             if free or (self.force and place not in self.taken):
                 break
             if again and place.is_file() and place.read_bytes() == image.data:
                 break
             if again and self.file is not None:
                 check_file(place, force=False)
-        if free or place.read_bytes() != image.data:
+        if not place.is_file() or place.read_bytes() != image.data:
             atomic.write_bytes(place, image.data)
         self.taken.add(place)
         return place
@@ -202,9 +202,10 @@ def check_new_folder(folder: Path) -> None:
     Raises:
         OSError: They cannot.
     """
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), Path())
+    existing = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
     if not existing.is_dir():
-        message = f"the folder cannot be created: {existing} is not a folder"
+        what = "a symbolic link to nothing" if existing.is_symlink() and not existing.exists() else "not a folder"
+        message = f"the folder cannot be created: {existing} is {what}"
         raise NotADirectoryError(errno.ENOTDIR, message, str(folder))
     if existing == folder:
         check_folder(folder)
@@ -217,19 +218,23 @@ def check_new_folder(folder: Path) -> None:
 
 
 def check_file(path: Path, *, force: bool) -> None:
-    """Checks that a file may be written.
+    """Checks that a file may be written. Of a symbolic link, the target is written.
 
     Raises:
         OSError: The name is taken, or is not the name of a file.
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "this is a folder: name a file in it", str(path))
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and not path.is_dir():
         message = "not a regular file: name another; `generate -o -` writes to standard output"
         raise OSError(errno.EINVAL, message, str(path))
-    if path.exists() and not force:
+    target = atomic.target_of(path)
+    if target.exists() and not force:
         message = "the file exists already: pass --force to replace it, or name another"
         raise FileExistsError(errno.EEXIST, message, str(path))
+    if target != path:
+        try:
+            check_folder(target.parent)
+        except OSError as error:
+            raise OSError(error.errno, f"a symbolic link to {target}: {error.strerror}", str(path)) from error
 
 
 def new_file(output: str, *, force: bool) -> Path:
@@ -248,7 +253,7 @@ def new_file(output: str, *, force: bool) -> Path:
 
 def free_name(path: Path) -> Path:
     """Returns the path, or the first of `-2`, `-3`, ... that does not exist."""
-    return next(place for place in _names(path) if not place.exists())
+    return next(place for place in _names(path) if not os.path.lexists(place))
 
 
 def _names(path: Path) -> Iterator[Path]:
@@ -278,6 +283,7 @@ class Previews:
             check_new_folder(self._folder)
         else:
             check_folder(self._folder)
+            check_file(self._file, force=True)
 
     def write(self, preview: "Preview", *, job: int | None = None) -> None:
         """Writes a preview. `job` is the index of the job among several. Raises OSError."""

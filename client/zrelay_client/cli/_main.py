@@ -124,12 +124,13 @@ def _write_utf8() -> None:
 
 
 def _message(error: Exception) -> str:
-    from zrelay_shared.errors import ZrelayError  # not needed by `--help`
+    from zrelay_client.cli._output import file_error_text  # neither is needed by `--help`
+    from zrelay_shared.errors import ZrelayError
 
     if isinstance(error, ZrelayError):
         return error.message
     if isinstance(error, OSError):
-        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        return file_error_text(error)
     return f"a bug in zrelay: {type(error).__name__}: {error}; please report it with the output of `zrelay --debug ...`"
 
 

@@ -129,6 +129,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def file_error_text(error: OSError) -> str:
+    """Returns the file and the reason of an error."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
 def format_seconds(seconds: float) -> str:
     """Returns `0.4 ms`, `12 ms`, `3.21 s` or `12 min`."""
     if seconds < 0.001:

@@ -84,8 +84,7 @@ def init(force: bool) -> None:
 def check() -> None:
     """Check the configuration file and the ZRELAY_* variables; unknown keys are errors, unknown variables warnings."""
     settings = Settings.load().config
-    for line in unknown_variables():
-        click.echo(f"warning: {line}", err=True)
+    _warn_of_unknown_variables()
     file = paths.config_file()
     click.echo(f"{file} is valid" if file.exists() else f"{file} does not exist, which is fine")
     click.echo(f"profiles: {', '.join(settings.profiles) or 'none'}; used: {settings.profile or 'none'}")
@@ -94,11 +93,15 @@ def check() -> None:
 def _show(profile: str | None, *, as_json: bool) -> None:
     loaded = Settings.load(profile)
     settings, rows = loaded.config, _rows(loaded)
-    notes = {one.setting.dotted: _note(one.setting) for one in settings.settings}
+    _warn_of_unknown_variables()
     if as_json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
         return
-    table = [(name, notes[name] if value is None else _toml(value), origin) for name, value, origin in rows]
+    settings_by_name = {one.setting.dotted: one.setting for one in settings.settings}
+    table = [
+        (name, _note(settings_by_name[name], origin) if value is None else _toml(value), origin)
+        for name, value, origin in rows
+    ]
     print_table(("SETTING", "VALUE", "FROM"), table, wrap=("VALUE", "FROM"))
     if settings.profiles and settings.profile is None:
         names = ", ".join(settings.profiles)
@@ -111,9 +114,10 @@ def _show(profile: str | None, *, as_json: bool) -> None:
 
 
 def _rows(loaded: Settings) -> list[tuple[str, object, str]]:
-    """Returns (dotted key, value in the user's unit, origin) of every setting; None where nothing sets it.
+    """Returns (dotted key, value in the user's unit, origin) of every setting.
 
-    An endpoint that is not configured may come from `zrelay up`.
+    The value is None where nothing sets it, and where a user set it to none; the origin distinguishes them. An endpoint
+    that is not configured may come from `zrelay up`.
     """
     settings = loaded.config
     rows: list[tuple[str, object, str]] = []
@@ -121,18 +125,25 @@ def _rows(loaded: Settings) -> list[tuple[str, object, str]]:
         rows.append(("profile", settings.profile, settings.origins["profile"]))
     endpoints = loaded.texts
     for found in settings.settings:
-        one, value, origin = found.setting, found.setting.to_user(found.value), found.origin
+        one, origin = found.setting, found.origin
+        value = None if found.value is None else one.to_user(found.value)
         if one.key == "endpoint" and one.section in endpoints:
             value, origin = endpoints[one.section], loaded.origin(one.section)
-        elif found.value is None and origin == "default":
-            value = None  # not the word for None, which only counts where a user wrote it
         rows.append((one.dotted, _HIDDEN if one.secret and value is not None else value, origin))
     return rows
 
 
-def _note(one: Setting) -> str:
-    """Returns what stands for a value that is not set."""
-    return f"<{one.default_text}>" if one.default_text else "<required to serve>" if one.required else "<none>"
+def _note(one: Setting, origin: str) -> str:
+    """Returns what stands for the value None: that a user set it to none, or the default where nothing sets it."""
+    if origin != "default":
+        is_default = one.start_default() is None and one.default_text
+        return f"none ({one.default_text})" if is_default else "none"
+    return f"<{one.default_text}>" if one.default_text else "<required to serve>" if one.required else "<not set>"
+
+
+def _warn_of_unknown_variables() -> None:
+    for line in unknown_variables():
+        click.echo(f"warning: {line}", err=True)
 
 
 def _initial_file() -> str:

@@ -37,10 +37,10 @@ def command(image: str | None, as_json: bool, flags: Flags, profile: str | None)
 
     statuses = asyncio.run(read())
     failures = [status.error for status in statuses if status.error is not None]
-    if len(failures) == len(statuses):
-        raise failures[0]
     if as_json:
         print_json(_values(statuses))
+    elif failures and len(statuses) == 1:
+        raise failures[0]
     else:
         for index, status in enumerate(statuses):
             if index:
@@ -103,12 +103,14 @@ def _show_status(status: "ServiceStatus") -> None:
 
 
 def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
-    """Returns role -> its first service that answered; `endpoints` holds all of several, or of a failure."""
+    """Returns role -> its first service that answered, or the error of the first where none does.
+
+    `endpoints` holds all services, where a role has several or one does not answer.
+    """
     services: dict[str, Any] = {}
-    for status in statuses:
-        if status.info is not None:
-            services.setdefault(status.role, asdict(status.info))
-    if len(services) < len(statuses):
+    for status in sorted(statuses, key=lambda status: status.info is None):
+        services.setdefault(status.role, _entry(status))
+    if len(services) < len(statuses) or any(status.error is not None for status in statuses):
         services["endpoints"] = [
             {
                 "role": status.role,
@@ -119,6 +121,14 @@ def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
             for status in statuses
         ]
     return services
+
+
+def _entry(status: "ServiceStatus") -> dict[str, Any]:
+    if status.info is not None:
+        return asdict(status.info)
+    error = status.error
+    values = {"reason": error.reason, "message": error.message} if error is not None else {}
+    return {"role": status.role, "endpoint": status.endpoint, "error": values}
 
 
 def _show_image(file: Path, *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,8 @@ from zrelay_client.cli._options import (
     quiet_option,
     setting,
 )
-from zrelay_client.cli._output import Console, counted, print_json, print_table, show_event
+from zrelay_client.cli._output import Console, counted, file_error_text, print_json, print_table, show_event
+from zrelay_shared import exits
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 _COMPLETE_S = 1.0
 """Seconds in which job ids must be found while the user waits for the completion."""
 _COMPLETE_JOBS = 50
+_FILE_REASON = "LOCAL_FILE"
+"""The reason in --json where an image could not be written; it is no error of zrelay."""
 _HEADER = ("JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR", "NOTE")
 _TIMEOUT = [setting("generate.timeout_s")]
 _output = option(
@@ -175,7 +178,7 @@ def fetch(
     quiet: bool,
     flags: Flags,
     profile: str | None,
-) -> None:
+) -> int:
     """Write the images of jobs, waiting for those that are not done.
 
     Without --output the file names are made of prompt and seed. Files that exist are kept, unless --force is given.
@@ -184,13 +187,9 @@ def fetch(
     settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
     with Console(quiet=quiet) as console:
-        values = _run(_fetch(settings, job_ids, files, console), "stopped waiting; the jobs go on")
-        _print_files(values, console, as_json=as_json)
-    if values["failed"]:
-        raise FailedPrecondition(
-            "; ".join(f"{job['job_id']}: {job['message']}" for job in values["failed"]),
-            reason=values["failed"][0]["reason"],
-        )
+        written, failures = _run(_fetch(settings, job_ids, files, console), "stopped waiting; the jobs go on")
+        _print_files({"files": written, "failed": [one.values() for one in failures]}, console, as_json=as_json)
+    return _report(failures, several=len(job_ids) > 1)
 
 
 @command.command("cancel", short_help="Cancel jobs.", cls=OptionsCommand, roles=("generator",))
@@ -198,28 +197,20 @@ def fetch(
     "job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("queued", "running")
 )
 @json_option
-def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> None:
-    """Cancel jobs. A running job ends within one denoising step; one that has ended does not change."""
+def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> int:
+    """Cancel jobs. A running job ends within one denoising step; one that has ended does not change.
+
+    A job that cannot be cancelled does not keep the others from it.
+    """
     settings = load_settings(profile, flags, "generator")
-
-    async def cancel_all() -> "tuple[list[Job], ZrelayError | None]":
-        jobs, failure = [], None
-        async with client_of(settings, "generator") as client:
-            for job_id in job_ids:
-                try:
-                    jobs.append(await client.jobs.cancel(job_id))
-                except ZrelayError as error:
-                    failure = failure or error
-        return jobs, failure
-
-    jobs, failure = asyncio.run(cancel_all())
+    ended, failures = asyncio.run(_cancel(settings, job_ids))
     if as_json:
-        print_json({"jobs": [asdict(job) for job in jobs]})
+        jobs = [{**asdict(job), "outcome": "cancelled" if now else "already_over"} for job, now in ended]
+        print_json({"jobs": jobs, "failed": [one.values() for one in failures]})
     else:
-        for job in jobs:
-            click.echo(f"{job.job_id} {job.state}")
-    if failure is not None:
-        raise failure
+        for job, now in ended:
+            click.echo(f"{job.job_id} {'cancelled' if now else f'already {job.state}'}")
+    return _report(failures, several=len(job_ids) > 1)
 
 
 def job_rows(jobs: "Sequence[Job]", now: float) -> list[tuple[str, ...]]:
@@ -266,15 +257,62 @@ async def _watch(
     return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
 
 
-async def _fetch(settings: "Settings", job_ids: Sequence[str], files: JobFiles, console: Console) -> dict[str, Any]:
-    """Writes the images of jobs, one job after another; returns what --json prints.
+@dataclass(frozen=True, slots=True)
+class _FailedJob:
+    """A job that could not be fetched or cancelled, and why."""
 
-    Raises:
-        ZrelayError: No service answers, or the only job failed. Failures of several jobs are in the result.
-        OSError: A file cannot be written.
+    job_id: str
+    error: ZrelayError | OSError
+
+    @property
+    def exit_code(self) -> int:
+        if isinstance(self.error, OSError):
+            return exits.LOCAL_FILE
+        # Cancelled: the job was cancelled, this command was not interrupted.
+        return exits.REFUSED if isinstance(self.error, Cancelled) else exits.code_of(self.error)
+
+    @property
+    def message(self) -> str:
+        return self.error.message if isinstance(self.error, ZrelayError) else file_error_text(self.error)
+
+    def values(self) -> dict[str, str]:
+        """Returns what --json prints."""
+        reason = self.error.reason if isinstance(self.error, ZrelayError) else _FILE_REASON
+        outcome = "not_found" if reason == "JOB_UNKNOWN" else "failed"
+        return {"job_id": self.job_id, "outcome": outcome, "reason": reason, "message": self.message}
+
+
+def _report(failures: Sequence[_FailedJob], *, several: bool) -> int:
+    """Prints the failure of each job, and returns the exit code of the command: that of the first failure.
+
+    `several` is whether the user named several jobs, so that each message names its own.
     """
+    for one in failures:
+        click.echo(f"error: {one.job_id}: {one.message}" if several else f"error: {one.message}", err=True)
+    return failures[0].exit_code if failures else exits.OK
+
+
+async def _cancel(settings: "Settings", job_ids: Sequence[str]) -> "tuple[list[tuple[Job, bool]], list[_FailedJob]]":
+    """Cancels jobs. Returns those that have ended, each with whether this call ended it, and the failures."""
+    ended: list[tuple[Job, bool]] = []
+    failures: list[_FailedJob] = []
+    async with client_of(settings, "generator") as client:
+        for job_id in job_ids:
+            try:
+                before = await client.jobs.get(job_id)
+                after = before if before.ended else await client.jobs.cancel(job_id)
+                ended.append((after, not before.ended and after.state == "cancelled"))
+            except ZrelayError as error:
+                failures.append(_FailedJob(job_id, error))
+    return ended, failures
+
+
+async def _fetch(
+    settings: "Settings", job_ids: Sequence[str], files: JobFiles, console: Console
+) -> tuple[list[dict[str, Any]], list[_FailedJob]]:
+    """Writes the images of jobs, one job after another. Returns the files as --json prints them, and the failures."""
     written: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    failures: list[_FailedJob] = []
     async with client_of(settings, "generator") as client:
         for job_id in job_ids:
             try:
@@ -282,11 +320,9 @@ async def _fetch(settings: "Settings", job_ids: Sequence[str], files: JobFiles, 
                 files.check(max(1, job.sampling.num_images))
                 console.status(f"{job_id}: {job.state}")
                 written += _write(job_id, await client.jobs.fetch(job_id), files)
-            except ZrelayError as error:
-                if error.code == "UNAVAILABLE" or len(job_ids) == 1:
-                    raise
-                failed.append({"job_id": job_id, "reason": error.reason, "message": error.message})
-    return {"files": written, "failed": failed}
+            except (ZrelayError, OSError) as error:
+                failures.append(_FailedJob(job_id, error))
+    return written, failures
 
 
 def _write(job_id: str, images: "tuple[Image, ...]", files: JobFiles) -> list[dict[str, Any]]:

@@ -218,7 +218,7 @@ class FakeGenerator(FakeService):
         """Lists jobs, newest first."""
         request = parcel.message
         self._receive("ListJobs", request)
-        if request.page_token and not request.page_token.isdigit():
+        if request.page_token and not (request.page_token.isascii() and request.page_token.isdigit()):
             raise invalid("page_token", "next_page_token of the previous reply", repr(request.page_token[:40]))
         wanted = set(request.states)
         every = [job for job in reversed(self._jobs.values()) if not wanted or job.state in wanted]

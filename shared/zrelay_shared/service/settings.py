@@ -268,6 +268,8 @@ class Setting:
         if self.kind is Path:
             return self._parse_path(text)
         try:
+            if self.kind is not str and not text.isascii():
+                raise ValueError(text)  # int and float also read the digits of other scripts
             number = self.kind(text)
         except ValueError:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
