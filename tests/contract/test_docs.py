@@ -49,7 +49,25 @@ def _commands(position: int) -> list[str]:
     return sorted({match[1].strip() for line in lines if (match := _COMMAND.fullmatch(line))})
 
 
+def _links(page: str) -> list[str]:
+    """Returns the links of a page that lead to files."""
+    return re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _FENCE.sub("", _text(page)))
+
+
+def _paths(page: str) -> list[str]:
+    """Returns the paths of the repository that a page names."""
+    tops = "proto|shared|encoder_service|vision_service|generator_service|client|demo|deploy|benchmarks|tests|docs"
+    return re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*\w/?(?![\w*<{{-])", _text(page))
+
+
 BLOCKS, SPANS = _commands(0), _commands(1)
+EXAMPLES = [
+    pytest.param(page, example, id=f"{page}-{number}")
+    for page in PAGES
+    for number, example in enumerate(
+        example for _, language, example in _FENCE.findall(_text(page)) if language in {"python", "py"}
+    )
+]
 
 
 def _resolve(words: list[str], context: click.Context) -> tuple[str | None, click.Command, list[str]]:
@@ -80,8 +98,11 @@ def test_generated_pages_are_current(name: str) -> None:
     assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), f"run `python docs/_generators/{name}.py`"
 
 
-def test_there_are_commands_to_check() -> None:
-    assert len(BLOCKS) > 50 and len(SPANS) > 20
+def test_there_is_something_to_check() -> None:
+    assert len(GENERATORS) == 5 and len(BLOCKS) > 50 and len(SPANS) > 20
+    assert len(EXAMPLES) > 20
+    assert sum(len(_links(page)) for page in PAGES) > 100
+    assert sum(len(_paths(page)) for page in PAGES) > 50
 
 
 @pytest.mark.parametrize("command", BLOCKS)
@@ -105,26 +126,26 @@ def test_a_wrong_command_would_be_found(wrong: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _FENCE.sub("", _text(page)))
-    targets = [(ROOT / page).parent.joinpath(link).resolve() for link in links]
+    targets = [(ROOT / page).parent.joinpath(link).resolve() for link in _links(page)]
     # A link that leaves the repository is one to a page of GitHub, such as ../../security/advisories/new.
     assert [target for target in targets if target.is_relative_to(ROOT) and not target.exists()] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_paths_of_the_repository_exist(page: str) -> None:
-    tops = "proto|shared|encoder_service|vision_service|generator_service|client|demo|deploy|benchmarks|tests|docs"
-    named = re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*\w/?(?![\w*<{{-])", _text(page))
     planned = re.compile(r"controlnet|lora|dype")  # how-to/add-a-feature.md creates these
-    missing = [path for path in named if not (ROOT / path).exists() and not planned.search(path)]
+    missing = [path for path in _paths(page) if not (ROOT / path).exists() and not planned.search(path)]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_examples_compile(page: str) -> None:
-    for _, language, example in _FENCE.findall(_text(page)):
-        if language == "python":
-            compile(example, page, "exec")
+@pytest.mark.parametrize(("page", "example"), EXAMPLES)
+def test_a_python_example_compiles(page: str, example: str) -> None:
+    compile(example, page, "exec")
+
+
+def test_an_example_that_does_not_compile_would_be_found() -> None:
+    with pytest.raises(SyntaxError):
+        test_a_python_example_compiles("page", "with Client( as client:")
 
 
 def test_make_targets_exist() -> None:
