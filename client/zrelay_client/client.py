@@ -403,7 +403,7 @@ class AsyncClient:
         async def run_one(job: BatchJob) -> Result:
             embeds = await shared.of(job)
             _require_negative(embeds, chosen, info.defaults)
-            own_options = options_of(GenerateOptions, chosen, {"seed": job.seed})
+            own_options = chosen.replaced(seed=job.seed)
             request = JobRequest.of(embeds, own_options, job.request_id, info.defaults, named=True, patient=True)
 
             def report(event: Event) -> None:

@@ -6,12 +6,13 @@
     client.generate("a red fox", width=768)        # keywords alone
 
 None means that the option is absent, and the service's default applies. A value that is not valid raises
-InvalidArgument with the name of the field. After construction no value is checked or converted again.
+InvalidArgument with the name of the field. After construction no value is checked or converted again: `replaced`
+checks the values that it replaces.
 """
 
 # ruff: noqa: RUF009  # `_option` returns dataclasses.field
 
-import dataclasses
+import copy
 import difflib
 import inspect
 import math
@@ -19,7 +20,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, get_args, get_origin
 
 from zrelay_client.events import ImageFormat
 from zrelay_client.image_files import ImageSource
@@ -210,10 +211,30 @@ class CallOptions:
     """The base of all options: applies the rule of each field once, in the constructor."""
 
     def __post_init__(self) -> None:
+        self._set({item.name: getattr(self, item.name) for item in fields(self)})
+        self._check_together()
+
+    def replaced(self, **values: Any) -> Self:
+        """Returns a copy with other values of some fields. Only these values are checked, and how fields go together.
+
+        Raises:
+            InvalidArgument: A value is not valid.
+        """
+        made = copy.copy(self)
+        made._set(values)
+        made._check_together()
+        return made
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        """Sets fields to their values, normalised by the rules of the fields. Raises InvalidArgument."""
         for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None:
-                object.__setattr__(self, item.name, item.metadata["rule"](item.name, value))
+            if item.name in values:
+                value = values[item.name]
+                normalised = None if value is None else item.metadata["rule"](item.name, value)
+                object.__setattr__(self, item.name, normalised)
+
+    def _check_together(self) -> None:
+        """Checks the rules that relate several fields to each other. Raises InvalidArgument."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,11 +408,10 @@ class GenerateOptions(CallOptions):
     priority: Priority | None = _option(Priority)
     deterministic: bool | None = _option(_flag)
 
-    def __post_init__(self) -> None:
-        CallOptions.__post_init__(self)
+    def _check_together(self) -> None:
         if self.image is None and self.strength is not None:
             raise refusal("strength", "none where there is no image to start from", self.strength)
-        if self.reference is None and self.condition_options != ConditionOptions():
+        if self.reference is None and self.condition_options != _DEFAULT_CONDITIONING:
             raise _conflict("conditioning", "REFERENCE_MISSING", "a reference image", "none: set reference too")
         if self.reference is not None and self.omni:
             raise _conflict(
@@ -517,7 +537,7 @@ def options_of(
         if name not in known:
             raise _unknown_keyword(name, known, method or kind)
     if isinstance(options, kind):
-        return dataclasses.replace(options, **values) if values else options
+        return options.replaced(**values) if values else options
     return kind(**values)
 
 

@@ -1,11 +1,14 @@
 """Options of the client's calls: validated and normalised once, when they are made."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from tests.helpers.command_line import run_zrelay
 from zrelay.v1.encoder_pb2 import EncodeOptions as EncodeMessage
 from zrelay.v1.encoder_pb2 import Prompt
 from zrelay.v1.generation_pb2 import GenerationSpec, OutputOptions
@@ -28,6 +31,7 @@ from zrelay_client import (
 )
 from zrelay_client.events import ImageFormat
 from zrelay_client.options import CallOptions, options_of
+from zrelay_client.testing import FakeServices
 from zrelay_shared.enums import words
 
 KINDS: list[tuple[type[CallOptions], Any]] = [
@@ -147,3 +151,70 @@ def test_methods_take_options_and_keywords(method: str) -> None:
 def test_options_cannot_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         GenerateOptions().width = 3  # type: ignore[misc]
+
+
+def test_one_field_is_replaced_and_checked_alone() -> None:
+    made = GenerateOptions(width=64, seed=7)
+    assert made.replaced(seed=8) == GenerateOptions(width=64, seed=8)
+    assert made.replaced(width=None) == GenerateOptions(seed=7)
+    assert made == GenerateOptions(width=64, seed=7), "the original does not change"
+    with pytest.raises(InvalidArgument, match="seed: expected a whole number"):
+        made.replaced(seed="8")
+    with pytest.raises(InvalidArgument, match="strength: expected none where there is no image"):
+        made.replaced(strength=0.5)
+
+
+class Constructions:
+    """Counts the options that are constructed, which is when all of their values are checked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: Counter[str] = Counter()
+        construct = CallOptions.__post_init__
+
+        def counted(made: CallOptions) -> None:
+            self.counts[type(made).__name__] += 1
+            construct(made)
+
+        monkeypatch.setattr(CallOptions, "__post_init__", counted)
+
+
+def test_a_batch_constructs_its_options_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    constructions = Constructions(monkeypatch)
+    with FakeServices() as fake, fake.client() as client:
+        outcomes = list(
+            client.generate_many("a red fox", seeds=range(5), width=64, height=64, encoding={"think_mode": "empty"})
+        )
+    assert [outcome.error for outcome in outcomes] == [None] * 5
+    assert constructions.counts == {"GenerateOptions": 1, "EncodeOptions": 1}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--seed", "1"),
+        ("--seeds", "1-5"),
+        ("--seed", "1", "--detach"),
+        ("--seeds", "1-5", "--detach"),
+    ],
+)
+def test_a_command_constructs_its_options_once(
+    monkeypatch: pytest.MonkeyPatch, empty_home: Path, flags: tuple[str, ...]
+) -> None:
+    constructions = Constructions(monkeypatch)
+    with FakeServices() as fake:
+        services = [f"--encoder={fake.encoder.endpoint}", f"--generator={fake.generator.endpoint}"]
+        ran = run_zrelay("generate", "a red fox", "--size=64x64", *flags, *services, cwd=empty_home)
+    assert ran.returncode == 0, ran.stderr
+    assert constructions.counts == {"GenerateOptions": 1, "EncodeOptions": 1}
+
+
+def test_a_file_of_prompts_constructs_the_options_of_each_line_once(
+    monkeypatch: pytest.MonkeyPatch, empty_home: Path
+) -> None:
+    (empty_home / "p.jsonl").write_text('{"prompt": "fox"}\n{"prompt": "dog", "output": "dog.png"}\n')
+    constructions = Constructions(monkeypatch)
+    with FakeServices() as fake:
+        services = [f"--encoder={fake.encoder.endpoint}", f"--generator={fake.generator.endpoint}"]
+        ran = run_zrelay("generate", "--prompts", "p.jsonl", *services, cwd=empty_home)
+    assert ran.returncode == 0, ran.stderr
+    assert constructions.counts == {"GenerateOptions": 2, "EncodeOptions": 2}

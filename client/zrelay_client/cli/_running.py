@@ -32,8 +32,6 @@ _SECOND_PRESS_S = 0.7
 _SUBMITS_AT_ONCE = 32
 _FETCH_FOLDER = "images/"
 """The output folder of the commands that fetch images of detached jobs."""
-_IN_EMBEDS = ("negative_prompt", "encoding", "reference", "conditioning", "omni")
-"""Keywords that are part of the embeddings once these are prepared."""
 T = TypeVar("T")
 
 
@@ -103,9 +101,14 @@ def run_batch(
         async with client_of(settings) as client:
 
             async def generate() -> None:
-                options = {**job.keywords(), "seed": None}
                 outcomes = client.generate_many(
-                    job.prompt(), seeds=seeds, in_flight=in_flight, on_event=on_event, **options
+                    job.prompt(),
+                    job.read_options().replaced(seed=None),
+                    seeds=seeds,
+                    negative_prompt=job.negative_prompt,
+                    encoding=job.encoding,
+                    in_flight=in_flight,
+                    on_event=on_event,
                 )
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
@@ -173,7 +176,14 @@ async def generate_one(
 
     console.status("encoding" if isinstance(prompt, str) else "connecting")
     async with client_of(settings) as client:
-        work = client.generate(prompt, request_id=request_id, on_event=on_event, **job.keywords())
+        work = client.generate(
+            prompt,
+            job.read_options(),
+            negative_prompt=job.negative_prompt,
+            encoding=job.encoding,
+            request_id=request_id,
+            on_event=on_event,
+        )
         if handle_ctrl_c:
             stopped = "no image was written, and the job is cancelled at the generator"
             leave = leave_running(client, settings.config, request_id)
@@ -389,12 +399,13 @@ async def _submit(
     """
     console.status("submitting")
     async with client_of(settings) as client:
+        options, prompt = job.read_options(), job.prompt()
         if seeds is None:
-            return [await client.submit(job.prompt(), **job.keywords())], {}
-        keywords = job.keywords()
-        embeds = await client.prepare(job.prompt(), **keywords)
+            submit_one = client.submit(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
+            return [await submit_one], {}
+        embeds = await client.prepare(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
         embeds.sent = True  # so that they are uploaded once and then named, from the first job on
-        options = {name: value for name, value in keywords.items() if name not in _IN_EMBEDS}
+        options = options.replaced(reference=None, conditioning=None, omni=None)  # these are part of the embeddings
         gate = asyncio.Semaphore(_SUBMITS_AT_ONCE)
 
         refused: dict[int, ZrelayError] = {}
@@ -405,7 +416,7 @@ async def _submit(
                     refused[seed] = next(iter(refused.values()))
                     return None
                 try:
-                    submitted = await client.submit(embeds, **{**options, "seed": seed})
+                    submitted = await client.submit(embeds, options.replaced(seed=seed), encoding=job.encoding)
                 except ZrelayError as error:
                     refused[seed] = error
                     return None

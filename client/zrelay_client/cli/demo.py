@@ -71,9 +71,10 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
-    from zrelay_client._vision.references import check_reference_files, has_references
+    from zrelay_client._vision.references import has_references
     from zrelay_client.cli._image_jobs import ImageJob
     from zrelay_client.cli._running import generate_one
+    from zrelay_client.options import EncodeOptions, GenerateOptions
     from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client.stack.launch import StackOptions
     from zrelay_client.stack.stack import start
@@ -82,17 +83,15 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
     job = ImageJob(
         source=prompt,
         negative_prompt=None,
-        encoding={},
-        options={**options, "format": format},
+        encoding=EncodeOptions(),
+        options=GenerateOptions(**options, format=format),
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
     )
-    job.check()
-    checked = job.checked_options()
-    check_reference_files(checked)  # before anything is started
+    job.check()  # before anything is started
     signal.signal(signal.SIGTERM, _terminated)  # so that SIGTERM stops the services, too
     started = time.monotonic()
-    model = omni_checkpoint(state / "omni") if "omni" in options else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if has_references(checked) else ("encoder", "generator")
+    model = omni_checkpoint(state / "omni") if job.options.omni else demo_checkpoint()
+    roles = ("encoder", "vision", "generator") if has_references(job.options) else ("encoder", "generator")
     console.message(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:
