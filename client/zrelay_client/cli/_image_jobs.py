@@ -10,16 +10,13 @@ import click
 
 from zrelay_client._vision.references import check_reference_files
 from zrelay_client.cli._files import MAX_FILES, Previews, Targets, chosen_format, targets
-from zrelay_client.cli._options import Flags, request_settings, values_of
+from zrelay_client.cli._options import Flags, values_of
 from zrelay_client.image_files import check_image, read_image
 from zrelay_client.options import EncodeOptions, GenerateOptions
 from zrelay_shared.config import Config
 
 if TYPE_CHECKING:
     from zrelay_client.embeds import Embeds
-
-SETTINGS = request_settings("generate", "encode", "condition", without=["encode.deterministic"])
-"""The settings that are options of the command; `--deterministic` counts for the encoder, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,22 +1,25 @@
-"""Options that commands share: headings of the help, options made of settings, endpoints, and the client."""
+"""Options that commands share: headings of the help, options made of settings, endpoints, and the client.
+
+Every `--help` imports this module, so it imports no configuration, no client and no asyncio.
+"""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zrelay_client.settings import Settings
-from zrelay_shared.config import ROLES, settings_of
-from zrelay_shared.errors import ZrelayError
-from zrelay_shared.service.command import SettingOption
+from zrelay_shared.limits import DEFAULT_PORTS
+from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
 
 if TYPE_CHECKING:
     from zrelay_client.client import AsyncClient
+    from zrelay_client.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Flags = dict[str, Any]
 """Dotted key of a setting -> the value of its flag, None where the flag is not given."""
 PATH = click.Path(readable=False)
@@ -82,7 +85,7 @@ class OptionsCommand(click.Command):
                 name = param.name or ""
                 if isinstance(param, SettingOption):
                     flags[param.setting.dotted] = ctx.params.pop(name)
-                elif name in ROLES:
+                elif name in DEFAULT_PORTS:
                     flags[f"{name}.endpoint"] = ctx.params.pop(name)
             ctx.params["flags"] = flags
         return super().invoke(ctx)
@@ -121,22 +124,14 @@ def profile_option(help: str, *, heading: str = "") -> click.Option:
 
 def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Returns the names of profiles that start with a text."""
+    from zrelay_client.settings import Settings
+    from zrelay_shared.errors import ZrelayError
+
     try:
         names = Settings.load().config.profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
     return [name for name in names if name.startswith(incomplete)]
-
-
-def request_settings(*sections: str, without: Iterable[str] = ()) -> list[Setting]:
-    """Returns the settings of sections, without those of the dotted keys `without`."""
-    left_out = set(without)
-    return [one for section in sections for one in settings_of(section) if one.dotted not in left_out]
-
-
-def setting(dotted: str) -> Setting:
-    """Returns the setting of a dotted key."""
-    return next(one for one in settings_of(dotted.partition(".")[0]) if one.dotted == dotted)
 
 
 def values_of(section: object, *, without: Iterable[str] = ()) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def read_prompt(prompt: str) -> str:
         raise click.UsageError("the prompt on standard input: expected UTF-8 text, got other bytes") from error
 
 
-def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings:
+def load_settings(profile: str | None, flags: Flags, *required: str) -> "Settings":
     """Reads the configuration and finds the services.
 
     Args:
@@ -169,16 +164,25 @@ def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings
         InvalidArgument: CONFIG_INVALID, ENDPOINT_MISSING.
         OSError: The configuration file cannot be read.
     """
+    from zrelay_client.settings import Settings
+
     settings = Settings.load(profile, flags)
     settings.require(*required)
     return settings
 
 
-def client_of(settings: Settings, *roles: str) -> "AsyncClient":
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine on an event loop of its own and returns its result."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def client_of(settings: "Settings", *roles: str) -> "AsyncClient":
     """Returns a client of the services of some roles; of all roles where none is named. Raises InvalidArgument."""
     from zrelay_client.client import AsyncClient
 
-    return AsyncClient.from_settings(settings, roles=roles or ROLES)
+    return AsyncClient.from_settings(settings, roles=roles or tuple(DEFAULT_PORTS))
 
 
 def _endpoint_option(role: str) -> click.Option:

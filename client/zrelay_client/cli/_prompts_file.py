@@ -32,7 +32,6 @@ from zrelay_client._jobs.batch import IN_FLIGHT
 from zrelay_client.cli import _running
 from zrelay_client.cli._files import Previews, Targets, check_new_folder, chosen_format, file_values, is_folder
 from zrelay_client.cli._image_jobs import (
-    SETTINGS,
     GenerateArguments,
     ImageJob,
     image_job,
@@ -50,10 +49,13 @@ from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
+from zrelay_shared.requests import request_settings
 from zrelay_shared.service.settings import Setting
 
 _ERRORS_SHOWN = 10
 _TEXTS = ("prompt", "prompt_embeds", "negative_prompt", "size", "image", "reference", "output")
+_SECTIONS = ("generate", "encode", "condition")
+"""Tables of the configuration whose keys a line may hold; `deterministic` counts for the encoder, too."""
 _NOT_IN_ID = ("timeout_s", "priority", "preview_every", "preview_max_side")
 """Settings that change no image."""
 
@@ -360,7 +362,7 @@ def _read_line(raw: bytes, arguments: GenerateArguments, settings: Config) -> tu
     if not isinstance(values, dict):
         raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.decode().strip()[:40]}')
     inputs: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {"generate": {}, "encode": {}, "condition": {}}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for key, value in values.items():
         if key == "omni":
             inputs[key] = tuple(_texts(key, value))
@@ -531,9 +533,10 @@ def _setting(key: str) -> Setting:
 
 def _keys() -> Iterator[tuple[str, Setting]]:
     """Yields the keys of lines: TOML keys, and the names of flags, which come last and take precedence."""
-    for one in SETTINGS:
+    settings = [one for one in request_settings(*_SECTIONS) if one.dotted != "encode.deterministic"]
+    for one in settings:
         yield one.key, one
-    for one in SETTINGS:
+    for one in settings:
         for flag in one.flags:
             yield flag.removeprefix("--").replace("-", "_"), one
 
