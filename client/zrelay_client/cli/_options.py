@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Exception)
 T = TypeVar("T")
 Flags = dict[str, Any]
 """Dotted key of a setting -> the value of its flag, None where the flag is not given."""
@@ -88,7 +89,30 @@ class OptionsCommand(click.Command):
                 elif name in DEFAULT_PORTS:
                     flags[f"{name}.endpoint"] = ctx.params.pop(name)
             ctx.params["flags"] = flags
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            raise with_flag(error) from error.__cause__
+
+    def flag_of(self, name: str, path: str, ctx: click.Context) -> str | None:
+        """Returns how users write an option of the library on this command line, None if they cannot.
+
+        Args:
+            name: Name of the option.
+            path: The field of the contract that it became, "" if unknown. It tells options of one name apart.
+            ctx: The context of the call.
+        """
+        if name == "prompt" and ctx.params.get("prompt_embeds") is not None:
+            name = "prompt_embeds"
+        settings = [param for param in self.params if isinstance(param, SettingOption) and param.setting.name == name]
+        if settings:
+            of_vision = [param for param in settings if param.setting.section in ("encode_images", "condition")]
+            wanted = of_vision if path.startswith("states_options.") and of_vision else settings
+            return wanted[0].setting.flags[0]
+        for param in self.params:
+            if param.name == name:
+                return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+        return None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the options under their headings."""
@@ -105,6 +129,27 @@ class OptionsCommand(click.Command):
             if heading in groups:
                 with formatter.section(heading):
                     formatter.write_dl(groups[heading])
+
+
+def with_flag(error: E) -> E:
+    """Returns an error whose message names the flag of the running command in place of the library's option."""
+    from zrelay_shared.errors import ZrelayError
+
+    ctx = click.get_current_context(silent=True)
+    if not isinstance(error, ZrelayError) or ctx is None or not isinstance(ctx.command, OptionsCommand):
+        return error
+    name, _, number = error.field.partition("[")
+    flag = ctx.command.flag_of(name, error.metadata.get("contract_field", ""), ctx) if name else None
+    if flag is None or not error.message.startswith(f"{error.field}:"):
+        return error
+    which = f" (number {int(number.rstrip(']')) + 1})" if number.rstrip("]").isdigit() else ""
+    return type(error)(
+        f"{flag}{which}{error.message.removeprefix(error.field)}",
+        reason=error.reason,
+        field=error.field,
+        metadata=error.metadata,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def option(*names: str, heading: str = "", **attributes: Any) -> Callable[[F], F]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from zrelay_client.cli._files import Previews, file_values
 from zrelay_client.cli._image_jobs import ImageJob
-from zrelay_client.cli._options import client_of
+from zrelay_client.cli._options import client_of, with_flag
 from zrelay_client.cli._output import Console, counted, format_seconds, print_json, report_message, show_event
 from zrelay_client.client import AsyncClient
 from zrelay_client.embeds import Embeds
@@ -83,8 +83,9 @@ def run_batch(
         batch.event(event, job.previews, index)
 
     def write(outcome: Outcome) -> None:
-        result, error = outcome.result, outcome.error
-        if error is not None:
+        result = outcome.result
+        if outcome.error is not None:
+            error = with_flag(outcome.error)
             failures.append({"seed": outcome.seed, "reason": error.reason, "message": error.message})
             batch.failed(f"seed {outcome.seed}", error)
         if result is not None:
@@ -132,7 +133,10 @@ def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, con
     """
     jobs, refused = run_interruptible(_submit(settings, job, seeds, console), console)
     if as_json:
-        failures = [{"seed": seed, "reason": error.reason, "message": error.message} for seed, error in refused.items()]
+        failures = [
+            {"seed": seed, "reason": error.reason, "message": with_flag(error).message}
+            for seed, error in refused.items()
+        ]
         print_json({"jobs": [asdict(one) for one in jobs], "failures": failures})
     else:
         for one in jobs:
