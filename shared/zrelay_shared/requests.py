@@ -224,7 +224,7 @@ class EncodeConfig:
     )
     bypass_cache: bool | None = _prompt(
         default_text="off",
-        help="Encode the prompt again although its embeddings are cached (not offered yet).",
+        help="Encode the prompt again although its embeddings are cached; no encoder caches them yet.",
         example=True,
     )
     deterministic: bool | None = _prompt(

@@ -59,7 +59,6 @@ CAPABILITY_OF = {
     "clean_whitespace": "encode.clean_whitespace",
     "hidden_layer": "encode.layer",
     "pad_to": "encode.pad_to",
-    "bypass_cache": "encode.cache",
     "deterministic": "encode.deterministic",
 }
 SETTINGS = [one for section in REQUEST_CONFIGS for one in settings_of(section)]

@@ -156,10 +156,11 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
     waiting = [line for line in lines if line.id not in done]
     _check_files(name, lines, {line.id for line in waiting})
     with Console(quiet=arguments.quiet) as console:
+        if not waiting:
+            console.message(f"all lines ({len(lines)}) are done already")
+            return exits.OK
         if len(waiting) < len(lines):
             console.message(f"{len(lines) - len(waiting)} of {len(lines)} lines are done already")
-        if not waiting:
-            return exits.OK
         needed = ["encoder"] if any(isinstance(line.job.source, str) for line in waiting) else []
         needed += ["vision"] if any(uses_vision(line.arguments) for line in waiting) else []
         settings = load_settings(profile, flags, *needed, "generator")
@@ -407,8 +408,8 @@ def _defaults(arguments: GenerateArguments, inputs: Mapping[str, Any]) -> Genera
 
 def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Checks what goes together. Raises ValueError, click.UsageError."""
-    if arguments.prompt == "":
-        raise ValueError("prompt: expected a text, got an empty one")
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise ValueError("prompt: expected a description of the image, got an empty prompt")
     if (arguments.prompt is None) == (arguments.prompt_embeds is None):
         got = "neither" if arguments.prompt is None else "both"
         raise ValueError(f"expected prompt or prompt_embeds, got {got}")

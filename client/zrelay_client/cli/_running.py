@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ from zrelay_shared.signals import on_signals
 _SECOND_PRESS_S = 0.7
 """Seconds in which a second Ctrl-C counts as pressed twice."""
 _SUBMITS_AT_ONCE = 32
+_IDS_OF_A_COMMAND = 50
+"""Job ids in one command that is printed. Systems limit the length of a command."""
 _FETCH_FOLDER = "images/"
 """The output folder of the commands that fetch images of detached jobs."""
 T = TypeVar("T")
@@ -144,8 +146,10 @@ def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, con
     if refused:
         console.message(f"{len(jobs)} of {counted(len(jobs) + len(refused), 'job')} submitted")
     if jobs and not as_json:
-        console.message(f"submitted to {jobs[-1].endpoint}; show the progress, or write the images:", wrap=True)
-        console.message("\n".join(_commands(jobs[-1], settings.config)))
+        show = "show the progress, or write the images" if len(jobs) == 1 else "write the images"
+        endpoints = ", ".join(dict.fromkeys(one.endpoint for one in jobs))
+        console.message(f"submitted to {endpoints}; {show}:", wrap=True)
+        console.message("\n".join(_commands(jobs, settings.config)))
     for error in refused.values():
         raise error
     return exits.OK
@@ -307,21 +311,27 @@ def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> C
                 refusal = error
         if not jobs and refusal is not None:
             raise refusal
-        commands = "\n".join(line for job in jobs for line in _commands(job, settings))
-        return f"left running; show the progress, or write the images:\n{commands}"
+        commands = "\n".join(_commands(jobs, settings))
+        show = "show the progress, or write the images" if len(jobs) == 1 else "write the images"
+        return f"left running; {show}:\n{commands}"
 
     return leave
 
 
-def _commands(job: Job, settings: Config) -> list[str]:
-    """Returns lines with `zrelay jobs watch` and `fetch`, with the flags that find the generator again."""
-    words = [job.job_id]
-    if settings.origins.get("profile") == "flag" and settings.profile is not None:
-        words.append(f"--profile {settings.profile}")
+def _commands(jobs: Sequence[Job], settings: Config) -> list[str]:
+    """Returns lines with the commands for jobs, with the flags that find their generators again.
+
+    One job has `zrelay jobs watch` and `fetch`. Several have `fetch`, which takes many ids.
+    """
+    flags = ["", f"--profile {settings.profile}"] if settings.origins.get("profile") == "flag" else [""]
     if settings.origins.get("generator.endpoint") == "flag":
-        words.append(f"--generator {job.endpoint}")
-    target = " ".join(words)
-    return [f"  zrelay jobs watch {target}", f"  zrelay jobs fetch {target} -o {_FETCH_FOLDER}"]
+        flags += [f"--generator {endpoint}" for endpoint in dict.fromkeys(job.endpoint for job in jobs)]
+    found = " ".join(flags)
+    lines = [f"  zrelay jobs watch {jobs[0].job_id}{found}"] if len(jobs) == 1 else []
+    for start in range(0, len(jobs), _IDS_OF_A_COMMAND):
+        ids = " ".join(job.job_id for job in jobs[start : start + _IDS_OF_A_COMMAND])
+        lines.append(f"  zrelay jobs fetch {ids}{found} -o {_FETCH_FOLDER}")
+    return lines
 
 
 def result_values(result: Result) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from zrelay_client.cli._options import (
     Flags,
     OptionsCommand,
     force_option,
-    json_option,
     option,
     quiet_option,
 )
@@ -104,7 +103,12 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
     is_flag=True,
     help="Submit the job and return; prints its id, and the command that fetches its images.",
 )
-@json_option
+@option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object to standard output; with --prompts one for each line of the file.",
+)
 @quiet_option
 def command(flags: Flags, profile: str | None, **values: Any) -> int:
     """Generate images from PROMPT (`-` reads it from standard input).
