@@ -6,27 +6,31 @@ from collections.abc import Iterator
 MAX_EXIF_BYTES = 1 << 20
 """Longer EXIF data is cut. A segment of a JPEG holds 64 KiB."""
 _ORIENTATION, _EXIF_IFD, _USER_COMMENT = 0x0112, 0x8769, 0x9286
-_SHORT, _LONG = 3, 4
+_INTEGERS = {3: "H", 4: "I", 8: "h", 9: "i"}
+"""Format of one integer by TIFF type."""
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 """Bytes of one value by TIFF type (TIFF 6.0, section 2)."""
 _PREFIX = b"Exif\0\0"
 
 
 def read_orientation(exif: bytes) -> int | None:
-    """Returns the orientation, 1 to 8. None if there is none, or one of another type, count or value."""
+    """Returns the orientation, 1 to 8, None if there is none. A tag of another type, count or value is ignored.
+
+    Writers use SHORT with one value. Other integers count too, and so does the first of two SHORT values.
+    """
     tiff = _tiff(exif)
     found = None
     for tag, kind, count, value in _entries(tiff, _first_directory(tiff)):
-        if tag == _ORIENTATION and count == 1 and kind in (_SHORT, _LONG):
-            (number,) = struct.unpack_from(_order(tiff) + ("H" if kind == _SHORT else "I"), value)
+        if tag == _ORIENTATION and kind in _INTEGERS and 1 <= count <= 4 // _TYPE_SIZES[kind]:
+            (number,) = struct.unpack_from(_order(tiff) + _INTEGERS[kind], value)
             found = number if 1 <= number <= 8 else found
     return found
 
 
-def read_user_comment(exif: bytes) -> tuple[bytes, bool] | None:
-    """Returns the UserComment and whether the byte order is big-endian, None if there is none.
+def read_user_comment(exif: bytes) -> bytes | None:
+    """Returns the bytes of the UserComment, None if there is none.
 
-    The first eight bytes of the comment name its character code, if the writer follows the standard.
+    Its first eight bytes name its character code, if the writer follows the standard.
     """
     tiff = _tiff(exif)
     for tag, _, _, value in _entries(tiff, _first_directory(tiff)):
@@ -36,7 +40,7 @@ def read_user_comment(exif: bytes) -> tuple[bytes, bool] | None:
                 size = count * _TYPE_SIZES.get(kind, 1)
                 if inner == _USER_COMMENT and size > 4:
                     (start,) = struct.unpack(_order(tiff) + "I", place)
-                    return tiff[start : start + size], _order(tiff) == ">"
+                    return tiff[start : start + size]
     return None
 
 

@@ -159,7 +159,7 @@ def read_header(window: ByteWindow) -> ImageHeader:
 def without_side_data(data: bytes) -> io.BytesIO:
     """Returns the file with only the parts that decide its pixels, in the form that decoders expect.
 
-    A damaged part that is needed is copied as it is, so that the decoder refuses it. Takes memory once for what is kept.
+    A damaged part that is needed is copied as it is, so that the decoder refuses it. What is kept is copied once.
 
     Raises:
         DamagedImageError: As `read_header`, or a JPEG has more than 1024 tables.
@@ -270,7 +270,9 @@ def _png_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
     """
     kept, view = io.BytesIO(), memoryview(data)
     kept.write(_PNG)
-    header = palette = transparency = None
+    header: bytes | None = None
+    palette: ImagePart | None = None
+    transparency: ImagePart | None = None
     pixels_at, checksum = 0, zlib.crc32(b"IDAT")
     for part in read_parts(window, "PNG"):
         if header is None:
@@ -278,9 +280,8 @@ def _png_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
             kept.write(view[part.start : part.body + part.size + 4])
         elif part.kind == b"IDAT":
             if not pixels_at:
-                for before in (palette, transparency):
-                    if before is not None:
-                        kept.write(view[before.start : before.body + before.size + 4])
+                for earlier in filter(None, (palette, transparency)):
+                    kept.write(view[earlier.start : earlier.body + earlier.size + 4])
                 pixels_at = kept.tell()
                 kept.write(b"\0\0\0\0IDAT")
             body = view[part.body : part.body + part.size]
@@ -367,16 +368,16 @@ def _jpeg_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
     Decoders recognise a JFIF segment of at least 14 bytes and an Adobe segment of at least 12.
     """
     view, jfif, adobe = memoryview(data), b"", b""
-    tables: list[memoryview] = []
+    tables: list[bytes | memoryview] = []
     for part in read_parts(window, "JPEG"):
         if part.kind == _SOS:
             tables.append(view[part.start :])
         elif part.kind in _TABLES:
             tables.append(view[part.start : part.body + part.size])
-        elif part.kind == _APP0 and part.size >= 14 and view[part.body : part.body + 5] == b"JFIF\0":
+        elif part.kind == _APP0 and part.size >= 14 and window.read(part.body, 5) == b"JFIF\0":
             jfif = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-        elif part.kind == _APP14 and part.size >= 12 and view[part.body : part.body + 5] == b"Adobe":
-            adobe = b"\xff\xee\0\x0e" + bytes(view[part.body : part.body + 12])
+        elif part.kind == _APP14 and part.size >= 12 and window.read(part.body, 5) == b"Adobe":
+            adobe = b"\xff\xee\0\x0e" + window.read(part.body, 12)
         if len(tables) > _MAX_TABLES:
             raise DamagedImageError(f"more than {_MAX_TABLES} tables")
     kept = io.BytesIO()
