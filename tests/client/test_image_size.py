@@ -1,6 +1,7 @@
 """The size of a picture from its header, and the size of an image that starts from it."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 
 from tests.helpers.images import encoded, picture
 from tests.helpers.refusals import refused
-from zrelay_client.image_files import image_size, start_size
+from zrelay_client.image_files import image_size
 from zrelay_client.info import Limits
+from zrelay_client.start_size import start_size
 from zrelay_shared.image_container import ByteWindow, read_header
 
 LIMITS = Limits(
@@ -50,7 +52,7 @@ def test_what_has_no_size_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"GIF89a" + bytes(20))
     refused(lambda: image_size(path), reason="IMAGE_FORMAT", match="a.gif")
     for format in ("PNG", "JPEG", "WEBP"):
-        refused(lambda format=format: image_size(encoded(picture(), format)[:24]), reason="IMAGE_UNREADABLE")
+        refused(partial(image_size, encoded(picture(), format)[:24]), reason="IMAGE_UNREADABLE")
 
 
 @pytest.mark.parametrize(

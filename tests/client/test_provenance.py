@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,9 @@ def test_a_picture_with_broken_exif_is_whole(exif: bytes) -> None:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_damaged_picture_of_others_is_named_as_such(format: str) -> None:
     data = saved(format, exif_with(b"ASCII\0\0\0shot with my phone"))
-    end = {"PNG": len(data) - 12, "JPEG": len(data) - 2, "WEBP": data.index(b"VP8 ") + 20}[format]
+    end = {"PNG": len(data) - 12, "JPEG": len(data) - 2, "WEBP": data.find(b"VP8 ") + 20}[format]
     for cut in (14, end):
-        refused(lambda cut=cut: read_provenance(data[:cut]), reason="IMAGE_INVALID", match="damaged|cut off")
+        refused(partial(read_provenance, data[:cut]), reason="IMAGE_INVALID", match="damaged|cut off")
 
 
 def test_pictures_of_others_say_nothing() -> None:
