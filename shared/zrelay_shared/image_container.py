@@ -21,7 +21,7 @@ FORMATS = ("PNG", "JPEG", "WebP")
 HEAD_BYTES = 12
 """First bytes of a file that `format_of` needs."""
 MAX_PARTS = 1 << 20
-"""Parts of one file. It bounds the time: a part takes about a microsecond."""
+"""Parts of one file. It bounds the time: a part takes a few microseconds."""
 MAX_TEXT_BYTES = 1 << 20
 """Bytes of one text that are read, before and after decompression."""
 _MAX_TABLES = 1 << 10
