@@ -78,7 +78,8 @@ def load(path: Path, *, hidden_layer: int = -2, dtype: str = "float32", cache: P
     """Loads an encoder on the CPU. For a folder that no test changes, `loaded` is faster."""
     folder = checkpoints.open_text_encoder(path)
     config = EncoderConfig(model=path, device="cpu", dtype=dtype, hidden_layer=hidden_layer, cache=cache)
-    return LoadedEncoder(load_formatter(folder), load_encoder(folder, config))
+    formatter = load_formatter(folder)
+    return LoadedEncoder(formatter, load_encoder(folder, config, formatter.identity()))
 
 
 @cache

@@ -184,6 +184,7 @@ def broken(source: Path, target: Path, what: str) -> Path:
             (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
         case "no tokenizer":
             (folder / "tokenizer.json").unlink()
+            (folder / "merges.txt").unlink()
         case "no template":
             (folder / "chat_template.jinja").unlink()
         case "no processor":
