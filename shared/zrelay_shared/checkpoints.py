@@ -15,7 +15,7 @@ from zrelay_shared.checkpoint_files import (
     require_folder,
 )
 from zrelay_shared.errors import listed
-from zrelay_shared.tokenizer import check_tokenizer, has_tokenizer
+from zrelay_shared.tokenizer_files import check_tokenizer, has_tokenizer
 
 
 @dataclass(frozen=True)

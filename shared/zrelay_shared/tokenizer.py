@@ -8,26 +8,19 @@ transformers is imported when a tokenizer is loaded.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zrelay_shared.chat_templates import TEMPLATE_FILE, TEMPLATE_FOLDER
-from zrelay_shared.checkpoint_files import join, read_json, read_text, refusal, without_byte_order_marks
+from zrelay_shared.checkpoint_files import read_json, refusal
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer_files import CONFIG_FILE, FAST_FILE, GENERIC_CLASSES, readable_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Json: TypeAlias = Mapping[str, Any]
 
-_FAST_FILE = "tokenizer.json"
-_CONFIG_FILE = "tokenizer_config.json"
-_SLOW_FILES = ("vocab.json", "merges.txt")
-_OPTIONAL_JSON = ("vocab.json", "added_tokens.json", "special_tokens_map.json")
-_QWEN_CLASSES = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")
-_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _PAD_TOKEN = "<|endoftext|>"
 _FOR_UNKNOWN_CHARACTERS = ("unk_token", "fuse_unk", "byte_fallback")
 _TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -46,62 +39,6 @@ class TokenizerIdentity:
     chat_template_digest: str
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Returns whether a folder has the files of a tokenizer: tokenizer.json, or vocab.json with merges.txt."""
-    return (folder / _FAST_FILE).is_file() or all((folder / name).is_file() for name in _SLOW_FILES)
-
-
-def check_tokenizer(root: Path, inside: str) -> Path:
-    """Checks the files of the tokenizer in `root/inside` without loading it, and returns that folder.
-
-    Raises:
-        CheckpointError: A file is missing or damaged, or the tokenizer is none of Qwen2's.
-    """
-    folder = root / inside
-    if not has_tokenizer(folder):
-        raise refusal(
-            root,
-            join(inside, _FAST_FILE),
-            "is missing",
-            "a text encoder needs its tokenizer: tokenizer.json (or vocab.json and merges.txt), tokenizer_config.json "
-            "and its chat template; copy them from the same checkpoint",
-        )
-    config = read_json(root, join(inside, _CONFIG_FILE))
-    kind = config.get("tokenizer_class")
-    if config.get("auto_map"):
-        raise refusal(
-            root,
-            join(inside, _CONFIG_FILE),
-            "names code of the checkpoint (auto_map)",
-            "such code is never run; use a checkpoint whose tokenizer_class is Qwen2Tokenizer",
-        )
-    if kind not in _QWEN_CLASSES + _GENERIC_CLASSES:
-        raise refusal(
-            root,
-            join(inside, _CONFIG_FILE),
-            f"says tokenizer_class {kind!r}, expected Qwen2Tokenizer",
-            "this folder holds another model's tokenizer; copy the right one from the checkpoint",
-        )
-    if (folder / _FAST_FILE).is_file():
-        model = read_json(root, join(inside, _FAST_FILE)).get("model")
-        found = model.get("type", "BPE") if isinstance(model, dict) else None
-        if found != "BPE":
-            raise refusal(
-                root,
-                join(inside, _FAST_FILE),
-                f"says model type {found!r}, expected 'BPE'",
-                "copy it from the checkpoint",
-            )
-    elif kind in _GENERIC_CLASSES:
-        raise refusal(root, join(inside, _FAST_FILE), "is missing", f"tokenizer_class {kind!r} needs it; copy it again")
-    for name in _OPTIONAL_JSON:
-        if (folder / name).is_file():
-            read_json(root, join(inside, name))
-    if (folder / "merges.txt").is_file():
-        read_text(root, join(inside, "merges.txt"))
-    return folder
-
-
 def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase":
     """Loads a tokenizer that `check_tokenizer` has checked.
 
@@ -112,10 +49,10 @@ def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase
     Raises:
         CheckpointError: The tokenizer cannot be loaded, or it does not give a text the same ids every time.
     """
-    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer  # not installed beside the client alone
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer  # slow, and not always needed
 
-    config = read_json(folder, _CONFIG_FILE)
-    kind: Any = PreTrainedTokenizerFast if config.get("tokenizer_class") in _GENERIC_CLASSES else Qwen2Tokenizer
+    config = read_json(folder, CONFIG_FILE)
+    kind: Any = PreTrainedTokenizerFast if config.get("tokenizer_class") in GENERIC_CLASSES else Qwen2Tokenizer
     try:
         with readable_tokenizer(folder) as readable:
             tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
@@ -129,15 +66,6 @@ def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase
     tokenizer.chat_template = chat_template
     _check_loaded(folder, config, tokenizer)
     return tokenizer
-
-
-def readable_tokenizer(folder: Path) -> AbstractContextManager[Path]:
-    """Provides a tokenizer's folder to transformers, which cannot read files that begin with a byte order mark."""
-    known = [_FAST_FILE, _CONFIG_FILE, *_OPTIONAL_JSON, "merges.txt", "config.json", TEMPLATE_FILE]
-    # tokenizer.NUMBER.json for other versions of transformers; *.model of SentencePiece
-    others = [path.name for pattern in ("tokenizer.*.json", "*.model") for path in folder.glob(pattern)]
-    templates = [f"{TEMPLATE_FOLDER}/{path.name}" for path in (folder / TEMPLATE_FOLDER).glob("*.jinja")]
-    return without_byte_order_marks(folder, [*known, *others, *templates])
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -189,7 +117,7 @@ def _check_loaded(folder: Path, config: Json, tokenizer: "PreTrainedTokenizerBas
     if backend.model.dropout:
         raise refusal(
             folder,
-            _FAST_FILE,
+            FAST_FILE,
             f"says dropout {backend.model.dropout}",
             "a text would get other ids each time; set it to null",
         )
@@ -199,7 +127,7 @@ def _check_loaded(folder: Path, config: Json, tokenizer: "PreTrainedTokenizerBas
         if isinstance(content, str) and backend.token_to_id(content) != int(key):
             raise refusal(
                 folder,
-                _CONFIG_FILE,
+                CONFIG_FILE,
                 f"says that {content!r} is token {key}, but it loads as {backend.token_to_id(content)}",
                 "its added tokens and its vocabulary are of different tokenizers; copy all files again",
             )

@@ -8,7 +8,7 @@ from zrelay_shared.chat_templates import read_chat_template
 from zrelay_shared.checkpoint_files import find_weights, read_json, refusal
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import CheckpointError
-from zrelay_shared.tokenizer import check_tokenizer
+from zrelay_shared.tokenizer_files import check_tokenizer
 
 _REMEDY = "give the folder of a Qwen3-VL checkpoint (Instruct or Thinking) as transformers saves it"
 

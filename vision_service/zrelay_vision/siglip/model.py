@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from zrelay_shared.errors import CheckpointError
-from zrelay_shared.tokenizer import readable_tokenizer
+from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
