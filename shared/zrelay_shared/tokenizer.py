@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 Json: TypeAlias = Mapping[str, Any]
 
 _PAD_TOKEN = "<|endoftext|>"
+_SPECIAL_NAMES = (
+    "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start "
+    "vision_end vision_pad image_pad video_pad"
+)
+_SPECIAL = frozenset(f"<|{name}|>" for name in _SPECIAL_NAMES.split())
+"""Tokens that are written as special, whatever their flag: it changes no ids, unless special tokens are split."""
 _FOR_UNKNOWN_CHARACTERS = ("unk_token", "fuse_unk", "byte_fallback")
 _TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -90,10 +96,10 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     backend: Any = tokenizer.backend_tokenizer
     state: Json = json.loads(backend.to_str())
-    special = any(token.get("special") for token in state["added_tokens"])
+    special = sorted(token["content"] for token in state["added_tokens"] if token["special"])
     decisive = _decisive(state) | {"post_processor": _inserted(tokenizer)}
     if special and tokenizer.split_special_tokens:
-        decisive["split_special_tokens"] = True
+        decisive["split_special_tokens"] = special
     if backend.token_to_id(_PAD_TOKEN) is None:
         decisive["padding_id"] = padding_id(tokenizer)
     return _sha256(_canonical(decisive))
@@ -140,6 +146,7 @@ def _decisive(state: Json) -> dict[str, object]:
     if steps and steps[-1].get("type") == "ByteLevel" and settings["vocab"].keys() >= _BYTE_CHARACTERS:
         settings = {key: value for key, value in settings.items() if key not in _FOR_UNKNOWN_CHARACTERS}
     added = sorted(state["added_tokens"], key=lambda token: int(token["id"]))
+    added = [token | {"special": token["content"] in _SPECIAL} for token in added]
     return {
         "model": _without_defaults(settings),
         "merges": [pair.split(" ") if isinstance(pair, str) else pair for pair in merges],

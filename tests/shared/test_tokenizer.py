@@ -206,6 +206,8 @@ SAME: dict[str, Edit] = {
     "chat template": settings(chat_template="{{ messages[0].content }}"),
     "another pad token": settings(pad_token="<|vision_pad|>"),
     "a known token as additional": settings(additional_special_tokens=["<|im_start|>"]),
+    "all tokens special": added_tokens(lambda token: token.update(special=True)),
+    "no token special": added_tokens(lambda token: token.update(special=False)),
     "a post-processor that inserts nothing": fast(lambda content: content.update(post_processor=None)),
     "a normaliser that Qwen2Tokenizer ignores": fast(lambda content: content.update(normalizer=None)),
 }
@@ -223,6 +225,9 @@ OTHER: dict[str, Edit] = {
     ),
     "bos token": settings(bos_token="a star"),
     "split": settings(split_special_tokens=True),
+    "split, all tokens special": all_of(
+        settings(split_special_tokens=True), added_tokens(lambda token: token.update(special=True))
+    ),
     "lstrip": added_tokens(lambda token: token.update(lstrip=True)),
     "rstrip": added_tokens(lambda token: token.update(rstrip=True)),
     "single word": added_tokens(lambda token: token.update(single_word=True)),
@@ -264,7 +269,7 @@ def canaries(folder: Path) -> list[list[int]]:
     """Returns the token ids of texts in which each edit of these tests shows, and the padding id."""
     tokenizer = load(folder)
     special = [token["content"] for token in json.loads((DEMO / "tokenizer.json").read_text())["added_tokens"]]
-    forms = ("{}", "x {} y", "x{}y", "{}\u0338", "\n{}\t")
+    forms = ("{}", "x {} y", "x{}y", "{}\u0338", "{}\u0301", "\n{}\t")
     texts = [form.format(token) for token in [*special, "a star"] for form in forms]
     texts += [chr(code) for code in range(256)]
     texts += ["a small red circle", " leading", "trailing  ", "A Red CIRCLE", "it's we'LL", "!!\n\n\n##"]
