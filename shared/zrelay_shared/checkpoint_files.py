@@ -1,7 +1,11 @@
 """Reads the files of a checkpoint folder, and refuses a missing or damaged one by name."""
 
+import codecs
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from zrelay_shared.errors import CheckpointError, listed
@@ -9,6 +13,7 @@ from zrelay_shared.safetensors_header import SafetensorsError, read_header
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_JSON_BYTES = 64 * 1024 * 1024
+_UTF_16_AND_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
@@ -34,16 +39,65 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
     path = root / file
     if not path.is_file():
         raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from its source")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
+    text = read_text(root, file)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise refusal(root, file, f"is not JSON{where}", "it is damaged or incomplete; copy it again") from error
     if not isinstance(content, dict):
         raise refusal(root, file, f"holds a JSON {type(content).__name__}, expected an object", "copy it again")
     return content
+
+
+def read_text(root: Path, file: str) -> str:
+    r"""Returns the text in `file` of the folder `root`, without a byte order mark, with \n as line end.
+
+    Raises:
+        CheckpointError: The file is too large, or is not UTF-8.
+    """
+    path = root / file
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
+    data = path.read_bytes()
+    if data.startswith(_UTF_16_AND_32):
+        raise refusal(root, file, "is UTF-16 or UTF-32 text, expected UTF-8", "save it as UTF-8, or copy it again")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refusal(root, file, "is not UTF-8 text", "it is damaged or incomplete; copy it again") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@contextmanager
+def without_byte_order_marks(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Provides a folder whose text files `names` have no UTF-8 byte order mark, for libraries that cannot read one.
+
+    It is `folder` itself if no file has a mark. Otherwise it is a temporary folder with copies of the files `names`,
+    which is removed at the end of the context.
+
+    Args:
+        folder: The folder.
+        names: Names of files, relative to it. Missing files are skipped.
+    """
+    found = [name for name in names if (folder / name).is_file()]
+    if not any(_has_mark(folder / name) for name in found):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="zrelay-") as made:
+        for name in found:
+            copy = Path(made) / name
+            copy.parent.mkdir(exist_ok=True)
+            if _has_mark(folder / name):
+                copy.write_bytes((folder / name).read_bytes().removeprefix(codecs.BOM_UTF8))
+            else:
+                shutil.copyfile(folder / name, copy)
+        yield Path(made)
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:

@@ -1,5 +1,6 @@
 """Weights arrive whole, in the dtype asked for, or are refused by name; the digest does not care how they lie."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -93,6 +94,21 @@ def test_a_template_that_formats_nothing_is_refused(copy: Path, template: str) -
     (copy / "chat_template.jinja").write_text(template, encoding="latin-1")
     with pytest.raises(CheckpointError, match="template"):
         load(copy)
+
+
+@pytest.mark.parametrize("template", ["{{ 'no prompt' }}", "{# nothing #}"])
+def test_a_template_without_the_prompt_is_refused(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(CheckpointError, match="its chat template leaves out the prompt"):
+        load(copy)
+
+
+def test_every_file_may_begin_with_a_byte_order_mark(tiny: Path, copy: Path) -> None:
+    for path in [*copy.glob("*.json"), *copy.glob("*.jinja"), *copy.glob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked, plain = load(copy), loaded(tiny)
+    assert torch.equal(marked.encode("a star")[0], plain.encode("a star")[0])
+    assert marked.encoder.fingerprint == dataclasses.replace(plain.encoder.fingerprint, model_id=copy.name)
 
 
 def test_a_layer_that_the_model_has_not_is_refused(tiny: Path) -> None:

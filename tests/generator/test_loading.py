@@ -116,6 +116,14 @@ def test_a_broken_encoder_beside_it_leaves_embeddings_unverified(file: str, demo
     assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 128, "")
 
 
+def test_the_same_tokenizer_in_other_files(demo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    (folder / "tokenizer/tokenizer.json").unlink()
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.jinja"), *folder.rglob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert identify(folder, "demo", tmp_path / "cache").encoder == identify(demo, "demo", tmp_path / "cache").encoder
+
+
 async def test_defaults_that_would_be_refused_are_not_served(
     copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -12,10 +12,11 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model.network import TextEncoder
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.checkpoints import ComponentFolder, TextEncoderFolder
-from zrelay_shared.digests import canonical_name, template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import canonical_name, weights_digest
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.tokenizer import TokenizerIdentity
 from zrelay_shared.torch_weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ class Encoder:
         )
 
 
-def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
-    """Loads the model of a checkpoint and computes its fingerprint.
+def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: TokenizerIdentity) -> Encoder:
+    """Loads the model of a checkpoint and computes its fingerprint, of which the tokenizer's identity is a part.
 
     Raises:
         CheckpointError: The checkpoint is damaged or has no such layer.
@@ -91,6 +92,7 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
     log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
     fingerprint = _fingerprint(
         folder,
+        tokenizer,
         model_id=checkpoints.model_id(config.model),
         width=model.width,
         hidden_layer=config.hidden_layer,
@@ -144,6 +146,7 @@ def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointErro
 
 def _fingerprint(
     folder: TextEncoderFolder,
+    tokenizer: TokenizerIdentity,
     *,
     model_id: str,
     width: int,
@@ -161,8 +164,8 @@ def _fingerprint(
         width=width,
         model_id=model_id,
         weights_digest=weights_digest(folder.component, cache=cache),
-        tokenizer_digest=tokenizer_digest(folder.tokenizer),
-        chat_template_digest=template_digest(folder.chat_template),
+        tokenizer_digest=tokenizer.tokenizer_digest,
+        chat_template_digest=tokenizer.chat_template_digest,
         hidden_layer=hidden_layer,
         before_final_norm=hidden_layer != -1,
         compute_dtype=torch_devices.dtype_name(dtype),

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import weights_digest
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.tokenizer import identify_tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 FAMILY = "qwen3"
@@ -72,11 +73,12 @@ def _encoder(pipeline: PipelineFolder, model_id: str, width: int, cache: Path) -
         return unknown
     try:
         folder = open_text_encoder(pipeline.path)
+        tokenizer = identify_tokenizer(load_tokenizer(folder.tokenizer, folder.chat_template))
         return replace(
             unknown,
             weights_digest=weights_digest(folder.component, cache=cache),
-            tokenizer_digest=tokenizer_digest(folder.tokenizer),
-            chat_template_digest=template_digest(folder.chat_template),
+            tokenizer_digest=tokenizer.tokenizer_digest,
+            chat_template_digest=tokenizer.chat_template_digest,
         )
     except CheckpointError as error:
         log.warning("embeddings cannot be verified against this checkpoint's encoder: %s", error.message)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from zrelay_shared import checkpoints, torch_devices
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import weights_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.pictures import Picture, plain_picture
+from zrelay_shared.tokenizer import identify_tokenizer
 from zrelay_shared.torch_tensors import all_finite
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.config import VisionConfig
@@ -131,6 +132,7 @@ class Qwen3VLEngine:
                 f"--qwen3-vl needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
             ) from error
         log.info("qwen3_vl: %d of %d blocks, for layer %d", model.plan.blocks, model.total_blocks, self.hidden_layer)
+        tokenizer = identify_tokenizer(components.tokenizer)
         fingerprint = VisionFingerprint(
             engine=self.kind.value,
             family="qwen3_vl",
@@ -140,8 +142,8 @@ class Qwen3VLEngine:
             processor_digest=settings_digest(
                 {
                     **components.preprocessor.settings,
-                    "chat_template": template_digest(self._folder.chat_template),
-                    "tokenizer": tokenizer_digest(self._path),
+                    "chat_template": tokenizer.chat_template_digest,
+                    "tokenizer": tokenizer.tokenizer_digest,
                 }
             ),
             hidden_layer=self.hidden_layer,

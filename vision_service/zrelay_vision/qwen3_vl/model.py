@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextDecoderLayer,
     Qwen3VLTextRMSNorm,
@@ -23,6 +23,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.tokenizer import load_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
@@ -224,11 +225,7 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
         )
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.component.path, local_files_only=True, trust_remote_code=False)
-        tokenizer.chat_template = folder.chat_template
-    except Exception as error:  # transformers and tokenizers raise their own types for damaged files
-        raise _broken(name, "the tokenizer cannot be read", error) from error
+    tokenizer = load_tokenizer(folder.component.path, folder.chat_template)
     try:
         preprocessor = QwenPreprocessor.of(folder.processor, max_area)
         preprocessor.settings  # noqa: B018  raises if a setting is missing

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
@@ -126,7 +127,8 @@ def _load(
 def _load_tokenizer(folder: SiglipFolder) -> PreTrainedTokenizerBase:
     path = folder.component.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with readable_tokenizer(path) as readable:
+            tokenizer = AutoTokenizer.from_pretrained(readable, local_files_only=True, trust_remote_code=False)
         tokenizer(["a"], padding="max_length", max_length=8)
     except Exception as error:  # transformers and tokenizers raise their own types for damaged files
         raise _broken(path.name, "the tokenizer cannot be read", error) from error
