@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "width": 1024,
     "tokenizer_digest": "aa" * 32,
     "weights_digest": "bb" * 32,
+    "configuration_digest": "dd" * 32,
     "chat_template_digest": "cc" * 32,
     "hidden_layer": -3,
     "before_final_norm": False,
@@ -93,6 +94,28 @@ def test_refuses_a_fingerprint_that_is_not_its_own(damage: dict[str, Any]) -> No
         from_message(message, path="spec.prompt.fingerprint")
     assert refusal.value.reason == "FINGERPRINT_INVALID"
     assert "pass PromptEmbeds on unchanged" in refusal.value.message
+
+
+def test_the_configuration_is_part_of_the_digest_only_where_it_is_known() -> None:
+    known = dataclasses.replace(USUAL, configuration_digest="dd" * 32)
+    assert b'"configuration_digest"' not in USUAL.canonical and known.digest != USUAL.digest
+    assert known.message_digest == USUAL.digest == USUAL.message_digest
+    message = to_message(known)
+    assert message.digest == USUAL.digest, "a release that lacks the field can verify it"
+    message.digest = known.digest
+    assert from_message(message) == known, "a later release may send the complete digest"
+    message.ClearField("configuration_digest")
+    with pytest.raises(EncoderMismatch):
+        from_message(message)
+
+
+def test_an_unknown_configuration_is_unverified_and_no_obstacle_between_releases() -> None:
+    known = dataclasses.replace(USUAL, configuration_digest="dd" * 32)
+    for expected, actual in ((known, USUAL), (USUAL, known)):
+        assert compare(expected, actual).relation == "unverified"
+        assert compare(*fp.comparable(expected, actual)).relation == "exact"
+    other = dataclasses.replace(USUAL, configuration_digest="ee" * 32)
+    assert compare(*fp.comparable(known, other)).relation == "experimental"
 
 
 def test_every_field_has_a_row_in_the_relation_table() -> None:

@@ -67,6 +67,7 @@ def _provenance(spec: FakeSpec, index: int, pixels_sha256: str) -> str:
             "model_id": "fake",
             "transformer_digest": sha256_hex(b"transformer"),
             "vae_digest": sha256_hex(b"vae"),
+            "configuration_digest": sha256_hex(b"configuration"),
             "device": BACKEND,
             "compute_dtype": DTYPE,
         },
