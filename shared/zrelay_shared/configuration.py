@@ -59,19 +59,22 @@ class Configuration:
         return {name: copy.deepcopy(value) for name, value in self.values.items()}
 
 
-def read_configuration(kind: str, config: Mapping[str, object], *, file: str = "config.json") -> Configuration:
+def read_configuration(
+    kind: str, config: Mapping[str, object], *, file: str = "config.json", inside: str = ""
+) -> Configuration:
     """Normalises the configuration of a component.
 
     Args:
         kind: A key of `TABLES`.
         config: The parsed config.json, or the part of it that describes the component.
         file: Name of the file in error messages.
+        inside: Key of `config` in the file, "" if it is the whole file.
 
     Raises:
         CheckpointError: A value is missing, of another type, out of range or of a kind that is not supported. The
             message names the file and the key.
     """
-    values, identity = TABLES[kind].read(config, _Place(file))
+    values, identity = TABLES[kind].read(config, _Place(file, f"{inside}." if inside else ""))
     return Configuration(kind, MappingProxyType(values), MappingProxyType(identity))
 
 
@@ -442,11 +445,12 @@ def _refuse_windows(config: Mapping[str, object], layers: int, place: _Place) ->
             return
         first = _integer(_without_null(config), "max_window_layers", 28, place)
         kinds = ["full_attention" if layer < first else "sliding_attention" for layer in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind != "full_attention" for kind in kinds):
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         shown = listed(sorted({str(kind) for kind in kinds})) if isinstance(kinds, list) else _shown(kinds)
-        shown = f"{shown} in {len(kinds)}" if isinstance(kinds, list) else shown
-        expected = f"full_attention only, in {layers} layers, as Z-Image's text encoder has (use_sliding_window false)"
+        expected = "full_attention only, as Z-Image's text encoder has (and use_sliding_window false)"
         raise place.refusal("layer_types", expected, _Text(shown))
+    if len(kinds) != layers:
+        raise place.refusal("layer_types", f"as many as num_hidden_layers ({layers})", _Text(str(len(kinds))))
 
 
 def _sections(config: Mapping[str, object], frequencies: int, place: _Place) -> list[int]:

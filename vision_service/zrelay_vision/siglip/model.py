@@ -143,13 +143,15 @@ def _vision_configuration(folder: SiglipFolder) -> Configuration:
     """Normalises the vision tower's configuration, with the pooling head only where it is needed."""
     kind = "siglip2_vision" if folder.naflex else "siglip_vision"
     config = {**folder.vision_config, "vision_use_head": _has_head(folder)}
-    return read_configuration(kind, config, file=f"{folder.component.path.name}/config.json: vision tower")
+    inside = "" if folder.vision_config is folder.component.config else "vision_config"
+    return read_configuration(kind, config, file=f"{folder.component.path.name}/config.json", inside=inside)
 
 
 def _text_configuration(folder: SiglipFolder) -> Configuration:
     """Normalises the text tower's configuration of a folder with `has_text`."""
     config: Any = folder.component.config["text_config"]
-    return read_configuration("siglip_text", config, file=f"{folder.component.path.name}/config.json: text tower")
+    file = f"{folder.component.path.name}/config.json"
+    return read_configuration("siglip_text", config, file=file, inside="text_config")
 
 
 def _vision_class(folder: SiglipFolder) -> Any:
