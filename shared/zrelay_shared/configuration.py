@@ -433,6 +433,8 @@ def _finish_text(theta_default: object, *, sections: bool) -> Check:
             found = _sections(config, values["head_dim"] // 2, place)
             rope, rotation = {**rope, "mrope_section": found}, {**rotation, "mrope_section": found[1:]}
         values["rope_parameters"], identity["rope"] = rope, rotation
+        if "original_max_position_embeddings" in rope:  # transformers warns where it does not fit the factor
+            values["max_position_embeddings"] = rope["original_max_position_embeddings"]
 
     return finish
 
@@ -496,7 +498,7 @@ def _finish_qwen_vision(config: Mapping[str, object], values: Values, identity: 
         raise place.refusal("num_heads", f"a divisor of hidden_size / 4 ({width} / 4)", heads)
     features = values["deepstack_visual_indexes"]
     if len(set(features)) != len(features) or any(block >= depth for block in features):
-        raise place.refusal("deepstack_visual_indexes", f"different blocks of 0 to {depth - 1}", features)
+        raise place.refusal("deepstack_visual_indexes", f"different blocks below depth ({depth})", features)
     given, inside = _rope_section(config, place)
     kind = _get(_without_null(given), ("rope_type", "type"), inside)
     if kind not in (_REQUIRED, "axial", "default"):
