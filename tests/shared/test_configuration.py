@@ -210,7 +210,7 @@ def test_only_known_values_are_read_of_a_configuration() -> None:
         def __getattribute__(self, name: str) -> Any:
             if not name.startswith("_") and not callable(getattr(type(self), name, None)):
                 read.add(name)
-            return super().__getattribute__(name)
+            return object.__getattribute__(self, name)
 
     config = Recording(**read_configuration("text_encoder", TINY).arguments())
     config._attn_implementation = "sdpa"

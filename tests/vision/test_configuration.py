@@ -122,7 +122,7 @@ def run_qwen(folder: Path) -> tuple[str, Outputs]:
     for each in PICTURES:
         image: Any = each.image
         parameters = StatesParameters(-2, TokenMode.FULL, "a circle", "look")
-        prepared = engine.prepare(each.sha256, image.size, lambda image=image: image, parameters, None)
+        prepared = engine.prepare(each.sha256, image.size, image.copy, parameters, None)
         states.append(engine.run(prepared, lambda: False).hidden_states)
     assert engine.fingerprint is not None
     return engine.fingerprint.configuration_digest, states
