@@ -77,8 +77,28 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
     Raises:
         InvalidArgument: FINGERPRINT_INVALID, it is missing or its digest is wrong.
     """
+    fingerprint = _read(message)
+    if not message.family or message.digest not in (fingerprint.message_digest, fingerprint.digest):
+        raise invalid(
+            path,
+            "the fingerprint as the vision service sent it",
+            "none" if not message.family else "one whose digest does not match its fields",
+            reason="FINGERPRINT_INVALID",
+            remedy="encode the image again, and pass its embedding on unchanged",
+            metadata={"expected": fingerprint.message_digest, "got": message.digest},
+        )
+    return fingerprint
+
+
+def complete_digest(message: FingerprintMessage) -> str:
+    """Returns the digest of a fingerprint with its `configuration_digest`; the one that it states if that is wrong."""
+    fingerprint = _read(message)
+    return fingerprint.digest if message.digest == fingerprint.message_digest else message.digest
+
+
+def _read(message: FingerprintMessage) -> VisionFingerprint:
     names = {value: name for name, value in ENGINES.items()}
-    fingerprint = VisionFingerprint(
+    return VisionFingerprint(
         engine=names.get(message.engine, ""),
         family=message.family,
         width=message.width,
@@ -90,13 +110,3 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
         backend=message.backend,
         configuration_digest=message.configuration_digest,
     )
-    if not message.family or message.digest not in (fingerprint.message_digest, fingerprint.digest):
-        raise invalid(
-            path,
-            "the fingerprint as the vision service sent it",
-            "none" if not message.family else "one whose digest does not match its fields",
-            reason="FINGERPRINT_INVALID",
-            remedy="encode the image again, and pass its embedding on unchanged",
-            metadata={"expected": fingerprint.message_digest, "got": message.digest},
-        )
-    return fingerprint

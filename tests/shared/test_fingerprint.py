@@ -8,8 +8,10 @@ import pytest
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as Message
 from zrelay.v1.embeds_pb2 import EncoderRelation, ThinkMode
 from zrelay_shared import fingerprint as fp
-from zrelay_shared.errors import EncoderMismatch
+from zrelay_shared import vision_fingerprint
+from zrelay_shared.errors import EncoderMismatch, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint, compare, from_message, to_message
+from zrelay_shared.vision_fingerprint import VisionFingerprint
 
 USUAL = EncoderFingerprint(
     family="qwen3",
@@ -179,3 +181,17 @@ def test_an_encoder_without_digests_is_unverified() -> None:
     assert "weights_digest: not known, here 111111111111..." in verdict.differences
     with pytest.raises(EncoderMismatch):
         compare(USUAL, EncoderFingerprint(family="qwen3", width=1024))
+
+
+def test_a_vision_fingerprint_has_its_configuration_only_where_it_is_known() -> None:
+    usual = VisionFingerprint("siglip", "siglip2", 1152, weights_digest="11" * 32, compute_dtype="float32")
+    known = dataclasses.replace(usual, configuration_digest="dd" * 32)
+    assert b"configuration_digest" not in usual.canonical and known.digest != usual.digest
+    message = vision_fingerprint.to_message(known)
+    assert message.digest == usual.digest == vision_fingerprint.to_message(usual).digest
+    assert vision_fingerprint.from_message(message, path="grid") == known
+    assert vision_fingerprint.complete_digest(message) == known.digest
+    message.digest = "55" * 32
+    assert vision_fingerprint.complete_digest(message) == "55" * 32
+    with pytest.raises(InvalidArgument):
+        vision_fingerprint.from_message(message, path="grid")

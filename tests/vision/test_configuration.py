@@ -173,3 +173,15 @@ def test_digests_are_equal_exactly_where_grids_and_scores_are(siglip: Results, f
 @given(first=st.sampled_from(edits_of(QWEN)), second=st.sampled_from(edits_of(QWEN)))
 def test_digests_are_equal_exactly_where_states_are(qwen: Results, first: Edit, second: Edit) -> None:
     qwen.check_alike(first, second)
+
+
+def test_numbers_of_the_image_processor_may_be_whole(demo_models: Path, tmp_path: Path) -> None:
+    digests = []
+    for name, mean in (("whole", [0, 0, 0]), ("real", [0.0, 0.0, 0.0]), ("other", [0.5, 0.0, 0.0])):
+        folder = Path(shutil.copytree(demo_models / "siglip", tmp_path / name))
+        settings_of = json.loads((folder / "preprocessor_config.json").read_text())
+        (folder / "preprocessor_config.json").write_text(json.dumps({**settings_of, "image_mean": mean}))
+        fingerprint = load_siglip(folder).fingerprint
+        assert fingerprint is not None
+        digests.append(fingerprint.processor_digest)
+    assert digests[0] == digests[1] != digests[2]
