@@ -235,9 +235,12 @@ def _check_stand_in(first: EncoderInfo, other: EncoderInfo) -> Check:
     if first.fingerprint.digest == other.fingerprint.digest:
         return Check(name, OK, f"the same embeddings as {first.endpoint}")
     try:
-        found = fingerprint.compare(first.fingerprint, other.fingerprint)
+        found = fingerprint.compare(*fingerprint.comparable(first.fingerprint, other.fingerprint))
     except ZrelayError:
         found = fingerprint.EncoderComparison(fingerprint.REFUSED)
+    if found.relation == fingerprint.EXACT:
+        message = f"the same embeddings as {first.endpoint}, as far as the releases of both tell"
+        return Check(name, WARN, message, "run the same release of both, so that configuration_digest is compared")
     if found.relation == fingerprint.EQUIVALENT:
         return Check(name, OK, f"equal to rounding ({'; '.join(found.differences)}): used while the first is away")
     fix = "serve the same folder from both, or name the first alone"
@@ -287,7 +290,9 @@ def _check_states(message: str, width: int, calibrations: Sequence[str], encoder
         fix = f"serve a Qwen3-VL whose language model is {made_by.width} wide (Qwen3-VL-4B for Qwen3-4B)"
         reason = f"{message}: its states cannot be blended into prompts of width {made_by.width}"
         return Check(name, FAIL, reason, fix, exits.REFUSED)
-    statistics = "reference statistics of this encoder" if made_by.digest in calibrations else "no calibration"
+    # Statistics of an earlier release have the digest without the configuration, and apply too.
+    known = {made_by.digest, made_by.message_digest} & set(calibrations)
+    statistics = "reference statistics of this encoder" if known else "no calibration"
     return Check(name, OK, f"{message}, {statistics}")
 
 

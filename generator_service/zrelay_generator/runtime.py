@@ -163,7 +163,12 @@ async def _start(
         raise
     found = report_device(device)
     loaded_identity = LoadedIdentity(
-        identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
+        identity.model_id,
+        identity.transformer_digest,
+        identity.vae_digest,
+        identity.configuration_digest,
+        found.kind,
+        dtype_name(dtype),
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a

@@ -57,7 +57,7 @@ def test_a_preview_of_noise_still_fits() -> None:
 def test_provenance_is_complete_and_the_same_again(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
     origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
     spec = JobSpec(Prompt(embeds(3, 4)), sampling(seed=1 << 63), origin=origin)
-    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "bfloat16")
     text = provenance_json(spec, loaded, 2, 5, "cd" * 32)
     assert text == provenance_json(spec, loaded, 2, 5, "cd" * 32) and text.isascii()
     said = json.loads(text)
@@ -76,7 +76,8 @@ def test_golden_provenance_of_every_feature(sampling: MakeSampling, embeds: Make
     )
     assert {type(feature) for feature in features} == {feature.spec for feature in FEATURES}
     spec = JobSpec(Prompt(embeds(4, 8)), sampling(guidance_scale=2.0, steps=2), features=features)
-    text = json.loads(provenance_json(spec, LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "float32"), 1, 8, ""))
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "float32")
+    text = json.loads(provenance_json(spec, loaded, 1, 8, ""))
     assert text["image_to_image"] == {"file_sha256": "12" * 32, "strength": 0.5}
     assert text["omni"] == {"file_sha256": ["34" * 32], "siglip_encoders": ["56" * 32]}
     assert text["skip_layer_guidance"] == {"scale": 2.5, "layers": [1, 3], "start": 0.05, "stop": 0.5}
@@ -102,7 +103,7 @@ def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling: MakeSam
     job = DeviceJob("a", JobSpec(Prompt(embeds(3, 4)), sampling(num_images=2), output, origin), 1)
     told = []
     publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
-    writer = ImageWriter(LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
+    writer = ImageWriter(LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "bfloat16"), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer.close()

@@ -12,8 +12,9 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model.network import TextEncoder
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.checkpoints import ComponentFolder, TextEncoderFolder
+from zrelay_shared.configuration import read_component
 from zrelay_shared.digests import canonical_name, weights_digest
-from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
+from zrelay_shared.errors import CheckpointError, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.tokenizer import TokenizerIdentity
@@ -110,29 +111,15 @@ def load_model(component: ComponentFolder, hidden_layer: int, device: torch.devi
         CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
         ValueError: The model has no such layer.
     """
-    config = _read_config(component)
-    plan = layer_plan(config.num_hidden_layers, hidden_layer)
+    configuration = read_component(component)
+    plan = layer_plan(configuration.values["num_hidden_layers"], hidden_layer)
     try:
-        model = TextEncoder(config, plan)
-    except Exception as error:  # no heads, a negative width: torch and Python raise many types
+        model = TextEncoder(Qwen3Config(**configuration.arguments()), plan)
+    except Exception as error:  # transformers raises its own types, which change between versions
         raise _not_a_model(component, error) from error
     load_weights(model, component.weights, device, dtype, name_of=canonical_name, what=component.path.name)
     model.rotary_emb.to(device)
     return model
-
-
-def _read_config(component: ComponentFolder) -> Qwen3Config:
-    try:
-        config = Qwen3Config.from_dict(dict(component.config))
-    except Exception as error:  # transformers raises its own types, which change between versions
-        raise _not_a_model(component, error) from error
-    kinds = set(config.layer_types or ())
-    if kinds - {"full_attention"}:
-        raise CheckpointError(
-            f"{component.path.name}/config.json: layer_types: expected full_attention only, as Z-Image's text encoder "
-            f"has, got {listed(sorted(kinds))}; set use_sliding_window to false if the model was trained without it"
-        )
-    return config
 
 
 def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointError:
@@ -164,6 +151,7 @@ def _fingerprint(
         width=width,
         model_id=model_id,
         weights_digest=weights_digest(folder.component, cache=cache),
+        configuration_digest=read_component(folder.component).digest,
         tokenizer_digest=tokenizer.tokenizer_digest,
         chat_template_digest=tokenizer.chat_template_digest,
         hidden_layer=hidden_layer,

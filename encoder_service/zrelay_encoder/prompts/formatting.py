@@ -8,6 +8,7 @@ from typing import ClassVar, TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from zrelay_shared.checkpoints import TextEncoderFolder
+from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.omni import fits
 from zrelay_shared.tokenizer import TokenizerIdentity, identify_tokenizer, load_tokenizer, padding_id
@@ -166,6 +167,7 @@ def load_formatter(folder: TextEncoderFolder) -> PromptFormatter:
     Raises:
         CheckpointError: The tokenizer cannot be read or its template cannot format a prompt.
     """
+    read_component(folder.component)  # transformers reads config.json for the tokenizer too, and names no key
     formatter = PromptFormatter(load_tokenizer(folder.tokenizer, folder.chat_template))
     try:
         [formatted] = formatter.format([single_turn(_PROBE)])

@@ -184,6 +184,7 @@ def ready_info(
     info = loading_info(loaded.model_id, config.state, accepts)
     info.ready = True
     info.transformer_digest, info.vae_digest = loaded.transformer_digest, loaded.vae_digest
+    info.configuration_digest = loaded.configuration_digest
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
     info.defaults.CopyFrom(_defaults(accepts))
     info.limits.CopyFrom(_limits(accepts))

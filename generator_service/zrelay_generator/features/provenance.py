@@ -27,6 +27,7 @@ class LoadedIdentity:
     Attributes:
         model_id: Name of the checkpoint.
         transformer_digest, vae_digest: SHA-256 (hex) of both components.
+        configuration_digest: SHA-256 (hex) of the configuration of both.
         device: Kind of the device, for example `cuda`.
         compute_dtype: Data type of the computation, for example `bfloat16`.
     """
@@ -34,6 +35,7 @@ class LoadedIdentity:
     model_id: str
     transformer_digest: str
     vae_digest: str
+    configuration_digest: str
     device: str
     compute_dtype: str
 
@@ -54,6 +56,7 @@ def provenance_json(spec: JobSpec, loaded: LoadedIdentity, image_index: int, see
             "model_id": loaded.model_id,
             "transformer_digest": loaded.transformer_digest,
             "vae_digest": loaded.vae_digest,
+            "configuration_digest": loaded.configuration_digest,
             "device": loaded.device,
             "compute_dtype": loaded.compute_dtype,
         },

@@ -17,6 +17,7 @@ from zrelay_generator.jobs.live import LiveJob, stored_job
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
 from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits, ResultSaver
 from zrelay_generator.jobs.transitions import queued_again, transition
+from zrelay_generator.model.identity import generates_same
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
@@ -395,7 +396,7 @@ class JobManager:
             raise refusal from error
 
     def _model_changed(self, record: JobRecord) -> FailedPrecondition | None:
-        if record.model == self._model:
+        if generates_same(record.model, self._model):
             return None
         return FailedPrecondition(
             "this job was accepted for another checkpoint than the generator has now, which would generate another "

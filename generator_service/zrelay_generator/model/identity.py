@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
+from zrelay_shared.configuration import Configuration, combined_digest, read_component
 from zrelay_shared.digests import weights_digest
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
@@ -23,18 +24,28 @@ class Identity:
     Attributes:
         model_id: Name for people.
         transformer_digest, vae_digest: SHA-256 (hex) of both components.
+        configuration_digest: SHA-256 (hex) of the configuration of both.
         encoder: Fingerprint of the encoder whose embeddings the transformer expects.
     """
 
     model_id: str
     transformer_digest: str
     vae_digest: str
+    configuration_digest: str
     encoder: EncoderFingerprint
 
     @property
     def image_digest(self) -> str:
         """Digest of everything that must be equal to generate the same image."""
-        return f"{self.transformer_digest}+{self.vae_digest}"
+        return f"{self.transformer_digest}+{self.vae_digest}+{self.configuration_digest}"
+
+
+def generates_same(accepted: str, present: str) -> bool:
+    """Returns whether a job that was accepted for one `image_digest` is the same image for another.
+
+    Earlier releases stored the digest without the configuration, which is not verified then.
+    """
+    return accepted == present or (accepted.count("+") == 1 and present.startswith(f"{accepted}+"))
 
 
 def identify(folder: Path, model_id: str, cache: Path) -> Identity:
@@ -50,20 +61,21 @@ def identify(folder: Path, model_id: str, cache: Path) -> Identity:
     """
     pipeline = open_pipeline(folder)
     transformer = pipeline.component("transformer")
-    width = transformer.config.get("cap_feat_dim", 2560)
-    if not isinstance(width, int):
-        raise CheckpointError(f"transformer/config.json says cap_feat_dim {width!r}, expected a whole number")
+    vae = pipeline.component("vae")
+    configuration, vae_configuration = read_component(transformer), read_component(vae)
     return Identity(
         model_id,
         weights_digest(transformer, cache=cache),
-        _vae_digest(pipeline.component("vae"), cache),
-        _encoder(pipeline, model_id, width, cache),
+        _vae_digest(vae, vae_configuration, cache),
+        combined_digest(configuration, vae_configuration),
+        _encoder(pipeline, model_id, configuration.values["cap_feat_dim"], cache),
     )
 
 
-def _vae_digest(vae: ComponentFolder, cache: Path) -> str:
-    """Returns the digest of the VAE's tensors and of the scaling of its latents."""
-    scale = [vae.config.get(name) for name in ("scaling_factor", "shift_factor")]
+def _vae_digest(vae: ComponentFolder, configuration: Configuration, cache: Path) -> str:
+    """Returns the digest of the VAE's tensors and of the scaling of its latents, which were in it before configurations
+    had a digest of their own. No shift and a shift of 0 are the same."""
+    scale = [configuration.values["scaling_factor"], configuration.values["shift_factor"] or None]
     return hashlib.sha256(f"{weights_digest(vae, cache=cache)} {scale}".encode()).hexdigest()
 
 
@@ -77,6 +89,7 @@ def _encoder(pipeline: PipelineFolder, model_id: str, width: int, cache: Path) -
         return replace(
             unknown,
             weights_digest=weights_digest(folder.component, cache=cache),
+            configuration_digest=read_component(folder.component).digest,
             tokenizer_digest=tokenizer.tokenizer_digest,
             chat_template_digest=tokenizer.chat_template_digest,
         )

@@ -1,5 +1,7 @@
 """Loads transformer, VAE and defaults of a checkpoint folder. It opens neither the text encoder nor pickle files."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from zrelay_shared.checkpoints import (
     open_pipeline,
     text_limit,
 )
+from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
 from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_devices import is_out_of_memory
@@ -70,9 +73,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
 def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Loads one component, a diffusers model of class `kind`. Its tensors are read directly to the device, once."""
     component = pipeline.component(name)
+    arguments = _arguments(kind, component)
     try:
         loaded, report = kind.from_pretrained(
             component.path,
+            **arguments,
             dtype=dtype,
             device_map={"": str(device)},
             use_safetensors=True,
@@ -84,7 +89,7 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
         if is_out_of_memory(error):
             raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _unusable(name, _difference(kind, component) or reason) from error
+        raise _unusable(name, _difference(kind, component, arguments) or reason) from error
     # diffusers only warns about these and leaves missing tensors at random values.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if names := [str(item) for item in report[problem]]:
@@ -92,11 +97,20 @@ def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, 
     return loaded.eval().requires_grad_(False)
 
 
-def _difference(kind: Any, component: ComponentFolder) -> str:
+def _arguments(kind: Any, component: ComponentFolder) -> dict[str, Any]:
+    """Returns every argument of a diffusers model, so that none comes from config.json unread.
+
+    Parameters that no table lists (a newer diffusers may have some) have the defaults of the class.
+    """
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return {each.name: each.default for each in parameters} | read_component(component).arguments()
+
+
+def _difference(kind: Any, component: ComponentFolder, arguments: Mapping[str, Any]) -> str:
     """Returns which tensors of config.json the files lack or hold in another shape, "" if there are none."""
     try:
         with torch.device("meta"):
-            wanted = {name: tuple(t.shape) for name, t in kind.from_config(dict(component.config)).state_dict().items()}
+            wanted = {name: tuple(t.shape) for name, t in kind(**arguments).state_dict().items()}
     except Exception:  # the configuration makes no model, so the first error is the reason
         return ""
     found = {entry.name: tuple(entry.shape) for file in component.weights for entry in read_header(file)}

@@ -139,6 +139,7 @@ class Qwen3VLEngine:
             width=model.width,
             model_id=checkpoints.model_id(self._path),
             weights_digest=weights_digest(component, cache=cache),
+            configuration_digest=components.configuration_digest,
             processor_digest=settings_digest(
                 {
                     **components.preprocessor.settings,

@@ -20,6 +20,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionRotaryEmbedding,
 )
 
+from zrelay_shared.configuration import read_component
 from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
@@ -210,6 +211,7 @@ class QwenComponents:
     """What is needed besides the weights. It is small, and checked before the weights are read."""
 
     config: Qwen3VLConfig
+    configuration_digest: str
     tokenizer: PreTrainedTokenizerBase
     tokens: ImageTokens
     preprocessor: QwenPreprocessor
@@ -218,8 +220,9 @@ class QwenComponents:
 def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
     """Loads config, tokenizer and image processor, and formats one prompt. Raises CheckpointError."""
     name = folder.component.path.name
+    configuration = read_component(folder.component)
     try:
-        config = Qwen3VLConfig.from_dict(dict(folder.component.config))
+        config = Qwen3VLConfig(**configuration.arguments())
         tokens = ImageTokens(
             config.vision_start_token_id, config.image_token_id, config.video_token_id, config.vision_end_token_id
         )
@@ -237,7 +240,7 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
         raise _broken(name, "its chat template shows an image twice", error) from error
     except Exception as error:  # a template is a program and can raise anything
         raise _broken(name, "its chat template cannot show an image", error) from error
-    return QwenComponents(config, tokenizer, tokens, preprocessor)
+    return QwenComponents(config, configuration.digest, tokenizer, tokens, preprocessor)
 
 
 def load_model(

@@ -96,6 +96,7 @@ class SiglipEngine:
             width=int(components.vision_config.hidden_size),
             model_id=folder.model_id,
             weights_digest=weights_digest(folder.component, cache=cache),
+            configuration_digest=components.configuration_digest,
             processor_digest=settings_digest(components.preprocessor.settings),
             hidden_layer=0,
             compute_dtype=torch_devices.dtype_name(dtype),

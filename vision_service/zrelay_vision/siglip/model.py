@@ -19,6 +19,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from zrelay_shared.configuration import Configuration, combined_digest, read_configuration
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
@@ -59,6 +60,7 @@ class SiglipComponents:
     """What is needed besides the weights. It is small, and checked before the weights are read."""
 
     vision_config: Any
+    configuration_digest: str
     preprocessor: SiglipPreprocessor
 
 
@@ -66,8 +68,10 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
     """Loads the vision config and the image processor. Raises CheckpointError if they do not describe a SigLIP2."""
     name = folder.component.path.name
     kind: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
+    configuration = _vision_configuration(folder)
+    towers = [configuration, _text_configuration(folder)] if folder.has_text else [configuration]
     try:
-        config = kind.from_dict({**folder.vision_config, "vision_use_head": _has_head(folder)})
+        config = kind(**configuration.arguments())
         with torch.device("meta"):
             _vision_class(folder)(config)
     except Exception as error:  # transformers raises its own types, which change between versions
@@ -82,7 +86,7 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
         preprocessor.settings  # noqa: B018  raises if a setting is missing
     except Exception as error:  # a setting of the wrong type raises many types
         raise _broken(name, "preprocessor_config.json does not describe an image processor for it", error) from error
-    return SiglipComponents(config, preprocessor)
+    return SiglipComponents(config, combined_digest(*towers), preprocessor)
 
 
 def load_vision_tower(folder: SiglipFolder, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -98,11 +102,11 @@ def load_vision_tower(folder: SiglipFolder, config: Any, device: torch.device, d
 def load_text_tower(folder: SiglipFolder, device: torch.device, dtype: torch.dtype) -> TextTower:
     """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
     name = folder.component.path.name
-    text_config = folder.component.config["text_config"]
+    arguments = _text_configuration(folder).arguments()
     config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
     model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
     try:
-        config = config_class.from_dict(text_config)
+        config = config_class(**arguments)
         with torch.device("meta"):
             model, scale = model_class(config), ScoreScale()
     except Exception as error:  # as above
@@ -135,6 +139,21 @@ def _load_tokenizer(folder: SiglipFolder) -> PreTrainedTokenizerBase:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise CheckpointError(f"{path.name}: expected a tokenizer, got {type(tokenizer).__name__}")
     return tokenizer
+
+
+def _vision_configuration(folder: SiglipFolder) -> Configuration:
+    """Normalises the vision tower's configuration, with the pooling head only where it is needed."""
+    kind = "siglip2_vision" if folder.naflex else "siglip_vision"
+    config = {**folder.vision_config, "vision_use_head": _has_head(folder)}
+    inside = "" if folder.vision_config is folder.component.config else "vision_config"
+    return read_configuration(kind, config, file=f"{folder.component.path.name}/config.json", inside=inside)
+
+
+def _text_configuration(folder: SiglipFolder) -> Configuration:
+    """Normalises the text tower's configuration of a folder with `has_text`."""
+    config: Any = folder.component.config["text_config"]
+    file = f"{folder.component.path.name}/config.json"
+    return read_configuration("siglip_text", config, file=file, inside="text_config")
 
 
 def _vision_class(folder: SiglipFolder) -> Any:
