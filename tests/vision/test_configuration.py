@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.configurations import ABSENT, Edit, edited, outcome, with_config
 from tests.helpers.images import picture
 from tests.vision.helpers import load_qwen, load_siglip
-from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.images.store import DecodedImage
 from zrelay_vision.qwen3_vl.states import StatesParameters, TokenMode
 
 Outputs: TypeAlias = list[torch.Tensor]
