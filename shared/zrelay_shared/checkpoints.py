@@ -223,7 +223,7 @@ def _component(root: Path, inside: str, kind: str) -> ComponentFolder:
             f"this folder holds another model; give one whose {kind.replace('_', ' ')} is Z-Image's",
         )
     if rules.weights:
-        weights, index = find_weights(root, inside, rules.weights)
+        weights, index = find_weights(root, inside, rules.weights, config)
     return ComponentFolder(kind, folder, config, weights, index)
 
 

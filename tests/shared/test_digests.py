@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from zrelay_shared.checkpoints import ComponentFolder
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import template_digest, tokenizer_digest
+from zrelay_shared.weight_files import weights_digest
 
 TENSORS = {"embed_tokens.weight": b"embd", "layers.0.w": b"zero", "layers.1.w": b"one!", "norm.weight": b"norm"}
 

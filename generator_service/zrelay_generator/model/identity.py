@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import template_digest, tokenizer_digest
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.weight_files import weights_digest
 
 log = logging.getLogger(__name__)
 FAMILY = "qwen3"

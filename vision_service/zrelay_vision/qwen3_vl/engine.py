@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from zrelay_shared import checkpoints, torch_devices
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.digests import template_digest, tokenizer_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.torch_tensors import all_finite
 from zrelay_shared.vision_fingerprint import VisionFingerprint
+from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import EngineKind, settings_digest
 from zrelay_vision.images.cache import ByteCache
@@ -117,8 +118,9 @@ class Qwen3VLEngine:
         components = load_components(self._folder, self._max_area)
         dtype, why = torch_devices.pick_dtype(self._dtype, device, torch_devices.stored_dtype(component.weights))
         log.info("qwen3_vl computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        weights = WeightFiles(component, cache=cache)
         try:
-            model = load_model(self._folder, components.config, self.hidden_layer, device, dtype)
+            model = load_model(weights, components.config, self.hidden_layer, device, dtype)
         except ValueError as error:
             raise CheckpointError(
                 f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}: this Qwen3-VL has no such layer; give "
@@ -136,7 +138,7 @@ class Qwen3VLEngine:
             family="qwen3_vl",
             width=model.width,
             model_id=checkpoints.model_id(self._path),
-            weights_digest=weights_digest(component, cache=cache),
+            weights_digest=weights.digest,
             processor_digest=settings_digest(
                 {
                     **components.preprocessor.settings,

@@ -43,7 +43,7 @@ def open_qwen3_vl(path: Path) -> QwenFolder:
     for name in _TOKENIZER:
         if not (path / name).is_file():
             raise refusal(path, name, "is missing", "its tokenizer belongs to the checkpoint; copy it from there")
-    weights, index = find_weights(path, "", "model")
+    weights, index = find_weights(path, "", "model", config)
     return QwenFolder(
         ComponentFolder("qwen3_vl", path, config, weights, index),
         _processor(path),
