@@ -9,7 +9,6 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.api.requests import parse_sampling
 from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
-from zrelay_generator.model.loading import load_model
 from zrelay_generator.runtime import GeneratorRuntime, LoadModel, MakeScheduler, ReportDevice, start
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_shared.errors import CheckpointError, InvalidArgument
@@ -28,7 +27,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
     def __init__(
         self,
         config: GeneratorConfig,
-        load: LoadModel = load_model,
+        load: LoadModel | None = None,
         intervals: Intervals = DEFAULT_INTERVALS,
         *,
         make_scheduler: MakeScheduler = Scheduler,
@@ -38,7 +37,8 @@ class GeneratorServicer(GeneratorHandlers, Service):
 
         Args:
             config: The settings.
-            load: Makes the model from a pipeline folder. Benchmarks pass another one to run without a device.
+            load: Makes the model from a pipeline folder, None for `load_model`. Benchmarks pass another one to run
+                without a device.
             intervals: Intervals of heartbeats, retries and leases.
             make_scheduler: Makes the scheduler.
             report_device: Describes the device, at the start and with every heartbeat.

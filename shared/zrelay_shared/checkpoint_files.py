@@ -130,7 +130,7 @@ def _check_one_set(root: Path, inside: str, base: str, chosen: Sequence[str], ha
     )
     if not beside:
         return
-    here = f"{base}.safetensors.index.json with {listed(chosen)}" if has_index else f"{base}.safetensors"
+    here = f"{base}.safetensors.index.json with {listed(list(chosen))}" if has_index else f"{base}.safetensors"
     raise refusal(
         root,
         join(inside, beside[0]),

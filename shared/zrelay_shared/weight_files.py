@@ -110,7 +110,9 @@ class WeightFiles:
                 with contextlib.suppress(Empty):
                     while not stop.is_set():
                         tensor = work.get_nowait()
-                        self._read(tensor, buffer, _both(hashers.get(tensor), sinks.get(tensor)), stop.is_set, cancelled)
+                        self._read(
+                            tensor, buffer, _both(hashers.get(tensor), sinks.get(tensor)), stop.is_set, cancelled
+                        )
             except BaseException:
                 stop.set()
                 raise
@@ -129,7 +131,7 @@ class WeightFiles:
             self._remember()
 
     def refresh(self) -> bool:
-        """Looks the digest up in the cache again, where another process may have put it; returns whether it is known."""
+        """Looks in the cache again, where another process may have put the digest; returns whether it is known."""
         self.digest = self.digest or self._cached()
         return bool(self.digest)
 
@@ -186,7 +188,7 @@ class WeightFiles:
         return CheckpointError(f"{self.name}: {path.name} has changed since it was opened; start again")
 
     def _cached(self) -> str:
-        """Returns the cached digest of exactly these files; "" if there is none, or the entry is damaged or outdated."""
+        """Returns the cached digest of these files; "" if there is none, or the entry is damaged or outdated."""
         if self._cache_entry is None:
             return ""
         try:

@@ -77,7 +77,7 @@ def test_weights_of_another_size(copy: Path) -> None:
     edit(copy, "transformer/config.json", cap_feat_dim=64)
     error = refused_folder(copy)
     assert error.metadata["file"] == "transformer/config.json"
-    assert "cap_embedder.0.weight is [48], not [64]" in error.message
+    assert "tensor cap_embedder.0.weight has shape [48], config.json requires [64]" in error.message
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,10 @@ async def test_weights_that_paint_nothing_are_not_served(
     weights["layers.0.attention.to_k.weight"][0, 0] = torch.nan
     save_file(weights, copy / WEIGHTS, {"format": "pt"})
     service = GeneratorServicer(GeneratorConfig(model=copy, device="cpu"))
-    with pytest.raises(FailedPrecondition, match="not finite after step 1"):
+    with pytest.raises(CheckpointError, match=r"layers.0.attention.to_k.weight holds NaN or infinity") as caught:
         await service.load()
+    assert "--dtype" not in caught.value.message
+    assert caught.value.metadata["tensor"] == "layers.0.attention.to_k.weight"
 
 
 async def test_a_device_that_is_not_here(tiny: Path) -> None:

@@ -2,18 +2,21 @@
 
 import hashlib
 import logging
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
 from zrelay_shared.digests import template_digest, tokenizer_digest
-from zrelay_shared.errors import CheckpointError
+from zrelay_shared.errors import Cancelled, CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
-from zrelay_shared.weight_files import weights_digest
+from zrelay_shared.weight_files import WeightFiles, weights_digest
 
 log = logging.getLogger(__name__)
 FAMILY = "qwen3"
 """Family of every text encoder that a Z-Image transformer was trained with."""
+_CACHE_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,14 @@ class Identity:
         model_id: Name for people.
         transformer_digest, vae_digest: SHA-256 (hex) of both components.
         encoder: Fingerprint of the encoder whose embeddings the transformer expects.
+        pending: Weights of that encoder whose digest is not in `encoder` yet, None if nothing is to be computed.
     """
 
     model_id: str
     transformer_digest: str
     vae_digest: str
     encoder: EncoderFingerprint
+    pending: WeightFiles | None = None
 
     @property
     def image_digest(self) -> str:
@@ -38,47 +43,102 @@ class Identity:
 
 
 def identify(folder: Path, model_id: str, cache: Path) -> Identity:
-    """Reads the identity of a checkpoint without loading it.
+    """Reads the whole identity of a checkpoint without loading it. Arguments and errors as for `identify_loaded`."""
+    identity = identify_loaded(folder, model_id, cache, {})
+    if identity.pending is None:
+        return identity
+    return replace(identity, encoder=hash_encoder(identity.encoder, identity.pending), pending=None)
+
+
+def identify_loaded(folder: Path, model_id: str, cache: Path, loaded: Mapping[str, str]) -> Identity:
+    """Reads the identity of a checkpoint, except the digest of the text encoder's weights if it is not in the cache.
 
     Args:
         folder: A pipeline folder. The text encoder may be missing; the digests of the encoder are then unknown.
         model_id: Name for people.
         cache: Folder in which the digests of weights are kept, so that they are hashed once.
+        loaded: Digests of weights that were computed while they were loaded, by the name of the component.
 
     Raises:
         CheckpointError: The folder is incomplete or damaged.
     """
     pipeline = open_pipeline(folder)
-    transformer = pipeline.component("transformer")
+    transformer, vae = pipeline.component("transformer"), pipeline.component("vae")
     width = transformer.config.get("cap_feat_dim", 2560)
     if not isinstance(width, int):
         raise CheckpointError(f"transformer/config.json says cap_feat_dim {width!r}, expected a whole number")
+    encoder, pending = _encoder(pipeline, model_id, width, cache)
     return Identity(
         model_id,
-        weights_digest(transformer, cache=cache),
-        _vae_digest(pipeline.component("vae"), cache),
-        _encoder(pipeline, model_id, width, cache),
+        loaded.get("transformer") or weights_digest(transformer, cache=cache),
+        _vae_digest(vae, loaded.get("vae") or weights_digest(vae, cache=cache)),
+        encoder,
+        pending,
     )
 
 
-def _vae_digest(vae: ComponentFolder, cache: Path) -> str:
+def hash_encoder(
+    encoder: EncoderFingerprint, weights: WeightFiles, stopped: Callable[[], bool] = lambda: False
+) -> EncoderFingerprint:
+    """Computes the digest of the text encoder's weights, in the calling thread.
+
+    Another process on this machine, such as the encoder service, may put the digest into the cache meanwhile.
+
+    Args:
+        encoder: The fingerprint so far.
+        weights: The text encoder's weights.
+        stopped: Checked before each chunk.
+
+    Returns:
+        The fingerprint with the digest; without it if the weights cannot be read, which is logged.
+
+    Raises:
+        Cancelled: `stopped` returned True.
+    """
+    looked_at = time.monotonic()
+
+    def cancelled() -> bool:
+        nonlocal looked_at
+        if stopped():
+            return True
+        if time.monotonic() - looked_at < _CACHE_POLL_S:
+            return False
+        looked_at = time.monotonic()
+        return weights.refresh()
+
+    try:
+        weights.read({}, threads=1, cancelled=cancelled)
+    except Cancelled:
+        if not weights.digest:
+            raise
+    except (CheckpointError, OSError) as error:
+        log.warning("embeddings cannot be verified against this checkpoint's encoder: %s", error)
+    return replace(encoder, weights_digest=weights.digest)
+
+
+def _vae_digest(vae: ComponentFolder, weights: str) -> str:
     """Returns the digest of the VAE's tensors and of the scaling of its latents."""
     scale = [vae.config.get(name) for name in ("scaling_factor", "shift_factor")]
-    return hashlib.sha256(f"{weights_digest(vae, cache=cache)} {scale}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights} {scale}".encode()).hexdigest()
 
 
-def _encoder(pipeline: PipelineFolder, model_id: str, width: int, cache: Path) -> EncoderFingerprint:
+def _encoder(
+    pipeline: PipelineFolder, model_id: str, width: int, cache: Path
+) -> tuple[EncoderFingerprint, WeightFiles | None]:
+    """Returns what is known at once of the text encoder, and its weights if their digest must be computed."""
     unknown = EncoderFingerprint(family=FAMILY, width=width, model_id=model_id)
     if not (pipeline.path / "text_encoder").is_dir():
-        return unknown
+        return unknown, None
     try:
         folder = open_text_encoder(pipeline.path)
-        return replace(
+        weights = WeightFiles(folder.component, cache=cache)
+        known = replace(
             unknown,
-            weights_digest=weights_digest(folder.component, cache=cache),
+            weights_digest=weights.digest,
             tokenizer_digest=tokenizer_digest(folder.tokenizer),
             chat_template_digest=template_digest(folder.chat_template),
         )
+        return known, None if weights.digest else weights
     except CheckpointError as error:
         log.warning("embeddings cannot be verified against this checkpoint's encoder: %s", error.message)
-        return unknown
+        return unknown, None

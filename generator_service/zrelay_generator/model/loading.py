@@ -83,9 +83,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Pa
         )
 
 
-def _load(
-    kind: Any, component: ComponentFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype
-) -> Any:
+def _load(kind: Any, component: ComponentFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> Any:
     """Loads one component, a diffusers model of class `kind`.
 
     diffusers keeps no module of these classes in float32, and they have no buffers. So the result is bitwise that of

@@ -12,7 +12,7 @@ from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.digests import template_digest, tokenizer_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
-from zrelay_shared.torch_tensors import all_finite
+from zrelay_shared.torch_tensors import all_finite, overflow_remedy
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.config import VisionConfig
@@ -229,10 +229,10 @@ class Qwen3VLEngine:
         if exhausted:  # outside of the handler, whose frames keep the tensors of the failed attempt
             torch_devices.release_cached_memory(model.device)
             raise _out_of_memory(image, model)
+        dtype = torch_devices.dtype_name(states.hidden_states.dtype)
         if not all_finite(states.hidden_states):
             raise FailedPrecondition(
-                f"the hidden states overflow in {torch_devices.dtype_name(states.hidden_states.dtype)}; start the "
-                "vision service with --dtype bfloat16 or float32",
+                f"the hidden states overflow in {dtype}; {overflow_remedy('vision service', dtype, dtype)}",
                 reason="STATES_NOT_FINITE",
             )
         return states

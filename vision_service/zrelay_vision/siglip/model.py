@@ -98,9 +98,7 @@ def load_vision_tower(
     return model
 
 
-def load_text_tower(
-    folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype
-) -> TextTower:
+def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> TextTower:
     """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
     name = folder.component.path.name
     text_config = folder.component.config["text_config"]
