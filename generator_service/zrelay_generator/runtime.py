@@ -51,6 +51,8 @@ MakeScheduler = Callable[[JobEstimator], Scheduler]
 """Makes the scheduler of a generator."""
 ReportDevice = Callable[[torch.device], DeviceReport]
 """Describes a device and its free memory."""
+HashEncoder = Callable[[EncoderFingerprint, WeightFiles, Callable[[], bool]], EncoderFingerprint]
+"""Completes a fingerprint with the digest of the weights. Raises Cancelled once its last argument returns True."""
 _IN_MEMORY_BYTES = 256 << 20
 
 
@@ -104,6 +106,7 @@ async def start(
     *,
     make_scheduler: MakeScheduler = Scheduler,
     report_device: ReportDevice = report,
+    hash_weights: HashEncoder = hash_encoder,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
@@ -113,6 +116,7 @@ async def start(
         intervals: Intervals of heartbeats, retries and leases.
         make_scheduler: Makes the scheduler.
         report_device: Describes the device, at the start and with every heartbeat.
+        hash_weights: Computes the digest of the text encoder's weights after the start.
 
     Raises:
         CheckpointError: The model folder cannot be used.
@@ -123,7 +127,7 @@ async def start(
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
         load = load or partial(load_model, cache=cache_dir())
-        return await _start(config, store, load, intervals, make_scheduler, report_device)
+        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
@@ -147,6 +151,7 @@ async def _start(
     intervals: Intervals,
     make_scheduler: MakeScheduler,
     report_device: ReportDevice,
+    hash_weights: HashEncoder,
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
@@ -225,7 +230,7 @@ async def _start(
     if restored:
         log.info("continuing %d unfinished jobs", restored)
     if identity.pending is not None:
-        runtime.hashing = EncoderHashing(identity.encoder, identity.pending, runtime.set_encoder)
+        runtime.hashing = EncoderHashing(identity.encoder, identity.pending, hash_weights, runtime.set_encoder)
     runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, lambda: report_device(device), intervals))
     return runtime
 
@@ -237,6 +242,7 @@ class EncoderHashing:
         self,
         encoder: EncoderFingerprint,
         weights: WeightFiles,
+        hash_weights: HashEncoder,
         done: Callable[[EncoderFingerprint], Coroutine[Any, Any, None]],
     ) -> None:
         """Starts the thread.
@@ -244,9 +250,11 @@ class EncoderHashing:
         Args:
             encoder: The fingerprint so far.
             weights: The text encoder's weights.
+            hash_weights: Computes the digest.
             done: Receives the complete fingerprint, on the event loop.
         """
-        self._loop, self._done, self._stopped = asyncio.get_running_loop(), done, threading.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), threading.Event()
+        self._hash, self._done = hash_weights, done
         # A daemon: storage that hangs must not keep the process from ending.
         thread = threading.Thread(target=self._run, args=(encoder, weights), name="encoder-digest", daemon=True)
         thread.start()
@@ -259,7 +267,7 @@ class EncoderHashing:
         lower_thread_priority()
         started = time.monotonic()
         try:
-            fingerprint = hash_encoder(encoder, weights, self._stopped.is_set)
+            fingerprint = self._hash(encoder, weights, self._stopped.is_set)
         except Cancelled:
             return
         except Exception:  # the jobs must not wait forever

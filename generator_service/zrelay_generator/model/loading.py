@@ -24,7 +24,7 @@ from zrelay_shared.torch_devices import is_out_of_memory
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_component", "load_model"]
 
 _UNSUPPORTED_SCHEDULES = (
     "use_dynamic_shifting",
@@ -58,8 +58,10 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Pa
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
     files = {name: WeightFiles(pipeline.component(name), cache=cache) for name in ("transformer", "vae")}
-    model = _load(ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, dtype)
-    autoencoder = _load(AutoencoderKL, pipeline.component("vae"), files["vae"], device, dtype)
+    model = load_component(
+        ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, dtype
+    )
+    autoencoder = load_component(AutoencoderKL, pipeline.component("vae"), files["vae"], device, dtype)
     with torch.inference_mode():
         try:
             weights = transformer_weights(model)
@@ -83,11 +85,24 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Pa
         )
 
 
-def _load(kind: Any, component: ComponentFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> Any:
+def load_component(
+    kind: Any, component: ComponentFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype
+) -> Any:
     """Loads one component, a diffusers model of class `kind`.
 
     diffusers keeps no module of these classes in float32, and they have no buffers. So the result is bitwise that of
     its from_pretrained, which leaves out and makes up tensors with a warning and may read other files.
+
+    Args:
+        kind: The class.
+        component: The component's folder.
+        weights: Its weights; their digest is computed on the way.
+        device: Where the weights go.
+        dtype: Their dtype.
+
+    Raises:
+        CheckpointError: Configuration and weights do not fit together, or a value is not finite.
+        OutOfMemory: The device has not enough memory.
     """
     name = component.name
     try:
