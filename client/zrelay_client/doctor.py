@@ -171,7 +171,11 @@ def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     if comparison.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
         return Check(name, OK, message)
     fix = "serve the encoder from the generator's own pipeline folder: `zrelay serve encoder --model FOLDER`"
-    if comparison.relation == fingerprint.UNVERIFIED:
+    expected = generator.expected_encoder
+    if comparison.relation == fingerprint.UNVERIFIED and expected.tokenizer_digest and not expected.weights_digest:
+        message = f"still computing: the generator hashes its text encoder's weights ({message})"
+        fix = "run `zrelay doctor` again in a minute; if nothing changes, see the generator's log"
+    elif comparison.relation == fingerprint.UNVERIFIED:
         fix = "add text_encoder/ and tokenizer/ to the generator's folder, so that it can compare the encoder"
     return Check(name, WARN, message, fix)
 

@@ -113,6 +113,6 @@ def test_an_overflow_names_the_remedy(tiny: Path) -> None:
         reason="STATES_NOT_FINITE",
         match="computed in float32, requested in float16; request bfloat16$",
     )
-    encoder.encoder.model.embed_tokens.weight.data[3] = 3e38
+    encoder.encoder.model.embed_tokens.weight.data[3] = torch.inf
     error = refused(lambda: encoder.embed([(3,)]), FailedPrecondition, reason="STATES_NOT_FINITE")
     assert "no other dtype helps" in error.message and "--dtype" not in error.message

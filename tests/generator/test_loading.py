@@ -217,7 +217,7 @@ def test_attention_of_an_old_vae_has_other_names(demo: Path, tmp_path: Path) -> 
     expected = AutoencoderKL.from_pretrained(copied, use_safetensors=True, local_files_only=True)
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in expected.state_dict().items())
     first = next(key for key in tensors if ".attentions.0.to_q.weight" in key)
-    save_file(renamed | {first: tensors[first]}, file, {"format": "pt"})
+    save_file(renamed | {first: tensors[first].clone()}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match="are the same tensor"):
         load_component(AutoencoderKL, component, WeightFiles(component), CPU, torch.float32)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers.polling import until_async
+from tests.helpers.polling import eventually, until_async
 from zrelay.v1 import jobs_pb2 as jpb
 from zrelay.v1.embeds_pb2 import EncoderRelation
 from zrelay_generator.model.identity import hash_encoder
@@ -189,7 +189,7 @@ async def test_a_shutdown_ends_the_hashing_and_parks_what_waits_for_it(
         await watching
     assert refused.value.metadata["parked"] == "true"
     await caller.server.close()
-    assert gate.stopped
+    await eventually(lambda: gate.stopped, "the hashing ends")
 
 
 @pytest.mark.parametrize("error", [CheckpointError("damaged"), OSError("gone")])
