@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ZImageTransformer2DModel
@@ -29,16 +30,17 @@ _PLAIN_CHUNK = 16 << 20
 def write_transformer(folder: Path, layers: int) -> ComponentFolder:
     """Writes a transformer of the published width with `layers` main blocks and one refiner block of each kind."""
     with torch.device("meta"):
-        model = ZImageTransformer2DModel(n_layers=layers, n_refiner_layers=1)
+        model: Any = ZImageTransformer2DModel(n_layers=layers, n_refiner_layers=1)
     model.save_config(folder)
-    generator, shards, size = torch.Generator().manual_seed(0), [{}], 0  # type: ignore[var-annotated]
+    generator, size = torch.Generator().manual_seed(0), 0
+    shards: list[dict[str, torch.Tensor]] = [{}]
     for name, tensor in model.state_dict().items():
         if size > _SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = torch.randn(tensor.shape, generator=generator, dtype=torch.bfloat16) * 0.02
         size += shards[-1][name].nbytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"diffusion_pytorch_model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})

@@ -68,7 +68,7 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
                 yield check
     if encoder is not None:
         if generator is not None:
-            yield _check_pair(encoder, generator)
+            yield check_pair(encoder, generator)
         if encoder.ready:
             yield await _check_encode(first[encoder.role], generator)
 
@@ -158,7 +158,7 @@ async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> C
     return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
 
 
-def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
+def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     """Checks whether the encoder is the one of the generator's checkpoint."""
     name = "encoder fits generator"
     if encoder.fingerprint is None or generator.expected_encoder is None:
