@@ -71,6 +71,10 @@ class PipelineFolder:
         """Checks the tokenizer and returns its folder. Raises CheckpointError."""
         return _tokenizer(self.path, "tokenizer")
 
+    def chat_template(self) -> str:
+        """Returns the text of the chat template. Raises CheckpointError."""
+        return _chat_template(self.path, "tokenizer")
+
 
 @dataclass(frozen=True)
 class TextEncoderFolder:

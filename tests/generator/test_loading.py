@@ -120,6 +120,15 @@ def test_a_broken_encoder_beside_it_leaves_embeddings_unverified(file: str, demo
     assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 128, "")
 
 
+def test_weights_of_a_text_encoder_that_cannot_be_read_leave_its_tokenizer_known(demo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    file = folder / "text_encoder" / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.0.mlp.up_proj.scale_weight": torch.ones(1)}, file)
+    encoder, expected = (identify(each, "demo", tmp_path / "cache").encoder for each in (folder, demo))
+    assert not encoder.weights_digest and expected.weights_digest
+    assert encoder.tokenizer_digest == expected.tokenizer_digest
+
+
 async def test_defaults_that_would_be_refused_are_not_served(
     copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline, open_text_encoder
+from zrelay_shared.checkpoints import ComponentFolder, PipelineFolder, open_pipeline
 from zrelay_shared.digests import template_digest, tokenizer_digest
 from zrelay_shared.errors import Cancelled, CheckpointError
 from zrelay_shared.fingerprint import EncoderFingerprint
@@ -129,16 +129,16 @@ def _encoder(
     unknown = EncoderFingerprint(family=FAMILY, width=width, model_id=model_id)
     if not (pipeline.path / "text_encoder").is_dir():
         return unknown, None
+    known = unknown
     try:
-        folder = open_text_encoder(pipeline.path)
-        weights = WeightFiles(folder.component, cache=cache)
+        # Weights that cannot be read leave the tokenizer known: embeddings of another one are refused all the same.
         known = replace(
             unknown,
-            weights_digest=weights.digest,
-            tokenizer_digest=tokenizer_digest(folder.tokenizer),
-            chat_template_digest=template_digest(folder.chat_template),
+            tokenizer_digest=tokenizer_digest(pipeline.tokenizer()),
+            chat_template_digest=template_digest(pipeline.chat_template()),
         )
-        return known, None if weights.digest else weights
+        weights = WeightFiles(pipeline.component("text_encoder"), cache=cache)
     except CheckpointError as error:
         log.warning("embeddings cannot be verified against this checkpoint's encoder: %s", error.message)
-        return unknown, None
+        return known, None
+    return replace(known, weights_digest=weights.digest), None if weights.digest else weights
