@@ -219,7 +219,7 @@ def broken(source: Path, target: Path, what: str) -> Path:
         ("no processor", "preprocessor_config.json is missing"),
         ("other widths", "config.json requires"),
         ("more layers", "the weights lack"),
-        ("quantised weights", "up_proj.weight is I8; expected BF16, F16, F32: quantised weights are not supported"),
+        ("quantised weights", "holds integer weights without scales"),
         ("a template without images", "its chat template cannot show an image"),
         ("a template that fails", "its chat template cannot show an image"),
         ("a layer that is none", "hidden_layer 2; it must be -1 or less"),

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _SMOOTHING = 0.2
 """Weight of the newest call in the smoothed mean of seconds per call."""
 _MIN_RETRY_S = 0.1
-_LOWEST_PRIORITY = 19
+_LOWER_PRIORITY = 5
 
 
 def serving_threads(threads: int | None) -> int:
@@ -34,10 +34,14 @@ def serving_threads(threads: int | None) -> int:
 
 
 def lower_thread_priority() -> None:
-    """Gives the calling thread the lowest priority. Only Linux has priorities of threads; elsewhere nothing happens."""
+    """Gives the calling thread a lower priority. Only Linux has priorities of threads; elsewhere nothing happens.
+
+    On a busy machine it still gets a quarter of a core (the lowest priority would get a hundredth): calls may wait for
+    its result.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWER_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True)
