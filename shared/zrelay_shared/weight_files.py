@@ -87,7 +87,7 @@ class WeightFiles:
 
         Args:
             sinks: Consumers of the tensors that are needed.
-            threads: Number of threads, None for the number of processors; 1 reads in the calling thread.
+            threads: Number of threads, None for the number of usable cores; 1 reads in the calling thread.
             cancelled: Checked before each chunk.
 
         Raises:
@@ -117,7 +117,7 @@ class WeightFiles:
                 stop.set()
                 raise
 
-        count = threads or min(_MAX_THREADS, os.cpu_count() or 1)
+        count = threads or min(_MAX_THREADS, _usable_cores())
         if count == 1:
             run()
         else:
@@ -266,6 +266,10 @@ def _combined(digests: Mapping[TensorEntry, str]) -> str:
         for entry, digest in digests.items()
     }
     return _sha256(b"\n".join(_canonical(lines[name]) for name in sorted(lines)))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _state(path: Path, stat: os.stat_result) -> list[object]:
