@@ -85,7 +85,7 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
                 yield check
     if encoder is not None:
         if generator is not None:
-            yield _check_pair(encoder, generator)
+            yield check_pair(encoder, generator)
         if encoder.ready:
             yield await _check_encode(first[encoder.role], generator)
 
@@ -202,7 +202,7 @@ async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> C
     return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
 
 
-def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
+def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     """Checks whether the encoder is the one of the generator's checkpoint."""
     name = "encoder fits generator"
     if encoder.fingerprint is None or generator.expected_encoder is None:
@@ -215,7 +215,11 @@ def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     if comparison.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
         return Check(name, OK, message)
     fix = "serve the encoder from the generator's own pipeline folder: `zrelay serve encoder --model FOLDER`"
-    if comparison.relation == fingerprint.UNVERIFIED:
+    expected = generator.expected_encoder
+    if comparison.relation == fingerprint.UNVERIFIED and expected.tokenizer_digest and not expected.weights_digest:
+        message = f"still computing: the generator hashes its text encoder's weights ({message})"
+        fix = "run `zrelay doctor` again in a minute; if nothing changes, see the generator's log"
+    elif comparison.relation == fingerprint.UNVERIFIED:
         fix = "add text_encoder/ and tokenizer/ to the generator's folder, so that it can compare the encoder"
     return Check(name, WARN, message, fix)
 

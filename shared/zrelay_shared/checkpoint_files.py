@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zrelay_shared.errors import CheckpointError, listed
-from zrelay_shared.safetensors_header import SafetensorsError, read_header
+from zrelay_shared.safetensors_header import SafetensorsError, read_whole_header
+from zrelay_shared.weight_formats import ORIGINAL, problem_of_config, problem_of_weights
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -100,54 +102,128 @@ def _has_mark(path: Path) -> bool:
         return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
-def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
-    """Returns the safetensors files of the component in `root/inside`, in order, and its index.
+def find_weights(
+    root: Path, inside: str, base: str, config: Mapping[str, object]
+) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
+    """Selects the safetensors files of the component in `root/inside`. Exactly these are checked, hashed and loaded.
 
-    The index maps tensor names to file names; it is None for a single file. The header of each file is compared with
-    the file's size.
+    They are `<base>.safetensors`, or the shards that `<base>.safetensors.index.json` lists. Variants such as
+    `<base>.fp16.safetensors` are ignored. Where more than one set of weights could be meant, the folder is refused.
+
+    Args:
+        root: The checkpoint, as the user named it.
+        inside: Folder of the component in it, "" for `root` itself.
+        base: Name of the weights without suffixes.
+        config: Configuration of the component.
+
+    Returns:
+        The files in order, and the index from tensor names to file names, which is None for a single file. The header
+        of each file is compared with the file's size.
 
     Raises:
-        CheckpointError: A file is missing, damaged or pickled.
+        CheckpointError: A file is missing, damaged or pickled, the files are not one set of weights, a tensor is stored
+            twice, or zrelay does not load such weights (`weight_formats`).
     """
     folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
-    if (folder / single).is_file():
-        _tensor_names(root, join(inside, single))
-        return (folder / single,), None
-    if not (folder / index_file).is_file():
-        if found := find_pickles(folder):
-            raise pickle_refusal(root, [join(inside, name) for name in found])
-        raise refusal(
-            root,
-            join(inside, single),
-            "is missing",
-            f"it should hold the weights (or {index_file} and the shards it lists); copy it again",
-        )
+    if (problem := problem_of_config(config)) is not None:
+        raise refusal(root, join(inside, "config.json"), *problem)
+    has_index = (folder / index_file).is_file()
+    index = _read_index(root, inside, index_file) if has_index else {}
+    if not has_index and not (folder / single).is_file():
+        raise _no_weights(root, inside, base)
+    chosen = sorted(set(index.values())) if has_index else [single]
+    _check_one_set(root, inside, base, chosen, has_index)
+    owner: dict[str, str] = {}
+    for file in chosen:
+        if not (folder / file).is_file():
+            raise refusal(
+                root,
+                join(inside, file),
+                "is missing",
+                f"it is one of {len(chosen)} shards that {index_file} lists; copy it again",
+            )
+        names = _tensor_names(root, join(inside, file))
+        if lost := sorted(name for name, shard in index.items() if shard == file and name not in names):
+            raise refusal(root, join(inside, file), f"lacks {listed(lost)}", f"{index_file} says it holds them")
+        if twice := sorted(names & owner.keys()):
+            raise refusal(
+                root,
+                join(inside, file),
+                f"holds {listed(twice)}, which {owner[twice[0]]} holds too",
+                "the shards are of two sets of weights; copy the folder again",
+            )
+        if has_index and (extra := sorted(names - index.keys())):
+            raise refusal(
+                root,
+                join(inside, file),
+                f"holds {listed(extra)}, which {index_file} does not list",
+                "the index is of another set of weights; copy the folder again",
+            )
+        owner.update(dict.fromkeys(names, file))
+    return tuple(folder / file for file in chosen), index if has_index else None
+
+
+def _read_index(root: Path, inside: str, index_file: str) -> dict[str, str]:
     shown = join(inside, index_file)
     weight_map = read_json(root, shown).get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(v, str) for v in weight_map.values())):
         raise refusal(root, shown, "has no weight_map", "it should map each tensor to its shard; copy it again")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
+    for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise refusal(root, shown, f"lists {shard!r}", "shards are .safetensors files of the same folder")
-        if not (folder / shard).is_file():
-            raise refusal(
-                root,
-                join(inside, shard),
-                "is missing",
-                f"it is one of {len(shards)} shards that {index_file} lists; copy it again",
-            )
-        names = _tensor_names(root, join(inside, shard))
-        if lost := sorted(name for name, file in weight_map.items() if file == shard and name not in names):
-            raise refusal(root, join(inside, shard), f"lacks {listed(lost)}", f"{index_file} says it holds them")
-    return tuple(folder / shard for shard in shards), dict(weight_map)
+    return dict(weight_map)
+
+
+def _check_one_set(root: Path, inside: str, base: str, chosen: Sequence[str], has_index: bool) -> None:
+    """Refuses files beside the chosen ones that could be meant instead of them."""
+    variant = re.compile(rf"{re.escape(base)}(\.[A-Za-z0-9_]+(-\d+-of-\d+)?|-\d+-of-\d+\.[A-Za-z0-9_]+)\.safetensors")
+    beside = sorted(
+        item.name
+        for item in (root / inside).glob(f"{base}*.safetensors")
+        if item.name not in chosen and not variant.fullmatch(item.name)
+    )
+    if not beside:
+        return
+    here = f"{base}.safetensors.index.json with {listed(list(chosen))}" if has_index else f"{base}.safetensors"
+    raise refusal(
+        root,
+        join(inside, beside[0]),
+        f"is beside other weights: one set is {here}, another {listed(beside)}",
+        "keep the set that you want in this folder, and move the other away",
+    )
+
+
+def _no_weights(root: Path, inside: str, base: str) -> CheckpointError:
+    folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
+    if found := find_pickles(folder):
+        return pickle_refusal(root, [join(inside, name) for name in found])
+    if gguf := sorted(item.name for item in folder.glob("*.gguf")):
+        return refusal(
+            root, join(inside, gguf[0]), "holds GGUF weights", f"quantised layouts are not supported: {ORIGINAL}"
+        )
+    if others := sorted(item.name for item in folder.glob(f"{base}*.safetensors")):
+        return refusal(
+            root,
+            join(inside, single),
+            f"is missing, beside {listed(others)}",
+            f"shards need {index_file}, copy it from the same checkpoint; rename the file of a variant to {single}",
+        )
+    return refusal(
+        root,
+        join(inside, single),
+        "is missing",
+        f"it should hold the weights (or {index_file} and the shards it lists); copy it again",
+    )
 
 
 def _tensor_names(root: Path, file: str) -> frozenset[str]:
     try:
-        return frozenset(entry.name for entry in read_header(root / file))
+        header = read_whole_header(root / file)
     except SafetensorsError as error:
         raise refusal(root, file, str(error), "copy the file again and compare its size") from error
+    if (problem := problem_of_weights(header.entries, header.metadata)) is not None:
+        raise refusal(root, file, *problem)
+    return frozenset(entry.name for entry in header.entries)
 
 
 def find_pickles(folder: Path) -> list[str]:

@@ -73,6 +73,10 @@ class PipelineFolder:
         """Checks the tokenizer and returns its folder. Raises CheckpointError."""
         return check_tokenizer(self.path, "tokenizer")
 
+    def chat_template(self) -> str:
+        """Returns the text of the chat template. Raises CheckpointError."""
+        return read_chat_template(self.path, "tokenizer")
+
 
 @dataclass(frozen=True)
 class TextEncoderFolder:
@@ -225,7 +229,7 @@ def _component(root: Path, inside: str, kind: str) -> ComponentFolder:
             f"this folder holds another model; give one whose {kind.replace('_', ' ')} is Z-Image's",
         )
     if rules.weights:
-        weights, index = find_weights(root, inside, rules.weights)
+        weights, index = find_weights(root, inside, rules.weights, config)
     return ComponentFolder(kind, folder, config, weights, index)
 
 

@@ -18,6 +18,7 @@ from zrelay_shared import checkpoints
 from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.fingerprint import compare
+from zrelay_shared.weight_files import WeightFiles
 
 CANARIES = [[(7 * at + 3) % 768 for at in range(length)] for length in (512, 512, 31)]
 """Token ids of prompts that reach the usual limit, and of a short one."""
@@ -57,7 +58,7 @@ def result(folder: Path, edit: str) -> tuple[str, list[torch.Tensor]] | None:
     component = replace(component, config=edited({**component.config, "layer_types": None}, changed))
 
     def run() -> tuple[str, list[torch.Tensor]]:
-        model = load_model(component, -2, torch.device("cpu"), torch.float32)
+        model = load_model(component, WeightFiles(component), -2, torch.device("cpu"), torch.float32)
         return read_component(component).digest, model(CANARIES, model.plan)
 
     found: tuple[str, list[torch.Tensor]] | None = outcome(run, changed)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zrelay_shared.checkpoints import ComponentFolder
-from zrelay_shared.digests import weights_digest
+from zrelay_shared.weight_files import weights_digest
 
 TENSORS = {"embed_tokens.weight": b"embd", "layers.0.w": b"zero", "layers.1.w": b"one!", "norm.weight": b"norm"}
 

@@ -213,6 +213,12 @@ def broken(source: Path, target: Path, what: str) -> Path:
             tensors = load_file(folder / "model.safetensors")
             name = "model.language_model.layers.0.mlp.up_proj.weight"
             save_file({**tensors, name: tensors[name].to(torch.int8)}, folder / "model.safetensors")
+        case "no number in the vision tower" | "no number in the language model":
+            tensors = load_file(folder / "model.safetensors")
+            part = "model.visual." if "vision" in what else "model.language_model.layers.0."
+            name = next(name for name in sorted(tensors) if name.startswith(part))
+            tensors[name].view(-1)[-1] = torch.nan
+            save_file(tensors, folder / "model.safetensors")
         case "a layer that is none":
             (folder / "zrelay.json").write_text('{"hidden_layer": 2}')
     return folder
@@ -230,7 +236,9 @@ def broken(source: Path, target: Path, what: str) -> Path:
         ("no processor", "preprocessor_config.json is missing"),
         ("other widths", "config.json requires"),
         ("more layers", "the weights lack"),
-        ("quantised weights", "up_proj.weight is I8; expected BF16, F16, F32: quantised weights are not supported"),
+        ("quantised weights", "holds integer weights without scales"),
+        ("no number in the vision tower", "holds NaN or infinity"),
+        ("no number in the language model", "holds NaN or infinity"),
         ("a template without images", "its chat template cannot show an image"),
         ("a template that fails", "its chat template cannot show an image"),
         ("a layer that is none", "hidden_layer 2; it must be -1 or less"),

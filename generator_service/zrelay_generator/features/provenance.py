@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from zrelay_generator.features.protocol import JobSpec
 from zrelay_shared import __version__
+from zrelay_shared.fingerprint import EncoderComparison, EncoderFingerprint
 
 VERSION = 1
 """Version of the JSON's form."""
@@ -40,12 +41,15 @@ class LoadedIdentity:
     compute_dtype: str
 
 
-def provenance_json(spec: JobSpec, loaded: LoadedIdentity, image_index: int, seed: int, pixels_sha256: str) -> str:
+def provenance_json(
+    spec: JobSpec, loaded: LoadedIdentity, relation: EncoderComparison, image_index: int, seed: int, pixels_sha256: str
+) -> str:
     """Returns the provenance of one image as JSON text. The same image generated again has the same text.
 
     Args:
         spec: The job.
         loaded: The generator.
+        relation: How the encoder of the job relates to the one of the checkpoint.
         image_index: Index of the image in the job.
         seed: Seed of the image.
         pixels_sha256: SHA-256 (hex) of the image's pixels.
@@ -72,9 +76,9 @@ def provenance_json(spec: JobSpec, loaded: LoadedIdentity, image_index: int, see
             "seed": seed,
         },
         "image_index": image_index,
-        "encoder": json.loads(origin.encoder),
-        "encoder_relation": origin.relation,
-        "encoder_differences": list(origin.differences),
+        "encoder": {} if origin.encoder is None else _encoder(origin.encoder),
+        "encoder_relation": relation.relation,
+        "encoder_differences": list(relation.differences),
         "prompt": origin.prompt,
         "negative_prompt": origin.negative_prompt,
         "labels": dict(origin.labels),
@@ -83,3 +87,10 @@ def provenance_json(spec: JobSpec, loaded: LoadedIdentity, image_index: int, see
     for feature in spec.features:
         content.update(feature.provenance())
     return provenance_text(content)
+
+
+def _encoder(fingerprint: EncoderFingerprint) -> dict[str, object]:
+    """Returns the encoder's fingerprint and digest for the file, without local paths of the encoder's machine."""
+    content = asdict(fingerprint) | {"digest": fingerprint.digest}
+    content["model_id"] = fingerprint.model_id.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    return content

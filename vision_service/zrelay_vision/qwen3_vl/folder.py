@@ -42,7 +42,7 @@ def open_qwen3_vl(path: Path) -> QwenFolder:
         found = f"says model_type {config.get('model_type')!r}, expected 'qwen3_vl'"
         raise refusal(path, "config.json", found, _REMEDY)
     check_tokenizer(path, "")
-    weights, index = find_weights(path, "", "model")
+    weights, index = find_weights(path, "", "model", config)
     return QwenFolder(
         ComponentFolder("qwen3_vl", path, config, weights, index),
         _processor(path),

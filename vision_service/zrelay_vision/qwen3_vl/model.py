@@ -5,8 +5,10 @@ parts. The prefix ends with the image, the suffix follows it and attends to the 
 be reused as long as the image and the text before it stay the same.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +23,16 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 
 from zrelay_shared.configuration import read_component
-from zrelay_shared.digests import canonical_name
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.tokenizer import load_tokenizer
 from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles, canonical_name
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
+
+_LAYER = re.compile(r"language_model\.layers\.(\d+)\.")
+_FINAL_NORM = "language_model.norm.weight"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,25 +249,33 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
 
 
 def load_model(
-    folder: QwenFolder, config: Qwen3VLConfig, hidden_layer: int, device: torch.device, dtype: torch.dtype
+    weights: WeightFiles, config: Qwen3VLConfig, hidden_layer: int, device: torch.device, dtype: torch.dtype
 ) -> Qwen3VLModel:
     """Loads the vision tower and the blocks that `hidden_layer` needs.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
+        CheckpointError: A tensor is missing, left over, not finite or has another shape, or config.json is invalid.
         ValueError: The model has no such layer.
     """
-    name = folder.component.path.name
     text: Any = config.text_config
     plan = layer_plan(text.num_hidden_layers, hidden_layer)
     try:
         model = Qwen3VLModel(config, plan)
     except Exception as error:  # no heads, a negative width: torch and Python raise many types
-        raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
-    load_weights(model, folder.component.weights, device, dtype, name_of=canonical_name, what=name)
+        raise _broken(weights.name, "config.json does not describe a Qwen3-VL", error) from error
+    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
     model.rotary_emb.to(device)
     model.visual.rotary_pos_emb.to(device)
     return model
+
+
+def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for what the plan does not need."""
+    name = canonical_name(stored)
+    if name is None or (name == _FINAL_NORM and not plan.final_norm):
+        return None
+    layer = _LAYER.match(name)
+    return None if layer is not None and int(layer[1]) >= plan.blocks else name
 
 
 def _broken(name: str, problem: str, error: Exception) -> CheckpointError:

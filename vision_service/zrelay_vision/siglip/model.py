@@ -23,10 +23,12 @@ from zrelay_shared.configuration import Configuration, combined_digest, read_con
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
 
 _VISION, _TEXT = "vision_model.", "text_model."
+_HEAD, _POSITIONS, _SCALE = "head.", "position_ids", ("logit_scale", "logit_bias")
 
 
 class ScoreScale(nn.Module):
@@ -89,17 +91,19 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
     return SiglipComponents(config, combined_digest(*towers), preprocessor)
 
 
-def load_vision_tower(folder: SiglipFolder, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def load_vision_tower(
+    folder: SiglipFolder, weights: WeightFiles, config: Any, device: torch.device, dtype: torch.dtype
+) -> Any:
     """Loads the vision tower, with its pooling head only if the checkpoint can score. Raises CheckpointError."""
     with torch.device("meta"):
         model = _vision_class(folder)(config)
     # A tower that was saved alone has no prefix, or the one of older versions of transformers.
     alone = folder.vision_config is folder.component.config
-    _load(model, folder, device, dtype, _VISION, alone=alone)
+    _load(model, weights, device, dtype, _VISION, alone=alone, head=_has_head(folder))
     return model
 
 
-def load_text_tower(folder: SiglipFolder, device: torch.device, dtype: torch.dtype) -> TextTower:
+def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> TextTower:
     """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
     name = folder.component.path.name
     arguments = _text_configuration(folder).arguments()
@@ -111,18 +115,28 @@ def load_text_tower(folder: SiglipFolder, device: torch.device, dtype: torch.dty
             model, scale = model_class(config), ScoreScale()
     except Exception as error:  # as above
         raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
-    _load(model, folder, device, dtype, _TEXT)
-    load_weights(scale, folder.component.weights, device, dtype, name_of=lambda n: n, what=name)
+    _load(model, weights, device, dtype, _TEXT)
+    load_weights(scale, weights, device, dtype, name_of=lambda stored: stored if stored in _SCALE else None)
     return TextTower(model, scale, _load_tokenizer(folder), config.max_position_embeddings)
 
 
 def _load(
-    model: Any, folder: SiglipFolder, device: torch.device, dtype: torch.dtype, prefix: str, *, alone: bool = False
+    model: Any,
+    weights: WeightFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    prefix: str,
+    *,
+    alone: bool = False,
+    head: bool = True,
 ) -> None:
-    def name_of(name: str) -> str | None:
-        return name.removeprefix(prefix) if alone or name.startswith(prefix) else None
+    def name_of(stored: str) -> str | None:
+        if not (alone or stored.startswith(prefix)) or stored.endswith(_POSITIONS):
+            return None
+        name = stored.removeprefix(prefix)
+        return None if name.startswith(_HEAD) and not head else name
 
-    load_weights(model, folder.component.weights, device, dtype, name_of=name_of, what=folder.component.path.name)
+    load_weights(model, weights, device, dtype, name_of=name_of)
     for module in model.modules():  # the only buffer that is not saved
         if isinstance(getattr(module, "position_ids", None), torch.Tensor):
             module.position_ids = torch.arange(module.position_ids.shape[-1], device=device).expand(1, -1)
