@@ -16,6 +16,7 @@ from zrelay_shared.digests import canonical_name, template_digest, tokenizer_dig
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.service.torch_memory import compute_dtype, plan_memory, stored_dtype
 from zrelay_shared.torch_weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -75,11 +76,10 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
         OutOfMemory: The weights do not fit.
     """
     device = torch_devices.pick_device(config.device)
-    stored = torch_devices.stored_dtype(folder.component.weights)
-    dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
-    log.info("computing in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+    chosen = plan_memory(config, device).dtype
+    dtype = compute_dtype(chosen)
     try:
-        model = load_model(folder.component, config.hidden_layer, device, dtype)
+        model = load_model(folder.component, config.hidden_layer, device, dtype, stored_dtype(chosen))
     except ValueError as error:
         raise CheckpointError(f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}") from error
     except (RuntimeError, MemoryError) as error:
@@ -101,8 +101,21 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
     return Encoder(model, fingerprint, device)
 
 
-def load_model(component: ComponentFolder, hidden_layer: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+def load_model(
+    component: ComponentFolder,
+    hidden_layer: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    stored: torch.dtype | None = None,
+) -> TextEncoder:
     """Loads the blocks that `hidden_layer` needs, and only their tensors.
+
+    Args:
+        component: The text encoder's folder.
+        hidden_layer: Index of the hidden layer, negative.
+        device: Where it computes.
+        dtype: Dtype of the computation.
+        stored: Dtype in which the matrices stay in memory; None for `dtype`.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
@@ -114,8 +127,10 @@ def load_model(component: ComponentFolder, hidden_layer: int, device: torch.devi
         model = TextEncoder(config, plan)
     except Exception as error:  # no heads, a negative width: torch and Python raise many types
         raise _not_a_model(component, error) from error
-    load_weights(model, component.weights, device, dtype, name_of=canonical_name, what=component.path.name)
+    load_weights(model, component.weights, device, stored or dtype, name_of=canonical_name, what=component.path.name)
     model.rotary_emb.to(device)
+    if stored not in (None, dtype):
+        model.compute_in(dtype)
     return model
 
 

@@ -11,7 +11,7 @@ from zrelay_generator.model.model import LoadedModel, ModelLimits
 from zrelay_generator.model.preview import fit_latent_to_rgb
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.vae import Vae
-from zrelay_generator.model.weights import TransformerWeights, transformer_weights
+from zrelay_generator.model.weights import TransformerWeights, compute_in, transformer_weights
 from zrelay_shared.checkpoints import (
     ComponentFolder,
     PipelineFolder,
@@ -37,8 +37,16 @@ _UNSUPPORTED_SCHEDULES = (
 _TRAIN_TIMESTEPS = 1000
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def load_model(
+    folder: Path, device: torch.device, dtype: torch.dtype, stored: torch.dtype | None = None
+) -> LoadedModel:
     """Loads the model of a pipeline folder.
+
+    Args:
+        folder: The pipeline folder.
+        device: Where it computes.
+        dtype: Dtype of the computation.
+        stored: Dtype in which the matrices of the transformer's blocks stay in memory; None for `dtype`.
 
     Raises:
         CheckpointError: Something is missing or does not fit; the message names it.
@@ -49,7 +57,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
     _check_scheduler(pipeline)
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    model = _load(ZImageTransformer2DModel, pipeline, "transformer", device, dtype)
+    model = _load(ZImageTransformer2DModel, pipeline, "transformer", device, stored or dtype)
+    compute_in(model, dtype)
     autoencoder = _load(AutoencoderKL, pipeline, "vae", device, dtype)
     with torch.inference_mode():
         try:

@@ -40,18 +40,17 @@ class SiglipEngine:
 
     kind = EngineKind.SIGLIP
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         """Checks the folder. Raises CheckpointError.
 
         Args:
             folder: The checkpoint.
-            dtype: Compute dtype, or "auto".
+            dtype: Dtype of the computation.
         """
         self.fingerprint: VisionFingerprint | None = None
         self._folder = open_siglip(folder)
-        self._requested_dtype = dtype
         self._device = torch.device("cpu")
-        self._dtype = torch.float32
+        self._dtype = dtype
         self._components: SiglipComponents | None = None
         self._vision_tower: Any = None
         self._text_tower: TextTower | None = None
@@ -80,16 +79,14 @@ class SiglipEngine:
     def load(self, device: torch.device, cache: Path | None) -> None:
         """Loads the vision tower. See `ImageEngine.load`."""
         folder, components = self._folder, siglip_model.load_components(self._folder)
-        stored = torch_devices.stored_dtype(folder.component.weights)
-        dtype, why = torch_devices.pick_dtype(self._requested_dtype, device, stored)
-        log.info("siglip computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        dtype = self._dtype
         self._vision_tower = _within_memory(
             device,
             lambda: siglip_model.load_vision_tower(folder, components.vision_config, device, dtype),
             need="the weights of --siglip",
             remedy="use another --device, or --dtype bfloat16",
         )
-        self._components, self._device, self._dtype = components, device, dtype
+        self._components, self._device = components, device
         self.fingerprint = VisionFingerprint(
             engine=self.kind.value,
             family="siglip2",
