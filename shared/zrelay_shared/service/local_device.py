@@ -7,14 +7,14 @@ from pathlib import Path
 
 from zrelay_shared.host_memory import cpu_has_bfloat16, host_memory
 from zrelay_shared.limits import MIB
-from zrelay_shared.service.memory_plan import Device
+from zrelay_shared.service.memory_plan import PlannedDevice
 
 _AMPERE = 8.0
 """Least compute capability of a GPU with bfloat16."""
 _QUERY_S = 10.0
 
 
-def local_device(requested: str = "auto", root: Path = Path("/")) -> Device:
+def local_device(requested: str = "auto", root: Path = Path("/")) -> PlannedDevice:
     """Returns the device that a service on this machine would most probably use.
 
     A service knows its device from torch. Without torch, an NVIDIA GPU is known from nvidia-smi, and Apple's from the
@@ -30,11 +30,11 @@ def local_device(requested: str = "auto", root: Path = Path("/")) -> Device:
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     if requested == "mps" or (requested == "auto" and apple):
         most = host.total * 3 // 4  # what Metal recommends
-        return Device("mps", True, most, min(host.free, most))
-    return Device("cpu", cpu_has_bfloat16(root / "proc/cpuinfo"), host.total, host.free, host.limited_by)
+        return PlannedDevice("mps", True, most, min(host.free, most))
+    return PlannedDevice("cpu", cpu_has_bfloat16(root / "proc/cpuinfo"), host.total, host.free, host.limited_by)
 
 
-def _nvidia() -> Device | None:
+def _nvidia() -> PlannedDevice | None:
     """Returns the first GPU that nvidia-smi lists, None where it lists none."""
     if (program := shutil.which("nvidia-smi")) is None:
         return None
@@ -48,6 +48,6 @@ def _nvidia() -> Device | None:
             check=True,
         )
         total, free, capability = (part.strip() for part in ran.stdout.splitlines()[0].split(","))
-        return Device("cuda", float(capability) >= _AMPERE, int(total) * MIB, int(free) * MIB)
+        return PlannedDevice("cuda", float(capability) >= _AMPERE, int(total) * MIB, int(free) * MIB)
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return None

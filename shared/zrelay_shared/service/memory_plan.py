@@ -40,7 +40,7 @@ _TOKEN_PIXELS = 16 * 16
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class PlannedDevice:
     """What a plan needs to know of a device.
 
     Attributes:
@@ -165,7 +165,7 @@ class MemoryPlan:
     chosen: MemoryOption
     reason: str
     options: tuple[MemoryOption, ...]
-    device: Device
+    device: PlannedDevice
     usable_bytes: int
     tick_tokens: int
     work_name: str
@@ -208,7 +208,7 @@ def vae_bytes_per_pixel(widths: Sequence[int], itemsize: int) -> int:
     return 6 * widths[min(1, len(widths) - 1)] * itemsize
 
 
-def plan(needs: ServiceNeeds, device: Device, *, check: bool = True) -> MemoryPlan:
+def plan(needs: ServiceNeeds, device: PlannedDevice, *, check: bool = True) -> MemoryPlan:
     """Chooses the dtype of a service: the fastest of those that fit.
 
     Args:
@@ -258,7 +258,7 @@ def plan(needs: ServiceNeeds, device: Device, *, check: bool = True) -> MemoryPl
     return made
 
 
-def plan_together(needs: Sequence[ServiceNeeds], device: Device) -> dict[str, int]:
+def plan_together(needs: Sequence[ServiceNeeds], device: PlannedDevice) -> dict[str, int]:
     """Divides the memory of one device among services that run on it at the same time.
 
     Each begins with the fastest dtype. While they do not fit together, the service whose next dtype saves most takes
@@ -272,41 +272,20 @@ def plan_together(needs: Sequence[ServiceNeeds], device: Device) -> dict[str, in
     """
     if not device.free_bytes:
         return {}
-    ladders = {
-        one.role: [
-            _option(one, dtype) for dtype in ([one.dtype] if one.dtype != "auto" else _by_speed(one.model, device))
-        ]
-        for one in needs
-    }
-    steps = {
-        role: [(option.total_bytes, option.dtype) for option in ladder]
-        + [(min(option.least_total_bytes for option in ladder), "least")]
-        for role, ladder in ladders.items()
-    }
-    at = dict.fromkeys(steps, 0)
-
-    def total() -> int:
-        return sum(steps[role][place][0] for role, place in at.items())
-
-    while total() > device.usable_bytes:
-        savings = {
-            role: (steps[role][place][0] - steps[role][lower][0], lower)
-            for role, place in at.items()
-            for lower in range(place + 1, len(steps[role]))
-            if steps[role][lower][0] < steps[role][place][0]
-        }
+    steps = {one.role: _steps(one, device) for one in needs}
+    while (total := sum(sizes[0] for sizes in steps.values())) > device.usable_bytes:
+        savings = {role: sizes[0] - sizes[1] for role, sizes in steps.items() if len(sizes) > 1}
         if not savings:
-            parts = ", ".join(f"{role} {_gib(steps[role][place][0])}" for role, place in at.items())
+            parts = ", ".join(f"{role} {_gib(sizes[0])}" for role, sizes in steps.items())
             raise OutOfMemory(
-                f"the services need {_gib(total())} GiB together even in the smallest dtypes ({parts}), and "
+                f"the services need {_gib(total)} GiB together even in the smallest dtypes ({parts}), and "
                 f"{_gib(device.usable_bytes)} may be used ({_free(device)}); run some of them on another machine, end "
                 "other programs, or start with --no-memory-plan",
                 reason="MEMORY_PLAN",
-                metadata={"needed_bytes": total(), "usable_bytes": device.usable_bytes},
+                metadata={"needed_bytes": total, "usable_bytes": device.usable_bytes},
             )
-        role = max(savings, key=lambda name: savings[name][0])
-        at[role] += 1
-    budgets = {role: steps[role][place][0] for role, place in at.items()}
+        steps[max(savings, key=lambda role: savings[role])].pop(0)
+    budgets = {role: sizes[0] for role, sizes in steps.items()}
     rest = device.usable_bytes - sum(budgets.values())
     budgets["generator" if "generator" in budgets else next(iter(budgets))] += rest
     return budgets
@@ -469,7 +448,7 @@ def _counted(
     return Weights(matrices, others, tuple(stored))
 
 
-def _by_speed(model: Weights, device: Device) -> list[str]:
+def _by_speed(model: Weights, device: PlannedDevice) -> list[str]:
     """Returns the dtypes that auto may choose, the fastest first."""
     if device.bfloat16 and not (device.kind == "cpu" and model.first == "F32"):
         return ["bfloat16"]
@@ -485,7 +464,7 @@ def _keeps_bfloat16(model: Weights) -> bool:
     return model.matrices > 0 and {dtype for dtype in model.stored if dtype in _FLOATS} == {"BF16"}
 
 
-def _why(model: Weights, device: Device, dtype: str) -> str:
+def _why(model: Weights, device: PlannedDevice, dtype: str) -> str:
     if device.kind == "cuda":
         return "the GPU computes in bfloat16" if device.bfloat16 else "the GPU has no bfloat16"
     if device.kind == "mps":
@@ -500,14 +479,22 @@ def _option(needs: ServiceNeeds, dtype: str) -> MemoryOption:
     return MemoryOption(dtype, needs.model.bytes_in(dtype), needs.work[size], needs.least_work[size])
 
 
-def _usable(needs: ServiceNeeds, device: Device) -> int:
+def _steps(needs: ServiceNeeds, device: PlannedDevice) -> list[int]:
+    """Returns the bytes of a service from its fastest dtype down to the least with which it can start."""
+    dtypes = [needs.dtype] if needs.dtype != "auto" else _by_speed(needs.model, device)
+    options = [_option(needs, dtype) for dtype in dtypes]
+    sizes = [option.total_bytes for option in options] + [min(option.least_total_bytes for option in options)]
+    return [size for place, size in enumerate(sizes) if place == 0 or size < min(sizes[:place])]
+
+
+def _usable(needs: ServiceNeeds, device: PlannedDevice) -> int:
     """Returns the budget, which was divided before the services began to load, else what is free less the reserve."""
     return device.usable_bytes if needs.budget_bytes is None else needs.budget_bytes
 
 
 def _refused(
     needs: ServiceNeeds,
-    device: Device,
+    device: PlannedDevice,
     considered: Sequence[MemoryOption],
     options: Sequence[MemoryOption],
     usable: int,
@@ -532,7 +519,7 @@ def _refused(
     )
 
 
-def _free(device: Device) -> str:
+def _free(device: PlannedDevice) -> str:
     source = "" if device.limited_by == "free memory" else f" by {device.limited_by}"
     return f"{_gib(device.free_bytes)} GiB are free{source}, {_gib(device.reserve_bytes)} stay in reserve"
 

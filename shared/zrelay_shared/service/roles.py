@@ -52,7 +52,10 @@ class ServiceConfig:
         30.0, group="Server", minimum=0, unit="seconds", help="Time that running calls get after SIGTERM."
     )
     device: str = setting(
-        "auto", group="Device", choices=DEVICES, help="Where the model runs; auto takes cuda, else mps, else cpu."
+        "auto",
+        group="Device",
+        choices=DEVICES,
+        help="Where the model runs; auto takes cuda, else mps, else cpu.",
     )
     dtype: str = setting(
         "auto",
@@ -78,7 +81,12 @@ class ServiceConfig:
         help="Refuse to start if the model does not fit into the memory; without it the kernel may end the service.",
     )
     threads: int | None = setting(
-        None, group="Device", minimum=1, default_text="all cores but one", help="Torch threads on a CPU.", example=4
+        None,
+        group="Device",
+        minimum=1,
+        default_text="all cores but one",
+        help="Torch threads on a CPU.",
+        example=4,
     )
 
     def __post_init__(self) -> None:

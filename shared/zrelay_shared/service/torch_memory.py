@@ -5,7 +5,7 @@ import logging
 import torch
 
 from zrelay_shared.host_memory import host_memory
-from zrelay_shared.service.memory_plan import Device, MemoryPlan, needs_of, plan
+from zrelay_shared.service.memory_plan import MemoryPlan, PlannedDevice, needs_of, plan
 from zrelay_shared.service.roles import BFLOAT16_WEIGHTS, ServiceConfig
 from zrelay_shared.torch_devices import has_bfloat16, report
 
@@ -26,7 +26,7 @@ def plan_memory(config: ServiceConfig, device: torch.device) -> MemoryPlan:
     found, host = report(device), host_memory()
     free = min(found.memory_free_bytes, host.free) if device.type == "mps" else found.memory_free_bytes
     limited_by = host.limited_by if device.type == "cpu" else "free memory"
-    known = Device(device.type, has_bfloat16(device), found.memory_total_bytes, free, limited_by)
+    known = PlannedDevice(device.type, has_bfloat16(device), found.memory_total_bytes, free, limited_by)
     made = plan(needs_of(config), known, check=config.memory_plan)
     log.info("computing in %s on %s: %s", made.dtype, device.type, made.reason)
     return made
