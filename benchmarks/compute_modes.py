@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers import ZImageTransformer2DModel
 from machine import cpu_name
-from measuring import sayer, side_by_side
+from measuring import processor_seconds, sayer, seconds, side_by_side
 from transformers import Qwen3Config
 
 from zrelay_encoder.model.network import TextEncoder
@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="leave out those that do not fit")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: with --threads 1 on a busy machine"
+    )
     parser.add_argument("--scale", choices=("full", "small"), default="full")
     parser.add_argument("--results", type=Path, help="write the results to this file, too")
     parser.add_argument("--json", action="store_true", help="print one object")
@@ -55,18 +58,22 @@ def main() -> None:
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "threads": args.threads,
+        "clock": args.clock,
         "torch": torch.__version__,
         "blocks": args.blocks,
         "scale": args.scale,
         "seconds": {},
         "ratios_to_bfloat16": {},
     }
+    clock = processor_seconds if args.clock == "cpu" else seconds
     makers = {"encoder": encoder_runs, "generator": generator_runs}
     for name in args.model.split(","):
         runs = makers[name](args.blocks, args.scale == "small", args.dtypes.split(","))
         for tokens in map(int, args.tokens.split(",")):
             with torch.inference_mode():
-                times = side_by_side({mode: partial(run, tokens) for mode, run in runs.items()}, args.rounds)
+                times = side_by_side(
+                    {mode: partial(run, tokens) for mode, run in runs.items()}, args.rounds, clock=clock
+                )
             key = f"{name} {tokens}"
             found["seconds"][key] = {mode: round(value, 5) for mode, value in times.items()}
             if "bfloat16" in times:
@@ -109,7 +116,12 @@ def encoder_runs(blocks: int, small: bool, dtypes: list[str]) -> Runs:
             model.float()
         if dtype == BFLOAT16_WEIGHTS:
             model.compute_in(torch.float32)
-        runs[dtype] = lambda tokens, model=model: model([[1] * tokens], LayerPlan(blocks, False))
+
+        def run(tokens: int, model: TextEncoder = model) -> list[torch.Tensor]:
+            embeds: list[torch.Tensor] = model([[1] * tokens], LayerPlan(blocks, False))
+            return embeds
+
+        runs[dtype] = run
     return runs
 
 

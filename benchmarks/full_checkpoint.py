@@ -152,7 +152,7 @@ def _bytes_of(module: Any) -> int:
 
 def _pool() -> memoryview:
     values = torch.randn(_POOL_VALUES, generator=torch.Generator().manual_seed(0)).mul_(_STD).bfloat16()
-    return memoryview(values.view(torch.uint8).numpy())
+    return memoryview(values.view(torch.uint8).numpy().data)
 
 
 def _write_shards(folder: Path, base: str, module: Any, most: int, pool: memoryview, say: Say) -> int:

@@ -82,7 +82,7 @@ def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int
         print_json({"plan": {"dtype": made.dtype, **asdict(made), **sums}})
         return exits.OK
     print(f"{role} on {device.kind}: {made.dtype}: {made.reason}")
-    rows = [("dtype", "weights", "work", "process", "total")]
+    rows: list[tuple[str, ...]] = [("dtype", "weights", "work", "process", "total")]
     for one in made.options:
         mark = " (chosen)" if one == made.chosen else ""
         sizes = (one.weights_bytes, one.work_bytes, OVERHEAD_BYTES, one.total_bytes)

@@ -30,7 +30,7 @@ OVERHEAD_BYTES = 512 * MIB
 allocator keeps some."""
 RESERVE_SHARE, LARGEST_RESERVE = 0.05, 1536 * MIB
 """Part of the device's memory that is left to other programs and to the system, and its upper bound."""
-CONVERTED_BYTES = 16 * MIB
+CONVERTED_BYTES = 64 * MIB
 """Rows of a layer in float32 that `bfloat16-weights` holds at a time, and their products."""
 _GIB = 1 << 30
 _FLOATS = ("F64", "F32", "F16", "BF16")
