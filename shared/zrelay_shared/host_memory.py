@@ -14,10 +14,10 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Memory in bytes; 0 where the platform does not report it.
+    """Memory in bytes.
 
     Attributes:
-        total: What the machine has, or the smallest limit if that is less.
+        total: What the machine has, or the smallest limit if that is less; 0 where the platform does not report it.
         free: What this process may still take.
         limited_by: What sets `free`: "free memory", "control group" or "RLIMIT_AS".
     """

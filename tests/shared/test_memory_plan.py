@@ -117,6 +117,10 @@ def test_a_platform_that_reports_nothing_is_not_refused() -> None:
     assert made.dtype == "float32" and made.tick_tokens == 16384
 
 
+def test_a_full_machine_is_refused() -> None:
+    refused(lambda: plan(GENERATOR, PlannedDevice("cpu", False, 64 * GIB, 0)), OutOfMemory, reason="MEMORY_PLAN")
+
+
 def test_gpus() -> None:
     assert plan(GENERATOR, PlannedDevice("cuda", True, 80 * GIB, 79 * GIB)).dtype == "bfloat16"
     old = PlannedDevice("cuda", False, 24 * GIB, 23 * GIB)

@@ -46,7 +46,7 @@ class PlannedDevice:
     Attributes:
         kind: cuda, mps or cpu.
         bfloat16: Whether it computes in bfloat16 at full speed.
-        total_bytes, free_bytes: Its memory; 0 where the platform does not report it.
+        total_bytes, free_bytes: Its memory; the total is 0 where the platform does not report it.
         limited_by: What sets the free bytes.
     """
 
@@ -156,7 +156,7 @@ class MemoryPlan:
         reason: Why, in one sentence.
         options: All dtypes that were considered.
         device: The device.
-        usable_bytes: Bytes that the service may use; 0 if they are not known.
+        usable_bytes: Bytes that the service may use; they mean nothing where the device's total is 0.
         tick_tokens: Tokens of a forward that fit, at most the generator's setting; 0 for other services.
         work_name: The work that was planned for.
     """
@@ -230,7 +230,7 @@ def plan(needs: ServiceNeeds, device: PlannedDevice, *, check: bool = True) -> M
     considered = [needs.dtype] if needs.dtype != "auto" else _by_speed(needs.model, device)
     options = {dtype: _option(needs, dtype) for dtype in dict.fromkeys([*considered, *_possible(needs)])}
     usable = _usable(needs, device)
-    known = check and usable > 0
+    known = check and (device.total_bytes > 0 or needs.budget_bytes is not None)
     first = options[considered[0]]
     chosen = next((options[d] for d in considered if not known or options[d].total_bytes <= usable), None)
     note = ""
@@ -270,7 +270,7 @@ def plan_together(needs: Sequence[ServiceNeeds], device: PlannedDevice) -> dict[
     Raises:
         OutOfMemory: MEMORY_PLAN, they do not fit together in any dtypes.
     """
-    if not device.free_bytes:
+    if not device.total_bytes:
         return {}
     steps = {one.role: _steps(one, device) for one in needs}
     while (total := sum(sizes[0] for sizes in steps.values())) > device.usable_bytes:
