@@ -72,7 +72,7 @@ def test_the_fastest_dtype_that_fits(gib: float, bfloat16: bool, expected: str) 
 def test_the_reason_names_what_did_not_fit() -> None:
     reason = plan(GENERATOR, cpu(21)).reason
     assert reason.startswith("the CPU is slow in bfloat16, but float32 needs 29.7 of the 21.0 GiB that may be used")
-    assert "bfloat16-weights needs 18.3" in reason
+    assert "bfloat16-weights needs 18.4" in reason
 
 
 def test_where_only_small_images_fit() -> None:
