@@ -10,7 +10,7 @@ from zrelay_client.stack import memory
 from zrelay_client.stack.launch import StackOptions
 from zrelay_demo import CHECKPOINT
 from zrelay_shared.errors import OutOfMemory
-from zrelay_shared.service.memory_plan import PlannedDevice
+from zrelay_shared.service.memory_plan import PlannedDevice, needs_of, plan
 
 GIB = 1 << 30
 
@@ -30,6 +30,13 @@ def test_all_services_together_get_what_is_free(options: StackOptions) -> None:
     assert set(found) == {"encoder", "vision", "generator"}
     assert sum(found.values()) == free.usable_bytes
     assert found["generator"] > found["encoder"], "what remains is the generator's"
+
+
+def test_a_budget_in_mib_is_enough_for_the_planned_dtype(options: StackOptions) -> None:
+    free = device(8)
+    for role, budget in memory.budgets(options, free).items():
+        whole = replace(memory.settings_of(role, options), memory_budget_bytes=(budget >> 20) << 20)
+        assert plan(needs_of(whole), free).dtype == "float32", role
 
 
 def test_the_stack_is_refused_before_it_starts(options: StackOptions) -> None:

@@ -480,10 +480,14 @@ def _option(needs: ServiceNeeds, dtype: str) -> MemoryOption:
 
 
 def _steps(needs: ServiceNeeds, device: PlannedDevice) -> list[int]:
-    """Returns the bytes of a service from its fastest dtype down to the least with which it can start."""
+    """Returns the bytes of a service from its fastest dtype down to the least with which it can start.
+
+    They are whole MiB, the unit of a budget.
+    """
     dtypes = [needs.dtype] if needs.dtype != "auto" else _by_speed(needs.model, device)
     options = [_option(needs, dtype) for dtype in dtypes]
-    sizes = [option.total_bytes for option in options] + [min(option.least_total_bytes for option in options)]
+    exact = [option.total_bytes for option in options] + [min(option.least_total_bytes for option in options)]
+    sizes = [-(-size // MIB) * MIB for size in exact]
     return [size for place, size in enumerate(sizes) if place == 0 or size < min(sizes[:place])]
 
 
