@@ -5,8 +5,8 @@
 Writes a checkpoint of random weights in the published layout under `--dir` (21 GB, once), then serves encoder and
 generator on it as real processes, one after the other. For each it measures, in the same state of the page cache: one
 pass that reads and hashes the component's own files, the first start (no digest is cached), loading alone and the
-second start. `cold` drops the files from the page cache before each of these; `warm` reads them first. Memory is sampled from
-/proc: anonymous and file-backed pages apart, each at its peak. The result goes to
+second start. `cold` drops the files from the page cache before each of these; `warm` reads them first. Memory is
+sampled from /proc: anonymous and file-backed pages apart, each at its peak. The result goes to
 benchmarks/results/full-size-<CPU>.json.
 """
 
@@ -214,7 +214,8 @@ class Measurement:
         anonymous, seconds = ran.stdout.split()[-2:]
         found["anonymous_after_imports_bytes"], found["load_s"] = int(anonymous), float(seconds)
         self._say(
-            f"{self._role}: loading alone takes {found['load_s']:.1f} s, {found['load_with_imports_s']:.1f} s with imports"
+            f"{self._role}: loading alone takes {found['load_s']:.1f} s, "
+            f"{found['load_with_imports_s']:.1f} s with imports"
         )
 
     def _prepare(self) -> None:
