@@ -3,10 +3,11 @@
 The kernel kills a process that takes more than is free, or more than its control group may have, without a message.
 """
 
-import os
-import sys
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _UNLIMITED = 1 << 60
 """Control groups of version 1 report a number near 2**63 where there is no limit."""
@@ -57,18 +58,12 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def _whole_machine(meminfo: Path) -> HostMemory:
-    if meminfo.exists():  # on Linux sysconf counts the page cache as used
+    if meminfo.exists():
         info = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         if "MemTotal" in info and "MemAvailable" in info:
             return HostMemory(_kib(info["MemTotal"]), _kib(info["MemAvailable"]))
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return HostMemory(0, 0)
-    page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    if "SC_AVPHYS_PAGES" in names:
-        return HostMemory(total * page, os.sysconf("SC_AVPHYS_PAGES") * page)
-    # macOS reports no free memory: it compresses and drops what other programs hold.
-    return HostMemory(total * page, total * page * 3 // 4)
+    memory = psutil.virtual_memory()
+    return HostMemory(memory.total, memory.available)
 
 
 def _control_groups(root: Path) -> list[HostMemory]:
@@ -122,15 +117,14 @@ _VERSION_2 = _GroupFiles(("memory.max", "memory.high"), "memory.current", ("inac
 
 
 def _address_space(root: Path) -> list[HostMemory]:
-    if sys.platform == "win32":
+    process = psutil.Process()
+    if not hasattr(process, "rlimit"):  # Linux alone enforces it
         return []
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit in (resource.RLIM_INFINITY, -1) or limit >= _UNLIMITED:
+    limit, _ = process.rlimit(psutil.RLIMIT_AS)
+    if limit in (psutil.RLIM_INFINITY, -1) or limit >= _UNLIMITED:
         return []
     pages = _number(root / "proc/self/statm")
-    return [HostMemory(limit, limit - (pages or 0) * os.sysconf("SC_PAGE_SIZE"), "RLIMIT_AS")]
+    return [HostMemory(limit, limit - (pages or 0) * mmap.PAGESIZE, "RLIMIT_AS")]
 
 
 def _number(file: Path) -> int | None:
