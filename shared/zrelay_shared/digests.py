@@ -14,6 +14,7 @@ from pathlib import Path
 from zrelay_shared import atomic
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.paths import STATE_REMEDY
 from zrelay_shared.safetensors_header import TensorEntry, read_header
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -148,7 +149,13 @@ def _remember(entry: Path, identity: list[list[object]], digest: str) -> None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(entry, content.encode())
     except OSError as error:
-        log.warning("the digest of the weights cannot be cached, the next start reads them again: %s", error.strerror)
+        log.warning(
+            "the digest of the weights cannot be cached in %s (%s), and the next start reads them again: make the "
+            "folder writable, or %s",
+            entry.parent,
+            error.strerror,
+            STATE_REMEDY,
+        )
 
 
 def _from_tokenizer_json(whole: Mapping[str, object]) -> object:

@@ -61,7 +61,7 @@ def command(
     """
     chosen = None if output is None else new_file(output, force=force)
     if chosen is None:
-        check_new_folder(_usual_folder())
+        _check_usual_folder()
     settings = load_settings(profile, flags, "encoder")
     from zrelay_client.calibration import read_corpus
     from zrelay_shared import reference_file
@@ -99,6 +99,15 @@ def command(
 
 def _usual_folder() -> Path:
     return paths.state_dir() / "references"
+
+
+def _check_usual_folder() -> None:
+    """Checks that the usual folder can be written. Creates nothing. Raises OSError."""
+    try:
+        check_new_folder(_usual_folder())
+    except OSError as error:
+        message = f"{error.strerror}; name a file with --output, or {paths.STATE_REMEDY}"
+        raise OSError(error.errno, message, error.filename) from None
 
 
 def _usual_file(reference: "ReferenceSet") -> Path:

@@ -87,7 +87,7 @@ def command(
 
 
 def _absolute(folder: str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser().absolute()
+    return None if folder is None else paths.expand(folder).absolute()
 
 
 async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: Console) -> int:
