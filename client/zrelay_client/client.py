@@ -44,7 +44,7 @@ from zrelay_client.options import (
     refusal,
 )
 from zrelay_client.results import Outcome, Result
-from zrelay_shared.config import ROLES
+from zrelay_shared.config import ROLES, checked_role
 from zrelay_shared.errors import InvalidArgument, NotFound, ZrelayError
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class AsyncClient:
             timeout_s: Timeout of each call in seconds. Default: that of the settings.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID.
+            InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
+            TypeError: `roles` is one text.
         """
         return cls(**client_arguments(settings, roles, timeout_s))
 
@@ -628,7 +629,16 @@ class AsyncClient:
 
 
 def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: float | None) -> dict[str, Any]:
-    """Returns the arguments of a client of the endpoints of loaded settings. Raises InvalidArgument."""
+    """Returns the arguments of a client of the endpoints of loaded settings.
+
+    Raises:
+        InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
+        TypeError: `roles` is one text.
+    """
+    if isinstance(roles, str):
+        raise TypeError("roles: expected several roles, got one: put it into a list")
+    for role in roles:
+        checked_role(role)
     configured = settings.config.generate.timeout_s
     default = DEFAULT_S if configured is None else configured
     endpoints = {role: settings.endpoints(role) if role in roles else () for role in ROLES}
