@@ -38,7 +38,9 @@ from zrelay_client.options import (
     Engine,
     GenerateKeywords,
     GenerateOptions,
+    checked_id,
     checked_integer,
+    checked_seconds,
     checked_word,
     options_of,
     refusal,
@@ -78,7 +80,7 @@ class AsyncClient:
         timeout_s: Timeout in seconds of each call with all of its hops, including queues.
 
     Raises:
-        InvalidArgument: ENDPOINT_INVALID, CONFIG_INVALID.
+        InvalidArgument: ENDPOINT_INVALID, CONFIG_INVALID, TIMEOUT_INVALID.
     """
 
     def __init__(
@@ -97,12 +99,12 @@ class AsyncClient:
             self._endpoints = resolve(given, profile)
         else:
             self._endpoints = {role: parse_endpoints(role, source) for role, source in given.items()}
-        self._timeout_s = timeout_s
+        self._timeout_s = checked_seconds("timeout_s", timeout_s)
         self._open_encoders: Encoders | None = None
         self._open_generators: Generators | None = None
         self._open_vision: VisionService | None = None
         self._runs: dict[str, JobRun] = {}
-        self.jobs = AsyncJobs(lambda: self._generators, timeout_s)
+        self.jobs = AsyncJobs(lambda: self._generators, self._timeout_s)
 
     @classmethod
     def from_settings(
@@ -313,7 +315,8 @@ class AsyncClient:
             **keywords: Fields of GenerateOptions.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate)
-        encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        encode_options = options_of(EncodeOptions, encoding, argument="encoding")
+        request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
         embeds, defaults, hops = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
         for notice in self._take_notices():
@@ -338,7 +341,8 @@ class AsyncClient:
         Arguments as `generate`.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.stream)
-        encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        encode_options = options_of(EncodeOptions, encoding, argument="encoding")
+        request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
         embeds, defaults, _ = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
         for notice in self._take_notices():
@@ -384,8 +388,9 @@ class AsyncClient:
             InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), IN_FLIGHT_INVALID.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate_many)
-        encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         each_seed = _seeds_of(seeds, chosen)
+        batch_id = checked_id("batch_id", batch_id)
         limit = None if in_flight is None else checked_integer("in_flight", in_flight, 1, _MAX_IN_FLIGHT)
         references, generators = await self._reference_encoder(chosen), self._generators
         budget = self._budget(timeout_s)
@@ -404,7 +409,7 @@ class AsyncClient:
         async def run_one(job: BatchJob) -> Result:
             embeds = await shared.of(job)
             _require_negative(embeds, chosen, info.defaults)
-            own_options = options_of(GenerateOptions, chosen, {"seed": job.seed})
+            own_options = chosen.replaced(seed=job.seed)
             request = JobRequest.of(embeds, own_options, job.request_id, info.defaults, named=True, patient=True)
 
             def report(event: Event) -> None:
@@ -440,7 +445,7 @@ class AsyncClient:
         Arguments as `generate`.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.prepare)
-        encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         budget = self._budget(timeout_s)
         return (await self._prepare(prompt, negative_prompt, encode_options, chosen, budget))[0]
 
@@ -462,7 +467,8 @@ class AsyncClient:
         `jobs.watch` and `jobs.fetch` return to it by its job_id.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.submit)
-        encode_options = options_of(EncodeOptions, encoding, None, AsyncClient.encode)
+        encode_options = options_of(EncodeOptions, encoding, argument="encoding")
+        request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
         embeds, defaults, _ = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
         with self._running(JobRequest.of(embeds, chosen, request_id, defaults), budget) as run:
@@ -477,6 +483,7 @@ class AsyncClient:
         Raises:
             NotFound: No generator knows the request.
         """
+        checked_id("request_id", request_id)
         calls = [partial(each.service.cancel, request_id) for each in self._generators]
         answers = await asyncio.gather(*map(attempt, calls))
         jobs = [answer for answer in answers if isinstance(answer, Job)]
@@ -491,7 +498,7 @@ class AsyncClient:
         Raises:
             NotFound: JOB_UNKNOWN, this client runs no such job.
         """
-        run = self._runs.get(request_id)
+        run = self._runs.get(checked_id("request_id", request_id) or "")
         if run is None:
             raise NotFound(
                 f"request_id: expected a job that this client runs, got {request_id!r}",
@@ -539,7 +546,7 @@ class AsyncClient:
         return self._endpoints[role]
 
     def _budget(self, timeout_s: float | None) -> Budget:
-        return Budget(self._timeout_s if timeout_s is None else timeout_s)
+        return Budget(self._timeout_s if timeout_s is None else checked_seconds("timeout_s", timeout_s))
 
     def _take_notices(self) -> list[Notice]:
         return [] if self._open_encoders is None else self._open_encoders.take_notices()

@@ -6,20 +6,21 @@
     client.generate("a red fox", width=768)        # keywords alone
 
 None means that the option is absent, and the service's default applies. A value that is not valid raises
-InvalidArgument with the name of the field. After construction no value is checked or converted again.
+InvalidArgument with the name of the field. After construction no value is checked or converted again: `replaced`
+checks the values that it replaces.
 """
 
 # ruff: noqa: RUF009  # `_option` returns dataclasses.field
 
-import dataclasses
+import copy
 import difflib
 import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, get_args, get_origin
 
 from zrelay_client.events import ImageFormat
 from zrelay_client.image_files import ImageSource
@@ -106,6 +107,29 @@ def checked_word(name: str, value: object, kind: Any) -> str:
     return value
 
 
+def checked_seconds(name: str, value: object) -> float:
+    """Returns a number of seconds above 0. Raises InvalidArgument (TIMEOUT_INVALID)."""
+    expected, reason = "a number of seconds above 0", "TIMEOUT_INVALID"
+    try:
+        seconds = checked_number(name, value)
+    except InvalidArgument as error:
+        raise refusal(name, expected, value, reason=reason) from error
+    if seconds <= 0:
+        raise refusal(name, expected, value, reason=reason)
+    return seconds
+
+
+def checked_id(name: str, value: object) -> str | None:
+    """Returns the name of a job or of a batch, None for none; the generator checks its characters.
+
+    Raises:
+        InvalidArgument: <NAME>_INVALID, it is not a text.
+    """
+    if value is not None and not isinstance(value, str):
+        raise refusal(name, "a text", value)
+    return value
+
+
 def checked_images(name: str, images: object) -> tuple[ImageSource, ...]:
     """Returns images as a tuple. Raises TypeError for one image, InvalidArgument (<NAME>_INVALID) for other values."""
     if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Sequence):
@@ -166,14 +190,38 @@ def _omni(name: str, value: object) -> tuple[ImageSource, ...]:
 
 
 def _conditioning(name: str, value: Any) -> "ConditionOptions":
-    options: ConditionOptions = options_of(ConditionOptions, value)
+    options: ConditionOptions = options_of(ConditionOptions, value, argument=name)
     return options
 
 
-def _labels(name: str, value: Any) -> dict[str, str]:
+class Labels(Mapping[str, str]):
+    """A mapping of texts that cannot change, so that the options that hold it are hashable."""
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = dict(texts)
+
+    def __getitem__(self, label: str) -> str:
+        return self._texts[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._texts.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._texts)
+
+
+def _labels(name: str, value: Any) -> Labels:
     if not isinstance(value, Mapping):
         raise refusal(name, "a mapping of texts", type(value).__name__)
-    return {checked_text(name, label): checked_text(name, text) for label, text in value.items()}
+    return Labels({checked_text(name, label): checked_text(name, text) for label, text in value.items()})
 
 
 def _share(name: str, value: object) -> float:
@@ -210,10 +258,30 @@ class CallOptions:
     """The base of all options: applies the rule of each field once, in the constructor."""
 
     def __post_init__(self) -> None:
+        self._set({item.name: getattr(self, item.name) for item in fields(self)})
+        self._check_together()
+
+    def replaced(self, **values: Any) -> Self:
+        """Returns a copy with other values of some fields. Only these values are checked, and how fields go together.
+
+        Raises:
+            InvalidArgument: A value is not valid.
+        """
+        made = copy.copy(self)
+        made._set(values)
+        made._check_together()
+        return made
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        """Sets fields to their values, normalised by the rules of the fields. Raises InvalidArgument."""
         for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None:
-                object.__setattr__(self, item.name, item.metadata["rule"](item.name, value))
+            if item.name in values:
+                value = values[item.name]
+                normalised = None if value is None else item.metadata["rule"](item.name, value)
+                object.__setattr__(self, item.name, normalised)
+
+    def _check_together(self) -> None:
+        """Checks the rules that relate several fields to each other. Raises InvalidArgument."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,11 +455,10 @@ class GenerateOptions(CallOptions):
     priority: Priority | None = _option(Priority)
     deterministic: bool | None = _option(_flag)
 
-    def __post_init__(self) -> None:
-        CallOptions.__post_init__(self)
+    def _check_together(self) -> None:
         if self.image is None and self.strength is not None:
             raise refusal("strength", "none where there is no image to start from", self.strength)
-        if self.reference is None and self.condition_options != ConditionOptions():
+        if self.reference is None and self.condition_options != _DEFAULT_CONDITIONING:
             raise _conflict("conditioning", "REFERENCE_MISSING", "a reference image", "none: set reference too")
         if self.reference is not None and self.omni:
             raise _conflict(
@@ -496,6 +563,8 @@ def options_of(
     options: "O | Mapping[str, Any] | None",
     keywords: Mapping[str, Any] | None = None,
     method: Callable[..., Any] | None = None,
+    *,
+    argument: str = "",
 ) -> O:
     """Returns options as one validated object.
 
@@ -504,29 +573,42 @@ def options_of(
         options: Options, or a mapping of their fields.
         keywords: Fields that replace those of `options`.
         method: The method that the caller called, which the error for an unknown keyword names.
+        argument: The argument that `options` are, if it is not `options` itself; errors name it.
 
     Raises:
         InvalidArgument: A value is not valid.
-        TypeError: There is no such keyword; the message names the nearest one.
+        TypeError: There is no such option; the message names the nearest one.
     """
     if options is not None and not isinstance(options, (kind, Mapping)):
-        raise TypeError(f"expected {kind.__name__} or a mapping of its fields, got {type(options).__name__}")
+        subject = f"{argument}: " if argument else ""
+        raise TypeError(f"{subject}expected {kind.__name__} or a mapping of its fields, got {type(options).__name__}")
     values = {**options, **(keywords or {})} if isinstance(options, Mapping) else (keywords or {})
-    known = {item.name for item in fields(kind)}
+    known = [item.name for item in fields(kind)]
     for name in values:
         if name not in known:
+            if argument:
+                raise TypeError(f"{argument}: unknown option {name!r}; {_hint(name, known)}")
             raise _unknown_keyword(name, known, method or kind)
     if isinstance(options, kind):
-        return dataclasses.replace(options, **values) if values else options
+        return options.replaced(**values) if values else options
     return kind(**values)
 
 
 def _unknown_keyword(name: str, known: Iterable[str], method: Callable[..., Any]) -> TypeError:
     parameters = [p.name for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    valid = sorted({*known, *parameters})
-    near = difflib.get_close_matches(name, valid, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid)}"
+    hint = _hint(name, {*known, *parameters})
     return TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def _hint(name: object, known: Iterable[str]) -> str:
+    """Returns the option whose name, or the beginning of whose name, is nearest to an unknown one; all if none is."""
+    valid = sorted(known)
+    wrong = str(name)
+    starts = {option[: len(wrong)]: option for option in reversed(valid)}
+    by_start = [starts[start] for start in difflib.get_close_matches(wrong, starts, n=1, cutoff=0.8)]
+    if near := by_start or difflib.get_close_matches(wrong, valid, n=1):
+        return f"did you mean {near[0]!r}?"
+    return f"expected one of {', '.join(valid)}"
 
 
 def _conflict(name: str, reason: str, expected: str, got: object) -> InvalidArgument:

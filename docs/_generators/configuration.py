@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from zrelay_shared.config import REQUEST_CONFIGS, SECTIONS, settings_of
+from zrelay_shared.config import SECTIONS, settings_of
+from zrelay_shared.requests import REQUEST_CONFIGS
 from zrelay_shared.service.settings import Setting
 
 PAGE = Path(__file__).parents[1] / "reference/configuration.md"

@@ -15,7 +15,7 @@
 A flag takes precedence over a variable, a variable over the file, the file over the default. The word `none` gives
 an optional setting the value None, with the precedence of any other value. The keys of a role's table are those of
 `EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the service reads.
-The tables [generate], [encode], [encode_images] and [condition] hold defaults of requests. The variables are
+The tables of requests (`zrelay_shared.requests`) hold defaults of requests. The variables are
 `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas), `ZRELAY_PROFILE`, and
 `ZRELAY_<ROLE or TABLE>_<KEY>` for every other key, for example `ZRELAY_GENERATE_WIDTH`.
 """
@@ -31,10 +31,19 @@ from typing import Any, TypeVar
 from zrelay_shared import texts
 from zrelay_shared.errors import InvalidArgument, invalid, listed
 from zrelay_shared.paths import CONFIG_REMEDY
+from zrelay_shared.requests import (
+    REQUEST_CONFIGS,
+    ConditionConfig,
+    EncodeConfig,
+    EncodeImagesConfig,
+    GenerateConfig,
+    request_settings,
+)
 from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
 from zrelay_shared.service.settings import Setting, Value, describe, setting
 
 ROLES = tuple(SERVICE_CONFIGS)
+SECTIONS = (*ROLES, *REQUEST_CONFIGS)
 DEFAULT_PROFILE = "default"
 """The profile that is used where none is named, if the file has one of that name."""
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
@@ -55,443 +64,6 @@ class EndpointConfig:
         several=True,
         help="Where clients find the service: HOST or HOST:PORT; several with the same model share the work.",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateConfig:
-    """How images are generated: options of `zrelay generate` and of `generate` in the client library.
-
-    None leaves the choice to the generator.
-    """
-
-    width: int | None = setting(
-        None, group="Image", default_text="the checkpoint's", help="Width of the image in pixels.", example=1024
-    )
-    height: int | None = setting(
-        None, group="Image", default_text="the checkpoint's", help="Height of the image in pixels.", example=1024
-    )
-    num_inference_steps: int | None = setting(
-        None, group="Image", default_text="the checkpoint's", help="Number of denoising steps.", example=8
-    )
-    seed: int | None = setting(
-        None, group="Image", default_text="random", help="Seed of the first image; image i has seed + i.", example=7
-    )
-    num_images: int | None = setting(
-        None, group="Image", default_text="1", help="Images of one job; their files get -1, -2, ...", example=1
-    )
-    shift: float | None = setting(
-        None, group="Image", default_text="the checkpoint's", help="Shift of the noise schedule.", example=3.0
-    )
-    sigmas: tuple[float, ...] | None = setting(
-        None,
-        group="Image",
-        default_text="from steps and shift",
-        help="Noise levels, falling from at most 1 to above 0, in place of the number of steps.",
-        example=(1.0, 0.75, 0.5, 0.25),
-    )
-    deterministic: bool | None = setting(
-        None,
-        group="Image",
-        default_text="off",
-        help="Make the image the same bit for bit, whatever else runs at the same time; slower.",
-        example=True,
-    )
-    guidance_scale: float | None = setting(
-        None,
-        group="Guidance",
-        default_text="the checkpoint's",
-        help="Classifier-free guidance; 0 is off.",
-        example=0.0,
-    )
-    cfg_normalization: float | None = setting(
-        None,
-        group="Guidance",
-        default_text="0",
-        help="Largest norm of the guided prediction, as a multiple of the unguided one's; 0 is off.",
-        example=0.0,
-    )
-    cfg_truncation: float | None = setting(
-        None,
-        group="Guidance",
-        default_text="1",
-        help="Guidance stops once 1 - sigma exceeds this; 1 is never.",
-        example=1.0,
-    )
-    skip_layer_guidance_scale: float | None = setting(
-        None, group="Guidance", default_text="off", help="Skip-layer guidance; 2.5 is usual.", example=2.5
-    )
-    skip_guidance_layers: tuple[int, ...] | None = setting(
-        None,
-        group="Guidance",
-        default_text="7 to 12",
-        help="Transformer blocks that skip-layer guidance skips.",
-        example=(7, 8, 9, 10, 11, 12),
-    )
-    skip_layer_guidance_start: float | None = setting(
-        None,
-        group="Guidance",
-        default_text="0.05",
-        help="Share of the steps after which skip-layer guidance starts.",
-        example=0.05,
-    )
-    skip_layer_guidance_stop: float | None = setting(
-        None,
-        group="Guidance",
-        default_text="0.5",
-        help="Share of the steps after which skip-layer guidance stops.",
-        example=0.5,
-    )
-    strength: float | None = setting(
-        None,
-        group="Reference images",
-        default_text="0.6",
-        help="Share of the schedule that runs on --image, above 0 to 1.",
-        example=0.6,
-    )
-    format: str | None = setting(
-        None,
-        group="Output",
-        choices=("png", "jpeg", "webp"),
-        default_text="by the file's suffix, else png",
-        help="Format of the image file.",
-        example="png",
-    )
-    quality: int | None = setting(
-        None,
-        group="Output",
-        default_text="the generator's",
-        help="Quality of jpeg and webp files, 1 to 100.",
-        example=95,
-    )
-    provenance: bool | None = setting(
-        None,
-        group="Output",
-        default_text="on",
-        help="Write into the image file how it was made.",
-        example=True,
-    )
-    keep_prompt: bool | None = setting(
-        None,
-        group="Output",
-        flags=("--prompt-in-file",),
-        default_text="on",
-        help="Write the prompt into the file, too.",
-        example=True,
-    )
-    labels: tuple[str, ...] | None = setting(
-        None,
-        group="Output",
-        flags=("--label",),
-        pairs=True,
-        help="A label that is written into the image file; repeat it for more.",
-        example=("project=foxes",),
-    )
-    preview_every: int | None = setting(
-        None, group="Output", default_text="1", help="Steps from one preview to the next, with --preview.", example=1
-    )
-    preview_max_side: int | None = setting(
-        None,
-        group="Output",
-        default_text="256",
-        help="Largest side of a preview in pixels.",
-        example=256,
-    )
-    priority: str | None = setting(
-        None,
-        group="Many images",
-        choices=("interactive", "normal", "batch"),
-        default_text="interactive for one image, normal for more",
-        help="Urgency of the jobs at the generator.",
-        example="normal",
-    )
-    timeout_s: float | None = setting(
-        None,
-        group="Connection",
-        flags=("--timeout",),
-        unit="seconds",
-        default_text="1800 seconds",
-        help="Time for one call, waiting included.",
-        example=1800,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeConfig:
-    """How prompts are encoded: options of `zrelay encode`, of `zrelay generate` and of `encode` in the client library.
-
-    None leaves the choice to the encoder.
-    """
-
-    system_prompt: str | None = setting(
-        None,
-        group="Prompt",
-        help="System turn before the prompt (not offered yet).",
-        example="Describe the image.",
-    )
-    assistant_prefill: str | None = setting(
-        None,
-        group="Prompt",
-        help="Beginning of the answer after the prompt (not offered yet).",
-        example="The image shows",
-    )
-    think_mode: str | None = setting(
-        None,
-        group="Prompt",
-        choices=("none", "empty", "content"),
-        default_text="none",
-        help="Think block after the prompt: none, an empty one, or one with --thinking-content.",
-        example="none",
-    )
-    thinking_content: str | None = setting(
-        None,
-        group="Prompt",
-        help="Text of the think block.",
-        example="A fox with red fur.",
-    )
-    template: str | None = setting(
-        None,
-        group="Prompt",
-        metavar="NAME",
-        default_text="the checkpoint's",
-        help="Name of another chat template (not offered yet).",
-        example="default",
-    )
-    quote_stripping: str | None = setting(
-        None,
-        group="Prompt",
-        choices=("none", "json_keys", "all"),
-        default_text="none",
-        help="Double quotes to remove from the prompt (not offered yet).",
-        example="none",
-    )
-    clean_whitespace: bool | None = setting(
-        None,
-        group="Prompt",
-        default_text="off",
-        help="Trim the prompt and collapse runs of blanks (not offered yet).",
-        example=True,
-    )
-    hidden_layer: int | None = setting(
-        None,
-        group="Prompt",
-        default_text="the encoder's",
-        help="Layer whose output becomes the embeddings, counted from the end; -2 is what Z-Image was trained with.",
-        example=-2,
-    )
-    text_limit: int | None = setting(
-        None,
-        group="Prompt",
-        unit="tokens",
-        default_text="the generator's",
-        help="Longest prompt.",
-        example=512,
-    )
-    long_prompt_mode: str | None = setting(
-        None,
-        group="Prompt",
-        choices=("truncate", "interpolate", "pool", "attention_pool", "refuse"),
-        default_text="truncate",
-        help="Treatment of a longer prompt; interpolate, pool and attention_pool are not offered yet.",
-        example="refuse",
-    )
-    dtype: str | None = setting(
-        None,
-        group="Prompt",
-        choices=("bf16", "f16", "f32"),
-        default_text="bf16",
-        help="Data type of the embeddings.",
-        example="bf16",
-    )
-    pad_to: int | None = setting(
-        None,
-        group="Prompt",
-        unit="tokens",
-        default_text="no padding",
-        help="Pad shorter prompts to this length.",
-        example=512,
-    )
-    bypass_cache: bool | None = setting(
-        None,
-        group="Prompt",
-        default_text="off",
-        help="Encode the prompt again although its embeddings are cached (not offered yet).",
-        example=True,
-    )
-    deterministic: bool | None = setting(
-        None,
-        group="Prompt",
-        default_text="off",
-        help="Make the embeddings the same bit for bit, whatever else runs at the same time; slower.",
-        example=True,
-    )
-
-
-_STATES: dict[str, Any] = {"group": "Reference images", "default_text": "the server's"}
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeImagesConfig:
-    """How images are encoded: options of `zrelay vision encode` and of `encode_images` in the client library.
-
-    None leaves the choice to the vision service.
-    """
-
-    hidden_layer: int | None = setting(
-        None,
-        **_STATES,
-        flags=("--layer", "--hidden-layer"),
-        help="Hidden layer of Qwen3-VL, counted from the end.",
-        example=-2,
-    )
-    tokens: str | None = setting(
-        None,
-        group="Reference images",
-        default_text="full",
-        choices=("full", "text_only", "image_only", "image_no_markers"),
-        help="Tokens of Qwen3-VL to keep.",
-        example="full",
-    )
-    text: str | None = setting(
-        None,
-        group="Reference images",
-        help="Text that Qwen3-VL reads after the image.",
-        example="a red fox",
-    )
-    system_prompt: str | None = setting(
-        None,
-        group="Reference images",
-        help="System turn that Qwen3-VL reads before the image.",
-        example="Describe the image.",
-    )
-    target_area: int | None = setting(
-        None,
-        group="Reference images",
-        unit="pixels",
-        default_text="the processor's own size",
-        help="Area to which images are resized: width times height of the image to be generated.",
-        example=1048576,
-    )
-    dtype: str | None = setting(
-        None,
-        group="Reference images",
-        choices=("bf16", "f16", "f32"),
-        default_text="bf16",
-        help="Data type of the embeddings.",
-        example="bf16",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ConditionConfig:
-    """How a reference image is blended into a prompt: options of `zrelay generate --reference`, of
-    `zrelay vision condition` and of `condition_prompt` in the client library.
-
-    None leaves the choice to the vision service.
-    """
-
-    alpha: float | None = setting(
-        None,
-        group="Reference images",
-        default_text="0.3",
-        help="Share of the reference in the prompt, 0 to 1.",
-        example=0.3,
-    )
-    blend: str | None = setting(
-        None,
-        group="Reference images",
-        choices=(
-            "interpolate",
-            "linear",
-            "adain",
-            "adain_per_dim",
-            "graduated",
-            "slerp",
-            "style_delta",
-            "token_weights",
-        ),
-        default_text="interpolate",
-        help="Method of blending.",
-        example="interpolate",
-    )
-    normalization: str | None = setting(
-        None,
-        group="Reference images",
-        choices=("none", "token_rms", "global", "per_dim", "hybrid"),
-        default_text="token_rms",
-        help="Normalization of the reference's states before they are blended.",
-        example="token_rms",
-    )
-    outlier_mask: str | None = setting(
-        None,
-        group="Reference images",
-        choices=("none", "zero", "clamp", "scale"),
-        default_text="none",
-        help="Treatment of dimensions whose deviation is far above that of prompts.",
-        example="none",
-    )
-    outlier_threshold: float | None = setting(
-        None,
-        group="Reference images",
-        default_text="10",
-        help="Ratio of deviations above which a dimension is an outlier.",
-        example=10.0,
-    )
-    curve: str | None = setting(
-        None,
-        group="Reference images",
-        choices=("linear", "ease_in", "ease_out"),
-        default_text="linear",
-        help="Curve of the share over the tokens, for --blend graduated.",
-        example="linear",
-    )
-    token_weights: tuple[float, ...] | None = setting(
-        None,
-        group="Reference images",
-        help="Weight of each token of the prompt, 0 to 1, for --blend token_weights.",
-        example=(0.0, 0.5, 1.0),
-    )
-    hidden_layer: int | None = setting(
-        None,
-        **_STATES,
-        flags=("--vision-layer",),
-        help="Hidden layer of Qwen3-VL, counted from the end.",
-        example=-2,
-    )
-    tokens: str | None = setting(
-        None,
-        group="Reference images",
-        flags=("--vision-tokens",),
-        default_text="full",
-        choices=("full", "text_only", "image_only", "image_no_markers"),
-        help="Tokens of Qwen3-VL to blend.",
-        example="full",
-    )
-    text: str | None = setting(
-        None,
-        group="Reference images",
-        flags=("--vision-text",),
-        help="Text that Qwen3-VL reads after the image.",
-        example="a red fox",
-    )
-    system_prompt: str | None = setting(
-        None,
-        group="Reference images",
-        flags=("--vision-system-prompt",),
-        help="System turn that Qwen3-VL reads before the image.",
-        example="Describe the image.",
-    )
-
-
-REQUEST_CONFIGS: Mapping[str, type[Any]] = MappingProxyType(
-    {
-        "generate": GenerateConfig,
-        "encode": EncodeConfig,
-        "encode_images": EncodeImagesConfig,
-        "condition": ConditionConfig,
-    }
-)
-"""Sections that hold defaults of requests, as tables outside of any profile, and their classes."""
-SECTIONS = (*ROLES, *REQUEST_CONFIGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,10 +93,10 @@ class Config:
     encoder: EndpointConfig = EndpointConfig()
     vision: EndpointConfig = EndpointConfig()
     generator: EndpointConfig = EndpointConfig()
-    generate: GenerateConfig = GenerateConfig()
-    encode: EncodeConfig = EncodeConfig()
-    encode_images: EncodeImagesConfig = EncodeImagesConfig()
-    condition: ConditionConfig = ConditionConfig()
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    encode_images: EncodeImagesConfig = field(default_factory=EncodeImagesConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: tuple[EffectiveSetting, ...] = field(default=(), compare=False, repr=False)
 
@@ -624,7 +196,7 @@ def load_service(
 def settings_of(section: str) -> tuple[Setting, ...]:
     """Returns the settings of a section: of a role what clients and the service read, or the defaults of requests."""
     if section in REQUEST_CONFIGS:
-        return describe(REQUEST_CONFIGS[section], section)
+        return request_settings(section)
     return describe(EndpointConfig, section) + describe(SERVICE_CONFIGS[section], section)
 
 

@@ -278,7 +278,8 @@ async def test_refusals_arrive_as_they_were_made(services: Services, stranger: s
     async with AsyncClient(**services.endpoints) as client:
         with pytest.raises(InvalidArgument, match="divisible by 16, got 100") as refused:
             await client.generate(PROMPT, width=100)
-        assert refused.value.field == "spec.sampling.width"
+        assert refused.value.field == "width"
+        assert refused.value.metadata["contract_field"] == "spec.sampling.width"
         for empty in ("", " \n"):
             with pytest.raises(InvalidArgument, match="empty"):
                 await client.generate(empty, guidance_scale=2.0)

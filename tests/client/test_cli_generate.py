@@ -214,7 +214,7 @@ async def test_a_timeout_is_a_number_of_seconds(zrelay: Zrelay, seconds: str) ->
         "generate", "fox", "--timeout", seconds, "--encoder", "127.0.0.1:1", "--generator", "127.0.0.1:1"
     )
     assert ran.returncode == exits.REFUSED
-    assert f"timeout_s: expected a number of seconds above 0, got {seconds}" in ran.stderr
+    assert f"--timeout: expected a number of seconds above 0, got {seconds}" in ran.stderr
 
 
 async def test_long_prompts_are_reported(paint: Any) -> None:
@@ -247,3 +247,26 @@ def test_a_reader_that_goes_away_is_no_failure_but_a_lost_picture_is(services: S
         os.close(writer)
         assert ran.returncode == code, ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("fox", "--width", "100"), "error: --width: expected "),
+        (("fox", "--width", "-1"), "error: --width: expected a whole number"),
+        (("fox", "--count", "2", "--width", "100"), ": --width: expected "),
+        (("fox", "--count", "2", "--width", "100", "--detach"), "error: --width: expected "),
+        ((" ",), "error: PROMPT: expected a description of the image, got an empty prompt"),
+        (("fox", "--hidden-layer", "7"), "error: --hidden-layer: expected "),
+        (("fox", "--sigmas", "0.5,1"), "error: --sigmas: "),
+        (("fox", "--skip-guidance-layers", "999"), "error: --skip-guidance-layers: expected "),
+        (("fox", "--preview", "p/", "--preview-max-side", "9999"), "error: --preview-max-side: expected "),
+    ],
+)
+async def test_a_refusal_names_the_flag(
+    services: Services, zrelay: Zrelay, args: tuple[str, ...], message: str
+) -> None:
+    ran = await zrelay("generate", *args, *services.flags)
+    assert ran.returncode == exits.REFUSED
+    assert message in ran.stderr
+    assert "spec." not in ran.stderr and "prompts[" not in ran.stderr

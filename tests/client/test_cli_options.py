@@ -18,8 +18,9 @@ from zrelay_client.options import (
 )
 from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_shared import config
-from zrelay_shared.config import REQUEST_CONFIGS, settings_of
-from zrelay_shared.service.command import SettingOption
+from zrelay_shared.config import settings_of
+from zrelay_shared.requests import REQUEST_CONFIGS
+from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting, describe, setting
 
 from .conftest import Services, Zrelay
@@ -58,7 +59,6 @@ CAPABILITY_OF = {
     "clean_whitespace": "encode.clean_whitespace",
     "hidden_layer": "encode.layer",
     "pad_to": "encode.pad_to",
-    "bypass_cache": "encode.cache",
     "deterministic": "encode.deterministic",
 }
 SETTINGS = [one for section in REQUEST_CONFIGS for one in settings_of(section)]

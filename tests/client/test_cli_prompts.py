@@ -89,7 +89,7 @@ async def test_a_second_run_does_what_is_missing(run: Any, services: Services) -
     assert sorted(last.stdout.split()) == sorted(["out/dog-3.png", str(gone)])
     assert gone.read_bytes() == data
     done = await run(file, "-o", "out/", "--json")
-    assert (done.returncode, done.stdout) == (0, "") and "3 of 3 lines are done already" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "") and "all lines (3) are done already" in done.stderr
 
 
 @pytest.mark.parametrize("output", [{}, {"output": "fox.png"}, {"output": "fox.webp", "num_images": 2}])
@@ -103,7 +103,7 @@ async def test_a_crash_between_image_and_record_makes_no_second_image(run: Any, 
     assert again.returncode == 0, again.stderr
     images = [path.name for path in Path().iterdir() if path.suffix in (".png", ".webp")]
     assert sorted(images) == first.stdout.split()
-    assert (await run(file)).stderr.strip() == "1 of 1 lines are done already"
+    assert (await run(file)).stderr.strip() == "all lines (1) are done already"
 
 
 async def test_a_named_file_with_other_content_fails_its_line_only(run: Any) -> None:
@@ -167,6 +167,8 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         ("[1]", 'expected an object such as {"prompt": "a red fox"}, got [1]'),
         ({"seed": 1}, "expected prompt or prompt_embeds, got neither"),
         ({"prompt": 3}, "prompt: expected a string, got 3"),
+        ({"prompt": " "}, "prompt: expected a description of the image, got an empty prompt"),
+        ({"prompt_embeds": "notes.txt"}, "notes.txt: expected a safetensors file of at most"),
         ({"prompt": "\ud800"}, "prompt: expected Unicode text"),
         ({"prompt": "a", "output": "../a.png"}, "output: expected the name of a file within the output folder"),
         ({"prompt": "a", "output": "a.bmp"}, "expected the suffix .png"),
@@ -184,7 +186,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         assert ran.stderr.startswith("error: bad.jsonl: line 2: ") and message in ran.stderr, ran.stderr
     file = write("bad.jsonl", *(line for line, _ in cases))
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
-    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 4 more" in ran.stderr
+    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 6 more" in ran.stderr
     file = write("same.jsonl", {"prompt": "a", "output": "x.png"}, {"prompt": "b", "output": "x.png"})
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
     assert "line 2: output: out/x.png is that of line 1" in ran.stderr

@@ -135,12 +135,12 @@ async def test_a_file_over_the_limit_is_not_read_whole(vision: str, empty_home: 
 async def test_refusals_of_the_service_arrive(zrelay: Zrelay, vision: str, pictures: tuple[str, str]) -> None:
     encode = ["vision", "encode", "red.png", "-o", "a.safetensors", "--vision", vision]
     ran = await zrelay(*encode, "--layer", "-99")
-    assert ran.returncode == 3 and "expected -4 to -1, got -99" in ran.stderr
+    assert ran.returncode == 3 and "error: --layer: expected -4 to -1, got -99" in ran.stderr
     ran = await zrelay(*encode, "--engine", "siglip", "--target-area", "7")
-    assert ran.returncode == 3 and "target_area: expected 4096 to 16777216 pixels, got 7" in ran.stderr
+    assert ran.returncode == 3 and "error: --target-area: expected 4096 to 16777216 pixels, got 7" in ran.stderr
     assert not Path("a.safetensors").exists()
     ran = await zrelay("vision", "score", "red.png", "--text", "word " * 500, "--vision", vision)
-    assert ran.returncode == 3 and "texts[0]: expected at most 64 tokens" in ran.stderr
+    assert ran.returncode == 3 and "error: --text (number 1): expected at most 64 tokens" in ran.stderr
 
 
 async def test_more_images_than_one_call_takes(services: Services, empty_home: Path) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import io
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from PIL import Image as Pictures
 from tests.helpers.images import png
 from tests.helpers.jobs import ENDLESS, PROMPT, QUICK
 from tests.helpers.polling import until_async
-from tests.helpers.refusals import refused_async
+from tests.helpers.refusals import refused, refused_async
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_client import (
     Accepted,
     AsyncClient,
     Cancelled,
+    Client,
     Done,
     Event,
     FailedPrecondition,
@@ -39,6 +41,7 @@ from zrelay_client import (
     Preview,
     Progress,
     QueueFull,
+    Unavailable,
     read_provenance,
 )
 from zrelay_client.testing import FakeServices, pictures
@@ -122,15 +125,23 @@ async def test_embeddings_report_tokens_and_identity(client: AsyncClient, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "reason", "field", "message"),
     [
-        ({"prompt": "  "}, "PROMPT_EMPTY"),
-        ({"text_limit": 6, "long_prompt_mode": "refuse"}, "PROMPT_TOO_LONG"),
-        ({"hidden_layer": -77}, "HIDDEN_LAYER_INVALID"),
+        (
+            {"prompt": "  "},
+            "PROMPT_EMPTY",
+            "prompt",
+            "^prompt: expected a description of the image, got an empty prompt$",
+        ),
+        ({"text_limit": 6, "long_prompt_mode": "refuse"}, "PROMPT_TOO_LONG", "prompt", "^prompt: expected at most 6"),
+        ({"hidden_layer": -77}, "HIDDEN_LAYER_INVALID", "hidden_layer", "^hidden_layer: expected .* to -1, got -77"),
     ],
 )
-async def test_encoding_is_refused(client: AsyncClient, options: dict[str, Any], reason: str) -> None:
-    await refused_async(client.encode(**{"prompt": PROMPT, **options}), InvalidArgument, reason=reason)
+async def test_encoding_is_refused(
+    client: AsyncClient, options: dict[str, Any], reason: str, field: str, message: str
+) -> None:
+    call = client.encode(**{"prompt": PROMPT, **options})
+    await refused_async(call, InvalidArgument, reason=reason, field=field, match=message)
 
 
 async def test_an_image_has_the_requested_size_and_depends_on_prompt_and_seed(client: AsyncClient) -> None:
@@ -390,11 +401,27 @@ def test_jobs_are_held_and_released() -> None:
         assert [client.jobs.fetch(job.job_id)[0].seed for job in (first, second, urgent)] == [1, 2, 3]
 
 
-def test_a_step_takes_the_requested_time_and_services_stop_while_jobs_run() -> None:
-    with FakeServices(step_s=60.0) as fake, fake.client() as client:
+def test_a_step_takes_the_requested_time() -> None:
+    with FakeServices(step_s=0.05) as fake, fake.client() as client:
+        started = time.monotonic()
+        client.generate(PROMPT, num_inference_steps=4)
+        assert time.monotonic() - started >= 4 * 0.05
+
+
+def test_services_stop_while_jobs_run() -> None:
+    with FakeServices(step_s=600.0) as fake, fake.client() as client:
         job = client.submit(PROMPT)
+        assert client.jobs.get(job.job_id).state in ("queued", "running")
         assert client.jobs.cancel(job.job_id).state == "cancelled"
-        client.submit(PROMPT)
+        left = client.submit(PROMPT)
+        assert client.jobs.get(left.job_id).state in ("queued", "running")
+        endpoint, started = fake.generator.endpoint, time.monotonic()
+    assert time.monotonic() - started < 60
+    with Client(generator=endpoint) as client:
+        refused(lambda: client.jobs.get(left.job_id), Unavailable)
+
+
+def test_services_are_served_once() -> None:
     with pytest.raises(RuntimeError, match="already"), FakeServices() as fake:
         fake.start()
 

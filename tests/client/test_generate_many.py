@@ -69,16 +69,25 @@ async def test_the_seed_of_the_options_is_used(services: Services, embeds: Embed
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "field", "message"),
     [
-        ({"seed": 4, "seeds": [1, 2]}, "SEEDS_INVALID"),
-        ({"in_flight": 0}, "IN_FLIGHT_INVALID"),
-        ({"in_flight": -1}, "IN_FLIGHT_INVALID"),
+        ({"seed": 4, "seeds": [1, 2]}, "seeds", r"expected none beside seed=4, got \[1, 2\]"),
+        ({"in_flight": 0}, "in_flight", "expected a whole number from 1 to [0-9]+, got 0"),
+        ({"in_flight": -1}, "in_flight", "expected a whole number from 1 to [0-9]+, got -1"),
     ],
 )
-async def test_an_invalid_batch_is_refused(embeds: Embeds, options: dict[str, Any], reason: str) -> None:
+async def test_an_invalid_batch_is_refused_before_a_service_is_called(
+    embeds: Embeds, options: dict[str, Any], field: str, message: str
+) -> None:
     async with AsyncClient(generator=NOBODY) as client:
-        await refused_async(all_of(client, embeds, **options), InvalidArgument, reason=reason)
+        reason = f"{field.upper()}_INVALID"
+        await refused_async(
+            all_of(client, embeds, **options),
+            InvalidArgument,
+            reason=reason,
+            field=field,
+            match=f"^{field}: {message}$",
+        )
 
 
 async def test_a_failing_job_stops_nobody(services: Services, embeds: Embeds) -> None:

@@ -100,7 +100,9 @@ async def test_whole_numbers_of_others_are_taken(embeds: Embeds) -> None:
         ("generate", {"widht": 64}, "generate\\(\\) got an unexpected keyword argument 'widht'; did you mean 'width'"),
         ("generate", {"negativ_prompt": "x"}, "did you mean 'negative_prompt'"),
         ("generate", {"zzz": 1}, "expected one of cfg_normalization, .*width"),
-        ("generate", {"encoding": {"think": "none"}}, "encode\\(\\) got an unexpected keyword argument 'think'"),
+        ("generate", {"encoding": {"think": "none"}}, "encoding: unknown option 'think'; did you mean 'think_mode'"),
+        ("generate", {"encoding": {"sytem": 1}}, "encoding: unknown option 'sytem'; did you mean 'system_prompt'"),
+        ("generate", {"encoding": "none"}, "encoding: expected EncodeOptions or a mapping of its fields, got str"),
         ("encode", {"hidden_layers": -2}, "did you mean 'hidden_layer'"),
     ],
 )

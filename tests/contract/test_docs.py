@@ -3,8 +3,10 @@
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import click
@@ -47,7 +49,25 @@ def _commands(position: int) -> list[str]:
     return sorted({match[1].strip() for line in lines if (match := _COMMAND.fullmatch(line))})
 
 
+def _links(page: str) -> list[str]:
+    """Returns the links of a page that lead to files."""
+    return re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _FENCE.sub("", _text(page)))
+
+
+def _paths(page: str) -> list[str]:
+    """Returns the paths of the repository that a page names."""
+    tops = "proto|shared|encoder_service|vision_service|generator_service|client|demo|deploy|benchmarks|tests|docs"
+    return re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*\w/?(?![\w*<{{-])", _text(page))
+
+
 BLOCKS, SPANS = _commands(0), _commands(1)
+EXAMPLES = [
+    pytest.param(page, example, id=f"{page}-{number}")
+    for page in PAGES
+    for number, example in enumerate(
+        example for _, language, example in _FENCE.findall(_text(page)) if language in {"python", "py"}
+    )
+]
 
 
 def _resolve(words: list[str], context: click.Context) -> tuple[str | None, click.Command, list[str]]:
@@ -78,8 +98,11 @@ def test_generated_pages_are_current(name: str) -> None:
     assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), f"run `python docs/_generators/{name}.py`"
 
 
-def test_there_are_commands_to_check() -> None:
-    assert len(BLOCKS) > 50 and len(SPANS) > 20
+def test_there_is_something_to_check() -> None:
+    assert len(GENERATORS) == 5 and len(BLOCKS) > 50 and len(SPANS) > 20
+    assert len(EXAMPLES) > 20
+    assert sum(len(_links(page)) for page in PAGES) > 100
+    assert sum(len(_paths(page)) for page in PAGES) > 50
 
 
 @pytest.mark.parametrize("command", BLOCKS)
@@ -103,26 +126,26 @@ def test_a_wrong_command_would_be_found(wrong: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _FENCE.sub("", _text(page)))
-    targets = [(ROOT / page).parent.joinpath(link).resolve() for link in links]
+    targets = [(ROOT / page).parent.joinpath(link).resolve() for link in _links(page)]
     # A link that leaves the repository is one to a page of GitHub, such as ../../security/advisories/new.
     assert [target for target in targets if target.is_relative_to(ROOT) and not target.exists()] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_paths_of_the_repository_exist(page: str) -> None:
-    tops = "proto|shared|encoder_service|vision_service|generator_service|client|demo|deploy|benchmarks|tests|docs"
-    named = re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./-]*\w/?(?![\w*<{{-])", _text(page))
     planned = re.compile(r"controlnet|lora|dype")  # how-to/add-a-feature.md creates these
-    missing = [path for path in named if not (ROOT / path).exists() and not planned.search(path)]
+    missing = [path for path in _paths(page) if not (ROOT / path).exists() and not planned.search(path)]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_examples_compile(page: str) -> None:
-    for _, language, example in _FENCE.findall(_text(page)):
-        if language == "python":
-            compile(example, page, "exec")
+@pytest.mark.parametrize(("page", "example"), EXAMPLES)
+def test_a_python_example_compiles(page: str, example: str) -> None:
+    compile(example, page, "exec")
+
+
+def test_an_example_that_does_not_compile_would_be_found() -> None:
+    with pytest.raises(SyntaxError):
+        test_a_python_example_compiles("page", "with Client( as client:")
 
 
 def test_make_targets_exist() -> None:
@@ -149,11 +172,57 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
-@pytest.mark.deep  # imports MkDocs with all its plugins
-def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it, without warnings."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    assert (tmp_path / "index.html").exists()
-    html = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
-    assert [text for text in html if re.search(r"<(script|link|img)[^>]+(src|href)=\"?https?://(?!127)", text)] == []
+    return folder
+
+
+class _Loaded(HTMLParser):
+    """Collects the addresses that a browser loads with a page: scripts, styles, fonts, images and frames."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "a":
+            self.addresses += [value for name, value in attrs if name in {"src", "srcset", "href", "data"} and value]
+
+
+@pytest.mark.deep  # imports MkDocs with all its plugins
+def test_the_site_names_no_other_server(site: Path) -> None:
+    pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
+    loaded = {page: _Loaded(page).addresses for page in pages}
+    loaded |= {
+        style: re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s]+)", style.read_text("utf-8")) for style in styles
+    }
+    assert len(pages) > 30 and len(styles) > 2 and sum(map(len, loaded.values())) > 300
+    other = re.compile(r"(?!data:)\s*(?:[a-z]+:)?//", re.IGNORECASE)
+    assert {file.name: address for file in loaded for address in loaded[file] if other.match(address)} == {}
+    # Material's own script would load these from other servers.
+    drawn = [
+        page.name for page in pages if re.search(r'class="mermaid"|data-md-component="source"', page.read_text("utf-8"))
+    ]
+    assert drawn == []
+
+
+@pytest.mark.deep
+def test_a_site_opened_from_files_can_be_searched(site: Path, tmp_path: Path) -> None:
+    """In a browser that resolves no name, so that nothing can come from another server."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next((name for name in names if shutil.which(name)), None)
+    if browser is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
+    page = f"{(site / 'how-to' / 'install.html').as_uri()}?q=lease"
+    shown = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, check=True, timeout=120)
+    assert "matching documents" in shown.stdout
+    found = re.findall(r'<a href="([^"]+)" class="md-search-result__link"', shown.stdout)
+    assert any(address.startswith((site / "explanation" / "jobs.html").as_uri()) for address in found)

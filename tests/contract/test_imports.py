@@ -154,7 +154,7 @@ OWNERS = {
     "safetensors": ("zrelay_demo.*",),
     "flash_attn": ("zrelay_generator.model.attention",),
     "rich": ("zrelay_client.cli._output",),
-    "click": ("zrelay_shared.service.command", "zrelay_client.cli.*"),
+    "click": ("zrelay_shared.service.command", "zrelay_shared.service.options", "zrelay_client.cli.*"),
     "grpc": (
         "zrelay_shared.channels",
         "zrelay_shared.healthcheck",

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -72,5 +72,15 @@ def test_nothing_outside_its_folder_imports_a_feature(folder: str) -> None:
 
 
 def test_a_spec_is_found_by_its_kind(spec: Callable[[], JobSpec]) -> None:
-    for feature in FEATURES:
-        assert spec().feature(feature.spec) is None
+    @dataclass(frozen=True)
+    class Used(FeatureSpec):
+        pass
+
+    @dataclass(frozen=True)
+    class AlsoUsed(FeatureSpec):
+        pass
+
+    parts = (Used(), AlsoUsed())
+    job = replace(spec(), features=parts)
+    assert job.feature(Used) is parts[0] and job.feature(AlsoUsed) is parts[1]
+    assert [feature for feature in FEATURES if job.feature(feature.spec) is not None] == []

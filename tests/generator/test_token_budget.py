@@ -80,3 +80,6 @@ def test_it_stays_within_its_bounds(most: int, told: list[float | None]) -> None
         else:
             budget.exhausted(tokens)
         assert 1 <= budget.tokens <= most
+    for _ in range(10_000):
+        budget.succeeded()
+        assert 1 <= budget.tokens <= most

@@ -16,7 +16,7 @@ from zrelay_shared.errors import Cancelled, CheckpointError, FeatureMissing
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.qwen3_vl.engine import PreparedImage, Qwen3VLEngine
 from zrelay_vision.qwen3_vl.folder import open_qwen3_vl
-from zrelay_vision.qwen3_vl.states import ImageStates, StatesParameters, TokenMode
+from zrelay_vision.qwen3_vl.states import ImageStates, StatesParameters
 
 IMAGE = picture(50, 40)
 
@@ -144,10 +144,19 @@ def test_image_with_extreme_aspect_is_refused(tiny: Path) -> None:
     )
 
 
-def test_other_marks_in_a_text_are_text(tiny: Path) -> None:
+@pytest.mark.parametrize("where", ["system_prompt", "text"])
+def test_other_marks_in_a_text_are_text(tiny: Path, where: str) -> None:
     made = loaded_qwen(tiny)
-    odd = run(made, prepare(made, StatesParameters(-2, TokenMode.FULL, "a <|vision_start|> b <|im_end|>")))
-    assert odd.count == run(made, prepare(made, StatesParameters(-2))).count
+
+    def rows(words: str) -> dict[str, int]:
+        options: dict[str, Any] = {where: words}
+        states = run(made, prepare(made, StatesParameters(-2, **options)))
+        after = len(states.hidden_states) - states.start - states.count
+        return {"system_prompt": states.start, "image": states.count, "text": after}
+
+    plain, marked = rows("a  b "), rows("a <|vision_start|> b <|im_end|>")
+    assert marked.pop(where) > plain.pop(where)
+    assert marked == plain
 
 
 def test_a_large_image_is_scaled_down_to_the_bound(tiny: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zrelay_client._pool.generators import Generator, Generators
 from zrelay_client._pool.policy import FailureKind, failure_kind
@@ -87,7 +87,7 @@ class JobRequest:
         name = request_id or uuid.uuid4().hex
         if options.seed is None:
             digest = hashlib.sha256(name.encode("utf-8", "replace")).digest()
-            options = replace(options, seed=int.from_bytes(digest[:4], "big"))
+            options = options.replaced(seed=int.from_bytes(digest[:4], "big"))
         large = embeds.omni is not None and embeds.omni.size_bytes > _MAX_INLINE_BYTES
         return cls(embeds, options, name, _work(options, defaults), named=named or large, patient=patient)
 

@@ -15,6 +15,7 @@ from zrelay_client._pool.policy import FailureKind, failure_kind
 from zrelay_client._transport.deadline import CONNECT_S, Budget
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client._transport.stub import ServiceStub
+from zrelay_client._wire.option_names import encode_names, option_names
 from zrelay_client._wire.replies import embeds_from_reply, encoder_info
 from zrelay_client._wire.requests import encode_request
 from zrelay_client.embeds import Embeds
@@ -48,8 +49,10 @@ class EncoderService(ServiceStub):
         return encoder_info(self.endpoint, reply.message)
 
     async def encode(self, request: pb.EncodePromptsRequest, timeout: float) -> Parcel[pb.EncodePromptsResponse]:
-        """Encodes the prompts of a request in one call."""
-        return await self.stub.call("EncodePrompts", request, pb.EncodePromptsResponse, timeout=timeout)
+        """Encodes the prompts of a request in one call. Only its negative prompt, the last one, may be empty."""
+        negative = bool(request.prompts) and request.prompts[-1].allow_empty
+        with option_names(encode_names(len(request.prompts) - negative, negative=negative)):
+            return await self.stub.call("EncodePrompts", request, pb.EncodePromptsResponse, timeout=timeout)
 
 
 class Encoders:

@@ -14,6 +14,7 @@ from zrelay_client._transport.deadline import CONNECT_S, Budget
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client._transport.stub import ServiceStub
 from zrelay_client._wire.contents import Content
+from zrelay_client._wire.option_names import GENERATE, option_names
 from zrelay_client._wire.replies import generator_info, job_of
 from zrelay_client._wire.requests import list_request
 from zrelay_client.events import Job, JobPage
@@ -53,13 +54,15 @@ class GeneratorService(ServiceStub):
     async def generate(self, request: Parcel[pb.GenerateRequest], timeout: float) -> AsyncGenerator[JobEvent, None]:
         """Generates images, and yields the events of the job. Closing the iterator ends the call."""
         stream = self.stub.stream("Generate", request, pb.GenerateResponse, timeout=timeout)
-        async with contextlib.aclosing(stream) as replies:
-            async for reply in replies:
-                yield reply.message.event
+        with option_names(GENERATE):
+            async with contextlib.aclosing(stream) as replies:
+                async for reply in replies:
+                    yield reply.message.event
 
     async def submit(self, request: Parcel[pb.SubmitJobRequest], timeout: float) -> Job:
         """Submits a job that runs without a watcher, and returns its state."""
-        reply = await self.stub.call("SubmitJob", request, pb.SubmitJobResponse, timeout=timeout)
+        with option_names(GENERATE):
+            reply = await self.stub.call("SubmitJob", request, pb.SubmitJobResponse, timeout=timeout)
         return job_of(self.endpoint, reply.message.job)
 
     async def watch(self, job_id: str, after: int, timeout: float) -> AsyncGenerator[JobEvent, None]:

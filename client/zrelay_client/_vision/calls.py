@@ -9,6 +9,14 @@ from typing import TypeVar
 from zrelay.v1 import vision_pb2 as pb
 from zrelay_client._transport.deadline import CONNECT_S, Budget
 from zrelay_client._transport.stub import ServiceStub
+from zrelay_client._wire.option_names import (
+    CONDITION_PROMPT,
+    ENCODE_IMAGES,
+    REFERENCE,
+    SCORE_IMAGES,
+    OptionNames,
+    option_names,
+)
 from zrelay_client._wire.replies import vision_info
 from zrelay_client._wire.vision import (
     condition_request,
@@ -50,17 +58,20 @@ class VisionService(ServiceStub):
 
     async def encode_images(self, request: pb.EncodeImagesRequest, timeout: float) -> Parcel[pb.EncodeImagesResponse]:
         """Encodes the images of a request in one call."""
-        return await self.stub.call("EncodeImages", request, pb.EncodeImagesResponse, timeout=timeout)
+        with option_names(ENCODE_IMAGES):
+            return await self.stub.call("EncodeImages", request, pb.EncodeImagesResponse, timeout=timeout)
 
     async def score_images(self, request: pb.ScoreImagesRequest, timeout: float) -> pb.ScoreImagesResponse:
         """Scores images against texts in one call."""
-        return (await self.stub.call("ScoreImages", request, pb.ScoreImagesResponse, timeout=timeout)).message
+        with option_names(SCORE_IMAGES):
+            return (await self.stub.call("ScoreImages", request, pb.ScoreImagesResponse, timeout=timeout)).message
 
     async def condition(
-        self, request: Parcel[pb.ConditionPromptRequest], timeout: float
+        self, request: Parcel[pb.ConditionPromptRequest], timeout: float, names: OptionNames = CONDITION_PROMPT
     ) -> Parcel[pb.ConditionPromptResponse]:
-        """Blends an image into the embeddings of a prompt."""
-        return await self.stub.call("ConditionPrompt", request, pb.ConditionPromptResponse, timeout=timeout)
+        """Blends an image into the embeddings of a prompt. `names` are those of the method that the user called."""
+        with option_names(names):
+            return await self.stub.call("ConditionPrompt", request, pb.ConditionPromptResponse, timeout=timeout)
 
 
 async def encode_images(
@@ -135,12 +146,12 @@ async def condition(
     options: ConditionOptions,
     budget: Budget,
 ) -> Conditioned:
-    """As `condition_prompt`, for an image that the service has encoded before: it is named by its digest, and sent
-    again only if the service does not hold it any more."""
+    """As `condition_prompt`, for the reference of `generate`, which the service has encoded before: the request names
+    it by its digest, and contains it only if the service does not hold it any more."""
     for named in (True, False):
         request = condition_request(embeds, source, options, named=named)
         try:
-            return conditioned_of(await vision.condition(request, budget.left("vision")), embeds)
+            return conditioned_of(await vision.condition(request, budget.left("vision"), REFERENCE), embeds)
         except NotFound as error:
             if not named or error.reason != "CONTENT_UNKNOWN":
                 raise

@@ -1,7 +1,6 @@
 """Reference images of a generation: blended into its prompt by the vision service, or beside the prompt (Omni)."""
 
 import asyncio
-from dataclasses import replace
 
 from zrelay_client._transport.deadline import Budget
 from zrelay_client._vision.calls import (
@@ -65,7 +64,7 @@ def encode_options_for(options: GenerateOptions, encoding: EncodeOptions) -> Enc
         return encoding
     if encoding.image_count is not None:
         raise _refusal("image_count", "IMAGE_COUNT_INVALID", f"{images}, one for each omni image", encoding.image_count)
-    return replace(encoding, image_count=images)
+    return encoding.replaced(image_count=images)
 
 
 class ReferenceEncoder:

@@ -2,24 +2,21 @@
 
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from zrelay_client._vision.references import check_reference_files
 from zrelay_client.cli._files import MAX_FILES, Previews, Targets, chosen_format, targets
-from zrelay_client.cli._options import Flags, request_settings, values_of
+from zrelay_client.cli._options import Flags, values_of
 from zrelay_client.image_files import check_image, read_image
 from zrelay_client.options import EncodeOptions, GenerateOptions
 from zrelay_shared.config import Config
 
 if TYPE_CHECKING:
     from zrelay_client.embeds import Embeds
-
-SETTINGS = request_settings("generate", "encode", "condition", without=["encode.deterministic"])
-"""The settings that are options of the command; `--deterministic` counts for the encoder, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +49,8 @@ class ImageJob:
     Attributes:
         source: The prompt, or a file of embeddings.
         negative_prompt: The negative prompt; None for none.
-        encoding: How the prompt is encoded, as keywords of the client's `encode`.
-        options: How the image is generated, as keywords of the client's `generate`.
+        encoding: How the prompt is encoded.
+        options: How the image is generated. Their `image` is empty until `read_options` reads it.
         targets: Where images are written.
         image: The file of the image to start from; None for none.
         previews: Where previews are written; None for none.
@@ -61,37 +58,33 @@ class ImageJob:
 
     source: str | Path
     negative_prompt: str | None
-    encoding: Mapping[str, Any]
-    options: Mapping[str, Any]
+    encoding: EncodeOptions
+    options: GenerateOptions
     targets: Targets
     image: str | None = None
     previews: Previews | None = None
 
-    def checked_options(self) -> GenerateOptions:
-        """Checks the options and reads the first bytes of the image.
-
-        Returns:
-            The options; without the bytes of the image, which `keywords` reads.
-
-        Raises:
-            InvalidArgument: A value is not valid, or the image is not an image.
-            OSError: The image cannot be read.
-        """
-        if self.image is not None:
-            check_image(self.image)
-        EncodeOptions(**self.encoding)
-        return GenerateOptions(**self.options, image=None if self.image is None else b"")
-
     def check(self) -> None:
-        """Checks the options, and that images and previews can be written. Creates nothing.
+        """Checks the input files, and that images and previews can be written. Creates nothing.
 
         Raises:
-            InvalidArgument, OSError: As `checked_options`, or a file cannot be written.
+            InvalidArgument, OSError: As `check_inputs`, or a file cannot be written.
         """
-        self.checked_options()
+        self.check_inputs()
         self.targets.check()
         if self.previews is not None:
             self.previews.check()
+
+    def check_inputs(self) -> None:
+        """Checks the files of images, of which it reads the first bytes.
+
+        Raises:
+            InvalidArgument: A file is not an image.
+            OSError: A file cannot be read.
+        """
+        if self.image is not None:
+            check_image(self.image)
+        check_reference_files(self.options)
 
     def prompt(self) -> "str | Embeds":
         """Returns the prompt, or the embeddings of the file. Raises as Embeds.load."""
@@ -101,14 +94,9 @@ class ImageJob:
 
         return Embeds.load(self.source)
 
-    def keywords(self) -> dict[str, Any]:
-        """Returns keywords of the client's `generate`. Reads the image. Raises OSError, InvalidArgument."""
-        keywords = {**self.options, "negative_prompt": self.negative_prompt}
-        if self.encoding:
-            keywords["encoding"] = dict(self.encoding)
-        if self.image is not None:
-            keywords["image"] = read_image(self.image).data
-        return keywords
+    def read_options(self) -> GenerateOptions:
+        """Returns the options with the image to start from. Raises OSError, InvalidArgument."""
+        return self.options if self.image is None else self.options.replaced(image=read_image(self.image).data)
 
 
 def image_job(arguments: GenerateArguments, settings: Config, source: str | Path, *, jobs: int) -> ImageJob:
@@ -122,6 +110,7 @@ def image_job(arguments: GenerateArguments, settings: Config, source: str | Path
 
     Raises:
         click.UsageError: Options contradict each other.
+        InvalidArgument: A value is not valid.
     """
     generate = settings.generate
     by_flag = generate.format if settings.origins.get("generate.format") == "flag" else None
@@ -134,6 +123,8 @@ def image_job(arguments: GenerateArguments, settings: Config, source: str | Path
     }
     if arguments.image is None:
         options.pop("strength", None)  # a default of the configuration, for images to start from
+    else:
+        options["image"] = b""
     if file_format is not None:
         options["format"] = file_format
     if generate.labels is not None:
@@ -151,8 +142,8 @@ def image_job(arguments: GenerateArguments, settings: Config, source: str | Path
     return ImageJob(
         source=source,
         negative_prompt=arguments.negative_prompt,
-        encoding={} if isinstance(source, Path) else values_of(settings.encode),
-        options=options,
+        encoding=EncodeOptions(**({} if isinstance(source, Path) else values_of(settings.encode))),
+        options=GenerateOptions(**options),
         targets=targets(arguments.output, file_format, prompt=title, count=count, force=arguments.force),
         image=arguments.image,
         previews=Previews(Path(arguments.preview)) if arguments.preview is not None else None,

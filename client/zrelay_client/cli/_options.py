@@ -1,22 +1,26 @@
-"""Options that commands share: headings of the help, options made of settings, endpoints, and the client."""
+"""Options that commands share: headings of the help, options made of settings, endpoints, and the client.
+
+Every `--help` imports this module, so it imports no configuration, no client and no asyncio.
+"""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zrelay_client.settings import Settings
-from zrelay_shared.config import ROLES, settings_of
-from zrelay_shared.errors import ZrelayError
-from zrelay_shared.service.command import SettingOption
+from zrelay_shared.limits import DEFAULT_PORTS
+from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
 
 if TYPE_CHECKING:
     from zrelay_client.client import AsyncClient
+    from zrelay_client.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Exception)
+T = TypeVar("T")
 Flags = dict[str, Any]
 """Dotted key of a setting -> the value of its flag, None where the flag is not given."""
 PATH = click.Path(readable=False)
@@ -82,10 +86,33 @@ class OptionsCommand(click.Command):
                 name = param.name or ""
                 if isinstance(param, SettingOption):
                     flags[param.setting.dotted] = ctx.params.pop(name)
-                elif name in ROLES:
+                elif name in DEFAULT_PORTS:
                     flags[f"{name}.endpoint"] = ctx.params.pop(name)
             ctx.params["flags"] = flags
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            raise with_flag(error) from error.__cause__
+
+    def flag_of(self, name: str, path: str, ctx: click.Context) -> str | None:
+        """Returns how users write an option of the library on this command line, None if they cannot.
+
+        Args:
+            name: Name of the option.
+            path: The field of the contract that it became, "" if unknown. It tells options of one name apart.
+            ctx: The context of the call.
+        """
+        if name == "prompt" and ctx.params.get("prompt_embeds") is not None:
+            name = "prompt_embeds"
+        settings = [param for param in self.params if isinstance(param, SettingOption) and param.setting.name == name]
+        if settings:
+            of_vision = [param for param in settings if param.setting.section in ("encode_images", "condition")]
+            wanted = of_vision if path.startswith("states_options.") and of_vision else settings
+            return wanted[0].setting.flags[0]
+        for param in self.params:
+            if param.name == name:
+                return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+        return None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the options under their headings."""
@@ -102,6 +129,27 @@ class OptionsCommand(click.Command):
             if heading in groups:
                 with formatter.section(heading):
                     formatter.write_dl(groups[heading])
+
+
+def with_flag(error: E) -> E:
+    """Returns an error whose message names the flag of the running command in place of the library's option."""
+    from zrelay_shared.errors import ZrelayError
+
+    ctx = click.get_current_context(silent=True)
+    if not isinstance(error, ZrelayError) or ctx is None or not isinstance(ctx.command, OptionsCommand):
+        return error
+    name, _, number = error.field.partition("[")
+    flag = ctx.command.flag_of(name, error.metadata.get("contract_field", ""), ctx) if name else None
+    if flag is None or not error.message.startswith(f"{error.field}:"):
+        return error
+    which = f" (number {int(number.rstrip(']')) + 1})" if number.rstrip("]").isdigit() else ""
+    return type(error)(
+        f"{flag}{which}{error.message.removeprefix(error.field)}",
+        reason=error.reason,
+        field=error.field,
+        metadata=error.metadata,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def option(*names: str, heading: str = "", **attributes: Any) -> Callable[[F], F]:
@@ -121,22 +169,14 @@ def profile_option(help: str, *, heading: str = "") -> click.Option:
 
 def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Returns the names of profiles that start with a text."""
+    from zrelay_client.settings import Settings
+    from zrelay_shared.errors import ZrelayError
+
     try:
         names = Settings.load().config.profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
     return [name for name in names if name.startswith(incomplete)]
-
-
-def request_settings(*sections: str, without: Iterable[str] = ()) -> list[Setting]:
-    """Returns the settings of sections, without those of the dotted keys `without`."""
-    left_out = set(without)
-    return [one for section in sections for one in settings_of(section) if one.dotted not in left_out]
-
-
-def setting(dotted: str) -> Setting:
-    """Returns the setting of a dotted key."""
-    return next(one for one in settings_of(dotted.partition(".")[0]) if one.dotted == dotted)
 
 
 def values_of(section: object, *, without: Iterable[str] = ()) -> dict[str, Any]:
@@ -157,7 +197,7 @@ def read_prompt(prompt: str) -> str:
         raise click.UsageError("the prompt on standard input: expected UTF-8 text, got other bytes") from error
 
 
-def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings:
+def load_settings(profile: str | None, flags: Flags, *required: str) -> "Settings":
     """Reads the configuration and finds the services.
 
     Args:
@@ -169,16 +209,25 @@ def load_settings(profile: str | None, flags: Flags, *required: str) -> Settings
         InvalidArgument: CONFIG_INVALID, ENDPOINT_MISSING.
         OSError: The configuration file cannot be read.
     """
+    from zrelay_client.settings import Settings
+
     settings = Settings.load(profile, flags)
     settings.require(*required)
     return settings
 
 
-def client_of(settings: Settings, *roles: str) -> "AsyncClient":
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine on an event loop of its own and returns its result."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def client_of(settings: "Settings", *roles: str) -> "AsyncClient":
     """Returns a client of the services of some roles; of all roles where none is named. Raises InvalidArgument."""
     from zrelay_client.client import AsyncClient
 
-    return AsyncClient.from_settings(settings, roles=roles or ROLES)
+    return AsyncClient.from_settings(settings, roles=roles or tuple(DEFAULT_PORTS))
 
 
 def _endpoint_option(role: str) -> click.Option:

@@ -5,7 +5,6 @@ and tables, and is imported only then. Elsewhere, and where TERM is dumb, everyt
 NO_COLOR is respected.
 """
 
-import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
@@ -153,6 +152,8 @@ def format_bytes(size: float) -> str:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Prints one JSON object on one line of standard output."""
+    import json
+
     click.echo(json.dumps(value, ensure_ascii=False))
 
 

@@ -29,11 +29,9 @@ from typing import Any
 import click
 
 from zrelay_client._jobs.batch import IN_FLIGHT
-from zrelay_client._vision.references import check_reference_files
 from zrelay_client.cli import _running
 from zrelay_client.cli._files import Previews, Targets, check_new_folder, chosen_format, file_values, is_folder
 from zrelay_client.cli._image_jobs import (
-    SETTINGS,
     GenerateArguments,
     ImageJob,
     image_job,
@@ -44,16 +42,20 @@ from zrelay_client.cli._options import Flags, client_of, load_settings
 from zrelay_client.cli._output import Console, print_json
 from zrelay_client.cli._running import BatchProgress
 from zrelay_client.client import AsyncClient
+from zrelay_client.embeds import Embeds
 from zrelay_client.events import Event
 from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
+from zrelay_shared.requests import request_settings
 from zrelay_shared.service.settings import Setting
 
 _ERRORS_SHOWN = 10
 _TEXTS = ("prompt", "prompt_embeds", "negative_prompt", "size", "image", "reference", "output")
+_SECTIONS = ("generate", "encode", "condition")
+"""Tables of the configuration whose keys a line may hold; `deterministic` counts for the encoder, too."""
 _NOT_IN_ID = ("timeout_s", "priority", "preview_every", "preview_max_side")
 """Settings that change no image."""
 
@@ -66,26 +68,15 @@ class PromptLine:
         number: Its number in the file, from 1.
         id: What identifies it in the results file.
         arguments: The arguments of the command with those of the line.
-        settings: The configuration with the options of the line; the seed is set.
+        timeout_s: Timeout of the job in seconds; None for the default.
+        job: The job, whose files are in the output folder; its seed is set.
     """
 
     number: int
     id: str
     arguments: GenerateArguments
-    settings: Config
-
-    @property
-    def source(self) -> str | Path:
-        """The prompt, or a file of embeddings."""
-        if self.arguments.prompt_embeds is not None:
-            return Path(self.arguments.prompt_embeds)
-        return self.arguments.prompt or ""
-
-    def job(self, folder: Path) -> ImageJob:
-        """Makes the job, whose files are in `folder`. Raises click.UsageError."""
-        named = self.arguments.output
-        output = f"{folder}{os.sep}" if named is None else str(folder / named)
-        return image_job(replace(self.arguments, output=output), self.settings, self.source, jobs=1)
+    timeout_s: float | None
+    job: ImageJob
 
 
 class ResultsFile:
@@ -156,20 +147,21 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
     name, data = _read(arguments.prompts or "-")
     settings = load_settings(profile, flags)
     folder = Path(arguments.output or ".")
-    lines = read_lines(name, data, replace(arguments, output=None), settings.config)
+    lines = read_lines(name, data, replace(arguments, output=None), settings.config, folder)
     results = ResultsFile(folder / f"{PurePath(name).stem}.results.jsonl")
     check_new_folder(folder)
     if arguments.preview is not None:
         Previews(Path(arguments.preview)).check()
     done = results.done()
     waiting = [line for line in lines if line.id not in done]
-    _check_files(name, lines, {line.id for line in waiting}, folder)
+    _check_files(name, lines, {line.id for line in waiting})
     with Console(quiet=arguments.quiet) as console:
+        if not waiting:
+            console.message(f"all lines ({len(lines)}) are done already")
+            return exits.OK
         if len(waiting) < len(lines):
             console.message(f"{len(lines) - len(waiting)} of {len(lines)} lines are done already")
-        if not waiting:
-            return exits.OK
-        needed = ["encoder"] if any(isinstance(line.source, str) for line in waiting) else []
+        needed = ["encoder"] if any(isinstance(line.job.source, str) for line in waiting) else []
         needed += ["vision"] if any(uses_vision(line.arguments) for line in waiting) else []
         settings = load_settings(profile, flags, *needed, "generator")
         kept = {folder / file["path"] for line in lines if line.id in done for file in done[line.id]["files"]}
@@ -179,13 +171,16 @@ def run_prompts(arguments: GenerateArguments, flags: Flags, profile: str | None)
         return run.progress.exit_code
 
 
-def read_lines(name: str, data: bytes, arguments: GenerateArguments, settings: Config) -> list[PromptLine]:
-    """Reads and checks all lines.
+def read_lines(
+    name: str, data: bytes, arguments: GenerateArguments, settings: Config, folder: Path
+) -> list[PromptLine]:
+    """Reads and checks all lines, and the files that they name.
 
     Args:
         name: Name of the file, for messages.
         data: Its content.
         arguments, settings: Defaults of the lines.
+        folder: The output folder.
 
     Raises:
         InvalidArgument: PROMPTS_INVALID; the message names the lines.
@@ -193,14 +188,15 @@ def read_lines(name: str, data: bytes, arguments: GenerateArguments, settings: C
     lines: list[PromptLine] = []
     errors: list[str] = []
     equal: Counter[str] = Counter()
-    digests: dict[str, str] = {}
+    files = _InputFiles()
     for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not raw.strip():
             continue
         try:
-            line = _read_line(number, raw, arguments, settings, digests)
-            equal[line.id] += 1
-            lines.append(_finished(line, equal[line.id]))
+            of_line, config = _read_line(raw, arguments, settings)
+            content = _content_id(of_line, config, files)
+            equal[content] += 1
+            lines.append(_prompt_line(number, f"{content}-{equal[content]}", of_line, config, folder))
         except (ValueError, click.UsageError, ZrelayError, OSError) as error:
             errors.append(f"line {number}: {_message(error)}")
     if not lines and not errors:
@@ -259,9 +255,9 @@ class _PromptsRun:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _one(self, client: AsyncClient, line: PromptLine) -> None:
-        job = line.job(self._folder)
+        job = line.job
         try:
-            result = await self._result(client, line, job)
+            result = await self._result(client, line)
         except Unavailable:
             raise  # of every other line, too: the next run continues
         except ZrelayError as error:
@@ -279,23 +275,26 @@ class _PromptsRun:
         self._record(line, {"state": "failed", "reason": error.reason, "message": error.message, "files": []})
         self.progress.failed(f"line {line.number}", error)
 
-    async def _result(self, client: AsyncClient, line: PromptLine, job: ImageJob) -> Result:
+    async def _result(self, client: AsyncClient, line: PromptLine) -> Result:
         """Runs one job. Raises ZrelayError."""
+        job = line.job
 
         def on_event(index: int, event: Event) -> None:
             self.progress.event(event, job.previews, line.number - 1)
 
-        prompt = await asyncio.to_thread(job.prompt)
+        prompt, options = await asyncio.to_thread(job.prompt), await asyncio.to_thread(job.read_options)
         # Embeddings may differ by rounding from those of an earlier run: that is other content for a request id.
         where = hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:8]
         for batch_id in (f"{line.id[:32]}-{where}", uuid.uuid4().hex):
             outcomes = client.generate_many(
                 [prompt],
+                options,
+                negative_prompt=job.negative_prompt,
+                encoding=job.encoding,
                 batch_id=batch_id,
                 in_flight=1,
                 on_event=on_event,
-                timeout_s=line.settings.generate.timeout_s,
-                **await asyncio.to_thread(job.keywords),
+                timeout_s=line.timeout_s,
             )
             async with contextlib.aclosing(outcomes):
                 outcome: Outcome = await anext(outcomes)
@@ -349,10 +348,8 @@ def _read(source: str) -> tuple[str, bytes]:
     return path.name, path.read_bytes()
 
 
-def _read_line(
-    number: int, raw: bytes, arguments: GenerateArguments, settings: Config, digests: dict[str, str]
-) -> PromptLine:
-    """Reads and checks one line, whose id does not tell equal lines apart yet.
+def _read_line(raw: bytes, arguments: GenerateArguments, settings: Config) -> tuple[GenerateArguments, Config]:
+    """Returns the arguments and the configuration of one line.
 
     Raises:
         ValueError, click.UsageError, ZrelayError, OSError: The line is invalid.
@@ -366,7 +363,7 @@ def _read_line(
     if not isinstance(values, dict):
         raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.decode().strip()[:40]}')
     inputs: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {"generate": {}, "encode": {}, "condition": {}}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for key, value in values.items():
         if key == "omni":
             inputs[key] = tuple(_texts(key, value))
@@ -395,7 +392,7 @@ def _read_line(
         encode=replace(settings.encode, **sections["encode"]),
         condition=replace(settings.condition, **sections["condition"]),
     )
-    return PromptLine(number, _id_of(found, of_line, digests), found, of_line)
+    return found, of_line
 
 
 def _defaults(arguments: GenerateArguments, inputs: Mapping[str, Any]) -> GenerateArguments:
@@ -410,7 +407,9 @@ def _defaults(arguments: GenerateArguments, inputs: Mapping[str, Any]) -> Genera
 
 
 def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks what goes together, and the files. Raises ValueError, ZrelayError, OSError."""
+    """Checks what goes together. Raises ValueError, click.UsageError."""
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise ValueError("prompt: expected a description of the image, got an empty prompt")
     if (arguments.prompt is None) == (arguments.prompt_embeds is None):
         got = "neither" if arguments.prompt is None else "both"
         raise ValueError(f"expected prompt or prompt_embeds, got {got}")
@@ -424,9 +423,6 @@ def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[s
         raise ValueError("strength is for an image to start from: add image")
     if arguments.reference is None and sections["condition"]:
         raise ValueError(f"{next(iter(sections['condition']))} is for reference images: add reference")
-    if arguments.prompt_embeds is not None:
-        with Path(arguments.prompt_embeds).open("rb"):
-            pass
     if (output := arguments.output) is not None:
         chosen_format(output, None, None)
         parts = PurePath(output).parts
@@ -434,24 +430,42 @@ def _check_inputs(arguments: GenerateArguments, sections: Mapping[str, Mapping[s
             raise ValueError(f"output: expected the name of a file within the output folder, got {output!r}")
 
 
-def _id_of(arguments: GenerateArguments, settings: Config, digests: dict[str, str]) -> str:
-    """Returns the SHA-256 of what decides about the images of a line. `digests` caches those of files."""
+class _InputFiles:
+    """The digests of input files, each of which is read and checked once although several lines name it."""
 
-    def digest(path: str | None) -> str | None:
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def digest(self, path: str | None) -> str | None:
+        """Returns the SHA-256 of a file, None for none. Raises OSError."""
         if path is None:
             return None
-        if path not in digests:
-            digests[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return digests[path]
+        if path not in self._digests:
+            self._digests[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return self._digests[path]
 
+    def embeds_digest(self, path: str | None) -> str | None:
+        """Returns the SHA-256 of a file of embeddings, None for none. Raises as `Embeds.load`."""
+        if path is not None and path not in self._digests:
+            Embeds.load(path)
+        return self.digest(path)
+
+
+def _content_id(arguments: GenerateArguments, settings: Config, files: _InputFiles) -> str:
+    """Returns the SHA-256 of what decides about the images of a line.
+
+    Raises:
+        InvalidArgument, PayloadCorrupt: A file of embeddings is not valid.
+        OSError: A file cannot be read.
+    """
     generate = {name: value for name, value in asdict(settings.generate).items() if name not in _NOT_IN_ID}
     content = {
         "prompt": arguments.prompt,
-        "prompt_embeds": digest(arguments.prompt_embeds),
+        "prompt_embeds": files.embeds_digest(arguments.prompt_embeds),
         "negative_prompt": arguments.negative_prompt,
-        "image": digest(arguments.image),
-        "reference": digest(arguments.reference),
-        "omni": [digest(path) for path in arguments.omni],
+        "image": files.digest(arguments.image),
+        "reference": files.digest(arguments.reference),
+        "omni": [files.digest(path) for path in arguments.omni],
         "output": arguments.output,
         "generate": generate,
         "encode": asdict(settings.encode),
@@ -461,17 +475,30 @@ def _id_of(arguments: GenerateArguments, settings: Config, digests: dict[str, st
     return hashlib.sha256(json.dumps(_without_none(content), sort_keys=True).encode()).hexdigest()
 
 
-def _finished(line: PromptLine, occurrence: int) -> PromptLine:
-    """Returns the line with the id of its number among equal lines, and with a seed; checks that it makes a job."""
-    id = hashlib.sha256(f"{line.id}-{occurrence}".encode()).hexdigest()
-    seed = line.settings.generate.seed
-    generate = replace(line.settings.generate, seed=int(id[:8], 16) if seed is None else seed)
-    finished = replace(line, id=id, settings=replace(line.settings, generate=generate))
-    check_reference_files(finished.job(Path()).checked_options())
-    return finished
+def _prompt_line(number: int, content: str, arguments: GenerateArguments, settings: Config, folder: Path) -> PromptLine:
+    """Makes a line with its job, and checks the input files.
+
+    Args:
+        number: Number of the line.
+        content: The id of its content with its number among equal lines.
+        arguments, settings: What the job is made of.
+        folder: The output folder.
+
+    Raises:
+        click.UsageError, InvalidArgument: Options contradict each other or are not valid.
+        OSError: A file cannot be read.
+    """
+    id = hashlib.sha256(content.encode()).hexdigest()
+    if settings.generate.seed is None:
+        settings = replace(settings, generate=replace(settings.generate, seed=int(id[:8], 16)))
+    output = f"{folder}{os.sep}" if arguments.output is None else str(folder / arguments.output)
+    source = (arguments.prompt or "") if arguments.prompt_embeds is None else Path(arguments.prompt_embeds)
+    job = image_job(replace(arguments, output=output), settings, source, jobs=1)
+    job.check_inputs()
+    return PromptLine(number, id, arguments, settings.generate.timeout_s, job)
 
 
-def _check_files(name: str, lines: Iterable[PromptLine], waiting: Collection[str], folder: Path) -> None:
+def _check_files(name: str, lines: Iterable[PromptLine], waiting: Collection[str]) -> None:
     """Checks that the named files of lines differ, and that those of `waiting` ids can be written.
 
     A file that exists may be the image of the line, from a run that ended before its record was written.
@@ -485,7 +512,7 @@ def _check_files(name: str, lines: Iterable[PromptLine], waiting: Collection[str
     for line in lines:
         if line.arguments.output is None:
             continue
-        targets = line.job(folder).targets
+        targets = line.job.targets
         for path in targets.paths():
             if path in seen:
                 errors.append(f"line {line.number}: output: {path} is that of line {seen[path]}, too: rename it")
@@ -507,9 +534,10 @@ def _setting(key: str) -> Setting:
 
 def _keys() -> Iterator[tuple[str, Setting]]:
     """Yields the keys of lines: TOML keys, and the names of flags, which come last and take precedence."""
-    for one in SETTINGS:
+    settings = [one for one in request_settings(*_SECTIONS) if one.dotted != "encode.deterministic"]
+    for one in settings:
         yield one.key, one
-    for one in SETTINGS:
+    for one in settings:
         for flag in one.flags:
             yield flag.removeprefix("--").replace("-", "_"), one
 

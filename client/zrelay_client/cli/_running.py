@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zrelay_client.cli._files import Previews, file_values
 from zrelay_client.cli._image_jobs import ImageJob
-from zrelay_client.cli._options import client_of
+from zrelay_client.cli._options import client_of, with_flag
 from zrelay_client.cli._output import Console, counted, format_seconds, print_json, report_message, show_event
 from zrelay_client.client import AsyncClient
 from zrelay_client.embeds import Embeds
@@ -30,10 +30,10 @@ from zrelay_shared.signals import on_signals
 _SECOND_PRESS_S = 0.7
 """Seconds in which a second Ctrl-C counts as pressed twice."""
 _SUBMITS_AT_ONCE = 32
+_IDS_OF_A_COMMAND = 50
+"""Job ids in one command that is printed. Systems limit the length of a command."""
 _FETCH_FOLDER = "images/"
 """The output folder of the commands that fetch images of detached jobs."""
-_IN_EMBEDS = ("negative_prompt", "encoding", "reference", "conditioning", "omni")
-"""Keywords that are part of the embeddings once these are prepared."""
 T = TypeVar("T")
 
 
@@ -85,8 +85,9 @@ def run_batch(
         batch.event(event, job.previews, index)
 
     def write(outcome: Outcome) -> None:
-        result, error = outcome.result, outcome.error
-        if error is not None:
+        result = outcome.result
+        if outcome.error is not None:
+            error = with_flag(outcome.error)
             failures.append({"seed": outcome.seed, "reason": error.reason, "message": error.message})
             batch.failed(f"seed {outcome.seed}", error)
         if result is not None:
@@ -103,9 +104,14 @@ def run_batch(
         async with client_of(settings) as client:
 
             async def generate() -> None:
-                options = {**job.keywords(), "seed": None}
                 outcomes = client.generate_many(
-                    job.prompt(), seeds=seeds, in_flight=in_flight, on_event=on_event, **options
+                    job.prompt(),
+                    job.read_options().replaced(seed=None),
+                    seeds=seeds,
+                    negative_prompt=job.negative_prompt,
+                    encoding=job.encoding,
+                    in_flight=in_flight,
+                    on_event=on_event,
                 )
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
@@ -129,7 +135,10 @@ def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, con
     """
     jobs, refused = run_interruptible(_submit(settings, job, seeds, console), console)
     if as_json:
-        failures = [{"seed": seed, "reason": error.reason, "message": error.message} for seed, error in refused.items()]
+        failures = [
+            {"seed": seed, "reason": error.reason, "message": with_flag(error).message}
+            for seed, error in refused.items()
+        ]
         print_json({"jobs": [asdict(one) for one in jobs], "failures": failures})
     else:
         for one in jobs:
@@ -137,8 +146,10 @@ def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, con
     if refused:
         console.message(f"{len(jobs)} of {counted(len(jobs) + len(refused), 'job')} submitted")
     if jobs and not as_json:
-        console.message(f"submitted to {jobs[-1].endpoint}; show the progress, or write the images:", wrap=True)
-        console.message("\n".join(_commands(jobs[-1], settings.config)))
+        show = "show the progress, or write the images" if len(jobs) == 1 else "write the images"
+        endpoints = ", ".join(dict.fromkeys(one.endpoint for one in jobs))
+        console.message(f"submitted to {endpoints}; {show}:", wrap=True)
+        console.message("\n".join(_commands(jobs, settings.config)))
     for error in refused.values():
         raise error
     return exits.OK
@@ -173,7 +184,14 @@ async def generate_one(
 
     console.status("encoding" if isinstance(prompt, str) else "connecting")
     async with client_of(settings) as client:
-        work = client.generate(prompt, request_id=request_id, on_event=on_event, **job.keywords())
+        work = client.generate(
+            prompt,
+            job.read_options(),
+            negative_prompt=job.negative_prompt,
+            encoding=job.encoding,
+            request_id=request_id,
+            on_event=on_event,
+        )
         if handle_ctrl_c:
             stopped = "no image was written, and the job is cancelled at the generator"
             leave = leave_running(client, settings.config, request_id)
@@ -293,21 +311,27 @@ def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> C
                 refusal = error
         if not jobs and refusal is not None:
             raise refusal
-        commands = "\n".join(line for job in jobs for line in _commands(job, settings))
-        return f"left running; show the progress, or write the images:\n{commands}"
+        commands = "\n".join(_commands(jobs, settings))
+        show = "show the progress, or write the images" if len(jobs) == 1 else "write the images"
+        return f"left running; {show}:\n{commands}"
 
     return leave
 
 
-def _commands(job: Job, settings: Config) -> list[str]:
-    """Returns lines with `zrelay jobs watch` and `fetch`, with the flags that find the generator again."""
-    words = [job.job_id]
-    if settings.origins.get("profile") == "flag" and settings.profile is not None:
-        words.append(f"--profile {settings.profile}")
+def _commands(jobs: Sequence[Job], settings: Config) -> list[str]:
+    """Returns lines with the commands for jobs, with the flags that find their generators again.
+
+    One job has `zrelay jobs watch` and `fetch`. Several have `fetch`, which takes many ids.
+    """
+    flags = ["", f"--profile {settings.profile}"] if settings.origins.get("profile") == "flag" else [""]
     if settings.origins.get("generator.endpoint") == "flag":
-        words.append(f"--generator {job.endpoint}")
-    target = " ".join(words)
-    return [f"  zrelay jobs watch {target}", f"  zrelay jobs fetch {target} -o {_FETCH_FOLDER}"]
+        flags += [f"--generator {endpoint}" for endpoint in dict.fromkeys(job.endpoint for job in jobs)]
+    found = " ".join(flags)
+    lines = [f"  zrelay jobs watch {jobs[0].job_id}{found}"] if len(jobs) == 1 else []
+    for start in range(0, len(jobs), _IDS_OF_A_COMMAND):
+        ids = " ".join(job.job_id for job in jobs[start : start + _IDS_OF_A_COMMAND])
+        lines.append(f"  zrelay jobs fetch {ids}{found} -o {_FETCH_FOLDER}")
+    return lines
 
 
 def result_values(result: Result) -> dict[str, Any]:
@@ -389,12 +413,13 @@ async def _submit(
     """
     console.status("submitting")
     async with client_of(settings) as client:
+        options, prompt = job.read_options(), job.prompt()
         if seeds is None:
-            return [await client.submit(job.prompt(), **job.keywords())], {}
-        keywords = job.keywords()
-        embeds = await client.prepare(job.prompt(), **keywords)
+            submit_one = client.submit(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
+            return [await submit_one], {}
+        embeds = await client.prepare(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
         embeds.sent = True  # so that they are uploaded once and then named, from the first job on
-        options = {name: value for name, value in keywords.items() if name not in _IN_EMBEDS}
+        options = options.replaced(reference=None, conditioning=None, omni=None)  # these are part of the embeddings
         gate = asyncio.Semaphore(_SUBMITS_AT_ONCE)
 
         refused: dict[int, ZrelayError] = {}
@@ -405,7 +430,7 @@ async def _submit(
                     refused[seed] = next(iter(refused.values()))
                     return None
                 try:
-                    submitted = await client.submit(embeds, **{**options, "seed": seed})
+                    submitted = await client.submit(embeds, options.replaced(seed=seed), encoding=job.encoding)
                 except ZrelayError as error:
                     refused[seed] = error
                     return None

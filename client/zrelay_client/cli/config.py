@@ -11,7 +11,8 @@ from zrelay_client.cli._options import complete_profile, json_option, option
 from zrelay_client.cli._output import print_json, print_table
 from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import atomic, paths
-from zrelay_shared.config import REQUEST_CONFIGS, ROLES, settings_of
+from zrelay_shared.config import ROLES, settings_of
+from zrelay_shared.requests import REQUEST_CONFIGS
 from zrelay_shared.service.settings import Setting
 
 _INIT_START = """\

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import click
 
 from zrelay_client.cli._files import chosen_format, is_folder, targets
-from zrelay_client.cli._options import PATH, OptionsCommand, option, setting
+from zrelay_client.cli._options import PATH, OptionsCommand, option
 from zrelay_client.cli._output import Console, format_seconds
 from zrelay_client.settings import Settings
+from zrelay_shared.requests import request_setting
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -29,7 +30,7 @@ _PROMPT = "a small red circle on a blue background"
 )
 @option("--seed", type=int, default=0, metavar="N", help="Seed of the image.  [default: 0]")
 @option("--reference", type=PATH, metavar="IMAGE", help="Blend this image into the prompt; starts the vision service.")
-@option("--alpha", type=float, metavar="X", help=f"{setting('condition.alpha').help}  [default: 0.3]")
+@option("--alpha", type=float, metavar="X", help=f"{request_setting('condition.alpha').help}  [default: 0.3]")
 @option(
     "--omni",
     type=PATH,
@@ -71,9 +72,10 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
-    from zrelay_client._vision.references import check_reference_files, has_references
+    from zrelay_client._vision.references import has_references
     from zrelay_client.cli._image_jobs import ImageJob
     from zrelay_client.cli._running import generate_one
+    from zrelay_client.options import EncodeOptions, GenerateOptions
     from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client.stack.launch import StackOptions
     from zrelay_client.stack.stack import start
@@ -82,17 +84,15 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
     job = ImageJob(
         source=prompt,
         negative_prompt=None,
-        encoding={},
-        options={**options, "format": format},
+        encoding=EncodeOptions(),
+        options=GenerateOptions(**options, format=format),
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
     )
-    job.check()
-    checked = job.checked_options()
-    check_reference_files(checked)  # before anything is started
+    job.check()  # before anything is started
     signal.signal(signal.SIGTERM, _terminated)  # so that SIGTERM stops the services, too
     started = time.monotonic()
-    model = omni_checkpoint(state / "omni") if "omni" in options else demo_checkpoint()
-    roles = ("encoder", "vision", "generator") if has_references(checked) else ("encoder", "generator")
+    model = omni_checkpoint(state / "omni") if job.options.omni else demo_checkpoint()
+    roles = ("encoder", "vision", "generator") if has_references(job.options) else ("encoder", "generator")
     console.message(f"starting {', '.join(roles[:-1])} and {roles[-1]} ...")
     stack = start(StackOptions(model=model, state=state, logs=state / "logs", roles=roles, grace_s=5.0))
     try:

@@ -1,12 +1,9 @@
 """`zrelay encode`: a prompt to a file of embeddings."""
 
-import asyncio
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._files import new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -17,17 +14,17 @@ from zrelay_client.cli._options import (
     load_settings,
     option,
     read_prompt,
-    request_settings,
-    setting,
+    run,
     values_of,
 )
 from zrelay_client.cli._output import print_json
 from zrelay_shared.limits import MAX_OMNI_IMAGES
+from zrelay_shared.requests import request_setting, request_settings
 
 if TYPE_CHECKING:
     from zrelay_client.embeds import Embeds
 
-SETTINGS = [*request_settings("encode"), setting("generate.keep_prompt"), setting("generate.timeout_s")]
+SETTINGS = [*request_settings("encode"), request_setting("generate.keep_prompt"), request_setting("generate.timeout_s")]
 
 
 @click.command("encode", cls=OptionsCommand, settings=SETTINGS, roles=("encoder", "generator"))
@@ -71,6 +68,9 @@ def command(
     The machine that generates then needs no encoder, and the two need no connection. With --image-count N the file is
     for a Z-Image Omni checkpoint and as many --omni images.
     """
+    from dataclasses import asdict
+
+    from zrelay_client.cli._files import new_file
     from zrelay_client.cli._running import long_prompt_warnings
 
     file = new_file(output, force=force)
@@ -86,7 +86,7 @@ def command(
         async with client_of(settings, *roles) as client:
             return await client.encode(text, negative_prompt=negative_prompt, **options)
 
-    embeds = asyncio.run(encode())
+    embeds = run(encode())
     embeds.save(file, keep_prompt=settings.config.generate.keep_prompt is not False)
     warnings = [*embeds.notes, *long_prompt_warnings(embeds)]
     if as_json:

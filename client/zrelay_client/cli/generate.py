@@ -1,25 +1,21 @@
 """`zrelay generate`: images from a prompt, from embeddings of a file, or from a file of prompts."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from zrelay_client.cli._image_jobs import SETTINGS, GenerateArguments, image_job, seeds_of_jobs, size_flags, uses_vision
 from zrelay_client.cli._options import (
     PATH,
     Flags,
     OptionsCommand,
     force_option,
-    json_option,
-    load_settings,
     option,
     quiet_option,
-    read_prompt,
 )
-from zrelay_client.cli._output import Console
+from zrelay_shared.requests import request_settings
 
-_ENCODE_SETTINGS = tuple(one.dotted for one in SETTINGS if one.section == "encode")
+SETTINGS = [one for one in request_settings("generate", "encode", "condition") if one.dotted != "encode.deterministic"]
+"""The settings that are options of the command; `--deterministic` counts for the encoder, too."""
 
 
 @click.command("generate", cls=OptionsCommand, settings=SETTINGS, roles=("encoder", "vision", "generator"))
@@ -107,7 +103,12 @@ _ENCODE_SETTINGS = tuple(one.dotted for one in SETTINGS if one.section == "encod
     is_flag=True,
     help="Submit the job and return; prints its id, and the command that fetches its images.",
 )
-@json_option
+@option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object to standard output; with --prompts one for each line of the file.",
+)
 @quiet_option
 def command(flags: Flags, profile: str | None, **values: Any) -> int:
     """Generate images from PROMPT (`-` reads it from standard input).
@@ -134,80 +135,7 @@ def command(flags: Flags, profile: str | None, **values: Any) -> int:
     defaults of all lines. Results and failures are appended to NAME.results.jsonl in the output folder; the same
     command again runs only lines that are not done.
     """
-    arguments = GenerateArguments(**values)
-    if arguments.size is not None:
-        if flags["generate.width"] is not None or flags["generate.height"] is not None:
-            raise click.UsageError("--size sets width and height: leave out --width and --height")
-        flags |= size_flags(arguments.size)
-    flags["encode.deterministic"] = flags["generate.deterministic"]
-    _check_flags(arguments, flags)
-    if arguments.as_json and arguments.output == "-":
-        raise click.UsageError("--json and --output - both use standard output: choose one")
-    if arguments.prompts is not None:
-        from zrelay_client.cli._prompts_file import run_prompts
+    from zrelay_client.cli._generation import generate
+    from zrelay_client.cli._image_jobs import GenerateArguments
 
-        return run_prompts(arguments, flags, profile)
-    source = _source(arguments)
-    needed = ["encoder"] if isinstance(source, str) else []
-    needed += ["vision"] if uses_vision(arguments) else []
-    settings = load_settings(profile, flags, *needed, "generator")
-    seeds = seeds_of_jobs(arguments, settings.config)
-    job = image_job(arguments, settings.config, source, jobs=len(seeds or [0]))
-    from zrelay_client.cli import _running
-
-    with Console(quiet=arguments.quiet) as console:
-        if arguments.detach:
-            return _running.run_detached(settings, job, seeds, console, as_json=arguments.as_json)
-        if seeds is None:
-            return _running.run_one(settings, job, console, as_json=arguments.as_json)
-        return _running.run_batch(settings, job, seeds, arguments.in_flight, console, as_json=arguments.as_json)
-
-
-def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:
-    """Refuses options that go with another option which is missing."""
-    given = [dotted for dotted, value in flags.items() if value is not None]
-
-    def require(other: bool, what: str, remedy: str, *prefixes: str) -> None:
-        for dotted in given:
-            if not other and dotted.startswith(prefixes):
-                flag = next(one for one in SETTINGS if one.dotted == dotted).flags[0]
-                raise click.UsageError(f"{flag} is for {what}: {remedy}")
-
-    if arguments.reference is not None and arguments.omni:
-        raise click.UsageError(
-            "--reference blends an image into the prompt, --omni generates from images beside it: choose one"
-        )
-    lines = arguments.prompts is not None  # whose objects may hold the other option
-    reference = arguments.reference is not None
-    require(reference or lines, "reference images", "add --reference IMAGE", "condition.")
-    require(arguments.image is not None or lines, "an image to start from", "add --image FILE", "generate.strength")
-    require(arguments.preview is not None, "previews", "add --preview PATH", "generate.preview_")
-    if arguments.detach:
-        for flag, value, verb in (
-            ("--output", arguments.output, "fetch ID -o PATH"),
-            ("--force", arguments.force or None, "fetch ID --force"),
-            ("--preview", arguments.preview, "watch ID --preview PATH"),
-        ):
-            if value is not None:
-                raise click.UsageError(
-                    f"{flag} has no effect with --detach, which writes no files: leave it out, and run "
-                    f"`zrelay jobs {verb}` later"
-                )
-    if arguments.in_flight is not None and not (lines or arguments.count is not None or arguments.seeds is not None):
-        raise click.UsageError("--in-flight is for many jobs: add --count, --seeds or --prompts")
-    if arguments.prompt_embeds is not None:
-        prompt = "a prompt, which --prompt-embeds replaces"
-        require(False, prompt, "pass it to `zrelay encode`", *_ENCODE_SETTINGS)
-
-
-def _source(arguments: GenerateArguments) -> str | Path:
-    """Returns the prompt, or the file of embeddings that takes its place."""
-    if arguments.prompt_embeds is not None:
-        if arguments.prompt is not None or arguments.negative_prompt is not None:
-            raise click.UsageError("--prompt-embeds holds prompt and negative prompt: leave them out")
-        return Path(arguments.prompt_embeds)
-    if arguments.prompt is None:
-        raise click.UsageError(
-            "expected a prompt, got none: add PROMPT, `-` for standard input, --prompt-embeds FILE or --prompts FILE"
-        )
-    return read_prompt(arguments.prompt)
+    return generate(GenerateArguments(**values), flags, profile)

@@ -1,15 +1,12 @@
 """`zrelay info`: the services, or how an image file was made."""
 
-import asyncio
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli._options import PATH, Flags, OptionsCommand, client_of, json_option, load_settings
+from zrelay_client.cli._options import PATH, Flags, OptionsCommand, client_of, json_option, load_settings, run
 from zrelay_client.cli._output import format_bytes, print_fields, print_json
 from zrelay_shared import exits
 
@@ -25,7 +22,7 @@ _IN_TITLE = ("role", "endpoint", "version", "contract", "ready", "features")
 def command(image: str | None, as_json: bool, flags: Flags, profile: str | None) -> int:
     """Show every configured service; with IMAGE, how that image was made."""
     if image is not None:
-        _show_image(Path(image), as_json=as_json)
+        _show_image(image, as_json=as_json)
         return exits.OK
     settings = load_settings(profile, flags)
     if not settings.texts:
@@ -35,7 +32,7 @@ def command(image: str | None, as_json: bool, flags: Flags, profile: str | None)
         async with client_of(settings) as client:
             return await client.status()
 
-    statuses = asyncio.run(read())
+    statuses = run(read())
     failures = [status.error for status in statuses if status.error is not None]
     if as_json:
         print_json(_values(statuses))
@@ -131,11 +128,14 @@ def _entry(status: "ServiceStatus") -> dict[str, Any]:
     return {"role": status.role, "endpoint": status.endpoint, "error": values}
 
 
-def _show_image(file: Path, *, as_json: bool) -> None:
+def _show_image(image: str, *, as_json: bool) -> None:
+    import hashlib
+    from pathlib import Path
+
     from zrelay_client.provenance import read_provenance
 
-    data = file.read_bytes()
-    values = {"file": str(file), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
+    data = Path(image).read_bytes()
+    values = {"file": str(Path(image)), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
     provenance = read_provenance(data)
     if as_json:
         print_json({**values, "provenance": provenance})

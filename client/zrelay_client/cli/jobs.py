@@ -1,16 +1,12 @@
 """`zrelay jobs`: the jobs that generators keep."""
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
-from zrelay_client.cli._files import JobFiles, Previews, file_values
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -21,18 +17,24 @@ from zrelay_client.cli._options import (
     load_settings,
     option,
     quiet_option,
-    setting,
+    run,
 )
 from zrelay_client.cli._output import Console, counted, file_error_text, print_json, print_table, show_event
 from zrelay_shared import exits
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
+from zrelay_shared.requests import request_setting
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.shell_completion import CompletionItem
+
+    from zrelay_client.cli._files import JobFiles, Previews
     from zrelay_client.events import Image, Job
     from zrelay_client.settings import Settings
 
 T = TypeVar("T")
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 _COMPLETE_S = 1.0
 """Seconds in which job ids must be found while the user waits for the completion."""
@@ -40,7 +42,7 @@ _COMPLETE_JOBS = 50
 _FILE_REASON = "LOCAL_FILE"
 """The reason in --json where an image could not be written; it is no error of zrelay."""
 _HEADER = ("JOB", "STATE", "AGE", "SIZE", "STEPS", "SEED", "GENERATOR", "NOTE")
-_TIMEOUT = [setting("generate.timeout_s")]
+_TIMEOUT = [request_setting("generate.timeout_s")]
 _output = option(
     "-o",
     "--output",
@@ -54,11 +56,11 @@ _output = option(
 def complete_jobs(*states: str) -> Complete:
     """Returns a completion of the ids of the newest jobs in these states."""
 
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
         flags = {"generator.endpoint": ctx.params.get("generator")}
         try:
             settings = load_settings(ctx.params.get("profile"), flags, "generator")
-            return asyncio.run(_matching_jobs(settings, states, incomplete))
+            return run(_matching_jobs(settings, states, incomplete))
         except (ZrelayError, OSError, TimeoutError):  # an unreachable generator must not disturb the shell
             return []
 
@@ -104,7 +106,7 @@ def list_(
                 jobs.append(job)
         return jobs, False
 
-    jobs, more = asyncio.run(read())
+    jobs, more = run(read())
     if as_json:
         print_json({"jobs": [asdict(job) for job in jobs], "more": more, "missing": missing})
         return
@@ -152,6 +154,10 @@ def watch(
     profile: str | None,
 ) -> None:
     """Show the progress of a job until it ends; with --output, write its images. Ctrl-C stops watching, not the job."""
+    from pathlib import Path
+
+    from zrelay_client.cli._files import JobFiles, Previews
+
     _check_stdout(output, as_json=as_json)
     settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force) if output is not None else None
@@ -183,6 +189,8 @@ def fetch(
 
     Without --output the file names are made of prompt and seed. Files that exist are kept, unless --force is given.
     """
+    from zrelay_client.cli._files import JobFiles
+
     _check_stdout(output, as_json=as_json)
     settings = load_settings(profile, flags, "generator")
     files = JobFiles(output, force=force, several=len(job_ids) > 1)
@@ -203,7 +211,7 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str |
     A job that cannot be cancelled does not keep the others from it.
     """
     settings = load_settings(profile, flags, "generator")
-    ended, failures = asyncio.run(_cancel(settings, job_ids))
+    ended, failures = run(_cancel(settings, job_ids))
     if as_json:
         jobs = [{**asdict(job), "outcome": "cancelled" if now else "already_over"} for job, now in ended]
         print_json({"jobs": jobs, "failed": [one.values() for one in failures]})
@@ -225,7 +233,12 @@ def job_rows(jobs: "Sequence[Job]", now: float) -> list[tuple[str, ...]]:
 
 
 async def _watch(
-    settings: "Settings", job_id: str, after: int, files: JobFiles | None, previews: Previews | None, console: Console
+    settings: "Settings",
+    job_id: str,
+    after: int,
+    files: "JobFiles | None",
+    previews: "Previews | None",
+    console: Console,
 ) -> dict[str, Any]:
     """Shows a job until it ends and writes its images; returns what --json prints. Raises ZrelayError and OSError."""
     from zrelay_client.events import Accepted, Done, Image, Preview
@@ -308,7 +321,7 @@ async def _cancel(settings: "Settings", job_ids: Sequence[str]) -> "tuple[list[t
 
 
 async def _fetch(
-    settings: "Settings", job_ids: Sequence[str], files: JobFiles, console: Console
+    settings: "Settings", job_ids: Sequence[str], files: "JobFiles", console: Console
 ) -> tuple[list[dict[str, Any]], list[_FailedJob]]:
     """Writes the images of jobs, one job after another. Returns the files as --json prints them, and the failures."""
     written: list[dict[str, Any]] = []
@@ -325,13 +338,19 @@ async def _fetch(
     return written, failures
 
 
-def _write(job_id: str, images: "tuple[Image, ...]", files: JobFiles) -> list[dict[str, Any]]:
+def _write(job_id: str, images: "tuple[Image, ...]", files: "JobFiles") -> list[dict[str, Any]]:
+    from zrelay_client.cli._files import file_values
+
     paths: Sequence[Path | None] = files.write(job_id, images)
     places = paths or [None] * len(images)  # no path on standard output
     return [{**file_values(image, path), "job_id": job_id} for image, path in zip(images, places, strict=True)]
 
 
-async def _matching_jobs(settings: "Settings", states: tuple[str, ...], incomplete: str) -> list[CompletionItem]:
+async def _matching_jobs(settings: "Settings", states: tuple[str, ...], incomplete: str) -> "list[CompletionItem]":
+    import asyncio
+
+    from click.shell_completion import CompletionItem
+
     items: list[CompletionItem] = []
     async with asyncio.timeout(_COMPLETE_S), client_of(settings, "generator") as client:
         async for job in client.jobs.list(states=states):
@@ -345,7 +364,7 @@ async def _matching_jobs(settings: "Settings", states: tuple[str, ...], incomple
 def _run(work: Coroutine[Any, Any, T], stopped: str) -> T:
     """Runs a coroutine. Ctrl-C raises KeyboardInterrupt with the message `stopped`."""
     try:
-        return asyncio.run(work)
+        return run(work)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(stopped) from None
     except Cancelled as error:  # the job was cancelled, this command was not interrupted

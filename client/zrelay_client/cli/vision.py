@@ -1,6 +1,5 @@
 """`zrelay vision`: images to a file of embeddings, scores of texts, and prompts blended with images."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -17,20 +16,20 @@ from zrelay_client.cli._options import (
     json_option,
     load_settings,
     option,
-    request_settings,
-    setting,
+    run,
     values_of,
 )
 from zrelay_client.cli._output import print_json, print_table
+from zrelay_shared.requests import request_setting, request_settings
 
 if TYPE_CHECKING:
     from zrelay_client.embeds import Conditioned
     from zrelay_client.image_embeds import ImageEmbeds, ImageScores
 
 F = TypeVar("F", bound=Callable[..., Any])
-_TIMEOUT = setting("generate.timeout_s")
+_TIMEOUT = request_setting("generate.timeout_s")
 _ENCODE_SETTINGS = [*request_settings("encode_images"), _TIMEOUT]
-_CONDITION_SETTINGS = [*request_settings("condition"), setting("generate.keep_prompt"), _TIMEOUT]
+_CONDITION_SETTINGS = [*request_settings("condition"), request_setting("generate.keep_prompt"), _TIMEOUT]
 _STATES_ONLY = ("hidden_layer", "tokens", "text", "system_prompt")
 """Options of `encode` that only Qwen3-VL has."""
 _images = click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE...")
@@ -74,7 +73,7 @@ def encode(
 
     for name in _STATES_ONLY:
         if engine == "siglip" and flags[f"encode_images.{name}"] is not None:
-            flag = setting(f"encode_images.{name}").flags[0]
+            flag = request_setting(f"encode_images.{name}").flags[0]
             raise click.UsageError(f"{flag} is for --engine qwen3-vl, got --engine siglip")
     file = new_file(output, force=force)
     settings = load_settings(profile, flags, "vision")
@@ -85,7 +84,7 @@ def encode(
         async with client_of(settings, "vision") as client:
             return await client.encode_images(images, engine=name, **options)
 
-    encoded = asyncio.run(encode_images())
+    encoded = run(encode_images())
     image_embeds.save(encoded, file)
     if as_json:
         values = [_values(name, one) for name, one in zip(images, encoded, strict=True)]
@@ -119,7 +118,7 @@ def score(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, flags:
         async with client_of(settings, "vision") as client:
             return await client.score_images(images, texts)
 
-    scores = asyncio.run(score_images())
+    scores = run(score_images())
     if as_json:
         rows = [
             {"image": name, "probabilities": one.probabilities, "cosines": one.cosines}
@@ -164,7 +163,7 @@ def condition(
         async with client_of(settings, "vision") as client:
             return await client.condition_prompt(prompt, image, **options)
 
-    conditioned = asyncio.run(condition_prompt())
+    conditioned = run(condition_prompt())
     conditioned.embeds.save(file, keep_prompt=settings.config.generate.keep_prompt is not False)
     fingerprint = conditioned.embeds.fingerprint
     if as_json:

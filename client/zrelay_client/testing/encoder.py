@@ -8,7 +8,7 @@ from zrelay.v1 import encoder_pb2 as pb
 from zrelay.v1.embeds_pb2 import LongPromptMode, PromptReport, TextLimitSource, ThinkMode
 from zrelay_client.testing.service import DEVICE, FakeService, attach, fake_fingerprint, features, values_of
 from zrelay_shared import fingerprint
-from zrelay_shared.errors import FeatureMissing, InvalidArgument, invalid
+from zrelay_shared.errors import FeatureMissing, invalid
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_OMNI_IMAGES
 from zrelay_shared.omni import segment_count, text_segment
@@ -185,11 +185,7 @@ def _tokens(prompt: pb.Prompt, path: str) -> list[str]:
     """Checks a prompt, and returns the tokens of its formatted text."""
     _refuse_unavailable(prompt, path)
     if not prompt.text.strip() and not prompt.allow_empty:
-        raise InvalidArgument(
-            f"{path}.text: expected a description of the image, got an empty prompt; set allow_empty if it is meant",
-            field=f"{path}.text",
-            reason="PROMPT_EMPTY",
-        )
+        raise invalid(f"{path}.text", "a description of the image", "an empty prompt", reason="PROMPT_EMPTY")
     if len(prompt.text) + len(prompt.thinking_content) > _MAX_CHARS:
         raise invalid(path, f"at most {_MAX_CHARS} characters", len(prompt.text), reason="PROMPT_TOO_LARGE")
     if prompt.image_count > MAX_OMNI_IMAGES:

@@ -13,15 +13,18 @@ A field whose type allows None is optional. Users write the word `none` for None
 a source can reset what a source of lower precedence sets. A path of that name is written `./none`.
 """
 
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args, get_origin
 
-Scalar = str | int | float | bool | Path
-Value = Scalar | tuple[Scalar, ...] | None
+if TYPE_CHECKING:  # `zrelay generate --help` has no paths, and starts sooner without pathlib
+    from pathlib import Path
+
+Scalar: TypeAlias = "str | int | float | bool | Path"
+Value: TypeAlias = "Scalar | tuple[Scalar, ...] | None"
 """What a setting can hold."""
 
 NONE = "none"
@@ -41,8 +44,8 @@ _KIND_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    Path: "a path",
 }
+_A_PATH = "a path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class Setting:
         key: TOML key.
         flags: Spellings on the command line.
         variable: Environment variable.
-        kind: Type of the value, or of the items of a list: str, int, float, bool or Path.
+        kind: Type of the value, or of the items of a list: str, int, float, bool or pathlib.Path.
         is_list: Whether the value is a tuple of items.
         required: Whether the user must set it.
         optional: Whether users write the word `none` for None: the value may be None, and `none` is not a choice.
@@ -184,14 +187,19 @@ class Setting:
         return f"{self.section}.{self.key}"
 
     @property
+    def is_path(self) -> bool:
+        """Whether the value, or each item of the list, is a Path."""
+        return issubclass(self.kind, os.PathLike)
+
+    @property
     def metavar(self) -> str:
         """Placeholder for the value in help texts."""
-        by_kind = {int: "N", float: "X", Path: "DIR", str: "TEXT"}
+        by_kind = {int: "N", float: "X", str: "TEXT"}
         words = "|".join(self.choices)
         value = self._definition.metavar or (words if len(words) <= _LONGEST_METAVAR else "WORD")
         if not value and self.is_list:
             value = "KEY=VALUE" if self.pairs else "LIST"
-        value = value or self.unit.upper() or by_kind.get(self.kind, "")
+        value = value or self.unit.upper() or ("DIR" if self.is_path else by_kind.get(self.kind, ""))
         return f"{value}|{NONE}" if self._names_none else value
 
     @property
@@ -225,7 +233,7 @@ class Setting:
         """The default in the user's unit, or an example where there is none."""
         if self.default is not None:
             return self.to_user(self.default)
-        if self._definition.example is None and self.kind is Path:
+        if self._definition.example is None and self.is_path:
             return "/path/to/file" if self._definition.metavar == "FILE" else "/path/to/folder"
         return self._definition.example
 
@@ -265,7 +273,7 @@ class Setting:
             raise ValueError(f"expected true or false, got {text!r}")
         if not text:
             raise ValueError(f"expected {self._expected}, got an empty string")
-        if self.kind is Path:
+        if self.is_path:
             return self._parse_path(text)
         try:
             if self.kind is not str and not text.isascii():
@@ -275,11 +283,11 @@ class Setting:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
         return self._accept(number)
 
-    def _parse_path(self, text: str) -> Path:
+    def _parse_path(self, text: str) -> "Path":
         if "\0" in text:
             raise ValueError(f"expected {self._expected}, got {text!r}")
         try:
-            return Path(text).expanduser()
+            return cast("type[Path]", self.kind)(text).expanduser()
         except RuntimeError:  # the user after ~ does not exist, or has no home folder
             raise ValueError(f"expected {self._expected}, got {text!r}, whose home folder is unknown") from None
 
@@ -304,7 +312,7 @@ class Setting:
         return self._item_from_toml(value)
 
     def _item_from_toml(self, value: object) -> Scalar:
-        if self.kind is Path and isinstance(value, str):
+        if self.is_path and isinstance(value, str):
             return self.parse_item(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -345,12 +353,12 @@ class Setting:
 
     def to_user(self, value: Value) -> Value:
         """Returns a value as users write it in TOML: in the user's unit, whole numbers without a fraction."""
-        if isinstance(value, Path):
+        if isinstance(value, os.PathLike):
             return str(value)
         if value is None:
             return NONE if self.optional else None
         if isinstance(value, tuple):
-            return tuple(cast(Scalar, self.to_user(item)) for item in value)
+            return tuple(cast("Scalar", self.to_user(item)) for item in value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         scaled = value / self._definition.scale
@@ -359,13 +367,17 @@ class Setting:
     @property
     def _items(self) -> str:
         """The items of a list, in words."""
-        return "KEY=VALUE" if self.pairs else _KIND_NAMES[self.kind].removeprefix("a ") + "s"
+        return "KEY=VALUE" if self.pairs else self._kind_name.removeprefix("a ") + "s"
+
+    @property
+    def _kind_name(self) -> str:
+        return _A_PATH if self.is_path else _KIND_NAMES[self.kind]
 
     @property
     def _expected(self) -> str:
         if self.pairs:
             return "KEY=VALUE"
-        return self._or_none(f"one of {', '.join(self.choices)}" if self.choices else _KIND_NAMES[self.kind])
+        return self._or_none(f"one of {', '.join(self.choices)}" if self.choices else self._kind_name)
 
     def _or_none(self, words: str) -> str:
         return f"{words} or {NONE}" if self.optional else words
@@ -384,11 +396,11 @@ class Setting:
         if self.pairs and value.find("=") < 1:
             raise ValueError(f"expected {self._expected}, got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return cast(Scalar, value)  # a str
+            return cast("Scalar", value)  # a str
         low, high = self._definition.minimum, self._definition.maximum
         if value != value or (low is not None and value < low) or (high is not None and value > high):
             raise ValueError(f"expected {self._or_none(self.limits or 'a number')}, got {value:g}")
-        return cast(Scalar, value if self._definition.scale == 1 else self.kind(value * self._definition.scale))
+        return cast("Scalar", value if self._definition.scale == 1 else self.kind(value * self._definition.scale))
 
 
 def describe(kind: type[Any], section: str) -> tuple[Setting, ...]:
