@@ -385,7 +385,7 @@ class AsyncClient:
             **keywords: Fields of GenerateOptions.
 
         Raises:
-            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), IN_FLIGHT_INVALID.
+            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), SEED_INVALID, IN_FLIGHT_INVALID.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate_many)
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
@@ -653,11 +653,13 @@ def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: floa
 
 
 def _seeds_of(seeds: Sequence[int | None] | None, options: GenerateOptions) -> Sequence[int | None]:
-    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID)."""
+    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID, SEED_INVALID)."""
     if seeds is None:
         return (options.seed,)
     if options.seed is not None:
         raise refusal("seeds", f"none beside seed={options.seed}", seeds)
+    for seed in seeds:
+        options.replaced(seed=seed)
     return seeds
 
 

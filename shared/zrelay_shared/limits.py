@@ -24,6 +24,9 @@ MAX_REQUEST_ID_CHARS = 64
 DEFAULT_TEXT_LIMIT = 1504
 """Tokens of a prompt if neither request nor checkpoint sets a limit; the limit of the published Z-Image."""
 
+MAX_SEED = (1 << 64) - 1
+"""Largest seed of an image. Image i of a job has the job's seed + i, and the last one must not exceed it."""
+
 MAX_OMNI_IMAGES = 8
 """Reference images of one Omni prompt: each adds up to 4,096 latent tokens and a SigLIP grid to every step."""
 

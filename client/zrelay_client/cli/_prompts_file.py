@@ -11,7 +11,6 @@ The id is part of the request id, so that a run after a crash gets the results o
 """
 
 import asyncio
-import codecs
 import contextlib
 import difflib
 import hashlib
@@ -46,7 +45,7 @@ from zrelay_client.embeds import Embeds
 from zrelay_client.events import Event
 from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
-from zrelay_shared import exits
+from zrelay_shared import exits, texts
 from zrelay_shared.config import Config
 from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
 from zrelay_shared.requests import request_settings
@@ -189,7 +188,11 @@ def read_lines(
     errors: list[str] = []
     equal: Counter[str] = Counter()
     files = _InputFiles()
-    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+    try:
+        text = texts.decode(data, name)
+    except texts.NotText as error:
+        raise InvalidArgument(f"{error}", field="prompts", reason="PROMPTS_INVALID") from error
+    for number, raw in enumerate(text.split("\n"), start=1):
         if not raw.strip():
             continue
         try:
@@ -348,20 +351,18 @@ def _read(source: str) -> tuple[str, bytes]:
     return path.name, path.read_bytes()
 
 
-def _read_line(raw: bytes, arguments: GenerateArguments, settings: Config) -> tuple[GenerateArguments, Config]:
+def _read_line(raw: str, arguments: GenerateArguments, settings: Config) -> tuple[GenerateArguments, Config]:
     """Returns the arguments and the configuration of one line.
 
     Raises:
         ValueError, click.UsageError, ZrelayError, OSError: The line is invalid.
     """
     try:
-        values = json.loads(raw.decode())
-    except UnicodeDecodeError:
-        raise ValueError("expected UTF-8 text, got other bytes") from None
+        values = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"expected a JSON object: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.decode().strip()[:40]}')
+        raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.strip()[:40]}')
     inputs: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for key, value in values.items():

@@ -11,6 +11,7 @@ from zrelay_client.cli._files import check_new_folder, new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
+    Integer,
     OptionsCommand,
     client_of,
     force_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("calibrate", cls=OptionsCommand, roles=("encoder",))
 @option("--corpus", type=PATH, metavar="FILE", help="Prompts, one on each line.  [default: 248 prompts of the package]")
-@option("--layer", type=int, metavar="N", help="Hidden layer, counted from the end.  [default: the encoder's]")
+@option("--layer", type=Integer(), metavar="N", help="Hidden layer, counted from the end.  [default: the encoder's]")
 @option(
     "-o",
     "--output",

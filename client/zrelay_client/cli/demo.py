@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from zrelay_client.cli._files import chosen_format, is_folder, targets
-from zrelay_client.cli._options import PATH, OptionsCommand, option
+from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, option
 from zrelay_client.cli._output import Console, format_seconds
 from zrelay_client.settings import Settings
 from zrelay_shared.requests import request_setting
@@ -28,9 +28,9 @@ _PROMPT = "a small red circle on a blue background"
     default="out/demo.png",
     help="The file to write, which is replaced if it exists.  [default: out/demo.png]",
 )
-@option("--seed", type=int, default=0, metavar="N", help="Seed of the image.  [default: 0]")
+@option("--seed", type=Integer(), default=0, metavar="N", help="Seed of the image.  [default: 0]")
 @option("--reference", type=PATH, metavar="IMAGE", help="Blend this image into the prompt; starts the vision service.")
-@option("--alpha", type=float, metavar="X", help=f"{request_setting('condition.alpha').help}  [default: 0.3]")
+@option("--alpha", type=Number(), metavar="X", help=f"{request_setting('condition.alpha').help}  [default: 0.3]")
 @option(
     "--omni",
     type=PATH,

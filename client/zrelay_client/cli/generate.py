@@ -4,14 +4,7 @@ from typing import Any
 
 import click
 
-from zrelay_client.cli._options import (
-    PATH,
-    Flags,
-    OptionsCommand,
-    force_option,
-    option,
-    quiet_option,
-)
+from zrelay_client.cli._options import PATH, Flags, Integer, OptionsCommand, force_option, option, quiet_option
 from zrelay_shared.requests import request_settings
 
 SETTINGS = [one for one in request_settings("generate", "encode", "condition") if one.dotted != "encode.deterministic"]
@@ -77,7 +70,7 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
 @option(
     "--count",
     heading="Many images",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Run N jobs with seeds from --seed on; generators share them, and images are written as they arrive.",
 )
@@ -92,7 +85,7 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
 @option(
     "--in-flight",
     heading="Many images",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Jobs at the same time.  [default: 8 for each generator]",
     show_default=False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option, quiet_option
+from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option
 from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
 from zrelay_shared.signals import on_signals
@@ -36,12 +36,12 @@ _WATCH_S = 0.25
 @option("--dtype", metavar="NAME", help="bfloat16, float16 or float32.  [default: what suits the device]")
 @option(
     "--grace-s",
-    type=float,
+    type=Number(),
     default=30.0,
     metavar="SECONDS",
     help="Time for running jobs when the services stop.  [default: 30]",
 )
-@option("--timeout", type=float, default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
+@option("--timeout", type=Number(), default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
 @json_option
 @quiet_option
 def command(
