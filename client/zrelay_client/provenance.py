@@ -1,116 +1,109 @@
 """Reads the settings that an image file was made with, from PNG, JPEG or WebP, without an imaging library."""
 
 import json
-import struct
-import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from zrelay_shared.errors import InvalidArgument
+from zrelay_shared.exif import MAX_EXIF_BYTES, read_user_comment
+from zrelay_shared.image_container import (
+    ByteWindow,
+    DamagedImageError,
+    ImagePart,
+    format_of,
+    keyword_of,
+    read_header,
+    read_parts,
+    read_text,
+)
 
 _KEYWORD = b"zrelay"
-_MAX_BYTES = 1 << 20
-"""Larger provenance is refused, since compressed text may expand to any size. A few kB are usual."""
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_EXIF = b"Exif\0\0"
-_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-"""JPEG markers without a length."""
+_MAX_TEXTS = 64
+"""Texts of one file that are looked at. It bounds the time for a file that is made to take long."""
+_CODE_BYTES = 12
+"""Bytes before the JSON in a UserComment, at most: the character code, a byte order mark, the first zero byte."""
+_EXIF_SEGMENT = b"Exif\0\0"
 
 
 def read_provenance(data: bytes) -> dict[str, Any] | None:
     """Returns the provenance of an image file that zrelay wrote, None if the file has none.
 
+    Text of other programs is no provenance, also if it is JSON. Provenance is found after other programs saved the
+    file again, if they kept its text: as iTXt, tEXt, zTXt or eXIf chunk of a PNG, else as EXIF UserComment in any
+    character code and byte order.
+
     Raises:
         InvalidArgument: IMAGE_INVALID, the file is no PNG, JPEG or WebP, or it is damaged.
     """
+    format = format_of(data)
+    if format is None:
+        raise _refusal("a PNG, JPEG or WebP file", "something else")
+    window = ByteWindow.of_bytes(data)
     try:
-        if data.startswith(_PNG):
-            text = _of_png(data)
-        elif data.startswith(_JPEG):
-            text = _of_jpeg(data)
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            text = _of_webp(data)
-        else:
-            raise _refusal("a PNG, JPEG or WebP file", "something else")
-        provenance = json.loads(text) if text else None
-    except (struct.error, zlib.error, ValueError, IndexError) as error:
-        raise _refusal("a complete image file", "a damaged one") from error
-    return provenance if isinstance(provenance, dict) else None
+        for text in islice(_texts(window, format), _MAX_TEXTS):
+            if (provenance := _parse(text)) is not None:
+                return provenance
+        read_header(window)
+        complete = _is_complete(data, window, format)
+    except DamagedImageError as error:
+        raise _refusal("a complete image file", f"a damaged one ({error})") from error
+    if not complete:
+        raise _refusal("a complete image file", "one that is cut off")
+    return None
 
 
-def _of_png(data: bytes) -> bytes:
-    """Returns the text of the iTXt chunk "zrelay" (PNG, third edition, 11.3.3.4)."""
-    at = len(_PNG)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body = data[at + 8 : at + 8 + length]
-        at += length + 12
-        if kind == b"IEND":
-            break
-        if kind == b"iTXt" and body.startswith(_KEYWORD + b"\0"):
-            compressed, rest = body[len(_KEYWORD) + 1], body[len(_KEYWORD) + 3 :]
-            text = rest.split(b"\0", 2)[2]
-            return _inflate(text) if compressed else text
-    return b""
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """Returns provenance from its JSON, None for any other text.
+
+    The JSON is ASCII. Its characters are the same bytes in every code that EXIF allows, and UTF-16 puts a zero byte
+    beside each of them.
+    """
+    plain = text.replace(b"\0", b"")
+    start = plain.find(b"{", 0, _CODE_BYTES)
+    if start < 0:
+        return None
+    try:
+        content = json.loads(plain[start:])
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(content, dict) and type(content.get("version")) is int and isinstance(content.get("zrelay"), str)
+    return content if ours else None
 
 
-def _inflate(text: bytes) -> bytes:
-    decoder = zlib.decompressobj()
-    plain = decoder.decompress(text, _MAX_BYTES)
-    if decoder.unconsumed_tail:
-        raise ValueError(f"expected at most {_MAX_BYTES} bytes of text")
-    return plain
+def _texts(window: ByteWindow, format: str) -> Iterator[bytes]:
+    """Yields the texts that may be provenance."""
+    joined = bytearray()
+    for part in read_parts(window, format):
+        if format == "PNG" and keyword_of(window, part) == _KEYWORD:
+            yield read_text(window, part)
+        elif (exif := _exif_of(window, part, format)) is not None:
+            if (comment := read_user_comment(exif)) is not None:
+                yield comment
+            joined += exif.removeprefix(_EXIF_SEGMENT)[: MAX_EXIF_BYTES - len(joined)]
+    # A JPEG continues long EXIF data in further segments.
+    if format == "JPEG" and (comment := read_user_comment(bytes(joined))) is not None:
+        yield comment
 
 
-def _of_jpeg(data: bytes) -> bytes:
-    """Returns the UserComment of the first Exif segment (JPEG, B.1.1; Exif 2.3, 4.7.2)."""
-    at = 2
-    while data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:  # the image data begins
-            break
-        if marker in _STANDALONE:
-            at += 2
-            continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        body = data[at + 4 : at + 2 + length]
-        if marker == 0xE1 and body.startswith(_EXIF):
-            return _user_comment(body.removeprefix(_EXIF))
-        at += 2 + length
-    return b""
+def _exif_of(window: ByteWindow, part: ImagePart, format: str) -> bytes | None:
+    """Returns the EXIF data of a part, None for other parts."""
+    if part.kind != {"PNG": b"eXIf", "JPEG": b"\xe1", "WebP": b"EXIF"}[format]:
+        return None
+    data = window.read(part.body, min(part.size, MAX_EXIF_BYTES))
+    return data if format != "JPEG" or data.startswith(_EXIF_SEGMENT) else None
 
 
-def _of_webp(data: bytes) -> bytes:
-    """Returns the UserComment of the EXIF chunk (RFC 9649, 2.7.1.5)."""
-    at = 12
-    while at + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, at)
-        if kind == b"EXIF":
-            return _user_comment(data[at + 8 : at + 8 + length].removeprefix(_EXIF))
-        at += 8 + length + length % 2
-    return b""
-
-
-def _user_comment(tiff: bytes) -> bytes:
-    order = {b"II": "<", b"MM": ">"}[tiff[:2]] if tiff[:2] in (b"II", b"MM") else ""
-    if not order:
-        raise ValueError("expected a TIFF header")
-    (first,) = struct.unpack_from(f"{order}I", tiff, 4)
-    for tag, _, inner in _entries(tiff, order, first):
-        if tag == _EXIF_IFD:
-            for exif_tag, count, offset in _entries(tiff, order, inner):
-                if exif_tag == _USER_COMMENT:
-                    return tiff[offset + 8 : offset + count]  # the first eight bytes name the character code
-    return b""
-
-
-def _entries(tiff: bytes, order: str, at: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (tag, count, value or offset) of an image file directory (TIFF 6.0, 2)."""
-    (count,) = struct.unpack_from(f"{order}H", tiff, at)
-    for index in range(count):
-        tag, _, items, offset = struct.unpack_from(f"{order}HHII", tiff, at + 2 + 12 * index)
-        yield tag, items, offset
+def _is_complete(data: bytes, window: ByteWindow, format: str) -> bool:
+    """Returns whether the file has the end of its picture."""
+    last = None
+    for part in read_parts(window, format):
+        if format == "WebP" and part.kind in (b"VP8 ", b"VP8L", b"ANMF") and part.body + part.size > len(data):
+            return False
+        last = part
+    if last is None or format == "WebP":
+        return True
+    return last.kind == b"IEND" if format == "PNG" else data.rfind(b"\xff\xd9") > last.start
 
 
 def _refusal(expected: str, got: str) -> InvalidArgument:

@@ -23,6 +23,8 @@ _SOURCES = {
     "client": ("client",),
 }
 """Who raises an error -> where the code is."""
+_USERS = {"pictures.py": {"vision", "generator"}}
+"""Shared module that only some services use -> these services."""
 _COMPUTED = {
     "CFG_NORMALIZATION_INVALID": "generator",
     "CFG_TRUNCATION_INVALID": "generator",
@@ -111,7 +113,7 @@ def reasons(known: Container[str]) -> dict[str, set[str]]:
             for path in (ROOT / folder).rglob("*.py"):
                 if "testing" not in path.parts:  # fakes, which raise the errors of the services
                     for reason in _in_code(ast.parse(path.read_text(encoding="utf-8")), known):
-                        found[reason].add(raiser)
+                        found[reason] |= _USERS.get(path.name, {raiser}) if raiser == "all" else {raiser}
     return dict(found)
 
 

@@ -6,6 +6,7 @@ And what only the fakes have: recorded calls, failures on request, and jobs that
 import asyncio
 import contextlib
 import io
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -456,10 +457,11 @@ async def _submit_and_leave(fake: FakeServices) -> None:
 def test_picture_files_are_valid(
     width: int, height: int, colour: pictures.Colour, write: Callable[[int, int, pictures.Colour, str], bytes]
 ) -> None:
-    data = write(width, height, colour, '{"a": 1}')
+    provenance = {"version": 1, "zrelay": "0.1.0"}
+    data = write(width, height, colour, json.dumps(provenance))
     with Pictures.open(io.BytesIO(data)) as picture:
         assert picture.size == (width, height)
         ranges: Any = picture.convert("RGB").getextrema()
     tolerance = 2 if write is pictures.jpeg else 0
     assert all(low == high and abs(low - value) <= tolerance for (low, high), value in zip(ranges, colour, strict=True))
-    assert read_provenance(data) == {"a": 1}
+    assert read_provenance(data) == provenance

@@ -1,21 +1,24 @@
-"""What image files say of themselves, as PIL writes it and we read it."""
+"""The provenance in image files of zrelay, as PIL and other programs write it."""
 
 import io
 import json
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tests.helpers.refusals import refused
 from zrelay_client import InvalidArgument, read_provenance
 from zrelay_shared import exits
 
 from .conftest import Zrelay
 
-SAID = {"prompt": "a naïve fox", "seed": 7}
+SAID = {"prompt": "a naïve fox", "version": 1, "zrelay": "0.1.0"}
 TEXT = json.dumps(SAID)
 
 
@@ -47,6 +50,91 @@ def test_read_compressed_text_but_not_a_bomb() -> None:
         read_provenance(bomb)
 
 
+def exif_with(comment: bytes, order: str = "<") -> bytes:
+    """Returns a TIFF structure with a UserComment."""
+    first = struct.pack(order + "HHHIII", 1, 0x8769, 4, 1, 26, 0)
+    inner = struct.pack(order + "HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + first + inner + comment
+
+
+def saved(format: str, exif: bytes = b"", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format, **({"exif": b"Exif\0\0" + exif} if exif else {}), **options)
+    return buffer.getvalue()
+
+
+CODES = {
+    "ASCII": lambda text: b"ASCII\0\0\0" + text.encode(),
+    "undefined": lambda text: bytes(8) + text.encode(),
+    "JIS": lambda text: b"JIS\0\0\0\0\0" + text.encode("iso2022_jp"),
+    "UNICODE, little-endian": lambda text: b"UNICODE\0" + text.encode("utf-16-le"),
+    "UNICODE, big-endian": lambda text: b"UNICODE\0" + text.encode("utf-16-be"),
+    "UNICODE with a mark": lambda text: b"UNICODE\0" + text.encode("utf-16"),
+    "none": lambda text: text.encode(),
+}
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("code", CODES)
+def test_read_after_another_program_saved_the_file(format: str, order: str, code: str) -> None:
+    assert read_provenance(saved(format, exif_with(CODES[code](TEXT), order))) == SAID
+    assert read_provenance(saved(format, exif_with(CODES[code]("steps: 20, sampler: Euler"), order))) is None
+    assert read_provenance(saved(format, exif_with(CODES[code]('{"Software": "other"}'), order))) is None
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_read_from_other_text_chunks(compressed: bool) -> None:
+    chunks = PngInfo()
+    chunks.add_text("zrelay", "not ours")
+    chunks.add_text("zrelay", TEXT, zip=compressed)
+    assert read_provenance(saved("PNG", pnginfo=chunks)) == SAID
+
+
+def test_read_from_several_exif_segments() -> None:
+    clean = saved("JPEG")
+    exif = b"Exif\0\0" + exif_with(b"ASCII\0\0\0" + TEXT.encode())
+
+    def segment(body: bytes) -> bytes:
+        return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+    other = segment(b"Exif\0\0" + exif_with(b"ASCII\0\0\0shot with my phone"))
+    assert read_provenance(clean[:2] + other + segment(exif) + clean[2:]) == SAID
+    continued = segment(exif[:70]) + segment(b"Exif\0\0" + exif[70:])
+    assert read_provenance(clean[:2] + continued + clean[2:]) == SAID
+
+
+FOREIGN = {
+    "text": b"ASCII\0\0\0shot with my phone",
+    "object": b'ASCII\0\0\0{"version": 1}',
+    "version as text": b'ASCII\0\0\0{"version": "1", "zrelay": "0.1.0"}',
+    "list": b'ASCII\0\0\0["version", "zrelay"]',
+    "deep": b"ASCII\0\0\0{" + b"[" * 30_000,
+    "number": b'ASCII\0\0\0{"version": ' + b"9" * 30_000 + b"}",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_text_of_other_programs_is_no_provenance(format: str, name: str) -> None:
+    assert read_provenance(saved(format, exif_with(FOREIGN[name]))) is None
+
+
+@pytest.mark.parametrize("exif", [b"", b"II", b"MM\0*\0\0\0\xff", b"XX*\0" + bytes(20), b"II*\0\x08\0\0\0\xff\xff"])
+def test_a_picture_with_broken_exif_is_whole(exif: bytes) -> None:
+    for format in ("JPEG", "WEBP"):
+        assert read_provenance(saved(format, exif or b"\0")) is None
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_a_damaged_picture_of_others_is_named_as_such(format: str) -> None:
+    data = saved(format, exif_with(b"ASCII\0\0\0shot with my phone"))
+    end = {"PNG": len(data) - 12, "JPEG": len(data) - 2, "WEBP": data.find(b"VP8 ") + 20}[format]
+    for cut in (14, end):
+        refused(partial(read_provenance, data[:cut]), reason="IMAGE_INVALID", match="damaged|cut off")
+
+
 def test_pictures_of_others_say_nothing() -> None:
     for format in ("PNG", "JPEG", "WEBP"):
         buffer = io.BytesIO()
@@ -69,6 +157,9 @@ async def test_info_shows_it(zrelay: Zrelay) -> None:
     ran = await zrelay("info", "fox.png")
     assert "prompt       a naïve fox" in ran.stdout
     assert json.loads((await zrelay("info", "fox.png", "--json")).stdout)["provenance"] == SAID
+    Path("other.jpg").write_bytes(saved("JPEG", exif_with(b'ASCII\0\0\0{"Software": "other"}')))
+    ran = await zrelay("info", "other.jpg")
+    assert ran.returncode == exits.OK and "contains no zrelay data" in ran.stdout and "Software" not in ran.stdout
     Path("no.txt").write_text("hello")
     assert (await zrelay("info", "no.txt")).returncode == exits.REFUSED
     assert (await zrelay("info", "none.png")).returncode == exits.LOCAL_FILE

@@ -144,13 +144,7 @@ OWNERS = {
     "tokenizers": ("zrelay_demo.*",),
     "diffusers": ("zrelay_generator.model.loading", "zrelay_demo.*"),
     "accelerate": ("zrelay_generator.model.loading",),
-    "PIL": (
-        "zrelay_generator.images.writing",
-        "zrelay_generator.images.reading",
-        "zrelay_generator.features.omni.images",
-        "zrelay_vision.*",
-        "zrelay_demo.*",
-    ),
+    "PIL": ("zrelay_shared.pictures", "zrelay_generator.images.writing", "zrelay_demo.*"),
     "safetensors": ("zrelay_demo.*",),
     "flash_attn": ("zrelay_generator.model.attention",),
     "rich": ("zrelay_client.cli._output",),
@@ -296,6 +290,15 @@ def test_the_client_stays_without_torch() -> None:
         and imported.startswith("zrelay_shared.torch_")
     ]
     assert wrong == []
+
+
+def test_only_generator_and_vision_service_decode_pictures() -> None:
+    users = {
+        module.partition(".")[0]
+        for module, found in IMPORTS.items()
+        if any(name.startswith("zrelay_shared.pictures") for name in found)
+    }
+    assert users == {"zrelay_generator", "zrelay_vision"}
 
 
 def test_statistics_are_used_for_calibration_and_analysis_alone() -> None:

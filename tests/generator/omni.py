@@ -117,7 +117,7 @@ def omni_job(
 ) -> JobSpec:
     """A job with references, as a parsed request holds it."""
     area = sampling.width * sampling.height
-    read = [read_reference(encoded(one), area, 16, 1024, 1 << 24) for one in pictures]
+    read = [read_reference(encoded(one), area, 16, 1024, 1 << 24, field="image") for one in pictures]
     guidance = () if negative is None else (GuidanceSpec(negative.prompt),)
     return JobSpec(words.prompt, sampling, features=(OmniSpec(tuple(read), tuple(grids)), *guidance))
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.images import encoded, picture
+from tests.helpers.refusals import refused
 from zrelay_generator.images.reading import read_image
 from zrelay_generator.images.writing import ImageFormat
+from zrelay_shared.errors import InvalidArgument
 
 MANY = 1 << 24
 
@@ -24,7 +26,7 @@ IMAGE = picture(60, 40)
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (64, 48), (32, 96)])
 def test_pixels_are_those_that_diffusers_resizes_to(width: int, height: int) -> None:
     theirs = VaeImageProcessor(vae_scale_factor=1).preprocess(IMAGE, height=height, width=width)[0]
-    ours = read_image(encoded(IMAGE), width, height, MANY)
+    ours = read_image(encoded(IMAGE), width, height, MANY, field="image")
     torch.testing.assert_close(ours.float() / 127.5 - 1.0, theirs, rtol=0, atol=1e-6)
 
 
@@ -38,13 +40,13 @@ MODES = {
 @pytest.mark.parametrize(("format", "mode"), [(format, mode) for format, modes in MODES.items() for mode in modes])
 def test_formats_and_modes(format: ImageFormat, mode: str) -> None:
     image = Image.fromarray(np.zeros((40, 60), np.uint16)) if mode == "I;16" else IMAGE.convert(mode)
-    assert read_image(encoded(image, format), 60, 40, MANY).shape == (3, 40, 60)
+    assert read_image(encoded(image, format), 60, 40, MANY, field="image").shape == (3, 40, 60)
 
 
 def test_a_turned_photograph_stands_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright = read_image(encoded(IMAGE, exif=exif), 40, 60, MANY)
+    upright = read_image(encoded(IMAGE, exif=exif), 40, 60, MANY, field="image")
     turned = torch.from_numpy(np.array(IMAGE.transpose(Image.Transpose.ROTATE_270)).copy())
     assert torch.equal(upright, turned.permute(2, 0, 1))
 
@@ -67,23 +69,26 @@ def webp_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason", "message"),
     [
-        (b"", "expected a PNG, JPEG, WEBP file, got 0 bytes"),
-        (b"GIF89a" + bytes(30), "expected a PNG, JPEG, WEBP file"),
-        (png_of(5000, 5000), "expected at most 16777216 pixels, got 5000 x 5000"),
-        (png_of(1 << 30, 1 << 30), "expected at most 16777216 pixels"),
-        (png_of(100, 100), "expected a whole image file, got a damaged one"),
-        (webp_of(1 << 14, 1 << 14), "expected at most 16777216 pixels, got 16384 x 16384"),
-        (encoded(IMAGE)[:200], "expected a whole image file"),
-        (encoded(IMAGE, "JPEG")[:300], "expected a whole image file"),
-        (encoded(IMAGE, "WEBP")[:60], "expected a"),
-        (encoded(IMAGE, "PNG")[:11] + b"\0" + encoded(IMAGE, "PNG")[12:], "expected a whole image file"),
+        (b"", "IMAGE_FORMAT", r"expected an image file \(PNG, JPEG, WebP\), got 0 bytes"),
+        (b"GIF89a" + bytes(30), "IMAGE_FORMAT", "expected an image file"),
+        (png_of(5000, 5000), "IMAGE_TOO_MANY_PIXELS", "expected at most 16777216 pixels, got 5000 x 5000"),
+        (png_of(1 << 30, 1 << 30), "IMAGE_TOO_MANY_PIXELS", "expected at most 16777216 pixels"),
+        (png_of(100, 100), "IMAGE_UNREADABLE", "expected a whole PNG file, got one that is damaged"),
+        (webp_of(1 << 14, 1 << 14), "IMAGE_TOO_MANY_PIXELS", "expected at most 16777216 pixels, got 16384 x 16384"),
+        (encoded(IMAGE)[:200], "IMAGE_UNREADABLE", "expected a whole PNG file"),
+        (encoded(IMAGE, "JPEG")[:300], "IMAGE_UNREADABLE", "expected a whole JPEG file"),
+        (encoded(IMAGE, "WEBP")[:60], "IMAGE_UNREADABLE", "expected a whole WebP file"),
+        (
+            encoded(IMAGE, "PNG")[:11] + b"\0" + encoded(IMAGE, "PNG")[12:],
+            "IMAGE_UNREADABLE",
+            "expected a whole PNG file",
+        ),
     ],
 )
-def test_files_that_are_none(data: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        read_image(data, 64, 64, MANY)
+def test_files_that_are_none(data: bytes, reason: str, message: str) -> None:
+    refused(lambda: read_image(data, 64, 64, MANY, field="image"), reason=reason, match=message, field="image")
 
 
 @settings(max_examples=300, deadline=None)
@@ -102,9 +107,9 @@ def test_damage_is_refused_or_read_and_nothing_else(data: bytes, changes: list[t
     for place, value in changes:
         damaged[place % len(damaged)] = value
     try:
-        pixels = read_image(bytes(damaged[: cut % len(damaged)] or damaged), 64, 64, MANY)
-    except ValueError as error:
-        assert "expected" in str(error)
+        pixels = read_image(bytes(damaged[: cut % len(damaged)] or damaged), 64, 64, MANY, field="image")
+    except InvalidArgument as error:
+        assert error.reason in {"IMAGE_FORMAT", "IMAGE_UNREADABLE", "IMAGE_TOO_MANY_PIXELS", "IMAGE_ANIMATED"}
     else:
         assert pixels.shape == (3, 64, 64)
 
@@ -114,11 +119,11 @@ def test_what_is_transparent_is_laid_on_white() -> None:
     pixels.paste((200, 0, 0, 255), (0, 0, 4, 4))
     pixels.putpixel((7, 3), (0, 0, 0, 128))
     for data in (encoded(pixels), encoded(pixels, "WEBP", lossless=True), encoded(pixels.quantize(8))):
-        seen = read_image(data, 8, 4, MANY)
+        seen = read_image(data, 8, 4, MANY, field="image")
         assert seen[:, 0, 0].tolist() == [200, 0, 0] and seen[:, 0, 5].tolist() == [255] * 3
         assert 120 <= int(seen[0, 3, 7]) <= 135
 
 
 def test_16_bits_of_grey_are_scaled_and_not_clipped() -> None:
     grey = Image.fromarray(np.full((4, 8), 0x8000, np.uint16))
-    assert set(read_image(encoded(grey), 8, 4, MANY).flatten().tolist()) <= {127, 128}
+    assert set(read_image(encoded(grey), 8, 4, MANY, field="image").flatten().tolist()) <= {127, 128}

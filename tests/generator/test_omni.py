@@ -103,7 +103,7 @@ def test_a_reference_above_a_megapixel_gets_the_area_of_the_picture(
     words, large = Words.of(1, 20, 128), [picture(1201, 905, 4)]
     (ours,) = EngineHarness(model).paint(spec_of(their, large, words, asked))
     assert relative_difference(ours, their.latents(large, words, asked)) < FLOAT32_BOUND
-    assert read_reference(encoded(large[0]), 160 * 128, 16, 1024, 1 << 24).shape == (3, 112, 160)
+    assert read_reference(encoded(large[0]), 160 * 128, 16, 1024, 1 << 24, field="image").shape == (3, 112, 160)
 
 
 def test_every_image_of_a_job_has_its_seed_and_references_are_read_once(
@@ -213,4 +213,4 @@ def test_the_cost_model_counts_every_token(
 )
 def test_references_that_are_refused(width: int, height: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        read_reference(encoded(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24)
+        read_reference(encoded(Image.new("RGB", (width, height))), 2048 * 2048, 16, 1024, 1 << 24, field="image")

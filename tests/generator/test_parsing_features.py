@@ -71,7 +71,7 @@ def test_a_strength_that_runs_nothing(strength: float, parse: Parse, from_pictur
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "IMAGE_MISSING"), (b"no image", "IMAGE_INVALID"), (bytes((32 << 20) + 1), "IMAGE_TOO_LARGE")],
+    [(b"", "IMAGE_MISSING"), (b"no image", "IMAGE_FORMAT"), (bytes((32 << 20) + 1), "IMAGE_TOO_LARGE")],
 )
 def test_an_image_that_is_none(data: bytes, reason: str, parse: Parse, from_picture: RequestOf) -> None:
     error = refused_request(parse, from_picture(data=data))

@@ -106,8 +106,8 @@ def test_a_picture_lies_upright(accepts: Acceptance, request_for: RequestOf) -> 
         ({"grids": [GRIDS[0], torch.zeros(65, 64, 96)]}, "spec.omni.siglip_embeds[1].grid", "SIGLIP_GRID_TOO_LARGE"),
         ({"grids": [GRIDS[0], torch.full((2, 2, 96), torch.nan)]}, "spec.omni.siglip_embeds[1].grid",
          "TENSOR_NOT_FINITE"),
-        ({"files": [FILES[0], b"GIF89a no picture"]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
-        ({"files": [FILES[0], FILES[1][:60]]}, "spec.omni.images[1]", "REFERENCE_INVALID"),
+        ({"files": [FILES[0], b"GIF89a no picture"]}, "spec.omni.images[1]", "IMAGE_FORMAT"),
+        ({"files": [FILES[0], FILES[1][:60]]}, "spec.omni.images[1]", "IMAGE_UNREADABLE"),
         ({"files": [b"", FILES[1]]}, "spec.omni.images[0]", "IMAGE_MISSING"),
         ({"files": [encoded(Image.new("RGB", (40, 90))), FILES[1]]}, "spec.omni.images[0]", "REFERENCE_INVALID"),
     ],
@@ -163,7 +163,7 @@ def test_reference_over_size_limits_is_refused(accepts: Acceptance, request_for:
     for narrow, field in ((few_bytes, "spec.omni.images[0]"), (few_pixels, "images[0]")):
         with pytest.raises(InvalidArgument) as caught:
             parse_spec(parcel, parcel.message.spec, narrow)
-        assert field in caught.value.field and caught.value.reason in ("IMAGE_TOO_LARGE", "REFERENCE_INVALID")
+        assert field in caught.value.field and caught.value.reason in ("IMAGE_TOO_LARGE", "IMAGE_TOO_MANY_PIXELS")
 
 
 @pytest.mark.parametrize("with_omni", [True, False])

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from tests.helpers.images import encoded, picture
 from tests.helpers.refusals import refused
 from zrelay_shared.errors import InvalidArgument, NotFound
+from zrelay_shared.pictures import decode_picture
 from zrelay_vision.images.cache import ByteCache
-from zrelay_vision.images.reading import decode
 from zrelay_vision.images.store import ImageRef, ImageStore
 
 KINDS = ("PNG", "JPEG", "WEBP")
@@ -25,7 +25,7 @@ MAX = 100_000
 
 
 def read(data: bytes, max_pixels: int = MAX) -> Image.Image:
-    return decode(data, max_pixels=max_pixels, field="images[0].data")
+    return decode_picture(data, max_pixels=max_pixels, field="images[0].data")
 
 
 def refusal(data: bytes, max_pixels: int = MAX) -> InvalidArgument:

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from tests.vision.helpers import load_siglip, loaded_siglip
 from zrelay_shared.errors import FeatureMissing, InvalidArgument
-from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.images.store import DecodedImage
 from zrelay_vision.siglip.scores import score
 
 TEXTS = ("a small red circle", "A BLUE STAR", "é 日本", "two green moons at the top left on a white background")

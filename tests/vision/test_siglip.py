@@ -17,7 +17,7 @@ from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 from zrelay_demo.vision_folders import write_siglip
 from zrelay_demo.vision_models import VisionWidths
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
-from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.images.store import DecodedImage
 from zrelay_vision.siglip.engine import SiglipEngine
 from zrelay_vision.siglip.folder import open_siglip
 

@@ -15,8 +15,7 @@ from zrelay_shared.service.worker import serving_threads
 from zrelay_vision.conditioning.reference import ReferenceSets, open_reference_sets
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import EngineKind, ImageEngine, engine_missing
-from zrelay_vision.images.reading import DecodedImage
-from zrelay_vision.images.store import ImageRef, ImageStore, StoredImage
+from zrelay_vision.images.store import DecodedImage, ImageRef, ImageStore, StoredImage
 from zrelay_vision.worker import VisionWorker
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a service without engines does not need it

@@ -142,4 +142,4 @@ def _show_image(image: str, *, as_json: bool) -> None:
         return
     print_fields("", list(field_rows({**values, **(provenance or {})})))
     if not provenance:
-        click.echo("the file does not say how it was made")
+        click.echo("the file contains no zrelay data: it says nothing of how it was made")

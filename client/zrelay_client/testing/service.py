@@ -29,8 +29,6 @@ DTYPE = "bfloat16"
 BACKEND = "fake"
 FAMILY = "fake"
 DEVICE = DeviceInfo(kind="cpu", name="fake", compute_dtype=DTYPE)
-IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
-"""First bytes of a PNG, a JPEG and a WebP file."""
 
 
 @dataclass(frozen=True, slots=True)

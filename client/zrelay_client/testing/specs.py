@@ -15,10 +15,11 @@ from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
 from zrelay.v1.generator_pb2 import GeneratorLimits
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay.v1.vision_pb2 import SiglipEmbeds
-from zrelay_client.testing.service import IMAGE_SIGNATURES, fake_fingerprint, sha256_hex
+from zrelay_client.testing.service import fake_fingerprint, sha256_hex
 from zrelay_shared import fingerprint, tensors
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound, invalid
 from zrelay_shared.fingerprint import EncoderComparison
+from zrelay_shared.image_container import format_of
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_SEED, MIB
 from zrelay_shared.omni import image_count
 from zrelay_shared.wire import Parcel
@@ -314,8 +315,8 @@ def _check_omni(spec: GenerationSpec) -> None:
 def _check_image(image: ImageInput, path: str) -> None:
     if not image.data:
         raise invalid(path, "a PNG, JPEG or WebP file", "none", reason="IMAGE_MISSING")
-    if not image.data.startswith(IMAGE_SIGNATURES):
-        raise invalid(path, "a PNG, JPEG or WebP file", "something else", reason="IMAGE_INVALID")
+    if format_of(image.data) is None:
+        raise invalid(path, "a PNG, JPEG or WebP file", "something else", reason="IMAGE_FORMAT")
 
 
 def _identity(parcel: Parcel[GenerationSpec]) -> str:

@@ -14,7 +14,6 @@ from zrelay_client.testing.service import (
     BACKEND,
     DEVICE,
     DTYPE,
-    IMAGE_SIGNATURES,
     FakeService,
     attach,
     features,
@@ -25,6 +24,7 @@ from zrelay_client.testing.service import (
 from zrelay_shared import fingerprint as encoder_fingerprint
 from zrelay_shared import vision_fingerprint
 from zrelay_shared.errors import FailedPrecondition, NotFound, invalid
+from zrelay_shared.image_container import format_of
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MIB
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import server_version
@@ -215,7 +215,7 @@ class FakeVision(FakeService):
             return image.content.sha256
         if not image.data:
             raise invalid(f"{path}.data", "an image file", "0 bytes", reason="IMAGE_MISSING")
-        if not image.data.startswith(IMAGE_SIGNATURES):
+        if format_of(image.data) is None:
             raise invalid(f"{path}.data", "a PNG, JPEG or WebP file", "something else", reason="IMAGE_FORMAT")
         sha256 = sha256_hex(image.data)
         self._images.add(sha256)

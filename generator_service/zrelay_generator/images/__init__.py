@@ -1,1 +1,1 @@
-"""Image files: decoding, encoding and the provenance text inside them."""
+"""Image files: decoding to tensors, encoding and the provenance text inside them."""

@@ -1,1 +1,1 @@
-"""Image files: decoding, a store by digest, and a cache bounded in bytes."""
+"""Image files: a store by digest, and a cache bounded in bytes."""

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 from zrelay_shared.errors import NotFound, invalid
+from zrelay_shared.pictures import Picture, decode_picture
 from zrelay_vision.images.cache import ByteCache
-from zrelay_vision.images.reading import DecodedImage, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,16 @@ class ImageRef:
     data: bytes | None
     sha256: str = ""
     size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An upright RGB image, and the SHA-256 (hex) of its file."""
+
+    sha256: str
+    width: int
+    height: int
+    image: Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class ImageStore:
             The file, and its pixels if they had to be decoded.
 
         Raises:
-            InvalidArgument: The file is not an image that `decode` accepts, or has another size (CONTENT_SIZE).
+            InvalidArgument: The file is not an image that `decode_picture` accepts, or has another size (CONTENT_SIZE).
             NotFound: No file with this digest is stored (CONTENT_UNKNOWN).
         """
         if ref.data is None:
@@ -63,14 +73,14 @@ class ImageStore:
         sha256 = hashlib.sha256(ref.data).hexdigest()
         if (known := self._files.get(sha256)) is not None:
             return known, None
-        image = decode(ref.data, max_pixels=self._max_pixels, field=ref.field)
+        image = decode_picture(ref.data, max_pixels=self._max_pixels, field=ref.field)
         stored = StoredImage(sha256, image.width, image.height, ref.data)
         self._files.put(sha256, stored, len(ref.data))
         return stored, DecodedImage(sha256, image.width, image.height, image)
 
     def decode(self, stored: StoredImage, field: str) -> DecodedImage:
         """Decodes a stored file again."""
-        image = decode(stored.data, max_pixels=self._max_pixels, field=field)
+        image = decode_picture(stored.data, max_pixels=self._max_pixels, field=field)
         return DecodedImage(stored.sha256, image.width, image.height, image)
 
     def _find(self, ref: ImageRef) -> StoredImage:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.pictures import plain_picture
 from zrelay_shared.torch_tensors import NAMES, all_finite
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.conditioning.blend import BlendMode
@@ -164,7 +164,7 @@ async def _read_plain_image(
 ) -> ImageStates:
     """Computes the states of a grey image of the same size, read in the same way."""
     prepared = await runtime.worker.on_images(
-        lambda: engine.prepare("grey", size, lambda: Image.new("RGB", size, _GREY), parameters, None)
+        lambda: engine.prepare("grey", size, lambda: plain_picture(*size, _GREY), parameters, None)
     )
     return await runtime.worker.on_device(lambda: engine.run(prepared, cancelled))
 

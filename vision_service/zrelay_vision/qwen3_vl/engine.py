@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.pictures import Picture, plain_picture
 from zrelay_shared.torch_tensors import all_finite
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.config import VisionConfig
@@ -153,7 +153,7 @@ class Qwen3VLEngine:
     def warm_up(self) -> None:
         """Runs one grey image of the smallest size, and leaves nothing in the cache."""
         side = self.components.preprocessor.factor
-        grey = Image.new("RGB", (side, side), (128, 128, 128))
+        grey = plain_picture(side, side, (128, 128, 128))
         self.run(self.prepare("", grey.size, lambda: grey, StatesParameters(), side * side), lambda: False)
         self._prefixes = ByteCache(self._prefixes.max_bytes)
 
@@ -167,7 +167,7 @@ class Qwen3VLEngine:
         self,
         sha256: str,
         size: tuple[int, int],
-        pixels: Callable[[], Image.Image],
+        pixels: Callable[[], Picture],
         parameters: StatesParameters,
         target_area: int | None,
         *,

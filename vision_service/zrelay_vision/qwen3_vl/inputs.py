@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from transformers import PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from zrelay_shared.errors import invalid
+from zrelay_shared.pictures import Picture
 
 _DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
              "patch_size", "temporal_patch_size", "merge_size")  # fmt: skip
@@ -76,7 +76,7 @@ class QwenPreprocessor:
         patch = int(self.processor.patch_size)
         return high // patch, wide // patch
 
-    def patches(self, image: Image, target_area: int | None) -> torch.Tensor:
+    def patches(self, image: Picture, target_area: int | None) -> torch.Tensor:
         """Cuts an RGB image into patches: [rows * columns, values] float32, in the vision tower's order."""
         if self.processor.do_resize:  # as transformers does, without its two copies of a large image
             rows, columns = self.grid(*image.size, target_area)

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 
 from zrelay_shared import torch_devices
 from zrelay_shared.digests import weights_digest
 from zrelay_shared.errors import Cancelled, FeatureMissing, OutOfMemory, invalid
+from zrelay_shared.pictures import Picture, plain_picture
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.engines import EngineKind, settings_digest
 from zrelay_vision.images.cache import ByteCache
-from zrelay_vision.images.reading import DecodedImage
+from zrelay_vision.images.store import DecodedImage
 from zrelay_vision.siglip import model as siglip_model
 from zrelay_vision.siglip.folder import open_siglip
 from zrelay_vision.siglip.model import SiglipComponents, TextTower
@@ -104,7 +104,7 @@ class SiglipEngine:
 
     def warm_up(self) -> None:
         """Runs one small image through the vision tower."""
-        self._run_vision_tower(Image.new("RGB", (32, 32)))
+        self._run_vision_tower(plain_picture(32, 32))
 
     def encode(
         self, images: Sequence[DecodedImage], *, target_area: int | None, cancelled: Callable[[], bool]
@@ -189,7 +189,7 @@ class SiglipEngine:
         self._text_features.put(texts, features, features.nbytes)
         return features
 
-    def _grid(self, image: Image.Image, target_area: int | None) -> torch.Tensor:
+    def _grid(self, image: Picture, target_area: int | None) -> torch.Tensor:
         if target_area is not None:
             try:
                 image = to_area(image, target_area)
@@ -201,7 +201,7 @@ class SiglipEngine:
         states: torch.Tensor = output.last_hidden_state[0]
         return states[: rows * columns].reshape(rows, columns, -1).cpu()
 
-    def _run_vision_tower(self, image: Image.Image) -> tuple[Any, tuple[int, int]]:
+    def _run_vision_tower(self, image: Picture) -> tuple[Any, tuple[int, int]]:
         """Returns the tower's output for one image, and rows and columns of its grid. Raises OutOfMemory."""
         inputs, shape = self.components.preprocessor.inputs(image)
         moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}

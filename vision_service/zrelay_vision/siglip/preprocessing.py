@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL.Image import Image, Resampling
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorPil,
     get_image_size_for_max_num_patches,
 )
+
+from zrelay_shared.pictures import Picture, resized
 
 _DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 RESIZED_ABOVE = 1024 * 1024
@@ -70,7 +71,7 @@ class SiglipPreprocessor:
             return plain | {"patch_size": self.processor.patch_size, "max_num_patches": self.processor.max_num_patches}
         return plain | {"height": self.processor.size["height"], "width": self.processor.size["width"]}
 
-    def inputs(self, image: Image) -> tuple[dict[str, torch.Tensor], tuple[int, int]]:
+    def inputs(self, image: Picture) -> tuple[dict[str, torch.Tensor], tuple[int, int]]:
         """Preprocesses one RGB image.
 
         Returns:
@@ -87,7 +88,7 @@ class SiglipPreprocessor:
             rows = columns = self.image_size // self.patch_size
         return {name: cut[name] for name in self.processor.model_input_names}, (rows, columns)
 
-    def _size(self, image: Image) -> tuple[int, int]:
+    def _size(self, image: Picture) -> tuple[int, int]:
         """Returns the height and width to which an image is resized."""
         if not self.naflex:
             return self.image_size, self.image_size
@@ -100,7 +101,7 @@ class SiglipPreprocessor:
         return int(high), int(wide)
 
 
-def to_area(image: Image, target_area: int) -> Image:
+def to_area(image: Picture, target_area: int) -> Picture:
     """Resizes a reference image as ZImageOmniPipeline does before SigLIP and the VAE see it.
 
     Images of up to 1024 * 1024 pixels stay as they are. A larger one is resized to `target_area` pixels with the same
@@ -120,4 +121,4 @@ def to_area(image: Image, target_area: int) -> Image:
     size = (int(width * scale), int(height * scale))
     if min(size) < 1:
         raise ValueError(f"image: expected at least one pixel on each side of {target_area} pixels, got {size}")
-    return image.resize(size, Resampling.LANCZOS)
+    return resized(image, *size)

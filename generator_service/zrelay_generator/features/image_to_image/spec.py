@@ -9,7 +9,7 @@ from torch import Tensor
 from zrelay_generator.features.protocol import FeatureSpec, SamplingSettings
 from zrelay_generator.features.request import SpecRequest, decimal
 from zrelay_generator.images.reading import read_image
-from zrelay_shared.errors import invalid, invalid_from
+from zrelay_shared.errors import invalid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ def parse_image_to_image(request: SpecRequest) -> ImageToImageSpec | None:
     """Returns the picture to start from, None if the request has none. Decodes the file.
 
     Raises:
-        InvalidArgument: STRENGTH_INVALID, IMAGE_MISSING, IMAGE_TOO_LARGE or IMAGE_INVALID.
+        InvalidArgument: STRENGTH_INVALID, IMAGE_MISSING, IMAGE_TOO_LARGE, or as `decode_picture`.
     """
     if not request.spec.HasField("image_to_image"):
         return None
@@ -60,8 +60,6 @@ def parse_image_to_image(request: SpecRequest) -> ImageToImageSpec | None:
     if not 0.0 <= strength <= 1.0 or first_step(steps, strength) >= steps:
         raise invalid(f"{path}.strength", "more than 0 and at most 1", f"{strength:g}")
     data = request.image(message.image, f"{path}.image")
-    try:
-        pixels = read_image(data, sampling.width, sampling.height, request.accepts.max_image_pixels)
-    except ValueError as error:
-        raise invalid_from(f"{path}.image", error) from error
+    limit, field = request.accepts.max_image_pixels, f"{path}.image"
+    pixels = read_image(data, sampling.width, sampling.height, limit, field=field)
     return ImageToImageSpec(pixels, hashlib.sha256(data).hexdigest(), strength)

@@ -2,11 +2,10 @@
 
 import math
 
-import torch
-from PIL import Image
 from torch import Tensor
 
-from zrelay_generator.images.reading import open_picture
+from zrelay_generator.images.reading import pixels_of
+from zrelay_shared.pictures import Picture, decode_picture, resized
 
 RESIZED_ABOVE = 1024 * 1024
 """Pixels above which a reference is resized to the area of the generated image."""
@@ -14,8 +13,10 @@ MIN_SIDE = 64
 MAX_ASPECT = 8
 
 
-def read_reference(data: bytes, target_area: int, multiple: int, max_side: int, max_pixels: int) -> Tensor:
-    """Decodes a PNG, JPEG or WebP file as ZImageOmniPipeline prepares a reference.
+def read_reference(
+    data: bytes, target_area: int, multiple: int, max_side: int, max_pixels: int, *, field: str
+) -> Tensor:
+    """Decodes an image file as ZImageOmniPipeline prepares a reference.
 
     A picture above 1024 * 1024 pixels is resized by Lanczos, then it is cropped in the middle.
 
@@ -25,15 +26,17 @@ def read_reference(data: bytes, target_area: int, multiple: int, max_side: int, 
         multiple: Divisor of both sides of the result.
         max_side: Greatest side of the result in pixels.
         max_pixels: Greatest area of the file's picture.
+        field: Path in the request, for refusals of the file.
 
     Returns:
         [3, h, w] uint8 RGB.
 
     Raises:
-        ValueError: The file is refused by `open_picture`, a side is below 64 pixels, the aspect ratio is above 8
-            (the pipeline's `check_image_input`), or a side of the result would exceed `max_side`.
+        InvalidArgument: As `decode_picture`.
+        ValueError: A side is below 64 pixels, the aspect ratio is above 8 (the pipeline's `check_image_input`), or a
+            side of the result would exceed `max_side`.
     """
-    picture = open_picture(data, max_pixels)
+    picture = decode_picture(data, max_pixels=max_pixels, field=field)
     if min(picture.size) < MIN_SIDE or max(picture.size) > MAX_ASPECT * min(picture.size):
         raise ValueError(
             f"expected sides of at least {MIN_SIDE} pixels, one at most {MAX_ASPECT} times the other, got "
@@ -47,15 +50,13 @@ def read_reference(data: bytes, target_area: int, multiple: int, max_side: int, 
                 f"expected sides of {multiple} to {max_side} pixels once it is resized to {target_area} pixels, "
                 f"got {size[0]} x {size[1]}; send it with at most {RESIZED_ABOVE} pixels, then it is not resized"
             )
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        picture = resized(picture, *size)
     width, height = (side // multiple * multiple for side in picture.size)
     if max(width, height) > max_side:
         raise ValueError(f"expected sides of at most {max_side} pixels, got {_sides(picture)}; make it smaller")
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    cropped = picture.crop((left, top, left + width, top + height))
-    pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
-    return pixels.view(height, width, 3).permute(2, 0, 1).contiguous()
+    return pixels_of(picture.crop((left, top, left + width, top + height)))
 
 
-def _sides(picture: Image.Image) -> str:
+def _sides(picture: Picture) -> str:
     return f"{picture.width} x {picture.height}"

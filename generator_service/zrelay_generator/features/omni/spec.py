@@ -153,6 +153,7 @@ def _picture(request: SpecRequest, data: bytes, field: str, limits: OmniLimits) 
             accepts.sampling.size_multiple,
             limits.max_side,
             accepts.max_image_pixels,
+            field=field,
         )
     except ValueError as error:
         raise invalid_from(field, error, reason="REFERENCE_INVALID") from error

@@ -1,0 +1,295 @@
+"""Side data never makes a picture unreadable, and costs bounded memory and time."""
+
+import functools
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.helpers.images import encoded, picture
+from tests.helpers.refusals import refused
+from zrelay_shared.image_container import ByteWindow, read_header, without_side_data
+from zrelay_shared.pictures import decode_picture
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MANY = 1 << 24
+MIB = 1 << 20
+
+
+def read(data: bytes) -> Image.Image:
+    return decode_picture(data, max_pixels=MANY, field="image")
+
+
+def same(data: bytes, clean: bytes) -> bool:
+    return np.array_equal(np.asarray(read(data)), np.asarray(read(clean)))
+
+
+def png_chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
+    stored = zlib.crc32(kind + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", stored)
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def riff_chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+
+def split(data: bytes, format: str) -> list[bytes]:
+    """Returns the head of a file and its parts, the image data of a JPEG with all that follows as one part."""
+    return list(_split(data, format))
+
+
+def _split(data: bytes, format: str) -> Iterator[bytes]:
+    at = {"PNG": 8, "JPEG": 2, "WEBP": 12}[format]
+    yield data[:at]
+    while at < len(data):
+        if format == "PNG":
+            end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        elif format == "WEBP":
+            size = int.from_bytes(data[at + 4 : at + 8], "little")
+            end = at + 8 + size + size % 2
+        else:
+            end = len(data) if data[at + 1] == 0xDA else at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at:end]
+        at = end
+
+
+def joined(parts: list[bytes], format: str) -> bytes:
+    data = b"".join(parts)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:] if format == "WEBP" else data
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+CLEAN = {
+    "PNG": [encoded(picture(40, 24)), encoded(picture(40, 24).convert("P"), transparency=3)],
+    "JPEG": [encoded(picture(40, 24), "JPEG", progressive=kind, subsampling=0) for kind in (False, True)]
+    + [encoded(picture(40, 24).convert("CMYK"), "JPEG"), encoded(picture(40, 24), "JPEG", keep_rgb=True)],
+    "WEBP": [
+        encoded(picture(40, 24), "WEBP", exif=turned(1)),
+        encoded(picture(40, 24).convert("RGBA"), "WEBP", lossless=True),
+        encoded(picture(40, 24), "WEBP"),
+    ],
+}
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.builds(lambda keyword, rest: keyword + b"\0" + rest, st.binary(max_size=20), st.binary(max_size=40)),
+    st.sampled_from(
+        [
+            b"",
+            b"zrelay\0",
+            b"Exif\0\0",
+            b"Exif\0\0II*\0\xff\xff\xff\xff",
+            b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+            b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\2\0\1\0\0\0\6\0\0\0",
+            b"ICC_PROFILE\0\1\xff",
+            b"Photoshop 3.0\x008BIM\4\4\xff",
+            b"MPF\0II*\0\x08\0\0\0",
+            b"JFIF",
+            b"JFIF\0\1",
+            b"Adobe",
+            b"http://ns.adobe.com/xap/1.0/\0<broken",
+            b"XML:com.adobe.xmp\0\1\0\0\0not zlib",
+            b"icc\0\0" + zlib.compress(bytes(2 * MIB)),
+            b"comment\0\0" + zlib.compress(bytes(2 * MIB)),
+            b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  4\nzz"),
+        ]
+    ),
+)
+PNG_KINDS = st.sampled_from(
+    [
+        b"tEXt",
+        b"zTXt",
+        b"iTXt",
+        b"iCCP",
+        b"eXIf",
+        b"gAMA",
+        b"cHRM",
+        b"sRGB",
+        b"pHYs",
+        b"tIME",
+        b"fcTL",
+        b"fdAT",
+        b"abCd",
+    ]
+)
+WEBP_KINDS = st.sampled_from([b"EXIF", b"XMP ", b"ICCP", b"abcd", b"\0\1\2\3"])
+
+
+@given(data=st.data())
+def test_png_chunks_are_ignored(data: st.DataObject) -> None:
+    clean = data.draw(st.sampled_from(CLEAN["PNG"]))
+    parts = split(clean, "PNG")
+    for _ in range(data.draw(st.integers(1, 6))):
+        checksum = data.draw(st.one_of(st.none(), st.integers(0, (1 << 32) - 1)))
+        chunk = png_chunk(data.draw(PNG_KINDS), data.draw(BODIES), checksum)
+        parts.insert(data.draw(st.integers(2, len(parts) - 1)), chunk)
+    assert same(joined(parts, "PNG"), clean)
+
+
+@given(data=st.data())
+def test_jpeg_segments_are_ignored(data: st.DataObject) -> None:
+    clean = data.draw(st.sampled_from(CLEAN["JPEG"]))
+    parts = split(clean, "JPEG")
+    for _ in range(data.draw(st.integers(1, 6))):
+        marker = data.draw(st.sampled_from([*range(0xE0, 0xF0), 0xFE]))
+        fill = b"\xff" * data.draw(st.integers(0, 3))
+        parts.insert(data.draw(st.integers(1, len(parts) - 1)), fill + segment(marker, data.draw(BODIES)))
+    assert same(joined(parts, "JPEG"), clean)
+
+
+@given(data=st.data())
+def test_webp_chunks_are_ignored(data: st.DataObject) -> None:
+    clean = data.draw(st.sampled_from(CLEAN["WEBP"]))
+    parts = split(clean, "WEBP")
+    for _ in range(data.draw(st.integers(1, 6))):
+        chunk = riff_chunk(data.draw(WEBP_KINDS), data.draw(BODIES))
+        parts.insert(data.draw(st.integers(2 if b"VP8X" in clean[:16] else 1, len(parts))), chunk)
+    if data.draw(st.booleans()):  # the last chunk states a wrong size
+        parts.append(b"EXIF" + struct.pack("<I", data.draw(st.integers(0, (1 << 32) - 1))) + b"Exif")
+    assert same(joined(parts, "WEBP"), clean)
+
+
+def test_chunks_between_the_image_data_of_a_png_are_ignored() -> None:
+    clean = encoded(picture(40, 24))
+    head, header, pixels, end = split(clean, "PNG")
+    body = pixels[8:-4]
+    pieces = [png_chunk(b"IDAT", body[:50]), png_chunk(b"tEXt", b"a\0b"), png_chunk(b"IDAT", body[50:])]
+    assert same(b"".join([head, header, *pieces, end]), clean)
+
+
+def test_a_damaged_transparency_chunk_is_ignored() -> None:
+    clean = encoded(picture(40, 24))
+    head, header, *rest = split(clean, "PNG")
+    for chunk in (png_chunk(b"tRNS", b"\0"), png_chunk(b"tRNS", bytes(6), 1)):
+        assert same(b"".join([head, header, chunk, *rest]), clean)
+
+
+@pytest.mark.parametrize("kind", [b"PLTE", b"IHDR", b"IDAT"])
+def test_a_damaged_critical_chunk_is_refused_in_the_terms_of_the_format(kind: bytes) -> None:
+    clean = encoded(picture(40, 24).convert("P"))
+    at = clean.index(kind) + 7
+    damaged = clean[:at] + bytes((clean[at] ^ 0x55,)) + clean[at + 1 :]
+    error = refused(lambda: read(damaged[: at + 20] if kind == b"IDAT" else damaged), reason="IMAGE_UNREADABLE")
+    assert "Plugin" not in error.message and "PIL" not in error.message and "MAX_" not in error.message
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_animations_are_refused(format: str) -> None:
+    data = encoded(picture(8, 8), format, save_all=True, append_images=[picture(8, 8, 1)])
+    refused(lambda: read(data), reason="IMAGE_ANIMATED", field="image", match="2 frames")
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_an_animation_of_one_frame_is_a_still(lossless: bool) -> None:
+    data = encoded(picture(40, 24), "WEBP", lossless=lossless, save_all=True, append_images=[picture(40, 24, 1)])
+    parts = split(data, "WEBP")
+    parts.remove([part for part in parts if part.startswith(b"ANMF")][1])
+    one = joined(parts, "WEBP")
+    assert np.array_equal(np.asarray(read(one)), np.asarray(Image.open(io.BytesIO(one)).convert("RGB")))
+
+
+def test_a_phones_picture_with_a_map_behind_it_is_a_still() -> None:
+    data = encoded(picture(40, 24), "MPO", save_all=True, append_images=[Image.new("L", (10, 6), 200)])
+    assert same(data, encoded(picture(40, 24), "JPEG"))
+
+
+def test_a_second_image_within_a_jpeg_header_is_refused() -> None:
+    """A segment with too small a length would otherwise give the thumbnail behind it."""
+    clean = encoded(picture(40, 24), "JPEG")
+    thumbnail = encoded(picture(8, 8), "JPEG")
+    exif = b"\xff\xe1\0\x08Exif\0\0" + thumbnail
+    refused(lambda: read(clean[:2] + exif + clean[2:]), reason="IMAGE_UNREADABLE")
+
+
+@functools.cache
+def zeros() -> bytes:
+    """Returns 64 MiB of zeros as a zlib stream of 64 KiB."""
+    return zlib.compress(bytes(64 * MIB), 9)
+
+
+def with_parts(format: str, *added: bytes) -> bytes:
+    """Returns a picture with further parts before its image data."""
+    head, *rest = split(encoded(picture(40, 24), format), format)
+    at = 1 if format == "PNG" else 0
+    return joined([head, *rest[:at], *added, *rest[at:]], format)
+
+
+EXIF = b"MM\0*\0\0\0\x08\xff\xff"
+"""EXIF data whose first directory states 65,535 entries."""
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "PNG, large text": lambda: with_parts("PNG", png_chunk(b"tEXt", b"a\0" + bytes(20 * MIB))),
+    "PNG, text that expands": lambda: with_parts("PNG", *[png_chunk(b"zTXt", b"a\0\0" + zeros())] * 16),
+    "PNG, XMP that expands": lambda: with_parts(
+        "PNG", *[png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros())] * 16
+    ),
+    "PNG, profile that expands": lambda: with_parts("PNG", png_chunk(b"iCCP", b"a\0\0" + zeros())),
+    "PNG, raw EXIF that expands": lambda: with_parts("PNG", png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zeros())),
+    "PNG, large EXIF": lambda: with_parts("PNG", png_chunk(b"eXIf", EXIF + bytes(20 * MIB))),
+    "PNG, many chunks": lambda: with_parts("PNG", png_chunk(b"tEXt", b"a\0b") * 50_000),
+    "JPEG, many segments": lambda: with_parts("JPEG", segment(0xE5, b"a") * 50_000),
+    "JPEG, many EXIF segments": lambda: with_parts("JPEG", segment(0xE1, b"Exif\0\0" + EXIF) * 50_000),
+    "JPEG, large segments": lambda: with_parts("JPEG", segment(0xE1, b"Exif\0\0" + EXIF + bytes(65_000)) * 300),
+    "JPEG, fill bytes": lambda: with_parts("JPEG", b"\xff" * (20 * MIB)),
+    "JPEG, markers without a segment": lambda: with_parts("JPEG", b"\xff\xd0" * (10 * MIB)),
+    "WebP, many chunks": lambda: with_parts("WEBP", riff_chunk(b"abcd", b"") * 50_000),
+    "WebP, large chunk": lambda: with_parts("WEBP", riff_chunk(b"XMP ", bytes(20 * MIB))),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_huge_side_data_costs_bounded_memory_and_time(name: str) -> None:
+    data = BOMBS[name]()
+    started = time.process_time()
+    tracemalloc.start()
+    got = read(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - started < 20, "tracemalloc makes it some times slower than it is"
+    assert peak < 8 * MIB
+    clean = encoded(picture(40, 24), name.partition(",")[0].upper())
+    assert np.array_equal(np.asarray(got), np.asarray(read(clean)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_of_too_many_parts_is_refused(format: str) -> None:
+    part = {"PNG": png_chunk(b"abCd", b""), "JPEG": segment(0xE5, b""), "WEBP": riff_chunk(b"abcd", b"")}[format]
+    head, *rest = split(encoded(picture(8, 8), format), format)
+    data = joined([head, rest[0], part * ((1 << 20) + 1), *rest[1:]], format)
+    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="more than 1048576 parts")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_header_has_the_size_of_the_decoded_picture(format: str, orientation: int) -> None:
+    data = encoded(picture(40, 24), format, exif=turned(orientation))
+    header = read_header(ByteWindow.of_file(io.BytesIO(data)))
+    assert header.orientation == orientation and header.upright_size == read(data).size
+
+
+@given(st.binary(max_size=80), st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\xff\xff\0\0WEBPVP8X"]))
+def test_any_bytes_are_read_or_refused(rest: bytes, head: bytes) -> None:
+    refused(lambda: read(head + rest), reason="IMAGE_UNREADABLE")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_side_data_is_left_out(format: str) -> None:
+    exif = turned(1) + b"a secret place"
+    data = encoded(picture(40, 24), format, exif=exif)
+    assert b"a secret place" in data
+    assert b"a secret place" not in without_side_data(data).getvalue()
