@@ -390,7 +390,9 @@ class GenerateOptions(CallOptions):
     Names and meanings are those of diffusers where it has the option.
 
     Attributes:
-        width, height: Size of the image in pixels.
+        width, height: Size of the image in pixels. Default: with `image` its size, upright, rounded to the generator's
+            multiple and scaled down to the checkpoint's default area where it is larger; else the checkpoint's. With
+            one of the two alone, the other one keeps the shape of `image`.
         num_inference_steps: Number of denoising steps.
         guidance_scale: Strength of classifier-free guidance; 0 is off. Above 0 the negative prompt is used, which is
             empty unless it is given.

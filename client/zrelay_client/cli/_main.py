@@ -1,5 +1,6 @@
 """The `zrelay` command: the table of its commands, exit codes, and errors as one line."""
 
+import contextlib
 import io
 import os
 import sys
@@ -39,6 +40,7 @@ Exit codes:
   {exits.BUSY:3}  a service is at its limit; try again later
   {exits.TIMEOUT:3}  a time limit was exceeded
   {exits.INTERRUPTED:3}  interrupted with Ctrl-C
+  {exits.TERMINATED:3}  ended by SIGTERM; {exits.HUNG_UP} by a closed terminal (SIGHUP)
 """
 
 
@@ -99,9 +101,11 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        message = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
-        _print_error(f"interrupted: {message}" if message else "interrupted")
-        return exits.INTERRUPTED
+        cause = error.__cause__ or error  # click turns KeyboardInterrupt into Abort
+        code = getattr(cause, "exit_code", exits.INTERRUPTED)
+        what = "interrupted" if code == exits.INTERRUPTED else "terminated"
+        _print_error(f"{what}: {cause}" if f"{cause}" else what)
+        return int(code)
     except SystemExit as exit:
         if exit.code != 1:  # click exits with 1 where the reader of a pipe has gone (`| head`), which is not an error
             raise
@@ -143,4 +147,5 @@ def _exit_code(error: Exception) -> int:
 
 
 def _print_error(line: str) -> None:
-    click.echo(line, err=True)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        click.echo(line, err=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zrelay_shared import texts
 from zrelay_shared.limits import DEFAULT_PORTS
 from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
@@ -216,6 +215,8 @@ def read_prompt(prompt: str) -> str:
     """Returns the prompt; for `-` the text on standard input, as `texts.decode` reads it, without its last newlines."""
     if prompt != "-":
         return prompt
+    from zrelay_shared import texts
+
     try:
         return texts.decode(sys.stdin.buffer.read(), "the prompt on standard input").rstrip("\n")
     except texts.NotText as error:

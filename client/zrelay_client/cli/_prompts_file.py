@@ -42,7 +42,7 @@ from zrelay_client.cli._output import Console, print_json
 from zrelay_client.cli._running import BatchProgress
 from zrelay_client.client import AsyncClient
 from zrelay_client.embeds import Embeds
-from zrelay_client.events import Event
+from zrelay_client.events import Event, Notice
 from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
 from zrelay_shared import exits, texts
@@ -226,6 +226,7 @@ class _PromptsRun:
         """Prepares the run; `kept` are the images of lines that are done, which `--force` does not replace."""
         self._settings, self._lines, self._results = settings, lines, results
         self._folder, self._console, self._taken, self._as_json = folder, console, kept, as_json
+        self._notices: dict[str, list[str]] = {}
         self.progress = BatchProgress(len(lines), console, unit="lines")
 
     async def work(self, in_flight: int | None) -> None:
@@ -284,6 +285,8 @@ class _PromptsRun:
 
         def on_event(index: int, event: Event) -> None:
             self.progress.event(event, job.previews, line.number - 1)
+            if isinstance(event, Notice) and event.message not in self._notices.setdefault(line.id, []):
+                self._notices[line.id].append(event.message)
 
         prompt, options = await asyncio.to_thread(job.prompt), await asyncio.to_thread(job.read_options)
         # Embeddings may differ by rounding from those of an earlier run: that is other content for a request id.
@@ -315,7 +318,7 @@ class _PromptsRun:
             files.append(file_values(image, path))
             if not self._as_json:
                 self._console.result(str(path))
-        values = {"state": "succeeded", **_running.result_values(result)}
+        values = {"state": "succeeded", **_running.result_values(result), "notices": self._notices.get(line.id, [])}
         self._record(line, {**values, "files": files})
 
     def _record(self, line: PromptLine, values: Mapping[str, Any]) -> None:

@@ -32,7 +32,8 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
     heading="Reference images",
     type=PATH,
     metavar="FILE",
-    help="Start from this image in place of noise (image to image).",
+    help="Start from this image in place of noise (image to image). Its size counts where none is set, scaled down to "
+    "the checkpoint's area.",
 )
 @option(
     "--omni",

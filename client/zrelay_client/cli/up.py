@@ -9,7 +9,7 @@ import click
 from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option
 from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
-from zrelay_shared.signals import on_signals
+from zrelay_shared.signals import TERMINATING, on_signals
 
 if TYPE_CHECKING:
     from zrelay_client.stack.launch import StackOptions
@@ -95,7 +95,7 @@ async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: 
 
     stack = start(options)
     stop = asyncio.Event()
-    with on_signals(("SIGINT", "SIGTERM", "SIGHUP"), stop.set):
+    with on_signals(("SIGINT", *TERMINATING), stop.set):
         return await _watch(stack, stop, options, detach=detach, as_json=as_json, console=console)
 
 
