@@ -93,8 +93,9 @@ def test_a_second_signal_ends_the_command_at_once(services: Services, empty_home
 
 
 def test_watching_ends_and_the_job_goes_on(services: Services, empty_home: Path) -> None:
-    submitted = start(services, "a red circle", *LONG, "--detach", "--priority", "batch")
-    job_id = submitted.communicate(timeout=30)[0].strip()
+    with Client(encoder=services.encoder, generator=services.generator) as client:
+        job = client.submit("a red circle", width=512, height=512, num_inference_steps=100, preview_every=1)
+        job_id = job.job_id
     command = [sys.executable, "-m", "zrelay_client", "jobs", "watch", job_id, "--generator", services.generator]
     watching = subprocess.Popen([*command, "--preview", "now.jpg"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(lambda: Path("now.jpg").exists() or watching.poll() is not None, "there is a preview")

@@ -101,16 +101,17 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        cause = error.__cause__ or error  # click turns KeyboardInterrupt into Abort
-        code = getattr(cause, "exit_code", exits.INTERRUPTED)
-        what = "interrupted" if code == exits.INTERRUPTED else "terminated"
-        _print_error(f"{what}: {cause}" if f"{cause}" else what)
-        return int(code)
+        message = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
+        _print_error(f"interrupted: {message}" if message else "interrupted")
+        return exits.INTERRUPTED
     except SystemExit as exit:
         if exit.code != 1:  # click exits with 1 where the reader of a pipe has gone (`| head`), which is not an error
             raise
         return exits.OK
     except Exception as error:
+        if (terminated := getattr(error, "exit_code", None)) is not None:  # of zrelay_client.cli._running.Terminated
+            _print_error(f"terminated: {error}")
+            return int(terminated)
         if "--debug" in arguments:
             import traceback
 

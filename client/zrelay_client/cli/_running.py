@@ -48,8 +48,11 @@ class Interrupted(Exception):
         self.number = number
 
 
-class Terminated(KeyboardInterrupt):
-    """A signal other than that of Ctrl-C ended the command; `exit_code` is the one that shells expect."""
+class Terminated(Exception):
+    """A signal other than that of Ctrl-C ended the command; `exit_code` is the one that shells expect.
+
+    It is no KeyboardInterrupt: click answers that one with a line on the terminal, which may be closed.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
