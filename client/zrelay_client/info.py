@@ -83,11 +83,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorInfo(ServiceInfo):
-    """A generator. `expected_encoder` is the encoder of its checkpoint, None until the model is loaded."""
+    """A generator. `expected_encoder` is the encoder of its checkpoint, None until the model is loaded.
+
+    `configuration_digest` is empty for a generator of an earlier release.
+    """
 
     model_id: str
     transformer_digest: str
     vae_digest: str
+    configuration_digest: str = ""
     expected_encoder: EncoderFingerprint | None
     defaults: Sampling
     limits: Limits

@@ -16,7 +16,7 @@ from zrelay_shared import torch_devices
 from zrelay_shared.errors import Cancelled, FailedPrecondition
 from zrelay_shared.layers import LayerPlan
 from zrelay_shared.service.worker import DeviceWorker, Timed
-from zrelay_shared.torch_tensors import all_finite
+from zrelay_shared.torch_tensors import all_finite, overflow_remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ def embed_sequences(
             raise Cancelled("the caller cancelled the call")
         embeds += [states.to(task.dtype).cpu() for states in encoder.forward(task.sequences[start:end], task.plan)]
     if not all(all_finite(rows) for rows in embeds):
+        computed, requested = encoder.fingerprint.compute_dtype, torch_devices.dtype_name(task.dtype)
         raise FailedPrecondition(
-            f"the hidden states overflow: computed in {encoder.fingerprint.compute_dtype}, requested in "
-            f"{torch_devices.dtype_name(task.dtype)}; request bfloat16, and start the encoder with --dtype bfloat16 or "
-            "float32",
+            f"the hidden states overflow: computed in {computed}, requested in {requested}; "
+            f"{overflow_remedy('encoder', computed, requested)}",
             reason="STATES_NOT_FINITE",
         )
     return embeds

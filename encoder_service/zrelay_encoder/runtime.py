@@ -124,11 +124,13 @@ class EncoderRuntime:
         """
         folder = (await self._texts.run(lambda: checkpoints.open_text_encoder(self.config.model))).value
         self._checkpoint_limit = checkpoint_text_limit(folder)
-        self._formatter = (await self._texts.run(lambda: load_formatter(folder))).value
+        formatter = (await self._texts.run(lambda: load_formatter(folder))).value
+        self._formatter = formatter
+        tokenizer = (await self._texts.run(formatter.identity)).value
 
         def load() -> Encoder:
             torch.set_num_threads(serving_threads(self.config.threads))
-            encoder = load_encoder(folder, self.config)
+            encoder = load_encoder(folder, self.config, tokenizer)
             warm_up = EmbeddingTask(((0,),), encoder.model.plan, torch.float32)
             embed_sequences(encoder, warm_up, self.config.batch_tokens)
             return encoder

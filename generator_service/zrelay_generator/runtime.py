@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from zrelay_generator.api.contents import Uploads
-from zrelay_generator.api.replies import accepted_bytes
+from zrelay_generator.api.replies import accepted_bytes, is_related, related_bytes
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.api.servicer import ServedModel
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
@@ -20,21 +24,25 @@ from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import EngineEvent, ImagePixels, PreviewPixels
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.features.acceptance import acceptance
+from zrelay_generator.features.expected_encoder import ExpectedEncoder
 from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.jobs.events import JobEvent
 from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Intervals, JobManager
-from zrelay_generator.model.identity import identify
+from zrelay_generator.model.identity import hash_encoder, identify_loaded
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.checkpoints import model_id, open_pipeline
+from zrelay_shared.errors import Cancelled
+from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.paths import cache_dir
 from zrelay_shared.service.roles import GeneratorConfig
-from zrelay_shared.service.worker import serving_threads
+from zrelay_shared.service.worker import lower_thread_priority, serving_threads
 from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
+from zrelay_shared.weight_files import WeightFiles
 
 log = logging.getLogger(__name__)
 LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
@@ -43,6 +51,8 @@ MakeScheduler = Callable[[JobEstimator], Scheduler]
 """Makes the scheduler of a generator."""
 ReportDevice = Callable[[torch.device], DeviceReport]
 """Describes a device and its free memory."""
+HashEncoder = Callable[[EncoderFingerprint, WeightFiles, Callable[[], bool]], EncoderFingerprint]
+"""Completes a fingerprint with the digest of the weights. Raises Cancelled once its last argument returns True."""
 _IN_MEMORY_BYTES = 256 << 20
 
 
@@ -54,12 +64,16 @@ class GeneratorRuntime(ServedModel):
         store: Where jobs are kept.
         device: The device thread.
         writer: Writes image files.
+        expected: The encoder that belongs to the checkpoint.
+        hashing: Computes the digest of that encoder's weights after the start, None if it was known.
         heartbeats: The task that sends heartbeats.
     """
 
     store: JobStore
     device: DeviceThread
     writer: ImageWriter
+    expected: ExpectedEncoder
+    hashing: "EncoderHashing | None" = None
     heartbeats: asyncio.Task[None] = field(init=False)
 
     @property
@@ -67,10 +81,18 @@ class GeneratorRuntime(ServedModel):
         """Why jobs cannot be served at the moment; "" if nothing is wrong."""
         return self.device.problem or self.store.problem
 
+    async def set_encoder(self, fingerprint: EncoderFingerprint) -> None:
+        """Completes what the generator accepts, and releases the jobs that waited for it."""
+        self.accepts = replace(self.accepts, encoder=fingerprint)
+        await self.jobs.set_encoder(fingerprint)
+
     async def close(self) -> None:
         """Ends everything."""
         self.heartbeats.cancel()
+        if self.hashing is not None:
+            self.hashing.stop()
         await self.jobs.close()
+        self.expected.close()  # the image writer may wait for it
         self.device.stop()
         await asyncio.to_thread(self.device.join, 60.0)
         await asyncio.to_thread(self.writer.close)
@@ -79,20 +101,22 @@ class GeneratorRuntime(ServedModel):
 
 async def start(
     config: GeneratorConfig,
-    load: LoadModel = load_model,
+    load: LoadModel | None = None,
     intervals: Intervals = DEFAULT_INTERVALS,
     *,
     make_scheduler: MakeScheduler = Scheduler,
     report_device: ReportDevice = report,
+    hash_weights: HashEncoder = hash_encoder,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
     Args:
         config: The settings.
-        load: Loads the model.
+        load: Loads the model, None for `load_model` with the digests in the cache folder.
         intervals: Intervals of heartbeats, retries and leases.
         make_scheduler: Makes the scheduler.
         report_device: Describes the device, at the start and with every heartbeat.
+        hash_weights: Computes the digest of the text encoder's weights after the start.
 
     Raises:
         CheckpointError: The model folder cannot be used.
@@ -102,7 +126,8 @@ async def start(
     if not store.durable:
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
-        return await _start(config, store, load, intervals, make_scheduler, report_device)
+        load = load or partial(load_model, cache=cache_dir())
+        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
@@ -126,6 +151,7 @@ async def _start(
     intervals: Intervals,
     make_scheduler: MakeScheduler,
     report_device: ReportDevice,
+    hash_weights: HashEncoder,
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
@@ -154,28 +180,44 @@ async def _start(
             changed=thread.wake,
         )
 
-    ready = asyncio.wrap_future(thread.start(load))
-    hashing = asyncio.to_thread(identify, config.model, model_id(config.model), cache_dir())
     try:
-        _, identity = await asyncio.gather(ready, hashing)
+        await asyncio.wrap_future(thread.start(load))
+        digests = loaded[0].weights_digests
+        identity = await asyncio.to_thread(identify_loaded, config.model, model_id(config.model), cache_dir(), digests)
     except BaseException:
         thread.stop()
         raise
     found = report_device(device)
     loaded_identity = LoadedIdentity(
-        identity.model_id, identity.transformer_digest, identity.vae_digest, found.kind, dtype_name(dtype)
+        identity.model_id,
+        identity.transformer_digest,
+        identity.vae_digest,
+        identity.configuration_digest,
+        found.kind,
+        dtype_name(dtype),
     )
     accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
     # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a
     # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
+    expected = ExpectedEncoder(identity.encoder if identity.pending is None else None)
     dependencies = Dependencies(
-        store, estimator, scheduler, thread.add, requests.load, accepted_bytes, identity.image_digest, intervals
+        store,
+        estimator,
+        scheduler,
+        thread.add,
+        requests.load,
+        partial(accepted_bytes, expected),
+        identity.image_digest,
+        intervals,
+        expected,
+        is_related,
+        related_bytes,
     )
     jobs = JobManager(config, dependencies)
     router.publish, router.device_lost = jobs.publish, jobs.device_lost
-    router.writer = writer = ImageWriter(loaded_identity, router.from_thread)
+    router.writer = writer = ImageWriter(loaded_identity, expected, router.from_thread)
     runtime = GeneratorRuntime(
         accepts=accepts,
         loaded=loaded_identity,
@@ -187,12 +229,58 @@ async def _start(
         store=store,
         device=thread,
         writer=writer,
+        expected=expected,
     )
     restored = await jobs.restore()
     if restored:
         log.info("continuing %d unfinished jobs", restored)
+    if identity.pending is not None:
+        runtime.hashing = EncoderHashing(identity.encoder, identity.pending, hash_weights, runtime.set_encoder)
     runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, lambda: report_device(device), intervals))
     return runtime
+
+
+class EncoderHashing:
+    """Hashes the text encoder's weights in a thread of low priority. Only the comparison of encoders needs them."""
+
+    def __init__(
+        self,
+        encoder: EncoderFingerprint,
+        weights: WeightFiles,
+        hash_weights: HashEncoder,
+        done: Callable[[EncoderFingerprint], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            encoder: The fingerprint so far.
+            weights: The text encoder's weights.
+            hash_weights: Computes the digest.
+            done: Receives the complete fingerprint, on the event loop.
+        """
+        self._loop, self._stopped = asyncio.get_running_loop(), threading.Event()
+        self._hash, self._done = hash_weights, done
+        # A daemon: storage that hangs must not keep the process from ending.
+        thread = threading.Thread(target=self._run, args=(encoder, weights), name="encoder-digest", daemon=True)
+        thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the present chunk. The fingerprint is not completed."""
+        self._stopped.set()
+
+    def _run(self, encoder: EncoderFingerprint, weights: WeightFiles) -> None:
+        lower_thread_priority()
+        started = time.monotonic()
+        try:
+            fingerprint = self._hash(encoder, weights, self._stopped.is_set)
+        except Cancelled:
+            return
+        except Exception:  # the jobs must not wait forever
+            log.exception("the digest of the text encoder's weights cannot be computed")
+            fingerprint = encoder
+        log.info("identified the text encoder after %.0f s", time.monotonic() - started)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and the process with it
+            asyncio.run_coroutine_threadsafe(self._done(fingerprint), self._loop)
 
 
 class _EventRouter:

@@ -9,8 +9,8 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay_generator.api.requests import parse_sampling
 from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
-from zrelay_generator.model.loading import load_model
-from zrelay_generator.runtime import GeneratorRuntime, LoadModel, MakeScheduler, ReportDevice, start
+from zrelay_generator.model.identity import hash_encoder
+from zrelay_generator.runtime import GeneratorRuntime, HashEncoder, LoadModel, MakeScheduler, ReportDevice, start
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_shared.errors import CheckpointError, InvalidArgument
 from zrelay_shared.service.lifecycle import Service
@@ -28,24 +28,33 @@ class GeneratorServicer(GeneratorHandlers, Service):
     def __init__(
         self,
         config: GeneratorConfig,
-        load: LoadModel = load_model,
+        load: LoadModel | None = None,
         intervals: Intervals = DEFAULT_INTERVALS,
         *,
         make_scheduler: MakeScheduler = Scheduler,
         report_device: ReportDevice = report,
+        hash_weights: HashEncoder = hash_encoder,
     ) -> None:
         """Creates a servicer whose model is not loaded yet.
 
         Args:
             config: The settings.
-            load: Makes the model from a pipeline folder. Benchmarks pass another one to run without a device.
+            load: Makes the model from a pipeline folder, None for `load_model`. Benchmarks pass another one to run
+                without a device.
             intervals: Intervals of heartbeats, retries and leases.
             make_scheduler: Makes the scheduler.
             report_device: Describes the device, at the start and with every heartbeat.
+            hash_weights: Computes the digest of the text encoder's weights after the start.
         """
         super().__init__(config)
         self._start = partial(
-            start, config, load, intervals, make_scheduler=make_scheduler, report_device=report_device
+            start,
+            config,
+            load,
+            intervals,
+            make_scheduler=make_scheduler,
+            report_device=report_device,
+            hash_weights=hash_weights,
         )
         self.runtime: GeneratorRuntime | None = None
 

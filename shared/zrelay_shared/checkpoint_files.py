@@ -1,14 +1,21 @@
 """Reads the files of a checkpoint folder, and refuses a missing or damaged one by name."""
 
+import codecs
 import json
-from collections.abc import Mapping, Sequence
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from zrelay_shared.errors import CheckpointError, listed
-from zrelay_shared.safetensors_header import SafetensorsError, read_header
+from zrelay_shared.safetensors_header import SafetensorsError, read_whole_header
+from zrelay_shared.weight_formats import ORIGINAL, problem_of_config, problem_of_weights
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_JSON_BYTES = 64 * 1024 * 1024
+_UTF_16_AND_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
@@ -34,10 +41,9 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
     path = root / file
     if not path.is_file():
         raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from its source")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
+    text = read_text(root, file)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise refusal(root, file, f"is not JSON{where}", "it is damaged or incomplete; copy it again") from error
@@ -46,54 +52,178 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
     return content
 
 
-def find_weights(root: Path, inside: str, base: str) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
-    """Returns the safetensors files of the component in `root/inside`, in order, and its index.
-
-    The index maps tensor names to file names; it is None for a single file. The header of each file is compared with
-    the file's size.
+def read_text(root: Path, file: str) -> str:
+    r"""Returns the text in `file` of the folder `root`, without a byte order mark, with \n as line end.
 
     Raises:
-        CheckpointError: A file is missing, damaged or pickled.
+        CheckpointError: The file is too large, or is not UTF-8.
+    """
+    path = root / file
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
+    data = path.read_bytes()
+    if data.startswith(_UTF_16_AND_32):
+        raise refusal(root, file, "is UTF-16 or UTF-32 text, expected UTF-8", "save it as UTF-8, or copy it again")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refusal(root, file, "is not UTF-8 text", "it is damaged or incomplete; copy it again") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@contextmanager
+def without_byte_order_marks(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Provides a folder whose text files `names` have no UTF-8 byte order mark, for libraries that cannot read one.
+
+    It is `folder` itself if no file has a mark. Otherwise it is a temporary folder with copies of the files `names`,
+    which is removed at the end of the context.
+
+    Args:
+        folder: The folder.
+        names: Names of files, relative to it. Missing files are skipped.
+    """
+    found = [name for name in names if (folder / name).is_file()]
+    if not any(_has_mark(folder / name) for name in found):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="zrelay-") as made:
+        for name in found:
+            copy = Path(made) / name
+            copy.parent.mkdir(exist_ok=True)
+            if _has_mark(folder / name):
+                copy.write_bytes((folder / name).read_bytes().removeprefix(codecs.BOM_UTF8))
+            else:
+                shutil.copyfile(folder / name, copy)
+        yield Path(made)
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+
+def find_weights(
+    root: Path, inside: str, base: str, config: Mapping[str, object]
+) -> tuple[tuple[Path, ...], Mapping[str, str] | None]:
+    """Selects the safetensors files of the component in `root/inside`. Exactly these are checked, hashed and loaded.
+
+    They are `<base>.safetensors`, or the shards that `<base>.safetensors.index.json` lists. Variants such as
+    `<base>.fp16.safetensors` are ignored. Where more than one set of weights could be meant, the folder is refused.
+
+    Args:
+        root: The checkpoint, as the user named it.
+        inside: Folder of the component in it, "" for `root` itself.
+        base: Name of the weights without suffixes.
+        config: Configuration of the component.
+
+    Returns:
+        The files in order, and the index from tensor names to file names, which is None for a single file. The header
+        of each file is compared with the file's size.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or pickled, the files are not one set of weights, a tensor is stored
+            twice, or zrelay does not load such weights (`weight_formats`).
     """
     folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
-    if (folder / single).is_file():
-        _tensor_names(root, join(inside, single))
-        return (folder / single,), None
-    if not (folder / index_file).is_file():
-        if found := find_pickles(folder):
-            raise pickle_refusal(root, [join(inside, name) for name in found])
-        raise refusal(
-            root,
-            join(inside, single),
-            "is missing",
-            f"it should hold the weights (or {index_file} and the shards it lists); copy it again",
-        )
+    if (problem := problem_of_config(config)) is not None:
+        raise refusal(root, join(inside, "config.json"), *problem)
+    has_index = (folder / index_file).is_file()
+    index = _read_index(root, inside, index_file) if has_index else {}
+    if not has_index and not (folder / single).is_file():
+        raise _no_weights(root, inside, base)
+    chosen = sorted(set(index.values())) if has_index else [single]
+    _check_one_set(root, inside, base, chosen, has_index)
+    owner: dict[str, str] = {}
+    for file in chosen:
+        if not (folder / file).is_file():
+            raise refusal(
+                root,
+                join(inside, file),
+                "is missing",
+                f"it is one of {len(chosen)} shards that {index_file} lists; copy it again",
+            )
+        names = _tensor_names(root, join(inside, file))
+        if lost := sorted(name for name, shard in index.items() if shard == file and name not in names):
+            raise refusal(root, join(inside, file), f"lacks {listed(lost)}", f"{index_file} says it holds them")
+        if twice := sorted(names & owner.keys()):
+            raise refusal(
+                root,
+                join(inside, file),
+                f"holds {listed(twice)}, which {owner[twice[0]]} holds too",
+                "the shards are of two sets of weights; copy the folder again",
+            )
+        if has_index and (extra := sorted(names - index.keys())):
+            raise refusal(
+                root,
+                join(inside, file),
+                f"holds {listed(extra)}, which {index_file} does not list",
+                "the index is of another set of weights; copy the folder again",
+            )
+        owner.update(dict.fromkeys(names, file))
+    return tuple(folder / file for file in chosen), index if has_index else None
+
+
+def _read_index(root: Path, inside: str, index_file: str) -> dict[str, str]:
     shown = join(inside, index_file)
     weight_map = read_json(root, shown).get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(v, str) for v in weight_map.values())):
         raise refusal(root, shown, "has no weight_map", "it should map each tensor to its shard; copy it again")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
+    for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise refusal(root, shown, f"lists {shard!r}", "shards are .safetensors files of the same folder")
-        if not (folder / shard).is_file():
-            raise refusal(
-                root,
-                join(inside, shard),
-                "is missing",
-                f"it is one of {len(shards)} shards that {index_file} lists; copy it again",
-            )
-        names = _tensor_names(root, join(inside, shard))
-        if lost := sorted(name for name, file in weight_map.items() if file == shard and name not in names):
-            raise refusal(root, join(inside, shard), f"lacks {listed(lost)}", f"{index_file} says it holds them")
-    return tuple(folder / shard for shard in shards), dict(weight_map)
+    return dict(weight_map)
+
+
+def _check_one_set(root: Path, inside: str, base: str, chosen: Sequence[str], has_index: bool) -> None:
+    """Refuses files beside the chosen ones that could be meant instead of them."""
+    variant = re.compile(rf"{re.escape(base)}(\.[A-Za-z0-9_]+(-\d+-of-\d+)?|-\d+-of-\d+\.[A-Za-z0-9_]+)\.safetensors")
+    beside = sorted(
+        item.name
+        for item in (root / inside).glob(f"{base}*.safetensors")
+        if item.name not in chosen and not variant.fullmatch(item.name)
+    )
+    if not beside:
+        return
+    here = f"{base}.safetensors.index.json with {listed(list(chosen))}" if has_index else f"{base}.safetensors"
+    raise refusal(
+        root,
+        join(inside, beside[0]),
+        f"is beside other weights: one set is {here}, another {listed(beside)}",
+        "keep the set that you want in this folder, and move the other away",
+    )
+
+
+def _no_weights(root: Path, inside: str, base: str) -> CheckpointError:
+    folder, single, index_file = root / inside, f"{base}.safetensors", f"{base}.safetensors.index.json"
+    if found := find_pickles(folder):
+        return pickle_refusal(root, [join(inside, name) for name in found])
+    if gguf := sorted(item.name for item in folder.glob("*.gguf")):
+        return refusal(
+            root, join(inside, gguf[0]), "holds GGUF weights", f"quantised layouts are not supported: {ORIGINAL}"
+        )
+    if others := sorted(item.name for item in folder.glob(f"{base}*.safetensors")):
+        return refusal(
+            root,
+            join(inside, single),
+            f"is missing, beside {listed(others)}",
+            f"shards need {index_file}, copy it from the same checkpoint; rename the file of a variant to {single}",
+        )
+    return refusal(
+        root,
+        join(inside, single),
+        "is missing",
+        f"it should hold the weights (or {index_file} and the shards it lists); copy it again",
+    )
 
 
 def _tensor_names(root: Path, file: str) -> frozenset[str]:
     try:
-        return frozenset(entry.name for entry in read_header(root / file))
+        header = read_whole_header(root / file)
     except SafetensorsError as error:
         raise refusal(root, file, str(error), "copy the file again and compare its size") from error
+    if (problem := problem_of_weights(header.entries, header.metadata)) is not None:
+        raise refusal(root, file, *problem)
+    return frozenset(entry.name for entry in header.entries)
 
 
 def find_pickles(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zrelay_shared.chat_templates import read_chat_template
 from zrelay_shared.checkpoint_files import (
     find_pickles,
     find_weights,
@@ -14,6 +15,7 @@ from zrelay_shared.checkpoint_files import (
     require_folder,
 )
 from zrelay_shared.errors import listed
+from zrelay_shared.tokenizer_files import check_tokenizer, has_tokenizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class PipelineFolder:
 
     def tokenizer(self) -> Path:
         """Checks the tokenizer and returns its folder. Raises CheckpointError."""
-        return _tokenizer(self.path, "tokenizer")
+        return check_tokenizer(self.path, "tokenizer")
+
+    def chat_template(self) -> str:
+        """Returns the text of the chat template. Raises CheckpointError."""
+        return read_chat_template(self.path, "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def open_text_encoder(path: Path) -> TextEncoderFolder:
         inside, beside = "tokenizer", path
     elif (path / "config.json").is_file() or find_pickles(path) or any(path.glob("*.safetensors*")):
         component = _component(path, "", "text_encoder")
-        tokenizer_beside = not _tokenizer_files(path) and _tokenizer_files(path.parent / "tokenizer")
+        tokenizer_beside = not has_tokenizer(path) and has_tokenizer(path.parent / "tokenizer")
         inside, beside = ("../tokenizer" if tokenizer_beside else ""), path.parent
     else:
         raise refusal(
@@ -143,12 +149,12 @@ def open_text_encoder(path: Path) -> TextEncoderFolder:
             "is not a checkpoint: it has neither model_index.json nor config.json",
             "give a Z-Image pipeline folder, or a Qwen3 folder with config.json, model.safetensors and its tokenizer",
         )
-    tokenizer = _tokenizer(path, inside)
+    tokenizer = check_tokenizer(path, inside)
     transformer = beside / "transformer" / "config.json"
     return TextEncoderFolder(
         component,
         tokenizer,
-        _chat_template(path, inside),
+        read_chat_template(path, inside),
         read_json(beside, "transformer/config.json") if transformer.is_file() else None,
     )
 
@@ -223,51 +229,8 @@ def _component(root: Path, inside: str, kind: str) -> ComponentFolder:
             f"this folder holds another model; give one whose {kind.replace('_', ' ')} is Z-Image's",
         )
     if rules.weights:
-        weights, index = find_weights(root, inside, rules.weights)
+        weights, index = find_weights(root, inside, rules.weights, config)
     return ComponentFolder(kind, folder, config, weights, index)
-
-
-def _tokenizer_files(folder: Path) -> bool:
-    return (folder / "tokenizer.json").is_file() or (
-        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    )
-
-
-def _tokenizer(root: Path, inside: str) -> Path:
-    folder = root / inside
-    if not _tokenizer_files(folder):
-        raise refusal(
-            root,
-            join(inside, "tokenizer.json"),
-            "is missing",
-            "a text encoder needs its tokenizer: tokenizer.json (or vocab.json and merges.txt), tokenizer_config.json "
-            "and its chat template; copy them from the same checkpoint",
-        )
-    for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
-        if (folder / name).is_file() or name == "tokenizer_config.json":
-            read_json(root, join(inside, name))
-    return folder
-
-
-def _chat_template(root: Path, inside: str) -> str:
-    """Returns the chat template: chat_template.jinja, else the field of tokenizer_config.json, as in transformers."""
-    template = root / inside / "chat_template.jinja"
-    if template.is_file():
-        try:
-            return template.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise refusal(
-                root, join(inside, "chat_template.jinja"), "is not UTF-8", "it is damaged; copy it again"
-            ) from error
-    text = read_json(root, join(inside, "tokenizer_config.json")).get("chat_template")
-    if not isinstance(text, str) or not text:
-        raise refusal(
-            root,
-            join(inside, "chat_template.jinja"),
-            "is missing, and tokenizer_config.json has no chat_template",
-            "prompts are wrapped in Qwen3's chat template; copy it from the same checkpoint",
-        )
-    return text
 
 
 def _pixels(root: Path, key: str, value: object) -> int:

@@ -6,7 +6,7 @@
 import hashlib
 import json
 import struct
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
 from zrelay.v1.embeds_pb2 import EncoderRelation, LayerWeight, ThinkMode
@@ -19,6 +19,7 @@ RELATION_OF_DIFFERENCE = {
     "width": REFUSED,
     "tokenizer_digest": REFUSED,
     "weights_digest": EXPERIMENTAL,
+    "configuration_digest": EXPERIMENTAL,
     "chat_template_digest": EXPERIMENTAL,
     "hidden_layer": EXPERIMENTAL,
     "before_final_norm": EXPERIMENTAL,
@@ -32,7 +33,14 @@ RELATION_OF_DIFFERENCE = {
 """Field -> relation that a difference in it leads to, worst first."""
 
 _WORST_FIRST = (EXPERIMENTAL, UNVERIFIED, EQUIVALENT, EXACT)
-_WHERE_EMPTY_IS_UNKNOWN = ("weights_digest", "tokenizer_digest", "chat_template_digest", "compute_dtype", "backend")
+_WHERE_EMPTY_IS_UNKNOWN = (
+    "weights_digest",
+    "configuration_digest",
+    "tokenizer_digest",
+    "chat_template_digest",
+    "compute_dtype",
+    "backend",
+)
 THINK_MODES = {
     "none": ThinkMode.THINK_MODE_NONE,
     "empty": ThinkMode.THINK_MODE_EMPTY,
@@ -68,6 +76,7 @@ class EncoderFingerprint:
     compute_dtype: str = ""
     backend: str = ""
     modifications: tuple[str, ...] = ()
+    configuration_digest: str = ""
 
     def __post_init__(self) -> None:
         weights = tuple(
@@ -77,8 +86,12 @@ class EncoderFingerprint:
 
     @property
     def canonical(self) -> bytes:
-        """All fields but model_id as ASCII JSON with sorted keys and no spaces; weights as the hex of their float32."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model_id"}
+        """All fields but model_id as ASCII JSON with sorted keys and no spaces; weights as the hex of their float32.
+
+        `configuration_digest` is left out where it is not known, so that fingerprints of earlier releases keep theirs.
+        """
+        unused = ("model_id",) if self.configuration_digest else ("model_id", "configuration_digest")
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
         content["layer_weights"] = [(layer, struct.pack(">f", weight).hex()) for layer, weight in self.layer_weights]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
@@ -87,6 +100,12 @@ class EncoderFingerprint:
         """SHA-256 of `canonical` in hex."""
         return hashlib.sha256(self.canonical).hexdigest()
 
+    @property
+    def message_digest(self) -> str:
+        """The digest that messages and files carry: without `configuration_digest`, which releases that lack the field
+        could not verify."""
+        return replace(self, configuration_digest="").digest
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderComparison:
@@ -94,6 +113,16 @@ class EncoderComparison:
 
     relation: str
     differences: tuple[str, ...] = field(default=())
+
+
+def comparable(first: EncoderFingerprint, second: EncoderFingerprint) -> tuple[EncoderFingerprint, EncoderFingerprint]:
+    """Returns both fingerprints, without `configuration_digest` if one does not have it.
+
+    Encoders of this release and of earlier ones can stand in for each other then, as they could before.
+    """
+    if first.configuration_digest and second.configuration_digest:
+        return first, second
+    return replace(first, configuration_digest=""), replace(second, configuration_digest="")
 
 
 def compare(expected: EncoderFingerprint, actual: EncoderFingerprint) -> EncoderComparison:
@@ -163,7 +192,8 @@ def to_message(fingerprint: EncoderFingerprint) -> FingerprintMessage:
         compute_dtype=fingerprint.compute_dtype,
         backend=fingerprint.backend,
         modifications=fingerprint.modifications,
-        digest=fingerprint.digest,
+        digest=fingerprint.message_digest,
+        configuration_digest=fingerprint.configuration_digest,
     )
 
 
@@ -185,13 +215,14 @@ def from_message(message: FingerprintMessage, *, path: str = "fingerprint") -> E
         compute_dtype=message.compute_dtype,
         backend=message.backend,
         modifications=tuple(message.modifications),
+        configuration_digest=message.configuration_digest,
     )
-    if not message.family or message.digest != fingerprint.digest:
+    if not message.family or message.digest not in (fingerprint.message_digest, fingerprint.digest):
         what = "no fingerprint" if not message.family else "a fingerprint whose digest does not match its fields"
         raise EncoderMismatch(
             f"{path}: expected the fingerprint as the encoder sent it, got {what}: pass PromptEmbeds on unchanged",
             field=path,
             reason="FINGERPRINT_INVALID",
-            metadata={"expected": fingerprint.digest, "got": message.digest},
+            metadata={"expected": fingerprint.message_digest, "got": message.digest},
         )
     return fingerprint

@@ -6,6 +6,8 @@ accepts a tensor that is named twice. Checkpoint files must be refused with the 
 
 import json
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +36,28 @@ class TensorEntry:
     end: int
 
 
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """The header of a file: its entries in the order of their bytes, and the texts of its metadata."""
+
+    entries: tuple[TensorEntry, ...]
+    metadata: Mapping[str, str]
+
+
 def read_header(path: Path) -> tuple[TensorEntry, ...]:
-    """Returns the entries of a file in the order of their bytes.
+    """Returns the entries of a file in the order of their bytes. Raises as `read_whole_header`."""
+    return read_whole_header(path).entries
+
+
+def read_whole_header(path: Path) -> SafetensorsHeader:
+    """Returns the header of a file.
 
     Raises:
         SafetensorsError: The header is malformed, a byte range does not have the size of its dtype and shape, or the
             ranges have gaps, overlap or do not end at the end of the file (the rules of the format).
     """
-    file_bytes = path.stat().st_size
     with path.open("rb") as file:
+        file_bytes = os.fstat(file.fileno()).st_size
         start = file.read(8)
         if start == b"version ":
             raise SafetensorsError("is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
@@ -63,7 +78,9 @@ def read_header(path: Path) -> tuple[TensorEntry, ...]:
         )
     )
     _check_ranges(entries, 8 + header_bytes, file_bytes)
-    return entries
+    metadata = header.get("__metadata__")
+    texts = {key: str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    return SafetensorsHeader(entries, texts)
 
 
 def _parse(raw: bytes) -> dict[str, object]:

@@ -95,3 +95,21 @@ def all_finite(tensor: torch.Tensor) -> bool:
         bits, exponent = tensor.view(torch.int16), 0x7F80 if tensor.dtype == torch.bfloat16 else 0x7C00
     magnitude = torch.iinfo(bits.dtype).max  # all but the sign bit
     return int((bits & magnitude).amax()) < exponent
+
+
+def overflow_remedy(service: str, computed: str, requested: str) -> str:
+    """Returns what to do about results that are not finite.
+
+    Args:
+        service: The service that computed them.
+        computed: Name of its compute dtype, for example `float16`.
+        requested: Name of the dtype of the results.
+    """
+    remedies = []
+    if requested == "float16":
+        remedies.append("request bfloat16")
+    if computed == "float16":
+        remedies.append(f"start the {service} with --dtype bfloat16 or float32")
+    return " and ".join(remedies) or (
+        "no other dtype helps: the weights or config.json are not those of a trained model, copy the checkpoint again"
+    )

@@ -1,87 +1,138 @@
-"""Loads the weights of safetensors files into a module: only the tensors that it has, chunk by chunk.
+"""Loads the weights of safetensors files into a module on the meta device, chunk by chunk.
 
-transformers' from_pretrained needs 3.0 times the memory of the weights while it converts their dtype (measured with 350
-M parameters), and maps files that another process may overwrite. Here each tensor is read once into its place on the
-device.
+The libraries' own loaders need up to 3.0 times the memory of the weights while they convert their dtype (measured with
+350 M parameters), map files that another process may overwrite, and leave out or make up tensors with a warning. Here
+each tensor is read once into its place on the device, and a file that does not match the module is refused.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
+from threading import Lock
 
 import torch
 from torch import nn
 
 from zrelay_shared.errors import CheckpointError, listed
-from zrelay_shared.safetensors_header import TensorEntry, read_header
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
+from zrelay_shared.weight_files import Sink, StoredTensor, WeightFiles
 
-CHUNK_BYTES = 16 * 1024 * 1024
+STORED_DTYPES = {**FLOAT_DTYPES, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+"""torch's dtypes of `weight_formats.ACCEPTED_DTYPES`."""
 
 
 def load_weights(
     module: nn.Module,
-    files: Sequence[Path],
+    weights: WeightFiles,
     device: torch.device,
     dtype: torch.dtype,
     *,
-    name_of: Callable[[str], str | None],
-    what: str,
+    name_of: Callable[[str], str | None] = lambda name: name,
 ) -> None:
-    """Loads weights into a module and prepares it for inference.
+    """Loads weights into a module and prepares it for inference. Computes the digest of the files on the way.
 
     Buffers that are not saved, such as rotary tables, are left to the caller.
 
     Args:
         module: A module on the meta device.
-        files: The safetensors files; tensors that the module does not have are skipped.
+        weights: The files.
         device: Where the weights go.
         dtype: Their dtype.
         name_of: Maps the name of a tensor in the files to its name in the module's state_dict, None to skip it.
-        what: Name of the checkpoint in error messages.
 
     Raises:
-        CheckpointError: A tensor is missing, quantised or has another shape.
+        CheckpointError: A tensor is missing, left over, stored twice, has another shape or dtype, or is not finite; or
+            a file changed while it was read.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    located: dict[str, tuple[Path, TensorEntry]] = {}
-    for path in files:
-        for entry in read_header(path):
-            name = name_of(entry.name)
-            if name is not None and name in wanted:
-                located[name] = (path, entry)
-    if missing := sorted(set(wanted) - set(located)):
-        raise CheckpointError(
-            f"{what}: the weights lack {listed(missing)}, which config.json requires; copy the checkpoint again"
-        )
-    buffer = bytearray(CHUNK_BYTES)
-    state = {}
-    for name, (path, entry) in located.items():
-        if entry.shape != wanted[name]:
-            raise CheckpointError(
-                f"{path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
-                f"{list(wanted[name])}; the weights and config.json belong to different models"
-            )
-        state[name] = _read(path, entry, device, dtype, buffer)
+    located = _located(weights, wanted, name_of)
+    # Copies to an accelerator go one after another: not every backend takes them from several threads.
+    lock = Lock() if device.type != "cpu" else nullcontext()
+    state: dict[str, torch.Tensor] = {}
+    sinks: dict[StoredTensor, Sink] = {}
+    for name, stored in located.items():
+        _check(stored, wanted[name])
+        state[name] = torch.empty(stored.entry.shape, dtype=dtype, device=device)
+        sinks[stored] = _copy_to(state[name], stored, lock)
+    weights.read(sinks)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
 
 
-def _read(path: Path, entry: TensorEntry, device: torch.device, dtype: torch.dtype, buffer: bytearray) -> torch.Tensor:
-    """Reads one tensor in `dtype` to `device`, through `buffer`. Raises CheckpointError."""
-    if entry.dtype not in FLOAT_DTYPES:
+def _located(
+    weights: WeightFiles, wanted: dict[str, tuple[int, ...]], name_of: Callable[[str], str | None]
+) -> dict[str, StoredTensor]:
+    located: dict[str, StoredTensor] = {}
+    left_over = []
+    for stored in weights.tensors:
+        name = name_of(stored.entry.name)
+        if name is None:
+            continue
+        if name not in wanted:
+            left_over.append(stored.entry.name)
+        elif name in located:
+            raise CheckpointError(
+                f"{weights.name}: {located[name].entry.name} in {located[name].path.name} and {stored.entry.name} in "
+                f"{stored.path.name} are the same tensor; copy the checkpoint again"
+            )
+        else:
+            located[name] = stored
+    if missing := sorted(set(wanted) - set(located)):
         raise CheckpointError(
-            f"{path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(FLOAT_DTYPES)}: quantised weights "
-            "are not supported, use the original checkpoint"
+            f"{weights.name}: the weights lack {listed(missing)}, which config.json requires; copy the checkpoint again"
         )
-    stored = FLOAT_DTYPES[entry.dtype]
-    tensor = torch.empty(entry.shape, dtype=dtype, device=device)
-    flat, view, done = tensor.view(-1), memoryview(buffer), 0
-    with path.open("rb") as file:
-        file.seek(entry.begin)
-        while done < flat.numel():
-            count = min(flat.numel() - done, len(buffer) // stored.itemsize)
-            if file.readinto(view[: count * stored.itemsize]) != count * stored.itemsize:
-                raise CheckpointError(f"{path.name}: the file ended inside {entry.name}; it changed while it was read")
-            flat[done : done + count].copy_(torch.frombuffer(buffer, dtype=stored, count=count))
-            done += count
-    return tensor
+    if left_over:
+        raise CheckpointError(
+            f"{weights.name}: the weights hold {listed(sorted(left_over))}, which a model of this config.json does not "
+            "have; the weights and config.json belong to different models, copy the checkpoint again"
+        )
+    return located
+
+
+def _check(stored: StoredTensor, shape: tuple[int, ...]) -> None:
+    entry = stored.entry
+    if entry.shape != shape:
+        raise CheckpointError(
+            f"{stored.path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
+            f"{list(shape)}; the weights and config.json belong to different models"
+        )
+    if entry.dtype not in STORED_DTYPES:
+        raise CheckpointError(
+            f"{stored.path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(STORED_DTYPES)}"
+        )
+
+
+def _copy_to(target: torch.Tensor, stored: StoredTensor, lock: "Lock | nullcontext[None]") -> Sink:
+    """Returns the consumer that fills `target` with the bytes of a tensor, and refuses values that are not finite."""
+    flat, kept, done = target.view(-1), STORED_DTYPES[stored.entry.dtype], 0
+
+    def copy(chunk: memoryview) -> None:
+        nonlocal done
+        source = torch.frombuffer(chunk, dtype=kept)
+        with torch.inference_mode(), lock:  # the thread is not the caller's, whose inference mode does not apply here
+            part = flat[done : done + source.numel()]
+            part.copy_(source)
+            converted = part if part.device.type == "cpu" else source.to(part.dtype)
+            if not _all_finite(converted):
+                raise _not_finite(stored, source, part.dtype)
+        done += source.numel()
+
+    return copy
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """Returns whether no value is NaN or infinite. aminmax passes on NaN, and takes a thirtieth of isfinite's time."""
+    return all(bool(torch.isfinite(limit)) for limit in torch.aminmax(values))
+
+
+def _not_finite(stored: StoredTensor, source: torch.Tensor, dtype: torch.dtype) -> CheckpointError:
+    where, name = f"{stored.path.name}: tensor {stored.entry.name}", str(dtype).removeprefix("torch.")
+    metadata = {"file": stored.path.name, "tensor": stored.entry.name}
+    if bool(torch.isfinite(source.float()).all()):
+        return CheckpointError(
+            f"{where} has values that {name} cannot hold; start with --dtype bfloat16 or float32", metadata=metadata
+        )
+    return CheckpointError(
+        f"{where} holds NaN or infinity; the file is damaged, or the model was trained to failure: copy it again, or "
+        "use another checkpoint",
+        metadata=metadata,
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from zrelay.v1.vision_pb2 import VisionEngine
 from zrelay.v1.vision_pb2 import VisionFingerprint as FingerprintMessage
@@ -28,18 +28,30 @@ class VisionFingerprint:
     hidden_layer: int = 0
     compute_dtype: str = ""
     backend: str = ""
+    configuration_digest: str = ""
 
     @property
     def canonical(self) -> bytes:
-        """All fields but model_id as ASCII JSON with sorted keys and no spaces."""
+        """All fields but model_id as ASCII JSON with sorted keys and no spaces.
+
+        `configuration_digest` is left out where it is not known, so that fingerprints of earlier releases keep theirs.
+        """
         content = asdict(self)
         del content["model_id"]
+        if not self.configuration_digest:
+            del content["configuration_digest"]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
     @property
     def digest(self) -> str:
         """SHA-256 of `canonical` in hex."""
         return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def message_digest(self) -> str:
+        """The digest that messages and files carry: without `configuration_digest`, which releases that lack the field
+        could not verify."""
+        return replace(self, configuration_digest="").digest
 
 
 def to_message(fingerprint: VisionFingerprint) -> FingerprintMessage:
@@ -54,7 +66,8 @@ def to_message(fingerprint: VisionFingerprint) -> FingerprintMessage:
         width=fingerprint.width,
         compute_dtype=fingerprint.compute_dtype,
         backend=fingerprint.backend,
-        digest=fingerprint.digest,
+        digest=fingerprint.message_digest,
+        configuration_digest=fingerprint.configuration_digest,
     )
 
 
@@ -64,8 +77,28 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
     Raises:
         InvalidArgument: FINGERPRINT_INVALID, it is missing or its digest is wrong.
     """
+    fingerprint = _read(message)
+    if not message.family or message.digest not in (fingerprint.message_digest, fingerprint.digest):
+        raise invalid(
+            path,
+            "the fingerprint as the vision service sent it",
+            "none" if not message.family else "one whose digest does not match its fields",
+            reason="FINGERPRINT_INVALID",
+            remedy="encode the image again, and pass its embedding on unchanged",
+            metadata={"expected": fingerprint.message_digest, "got": message.digest},
+        )
+    return fingerprint
+
+
+def complete_digest(message: FingerprintMessage) -> str:
+    """Returns the digest of a fingerprint with its `configuration_digest`; the one that it states if that is wrong."""
+    fingerprint = _read(message)
+    return fingerprint.digest if message.digest == fingerprint.message_digest else message.digest
+
+
+def _read(message: FingerprintMessage) -> VisionFingerprint:
     names = {value: name for name, value in ENGINES.items()}
-    fingerprint = VisionFingerprint(
+    return VisionFingerprint(
         engine=names.get(message.engine, ""),
         family=message.family,
         width=message.width,
@@ -75,14 +108,5 @@ def from_message(message: FingerprintMessage, *, path: str) -> VisionFingerprint
         hidden_layer=message.hidden_layer,
         compute_dtype=message.compute_dtype,
         backend=message.backend,
+        configuration_digest=message.configuration_digest,
     )
-    if not message.family or message.digest != fingerprint.digest:
-        raise invalid(
-            path,
-            "the fingerprint as the vision service sent it",
-            "none" if not message.family else "one whose digest does not match its fields",
-            reason="FINGERPRINT_INVALID",
-            remedy="encode the image again, and pass its embedding on unchanged",
-            metadata={"expected": fingerprint.digest, "got": message.digest},
-        )
-    return fingerprint

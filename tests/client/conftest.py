@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3Model
 
 from tests.helpers.command_line import Completed, run_zrelay
-from tests.helpers.polling import until_async
+from tests.helpers.polling import until, until_async
 from tests.helpers.servers import ServerThread
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.generation_pb2 import JobPriority
@@ -88,6 +88,9 @@ class Services(ServerThread):
         config = GeneratorConfig(model=demo, device="cpu", threads=1, max_waiting=1, state=state / "generator")
         self._generator = RecordingGenerator(config)
         self.generator = self.start(self._generator)
+        runtime = self._generator.runtime
+        assert runtime is not None
+        until(lambda: runtime.expected.known, "the generator knows its encoder")
 
     @property
     def endpoints(self) -> Endpoints:

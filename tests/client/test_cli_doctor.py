@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from zrelay_client import AsyncClient
-from zrelay_client.doctor import check_memory
+from zrelay_client.doctor import check_memory, check_pair
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
@@ -33,6 +33,18 @@ async def test_doctor_warns_of_a_full_device(services: Services) -> None:
     assert check_memory("generator", said).state == "ok"
     full = replace(said, device=replace(said.device, memory_total_bytes=100, memory_free_bytes=1))
     assert check_memory("generator", full).state == "warn"
+
+
+async def test_doctor_reports_a_digest_that_is_still_computed(services: Services) -> None:
+    async with AsyncClient(encoder=services.encoder, generator=services.generator) as client:
+        encoder, generator = await client.encoder_info(), await client.generator_info()
+    assert generator.expected_encoder is not None
+    pending = replace(generator, expected_encoder=replace(generator.expected_encoder, weights_digest=""))
+    found = check_pair(encoder, pending)
+    assert found.state == "warn" and found.message.startswith("still computing: ") and "in a minute" in found.fix
+    bare = replace(generator.expected_encoder, weights_digest="", tokenizer_digest="", chat_template_digest="")
+    found = check_pair(encoder, replace(generator, expected_encoder=bare))
+    assert found.message.startswith("unverified") and "add text_encoder/" in found.fix
 
 
 async def test_doctor_finds_what_is_wrong(zrelay: Zrelay) -> None:

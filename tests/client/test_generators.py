@@ -22,7 +22,15 @@ async def test_generators_of_another_model_or_other_defaults_are_refused(service
     other = replace(info, transformer_digest="0" * 64, endpoint="box:1")
     duller = replace(info, vae_digest="0" * 64, endpoint="box:1")
     fewer = replace(info, defaults=replace(info.defaults, num_inference_steps=4))
-    for strange, name in ((other, "transformer_digest"), (duller, "vae_digest"), (fewer, "defaults")):
+    slower = replace(info, configuration_digest="0" * 64, endpoint="box:1")
+    require_alike([info, replace(slower, configuration_digest="")])  # an earlier release does not say it
+    cases = (
+        (other, "transformer_digest"),
+        (duller, "vae_digest"),
+        (slower, "configuration_digest"),
+        (fewer, "defaults"),
+    )
+    for strange, name in cases:
         with pytest.raises(FailedPrecondition, match="name only those that serve the same folder") as refused:
             require_alike([info, strange])
         assert (refused.value.reason, refused.value.metadata["field"]) == ("GENERATORS_DIFFER", name)

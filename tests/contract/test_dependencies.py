@@ -43,7 +43,6 @@ OPTIONAL = {
 NEEDED_BY_LIBRARIES = {
     # (extra, distribution that it installs and zrelay does not import): what needs it
     ("vision", "numpy"): "the image processors of transformers",
-    ("generator", "transformers"): "diffusers' Z-Image modules",
     ("generator", "accelerate"): "diffusers, to load a model without a second copy of its weights",
 }
 

@@ -132,6 +132,7 @@ OWNERS = {
         "zrelay_demo.*",
     ),
     "transformers": (
+        "zrelay_shared.tokenizer",  # within a function; encoder, vision service and generator load the same tokenizer
         "zrelay_encoder.model.encoder",
         "zrelay_encoder.model.network",
         "zrelay_encoder.prompts.formatting",

@@ -24,12 +24,14 @@ BLOCKS, WIDTH = 5, 32
 TIMEOUT_S = 60.0
 
 
-def write_qwen3(folder: Path, tokenizer: Path, *, tied: bool = True, sharded: bool = False, seed: int = 0) -> Path:
+def write_qwen3(
+    folder: Path, tokenizer: Path, *, tied: bool = True, sharded: bool = False, seed: int = 0, vocabulary: int = 768
+) -> Path:
     """Writes a random Qwen3 of 5 blocks in float32 with its tokenizer, as transformers saves one."""
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=768,
+            vocab_size=vocabulary,
             hidden_size=WIDTH,
             intermediate_size=64,
             num_hidden_layers=BLOCKS,
@@ -78,7 +80,8 @@ def load(path: Path, *, hidden_layer: int = -2, dtype: str = "float32", cache: P
     """Loads an encoder on the CPU. For a folder that no test changes, `loaded` is faster."""
     folder = checkpoints.open_text_encoder(path)
     config = EncoderConfig(model=path, device="cpu", dtype=dtype, hidden_layer=hidden_layer, cache=cache)
-    return LoadedEncoder(load_formatter(folder), load_encoder(folder, config))
+    formatter = load_formatter(folder)
+    return LoadedEncoder(formatter, load_encoder(folder, config, formatter.identity()))
 
 
 @cache

@@ -1,5 +1,6 @@
 """Weights arrive whole, in the dtype asked for, or are refused by name; the digest does not care how they lie."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -63,9 +64,36 @@ def test_weights_of_another_size_are_refused(copy: Path) -> None:
         load(copy)
 
 
-def test_quantised_weights_are_refused(copy: Path) -> None:
-    rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(64, 32, dtype=torch.float8_e4m3fn)})
-    with pytest.raises(CheckpointError, match="is F8_E4M3; expected BF16, F16, F32"):
+def test_integer_weights_are_refused(copy: Path) -> None:
+    rewrite(copy, {"model.layers.0.mlp.up_proj.weight": torch.zeros(64, 32, dtype=torch.int8)})
+    with pytest.raises(CheckpointError, match="integer weights without scales"):
+        load(copy)
+
+
+def test_plain_float8_is_loaded(copy: Path) -> None:
+    name = "layers.0.mlp.up_proj.weight"
+    stored = load_file(copy / "model.safetensors")[f"model.{name}"].to(torch.float8_e4m3fn)
+    rewrite(copy, {f"model.{name}": stored})
+    encoder = load(copy).encoder
+    assert torch.equal(encoder.model.state_dict()[name], stored.float())
+    assert encoder.fingerprint.quantization == "none", "the digest covers the stored values"
+
+
+@pytest.mark.parametrize("name", ["layers.0.mlp.down_proj.weight", "embed_tokens.weight"])
+def test_a_value_that_is_not_finite_is_named(copy: Path, name: str) -> None:
+    broken = load_file(copy / "model.safetensors")[f"model.{name}"]
+    broken[0, 0] = torch.nan
+    rewrite(copy, {f"model.{name}": broken})
+    with pytest.raises(CheckpointError, match=f"model.safetensors: tensor model.{name} holds NaN") as caught:
+        load(copy)
+    assert "--dtype" not in caught.value.message
+
+
+def test_a_tensor_that_the_network_does_not_have_is_refused(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    extra = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(64)}  # attention_bias is off in config.json
+    save_file(tensors | extra, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"hold model.layers.0.self_attn.q_proj.bias"):
         load(copy)
 
 
@@ -93,6 +121,21 @@ def test_a_template_that_formats_nothing_is_refused(copy: Path, template: str) -
     (copy / "chat_template.jinja").write_text(template, encoding="latin-1")
     with pytest.raises(CheckpointError, match="template"):
         load(copy)
+
+
+@pytest.mark.parametrize("template", ["{{ 'no prompt' }}", "{# nothing #}"])
+def test_a_template_without_the_prompt_is_refused(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(CheckpointError, match="its chat template leaves out the prompt"):
+        load(copy)
+
+
+def test_every_file_may_begin_with_a_byte_order_mark(tiny: Path, copy: Path) -> None:
+    for path in [*copy.glob("*.json"), *copy.glob("*.jinja"), *copy.glob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked, plain = load(copy), loaded(tiny)
+    assert torch.equal(marked.encode("a star")[0], plain.encode("a star")[0])
+    assert marked.encoder.fingerprint == dataclasses.replace(plain.encoder.fingerprint, model_id=copy.name)
 
 
 def test_a_layer_that_the_model_has_not_is_refused(tiny: Path) -> None:

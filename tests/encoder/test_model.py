@@ -111,5 +111,8 @@ def test_an_overflow_names_the_remedy(tiny: Path) -> None:
         lambda: encoder.embed([(3,)], dtype=torch.float16),
         FailedPrecondition,
         reason="STATES_NOT_FINITE",
-        match="--dtype bfloat16 or float32",
+        match="computed in float32, requested in float16; request bfloat16$",
     )
+    encoder.encoder.model.embed_tokens.weight.data[3] = torch.inf
+    error = refused(lambda: encoder.embed([(3,)]), FailedPrecondition, reason="STATES_NOT_FINITE")
+    assert "no other dtype helps" in error.message and "--dtype" not in error.message

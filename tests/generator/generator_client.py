@@ -258,15 +258,16 @@ async def serve_kept(
 ) -> AsyncIterator[Callable[..., Awaitable[GeneratorClient]]]:
     """Starts a generator on a state folder; starting it again ends the one before, as a crash would end its memory.
 
-    Keywords are settings of the generator. `parts` are keywords of its servicer: intervals, and what it is made of.
+    Keywords are settings of the generator. `parts` are keywords of its servicer: intervals, and what it is made of;
+    `folder` is its checkpoint.
     """
     monkeypatch.setenv("ZRELAY_STATE", str(tmp_path))
     async with AsyncExitStack() as stack:
 
-        async def start(parts: Mapping[str, Any] | None = None, **changed: Any) -> GeneratorClient:
+        async def start(parts: Mapping[str, Any] | None = None, folder: Path = demo, **changed: Any) -> GeneratorClient:
             await stack.aclose()
             make = partial(GeneratorServicer, **(parts or {}))
-            caller = await started(stack, demo, make, **{"state": tmp_path / "state", **changed})
+            caller = await started(stack, folder, make, **{"state": tmp_path / "state", **changed})
             await caller.server.loaded
             return caller
 

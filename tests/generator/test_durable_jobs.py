@@ -1,12 +1,14 @@
 """Durable jobs over a real channel: submitted, watched again, found after a restart."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.configurations import with_config
 from tests.helpers.jobs import ENDLESS
 from tests.helpers.polling import until_async
 from zrelay.v1 import generator_pb2 as pb
@@ -121,6 +123,41 @@ async def test_another_checkpoint_does_not_paint_what_this_one_accepted(
     with pytest.raises(ZrelayError) as refused:
         await caller.watch(job.job_id)
     assert refused.value.reason == "MODEL_CHANGED"
+
+
+async def test_another_time_scale_is_another_checkpoint(
+    serve_kept: Serve, request_of: RequestOf, demo: Path, tmp_path: Path
+) -> None:
+    """The weights are the same, and so is what a job of an earlier release says of its checkpoint."""
+    caller = await serve_kept()
+    job = await caller.submit(request_of(request_id="a", **ENDLESS), detached=True)
+    before = await caller.info()
+    config = json.loads((demo / "transformer/config.json").read_text()) | {"t_scale": 500.0}
+    other = with_config(demo, tmp_path / "other", config, component="transformer")
+    caller = await serve_kept(folder=other)
+    after = await caller.info()
+    assert after.transformer_digest == before.transformer_digest and after.vae_digest == before.vae_digest
+    assert after.configuration_digest != before.configuration_digest and len(after.configuration_digest) == 64
+    with pytest.raises(ZrelayError) as refused:
+        await caller.watch(job.job_id)
+    assert refused.value.reason == "MODEL_CHANGED"
+
+
+async def test_a_job_of_a_release_without_configurations_continues(
+    serve_kept: Serve, request_of: RequestOf, tmp_path: Path
+) -> None:
+    caller = await serve_kept()
+    job = await caller.submit(request_of(request_id="a", **ENDLESS), detached=True)
+    info = await caller.info()
+    await caller.server.close()
+    with sqlite3.connect(tmp_path / "state" / "jobs.db") as db:
+        (kept,) = db.execute("SELECT model FROM jobs").fetchone()
+        assert kept == f"{info.transformer_digest}+{info.vae_digest}+{info.configuration_digest}"
+        db.execute("UPDATE jobs SET model = ?", [f"{info.transformer_digest}+{info.vae_digest}"])
+    db.close()
+    caller = await serve_kept()
+    assert (await caller.job(job.job_id)).state in (jpb.JOB_STATE_QUEUED, jpb.JOB_STATE_RUNNING)
+    await caller.cancel(job.job_id)
 
 
 async def test_a_drain_parks_what_it_cannot_finish(serve_kept: Serve, request_of: RequestOf) -> None:

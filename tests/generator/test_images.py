@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from zrelay_generator.engine.events import ImagePixels, JobFailed
 from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.expected_encoder import ExpectedEncoder
 from zrelay_generator.features.guidance.spec import GuidanceSpec
 from zrelay_generator.features.image_to_image.spec import ImageToImageSpec
 from zrelay_generator.features.omni.spec import OmniSpec
@@ -21,9 +23,12 @@ from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.images.writing import PREVIEW_BYTES, ImageFormat, pixels_sha256, write_image, write_preview
 from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_shared.errors import InternalError
+from zrelay_shared.fingerprint import EncoderComparison, EncoderFingerprint
 
 from .fixture_types import Load, MakeEmbeds, MakeSampling
 
+ENCODER = EncoderFingerprint("qwen3", 48)
+EXACTLY = EncoderComparison("exact")
 PIXELS = torch.randint(0, 256, (48, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -55,14 +60,16 @@ def test_a_preview_of_noise_still_fits() -> None:
 
 
 def test_provenance_is_complete_and_the_same_again(sampling: MakeSampling, embeds: MakeEmbeds) -> None:
-    origin = Origin(encoder='{"family": "qwen3"}', relation="exact", prompt="Fuchs ä", labels=(("k", "v"),))
+    origin = Origin(encoder=replace(ENCODER, model_id="/home/me/models/demo"), prompt="Fuchs ä", labels=(("k", "v"),))
     spec = JobSpec(Prompt(embeds(3, 4)), sampling(seed=1 << 63), origin=origin)
-    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16")
-    text = provenance_json(spec, loaded, 2, 5, "cd" * 32)
-    assert text == provenance_json(spec, loaded, 2, 5, "cd" * 32) and text.isascii()
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "bfloat16")
+    text = provenance_json(spec, loaded, EXACTLY, 2, 5, "cd" * 32)
+    assert text == provenance_json(spec, loaded, EXACTLY, 2, 5, "cd" * 32) and text.isascii()
     said = json.loads(text)
     assert said["prompt"] == "Fuchs ä" and said["sampling"]["seed"] == 5 and said["image_index"] == 2
-    assert said["encoder"] == {"family": "qwen3"} and said["sampling"]["sigmas"][-1] == 0.0
+    assert said["encoder"]["family"] == "qwen3" and said["encoder"]["model_id"] == "demo"
+    assert said["encoder"]["digest"] == ENCODER.digest and said["encoder_relation"] == "exact"
+    assert said["sampling"]["sigmas"][-1] == 0.0
     assert said["generator"]["transformer_digest"] == "ab" * 32
 
 
@@ -76,7 +83,8 @@ def test_golden_provenance_of_every_feature(sampling: MakeSampling, embeds: Make
     )
     assert {type(feature) for feature in features} == {feature.spec for feature in FEATURES}
     spec = JobSpec(Prompt(embeds(4, 8)), sampling(guidance_scale=2.0, steps=2), features=features)
-    text = json.loads(provenance_json(spec, LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "float32"), 1, 8, ""))
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "float32")
+    text = json.loads(provenance_json(spec, loaded, EXACTLY, 1, 8, ""))
     assert text["image_to_image"] == {"file_sha256": "12" * 32, "strength": 0.5}
     assert text["omni"] == {"file_sha256": ["34" * 32], "siglip_encoders": ["56" * 32]}
     assert text["skip_layer_guidance"] == {"scale": 2.5, "layers": [1, 3], "start": 0.05, "stop": 0.5}
@@ -102,7 +110,8 @@ def test_what_cannot_be_written_ends_the_job_on_the_device_too(sampling: MakeSam
     job = DeviceJob("a", JobSpec(Prompt(embeds(3, 4)), sampling(num_images=2), output, origin), 1)
     told = []
     publish = lambda job, event: told.append((event, job.cancelled))  # noqa: E731
-    writer = ImageWriter(LoadedIdentity("demo", "ab" * 32, "cd" * 32, "cpu", "bfloat16"), publish)
+    loaded = LoadedIdentity("demo", "ab" * 32, "cd" * 32, "ef" * 32, "cpu", "bfloat16")
+    writer = ImageWriter(loaded, ExpectedEncoder(ENCODER), publish)
     writer.put(job, ImagePixels(0, 7, PIXELS, last=False))
     writer.put(job, ImagePixels(1, 8, PIXELS, last=True))
     writer.close()

@@ -4,20 +4,24 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.refusals import refused
 from zrelay_generator.model.identity import identify
-from zrelay_generator.model.loading import load_model
+from zrelay_generator.model.loading import load_component, load_model
 from zrelay_generator.service import GeneratorServicer
+from zrelay_shared.checkpoints import open_pipeline
 from zrelay_shared.errors import CheckpointError, FailedPrecondition
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import is_out_of_memory
+from zrelay_shared.weight_files import WeightFiles, weights_digest
 
 CPU = torch.device("cpu")
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -77,7 +81,7 @@ def test_weights_of_another_size(copy: Path) -> None:
     edit(copy, "transformer/config.json", cap_feat_dim=64)
     error = refused_folder(copy)
     assert error.metadata["file"] == "transformer/config.json"
-    assert "cap_embedder.0.weight is [48], not [64]" in error.message
+    assert "tensor cap_embedder.0.weight has shape [48], config.json requires [64]" in error.message
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,23 @@ def test_a_broken_encoder_beside_it_leaves_embeddings_unverified(file: str, demo
     assert (encoder.family, encoder.width, encoder.tokenizer_digest) == ("qwen3", 128, "")
 
 
+def test_the_same_tokenizer_in_other_files(demo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    (folder / "tokenizer/tokenizer.json").unlink()
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.jinja"), *folder.rglob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert identify(folder, "demo", tmp_path / "cache").encoder == identify(demo, "demo", tmp_path / "cache").encoder
+
+
+def test_weights_of_a_text_encoder_that_cannot_be_read_leave_its_tokenizer_known(demo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo, tmp_path / "demo"))
+    file = folder / "text_encoder" / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.0.mlp.up_proj.scale_weight": torch.ones(1)}, file)
+    encoder, expected = (identify(each, "demo", tmp_path / "cache").encoder for each in (folder, demo))
+    assert not encoder.weights_digest and expected.weights_digest
+    assert encoder.tokenizer_digest == expected.tokenizer_digest
+
+
 async def test_defaults_that_would_be_refused_are_not_served(
     copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -133,8 +154,10 @@ async def test_weights_that_paint_nothing_are_not_served(
     weights["layers.0.attention.to_k.weight"][0, 0] = torch.nan
     save_file(weights, copy / WEIGHTS, {"format": "pt"})
     service = GeneratorServicer(GeneratorConfig(model=copy, device="cpu"))
-    with pytest.raises(FailedPrecondition, match="not finite after step 1"):
+    with pytest.raises(CheckpointError, match=r"layers.0.attention.to_k.weight holds NaN or infinity") as caught:
         await service.load()
+    assert "--dtype" not in caught.value.message
+    assert caught.value.metadata["tensor"] == "layers.0.attention.to_k.weight"
 
 
 async def test_a_device_that_is_not_here(tiny: Path) -> None:
@@ -175,3 +198,75 @@ def test_the_image_depends_on_transformer_and_vae(copy: Path, tmp_path: Path, pa
     assert after.image_digest != before.image_digest
     assert (after.transformer_digest != before.transformer_digest) == (part == "transformer")
     assert (after.vae_digest != before.vae_digest) == (part != "transformer")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("kind", "name"), [(ZImageTransformer2DModel, "transformer"), (AutoencoderKL, "vae")])
+def test_modules_are_bitwise_those_of_from_pretrained(demo: Path, kind: Any, name: str, dtype: torch.dtype) -> None:
+    component = open_pipeline(demo).component(name)
+    expected = kind.from_pretrained(demo / name, dtype=dtype, use_safetensors=True, local_files_only=True)
+    made = load_component(kind, component, WeightFiles(component), CPU, dtype)
+    assert dict(made.named_buffers()).keys() == dict(expected.named_buffers()).keys()
+    assert repr(made) == repr(expected) and not made.training
+    stored, wanted = made.state_dict(), expected.state_dict()
+    assert stored.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.equal(stored[key], tensor) and stored[key].dtype == tensor.dtype
+        assert stored[key].stride() == tensor.stride()
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_attention_of_an_old_vae_has_other_names(demo: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(demo / "vae", tmp_path / "vae"))
+    file = copied / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    renamed = {}
+    for key, tensor in tensors.items():
+        new = next((new for new in OLD_NAMES if f".attentions.0.{new}." in key), None)
+        renamed[key if new is None else key.replace(f".{new}.", f".{OLD_NAMES[new]}.")] = tensor
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, file, {"format": "pt"})
+    component = replace(open_pipeline(demo).component("vae"), path=copied, weights=(file,))
+    made = load_component(AutoencoderKL, component, WeightFiles(component), CPU, torch.float32)
+    assert all(torch.equal(made.state_dict()[key], tensor) for key, tensor in tensors.items())
+    expected = AutoencoderKL.from_pretrained(copied, use_safetensors=True, local_files_only=True)
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in expected.state_dict().items())
+    first = next(key for key in tensors if ".attentions.0.to_q.weight" in key)
+    save_file(renamed | {first: tensors[first].clone()}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="are the same tensor"):
+        load_component(AutoencoderKL, component, WeightFiles(component), CPU, torch.float32)
+
+
+def test_digests_are_those_of_what_was_loaded(demo: Path, tmp_path: Path) -> None:
+    made = load_model(demo, CPU, torch.float32, tmp_path / "cache")
+    pipeline = open_pipeline(demo)
+    assert made.weights_digests == {name: weights_digest(pipeline.component(name)) for name in ("transformer", "vae")}
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_every_tensor_of_a_file_is_used(copy: Path, part: str) -> None:
+    file = copy / part / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"control.weight": torch.zeros(3)}, file, {"format": "pt"})
+    error = refused_folder(copy)
+    assert "control.weight" in error.message and error.metadata["file"] == f"{part}/config.json"
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_value_of_either_part_that_is_not_finite_is_named(copy: Path, part: str) -> None:
+    file = copy / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[-1] = torch.inf
+    save_file(tensors, file, {"format": "pt"})
+    error = refused_folder(copy)
+    assert f"{part}/: diffusion_pytorch_model.safetensors: tensor {name} holds NaN or infinity" in error.message
+
+
+def test_integer_weights_are_refused_before_anything_is_loaded(copy: Path) -> None:
+    tensors = load_file(copy / WEIGHTS)
+    whole = {name: tensor.to(torch.int8) if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+    save_file(whole, copy / WEIGHTS)
+    with pytest.raises(CheckpointError, match="integer weights without scales"):
+        open_pipeline(copy).component("transformer")

@@ -14,10 +14,12 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import tensor_pb2
 from zrelay_generator.api.requests import parse_request_id, parse_spec
 from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.features.expected_encoder import compare_encoder
 from zrelay_generator.features.guidance.spec import GuidanceSpec
+from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.features.registry import UNBUILT
 from zrelay_shared.errors import EncoderMismatch, FeatureMissing, InvalidArgument, PayloadCorrupt
-from zrelay_shared.fingerprint import EncoderFingerprint, to_message
+from zrelay_shared.fingerprint import EncoderComparison, EncoderFingerprint, to_message
 from zrelay_shared.wire import Parcel
 
 from .fixture_types import Load, MakeEmbeds, Parse, RequestOf
@@ -38,12 +40,12 @@ def tensor_of(parcel: Parcel[pb.GenerateRequest]) -> tensor_pb2.Tensor:
     return parcel.message.spec.prompt.prompt_embeds.segments[0].prompt_embeds
 
 
-def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf) -> None:
+def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint) -> None:
     spec = parse(request_of())
     asked = spec.sampling
     assert (asked.width, asked.height, asked.num_inference_steps, asked.shift) == (128, 128, 8, 3.0)
     assert (asked.guidance_scale, asked.cfg_truncation, asked.num_images) == (0.0, 1.0, 1)
-    assert spec.prompt.embeds.shape == (20, 128) and spec.origin.relation == "exact"
+    assert spec.prompt.embeds.shape == (20, 128) and spec.origin.encoder == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -187,11 +189,16 @@ def test_an_encoder_that_does_not_belong_here(
     ],
 )
 def test_differences_are_reported(
-    changed: dict[str, Any], relation: str, parse: Parse, request_of: RequestOf, fingerprint: EncoderFingerprint
+    changed: dict[str, Any],
+    relation: str,
+    accepts: Acceptance,
+    parse: Parse,
+    request_of: RequestOf,
+    fingerprint: EncoderFingerprint,
 ) -> None:
     parcel = request_of()
     parcel.message.spec.prompt.prompt_embeds.fingerprint.CopyFrom(to_message(replace(fingerprint, **changed)))
-    assert parse(parcel).origin.relation == relation
+    assert compare_encoder(accepts.encoder, parse(parcel).origin.encoder).relation == relation
 
 
 def test_a_forged_fingerprint(parse: Parse, request_of: RequestOf) -> None:
@@ -261,7 +268,10 @@ def test_long_words_in_a_jpeg(parse: Parse, request_of: RequestOf) -> None:
 
 
 def test_the_encoders_path_stays_at_home(parse: Parse, request_of: RequestOf) -> None:
-    assert "/home/somebody" not in parse(request_of()).origin.encoder
+    spec = parse(request_of())
+    assert spec.origin.encoder is not None and "/home/somebody" in spec.origin.encoder.model_id
+    loaded = LoadedIdentity("demo", "", "", "", "cpu", "float32")
+    assert "/home/somebody" not in provenance_json(spec, loaded, EncoderComparison("exact"), 0, 1, "")
 
 
 @pytest.mark.parametrize("text", ["a b", "x" * 65, "ä", "../etc", "a\n"])

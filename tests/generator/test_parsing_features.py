@@ -16,6 +16,7 @@ from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.features.request import decimal
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_shared.errors import FeatureMissing
+from zrelay_shared.fingerprint import EncoderComparison
 from zrelay_shared.wire import Parcel
 
 from .fixture_types import Load, Parse, RequestOf
@@ -127,5 +128,6 @@ def test_the_published_default_is_refused_with_the_reason_where_blocks_are_fewer
 
 def test_provenance_says_where_a_picture_started(parse: Parse, from_picture: RequestOf) -> None:
     spec = parse(from_picture(strength=0.5))
-    text = provenance_json(spec, LoadedIdentity("demo", "", "", "cpu", "float32"), 0, 1, "")
+    loaded = LoadedIdentity("demo", "", "", "", "cpu", "float32")
+    text = provenance_json(spec, loaded, EncoderComparison("exact"), 0, 1, "")
     assert f'"file_sha256": "{part_of(spec, ImageToImageSpec).file_sha256}", "strength": 0.5' in text

@@ -1,6 +1,8 @@
 """The generator as a process: it starts, paints, drains and ends; and what it says when it cannot start."""
 
 import asyncio
+import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +64,33 @@ async def test_a_process_paints_and_drains(
     finally:
         if process.returncode is None:
             process.kill()
+
+
+async def test_a_process_is_ready_before_it_has_hashed_its_text_encoder_and_ends_at_once(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZRELAY_STATE", str(tmp_path / "state"))
+    model = Path(shutil.copytree(demo, tmp_path / "model"))
+    write_hole(model / "text_encoder" / "model.safetensors", 400 << 30)  # takes minutes to hash, and no disk
+    file = tmp_path / "address"
+    process = await start("--model", str(model), "--listen", "127.0.0.1:0", "--address-file", str(file))
+    try:
+        async with dial(await address_in(file)) as channel:
+            info = await asyncio.wait_for(ready(Stub(channel, SERVICE)), START_S)
+        assert info.expected_encoder.tokenizer_digest and not info.expected_encoder.weights_digest
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 60.0) == exits.OK
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+def write_hole(path: Path, size: int) -> None:
+    """Writes a safetensors file of one tensor of `size` bytes of zeros that takes no room on the disk."""
+    header = json.dumps({"hole": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
 
 
 @pytest.mark.parametrize(

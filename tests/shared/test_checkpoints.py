@@ -164,6 +164,22 @@ def test_broken_json_is_named_with_its_line(pipeline: Path) -> None:
     refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/config.json is not JSON (line 2)")
 
 
+def test_every_file_may_begin_with_a_byte_order_mark(tmp_path: Path, demo_checkpoint: Path) -> None:
+    def opened(root: Path) -> list[object]:
+        pipeline, encoder = checkpoints.open_pipeline(root), checkpoints.open_text_encoder(root)
+        configs = [pipeline.component(name).config for name in ("text_encoder", "transformer", "vae", "scheduler")]
+        others = (encoder.chat_template, encoder.transformer_config, checkpoints.defaults(root), pipeline.model_index)
+        return [*configs, *others]
+
+    root = Path(shutil.copytree(demo_checkpoint, tmp_path / "marked"))
+    for path in [*root.rglob("*.json"), *root.rglob("*.jinja"), *root.rglob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert opened(root) == opened(demo_checkpoint)
+    for encoding, problem in (("utf-16", "is UTF-16"), ("utf-32", "is UTF-16 or UTF-32"), ("latin-1", "is not UTF-8")):
+        (root / "text_encoder/config.json").write_text('{"model_type": "\xe9"}', encoding=encoding)
+        refused_checkpoint(lambda: checkpoints.open_text_encoder(root), f"text_encoder/config.json {problem}")
+
+
 def test_truncated_weights_are_refused_with_both_sizes(pipeline: Path) -> None:
     weights = pipeline / "text_encoder/model.safetensors"
     whole = weights.read_bytes()

@@ -1,14 +1,13 @@
-"""Digests name the weights, tokenizer and template, not the way they happen to be stored."""
+"""The digest describes the weights, not how they are stored."""
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from zrelay_shared.checkpoints import ComponentFolder
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
+from zrelay_shared.weight_files import weights_digest
 
 TENSORS = {"embed_tokens.weight": b"embd", "layers.0.w": b"zero", "layers.1.w": b"one!", "norm.weight": b"norm"}
 
@@ -86,40 +85,3 @@ def test_a_cache_that_cannot_be_written_warns(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert weights_digest(component(tmp_path / "a", model=TENSORS), cache=tmp_path / "cache")
     assert "cannot be cached" in caplog.text
-
-
-def test_template() -> None:
-    assert template_digest("a\nb") == template_digest("a\r\nb\n") != template_digest("a\nb\n\n")
-
-
-def test_tokenizer_ignores_spelling_and_keeps_substance(tmp_path: Path, demo_checkpoint: Path) -> None:
-    folder = tmp_path / "tokenizer"
-    shutil.copytree(demo_checkpoint / "tokenizer", folder)
-    whole = json.loads((folder / "tokenizer.json").read_text())
-    plain = tokenizer_digest(folder)
-
-    def rewritten(content: object) -> str:
-        (folder / "tokenizer.json").write_text(json.dumps(content, indent=1))
-        return tokenizer_digest(folder)
-
-    spelt = json.loads(json.dumps(whole))
-    spelt["model"]["merges"] = [" ".join(pair) for pair in whole["model"]["merges"]]
-    spelt["model"]["dropout"] = None
-    spelt["padding"] = {"strategy": "BatchLongest"}
-    spelt["added_tokens"].reverse()
-    assert rewritten(spelt) == plain
-    for key, value in (("normalizer", None), ("pre_tokenizer", None), ("added_tokens", whole["added_tokens"][1:])):
-        assert rewritten(whole | {key: value}) != plain
-    assert rewritten(whole | {"model": whole["model"] | {"merges": whole["model"]["merges"][1:]}}) != plain
-
-
-def test_tokenizer_of_vocab_and_merges(tmp_path: Path, demo_checkpoint: Path) -> None:
-    folder = tmp_path / "tokenizer"
-    shutil.copytree(demo_checkpoint / "tokenizer", folder)
-    (folder / "tokenizer.json").unlink()
-    plain = tokenizer_digest(folder)
-    merges = (folder / "merges.txt").read_text()
-    (folder / "merges.txt").write_text(merges.replace("#version: 0.2\n", ""))
-    assert tokenizer_digest(folder) == plain
-    (folder / "merges.txt").write_text(merges + "a b\n")
-    assert tokenizer_digest(folder) != plain

@@ -8,8 +8,10 @@ import pytest
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as Message
 from zrelay.v1.embeds_pb2 import EncoderRelation, ThinkMode
 from zrelay_shared import fingerprint as fp
-from zrelay_shared.errors import EncoderMismatch
+from zrelay_shared import vision_fingerprint
+from zrelay_shared.errors import EncoderMismatch, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint, compare, from_message, to_message
+from zrelay_shared.vision_fingerprint import VisionFingerprint
 
 USUAL = EncoderFingerprint(
     family="qwen3",
@@ -35,6 +37,7 @@ OTHER: dict[str, Any] = {
     "width": 1024,
     "tokenizer_digest": "aa" * 32,
     "weights_digest": "bb" * 32,
+    "configuration_digest": "dd" * 32,
     "chat_template_digest": "cc" * 32,
     "hidden_layer": -3,
     "before_final_norm": False,
@@ -67,7 +70,7 @@ def test_every_other_field_is(name: str) -> None:
 def test_survives_the_wire(fingerprint: EncoderFingerprint) -> None:
     arrived = Message.FromString(to_message(fingerprint).SerializeToString())
     assert from_message(arrived) == fingerprint
-    assert arrived.digest == fingerprint.digest
+    assert arrived.digest == fingerprint.message_digest
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,29 @@ def test_refuses_a_fingerprint_that_is_not_its_own(damage: dict[str, Any]) -> No
     assert "pass PromptEmbeds on unchanged" in refusal.value.message
 
 
+def test_the_configuration_is_part_of_the_digest_only_where_it_is_known() -> None:
+    known = dataclasses.replace(USUAL, configuration_digest="dd" * 32)
+    assert known.digest == "7180ffd39656ded6e5dd448c4e77f8a4d3b1cf28865ea15c82c59f96af4d47e9"
+    assert b'"configuration_digest"' not in USUAL.canonical and known.digest != USUAL.digest
+    assert known.message_digest == USUAL.digest == USUAL.message_digest
+    message = to_message(known)
+    assert message.digest == USUAL.digest, "a release that lacks the field can verify it"
+    message.digest = known.digest
+    assert from_message(message) == known, "a later release may send the complete digest"
+    message.ClearField("configuration_digest")
+    with pytest.raises(EncoderMismatch):
+        from_message(message)
+
+
+def test_an_unknown_configuration_is_unverified_and_no_obstacle_between_releases() -> None:
+    known = dataclasses.replace(USUAL, configuration_digest="dd" * 32)
+    for expected, actual in ((known, USUAL), (USUAL, known)):
+        assert compare(expected, actual).relation == "unverified"
+        assert compare(*fp.comparable(expected, actual)).relation == "exact"
+    other = dataclasses.replace(USUAL, configuration_digest="ee" * 32)
+    assert compare(*fp.comparable(known, other)).relation == "experimental"
+
+
 def test_every_field_has_a_row_in_the_relation_table() -> None:
     names = {field.name for field in dataclasses.fields(EncoderFingerprint)}
     assert set(fp.RELATION_OF_DIFFERENCE) == names - {"model_id"} == set(OTHER)
@@ -113,14 +139,15 @@ def test_a_difference_of_modifications_lists_them() -> None:
 
 @pytest.mark.parametrize(("name", "meaning"), fp.RELATION_OF_DIFFERENCE.items())
 def test_one_difference(name: str, meaning: str) -> None:
-    actual = dataclasses.replace(USUAL, **{name: OTHER[name]})
+    usual = dataclasses.replace(USUAL, configuration_digest="44" * 32)
+    actual = dataclasses.replace(usual, **{name: OTHER[name]})
     if meaning != "refused":
-        verdict = compare(USUAL, actual)
+        verdict = compare(usual, actual)
         assert verdict.relation == meaning
         assert len(verdict.differences) == 1 and verdict.differences[0].startswith(f"{name}: ")
         return
     with pytest.raises(EncoderMismatch) as refusal:
-        compare(USUAL, actual)
+        compare(usual, actual)
     error = refusal.value
     assert error.reason == "ENCODER_MISMATCH"
     assert error.metadata["field"] == name
@@ -154,3 +181,17 @@ def test_an_encoder_without_digests_is_unverified() -> None:
     assert "weights_digest: not known, here 111111111111..." in verdict.differences
     with pytest.raises(EncoderMismatch):
         compare(USUAL, EncoderFingerprint(family="qwen3", width=1024))
+
+
+def test_a_vision_fingerprint_has_its_configuration_only_where_it_is_known() -> None:
+    usual = VisionFingerprint("siglip", "siglip2", 1152, weights_digest="11" * 32, compute_dtype="float32")
+    known = dataclasses.replace(usual, configuration_digest="dd" * 32)
+    assert b"configuration_digest" not in usual.canonical and known.digest != usual.digest
+    message = vision_fingerprint.to_message(known)
+    assert message.digest == usual.digest == vision_fingerprint.to_message(usual).digest
+    assert vision_fingerprint.from_message(message, path="grid") == known
+    assert vision_fingerprint.complete_digest(message) == known.digest
+    message.digest = "55" * 32
+    assert vision_fingerprint.complete_digest(message) == "55" * 32
+    with pytest.raises(InvalidArgument):
+        vision_fingerprint.from_message(message, path="grid")

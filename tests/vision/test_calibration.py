@@ -27,6 +27,7 @@ ENCODER = EncoderFingerprint(
     chat_template_digest="c" * 64,
     compute_dtype="bfloat16",
     backend="torch-cpu",
+    configuration_digest="d" * 64,
 )
 
 
@@ -61,7 +62,7 @@ def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         metadata = file.metadata()
     assert (metadata["format"], metadata["prompts"], metadata["tokens"]) == ("zrelay.reference_statistics.v1", "2", "3")
-    assert json.loads(metadata["encoder"])["digest"] == ENCODER.digest
+    assert json.loads(metadata["encoder"])["digest"] == ENCODER.message_digest
 
 
 @pytest.mark.parametrize("cut", [0, 7, 40, -1])

@@ -1,5 +1,6 @@
 """The Qwen3-VL engine: what it caches between calls, what it refuses, and its fingerprint."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -193,6 +194,7 @@ def broken(source: Path, target: Path, what: str) -> Path:
             (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
         case "no tokenizer":
             (folder / "tokenizer.json").unlink()
+            (folder / "merges.txt").unlink()
         case "no template":
             (folder / "chat_template.jinja").unlink()
         case "no processor":
@@ -211,6 +213,12 @@ def broken(source: Path, target: Path, what: str) -> Path:
             tensors = load_file(folder / "model.safetensors")
             name = "model.language_model.layers.0.mlp.up_proj.weight"
             save_file({**tensors, name: tensors[name].to(torch.int8)}, folder / "model.safetensors")
+        case "no number in the vision tower" | "no number in the language model":
+            tensors = load_file(folder / "model.safetensors")
+            part = "model.visual." if "vision" in what else "model.language_model.layers.0."
+            name = next(name for name in sorted(tensors) if name.startswith(part))
+            tensors[name].view(-1)[-1] = torch.nan
+            save_file(tensors, folder / "model.safetensors")
         case "a layer that is none":
             (folder / "zrelay.json").write_text('{"hidden_layer": 2}')
     return folder
@@ -228,7 +236,9 @@ def broken(source: Path, target: Path, what: str) -> Path:
         ("no processor", "preprocessor_config.json is missing"),
         ("other widths", "config.json requires"),
         ("more layers", "the weights lack"),
-        ("quantised weights", "up_proj.weight is I8; expected BF16, F16, F32: quantised weights are not supported"),
+        ("quantised weights", "holds integer weights without scales"),
+        ("no number in the vision tower", "holds NaN or infinity"),
+        ("no number in the language model", "holds NaN or infinity"),
         ("a template without images", "its chat template cannot show an image"),
         ("a template that fails", "its chat template cannot show an image"),
         ("a layer that is none", "hidden_layer 2; it must be -1 or less"),
@@ -237,6 +247,24 @@ def broken(source: Path, target: Path, what: str) -> Path:
 def test_folders_that_lack_something(tiny: Path, tmp_path: Path, what: str, message: str) -> None:
     folder = broken(tiny, tmp_path / "broken", what)
     assert message in refused(lambda: load_qwen(folder), CheckpointError).message
+
+
+def test_every_file_may_begin_with_a_byte_order_mark(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "marked"))
+    for path in [*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.txt")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    plain, marked = loaded_qwen(tiny).fingerprint, load_qwen(folder).fingerprint
+    assert plain is not None and marked == dataclasses.replace(plain, model_id=folder.name)
+
+
+def test_a_template_among_named_ones(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "named"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": named}))
+    assert open_qwen3_vl(folder).chat_template == template
 
 
 @pytest.mark.parametrize("where", ["chat_template.json", "tokenizer_config.json"])

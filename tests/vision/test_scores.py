@@ -125,6 +125,15 @@ def test_a_text_over_the_limit_is_refused_not_cut(folder: Path) -> None:
     assert (refused.value.reason, refused.value.field) == ("TEXT_TOO_LONG", "texts[1]")
 
 
+def test_files_may_begin_with_a_byte_order_mark(folder: Path, tmp_path: Path) -> None:
+    marked = Path(shutil.copytree(folder / "siglip", tmp_path / "marked"))
+    for path in marked.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    wanted = loaded_siglip(folder / "siglip").score(PICTURES[:1], TEXTS[:1], cancelled=lambda: False)
+    found = load_siglip(marked).score(PICTURES[:1], TEXTS[:1], cancelled=lambda: False)
+    assert torch.equal(found.cosines, wanted.cosines)
+
+
 @pytest.mark.parametrize("lost", ["tokenizer_config.json", "text_config", "logit_bias"])
 def test_a_checkpoint_without_texts_gives_grids_and_refuses_scores(folder: Path, tmp_path: Path, lost: str) -> None:
     bare = shutil.copytree(folder / "siglip", tmp_path / "bare")

@@ -32,7 +32,16 @@ _REACH_S = 3.0
 """One of several encoders that has not answered within this time counts as away."""
 _AWAY_S = 5.0
 _FRESH_S = 30.0
-_MODEL_FIELDS = ("family", "width", "weights_digest", "tokenizer_digest", "quantization", "compute_dtype", "backend")
+_MODEL_FIELDS = (
+    "family",
+    "width",
+    "weights_digest",
+    "configuration_digest",
+    "tokenizer_digest",
+    "quantization",
+    "compute_dtype",
+    "backend",
+)
 """Fields of a fingerprint that no option of a request changes."""
 
 
@@ -226,7 +235,7 @@ def _relation(reference: EncoderFingerprint | None, made_by: EncoderFingerprint 
     if reference is None or made_by is None or reference.digest == made_by.digest:
         return fingerprint.EXACT
     try:
-        return fingerprint.compare(reference, made_by).relation
+        return fingerprint.compare(*fingerprint.comparable(reference, made_by)).relation
     except ZrelayError:
         return fingerprint.REFUSED
 

@@ -364,6 +364,7 @@ def require_alike(infos: Sequence[GeneratorInfo]) -> None:
     compared: tuple[tuple[str, Callable[[GeneratorInfo], object]], ...] = (
         ("transformer_digest", lambda info: info.transformer_digest),
         ("vae_digest", lambda info: info.vae_digest),
+        ("configuration_digest", lambda info: info.configuration_digest),
         ("defaults", lambda info: info.defaults if info.ready else None),
     )
     for name, value_of in compared:

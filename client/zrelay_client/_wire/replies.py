@@ -115,6 +115,7 @@ def generator_info(endpoint: str, message: GeneratorServiceGetInfoResponse) -> G
         model_id=message.model_id,
         transformer_digest=message.transformer_digest,
         vae_digest=message.vae_digest,
+        configuration_digest=message.configuration_digest,
         expected_encoder=_fingerprint(message.expected_encoder),
         defaults=_sampling(message.defaults),
         limits=_limits(message.limits),

@@ -169,6 +169,7 @@ class FakeGenerator(FakeService):
             model_id="fake",
             transformer_digest=sha256_hex(b"transformer"),
             vae_digest=sha256_hex(b"vae"),
+            configuration_digest=sha256_hex(b"configuration"),
             expected_encoder=fingerprint.to_message(fake_fingerprint(self.width)),
             defaults=self._reader.defaults,
             limits=self._reader.limits,

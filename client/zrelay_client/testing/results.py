@@ -8,7 +8,7 @@ from zrelay.v1 import generation_pb2, jobs_pb2
 from zrelay_client.testing import pictures
 from zrelay_client.testing.service import BACKEND, DTYPE, sha256_hex
 from zrelay_client.testing.specs import PREVIEW_SIDE, FakeSpec
-from zrelay_shared import __version__, fingerprint
+from zrelay_shared import __version__, fingerprint, vision_fingerprint
 from zrelay_shared.wire import Parcel
 
 
@@ -67,6 +67,7 @@ def _provenance(spec: FakeSpec, index: int, pixels_sha256: str) -> str:
             "model_id": "fake",
             "transformer_digest": sha256_hex(b"transformer"),
             "vae_digest": sha256_hex(b"vae"),
+            "configuration_digest": sha256_hex(b"configuration"),
             "device": BACKEND,
             "compute_dtype": DTYPE,
         },
@@ -111,6 +112,8 @@ def _features_provenance(spec: FakeSpec) -> dict[str, object]:
     if message.HasField("omni"):
         content["omni"] = {
             "file_sha256": [sha256_hex(image.data) for image in message.omni.images],
-            "siglip_encoders": [grid.fingerprint.digest for grid in message.omni.siglip_embeds],
+            "siglip_encoders": [
+                vision_fingerprint.complete_digest(grid.fingerprint) for grid in message.omni.siglip_embeds
+            ],
         }
     return content

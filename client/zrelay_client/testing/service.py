@@ -146,6 +146,7 @@ def fake_fingerprint(width: int) -> EncoderFingerprint:
         width=width,
         model_id="fake",
         weights_digest=sha256_hex(b"weights"),
+        configuration_digest=sha256_hex(b"configuration"),
         tokenizer_digest=sha256_hex(b"tokenizer"),
         chat_template_digest=sha256_hex(b"template"),
         compute_dtype=DTYPE,

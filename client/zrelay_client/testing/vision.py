@@ -230,6 +230,7 @@ class FakeVision(FakeService):
                 width=GRID[2] if is_siglip else self.width,
                 model_id="fake",
                 weights_digest=sha256_hex(engine.encode()),
+                configuration_digest=sha256_hex(b"configuration"),
                 processor_digest=sha256_hex(b"processor"),
                 hidden_layer=0 if is_siglip else layer,
                 compute_dtype=DTYPE,

@@ -1,9 +1,10 @@
 """A loaded text encoder: loads a checked folder to a device and computes its fingerprint."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import torch
 from transformers import Qwen3Config
@@ -12,13 +13,19 @@ from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.model.network import TextEncoder
 from zrelay_shared import checkpoints, torch_devices
 from zrelay_shared.checkpoints import ComponentFolder, TextEncoderFolder
-from zrelay_shared.digests import canonical_name, template_digest, tokenizer_digest, weights_digest
-from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
+from zrelay_shared.configuration import read_component
+from zrelay_shared.errors import CheckpointError, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.tokenizer import TokenizerIdentity
 from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles, canonical_name
 
 log = logging.getLogger(__name__)
+_LAYER = re.compile(r"layers\.(\d+)\.")
+_FINAL_NORM = "norm.weight"
+_ROTARY_TABLE = "rotary_emb.inv_freq"
+"""Saved by older versions of transformers; it follows from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +73,8 @@ class Encoder:
         )
 
 
-def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
-    """Loads the model of a checkpoint and computes its fingerprint.
+def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: TokenizerIdentity) -> Encoder:
+    """Loads the model of a checkpoint and computes its fingerprint, of which the tokenizer's identity is a part.
 
     Raises:
         CheckpointError: The checkpoint is damaged or has no such layer.
@@ -78,8 +85,9 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
     stored = torch_devices.stored_dtype(folder.component.weights)
     dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
     log.info("computing in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+    weights = WeightFiles(folder.component, cache=config.cache)
     try:
-        model = load_model(folder.component, config.hidden_layer, device, dtype)
+        model = load_model(folder.component, weights, config.hidden_layer, device, dtype)
     except ValueError as error:
         raise CheckpointError(f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}") from error
     except (RuntimeError, MemoryError) as error:
@@ -91,46 +99,44 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig) -> Encoder:
     log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
     fingerprint = _fingerprint(
         folder,
+        tokenizer,
         model_id=checkpoints.model_id(config.model),
         width=model.width,
         hidden_layer=config.hidden_layer,
         device=device,
         dtype=dtype,
-        cache=config.cache,
+        weights_digest=weights.digest,
     )
     return Encoder(model, fingerprint, device)
 
 
-def load_model(component: ComponentFolder, hidden_layer: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+def load_model(
+    component: ComponentFolder, weights: WeightFiles, hidden_layer: int, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
     """Loads the blocks that `hidden_layer` needs, and only their tensors.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
+        CheckpointError: A tensor is missing, left over, not finite or has another shape, or config.json is invalid.
         ValueError: The model has no such layer.
     """
-    config = _read_config(component)
-    plan = layer_plan(config.num_hidden_layers, hidden_layer)
+    configuration = read_component(component)
+    plan = layer_plan(configuration.values["num_hidden_layers"], hidden_layer)
     try:
-        model = TextEncoder(config, plan)
-    except Exception as error:  # no heads, a negative width: torch and Python raise many types
+        model = TextEncoder(Qwen3Config(**configuration.arguments()), plan)
+    except Exception as error:  # transformers raises its own types, which change between versions
         raise _not_a_model(component, error) from error
-    load_weights(model, component.weights, device, dtype, name_of=canonical_name, what=component.path.name)
+    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
     model.rotary_emb.to(device)
     return model
 
 
-def _read_config(component: ComponentFolder) -> Qwen3Config:
-    try:
-        config = Qwen3Config.from_dict(dict(component.config))
-    except Exception as error:  # transformers raises its own types, which change between versions
-        raise _not_a_model(component, error) from error
-    kinds = set(config.layer_types or ())
-    if kinds - {"full_attention"}:
-        raise CheckpointError(
-            f"{component.path.name}/config.json: layer_types: expected full_attention only, as Z-Image's text encoder "
-            f"has, got {listed(sorted(kinds))}; set use_sliding_window to false if the model was trained without it"
-        )
-    return config
+def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for what the plan does not need."""
+    name = canonical_name(stored)
+    if name is None or name.endswith(_ROTARY_TABLE) or (name == _FINAL_NORM and not plan.final_norm):
+        return None
+    layer = _LAYER.match(name)
+    return None if layer is not None and int(layer[1]) >= plan.blocks else name
 
 
 def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointError:
@@ -144,25 +150,24 @@ def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointErro
 
 def _fingerprint(
     folder: TextEncoderFolder,
+    tokenizer: TokenizerIdentity,
     *,
     model_id: str,
     width: int,
     hidden_layer: int,
     device: torch.device,
     dtype: torch.dtype,
-    cache: Path | None,
+    weights_digest: str,
 ) -> EncoderFingerprint:
-    """Computes the fingerprint of embeddings made with default options.
-
-    Reads the weights, unless `cache` holds their digest.
-    """
+    """Computes the fingerprint of embeddings made with default options."""
     return EncoderFingerprint(
         family=str(folder.component.config["model_type"]),
         width=width,
         model_id=model_id,
-        weights_digest=weights_digest(folder.component, cache=cache),
-        tokenizer_digest=tokenizer_digest(folder.tokenizer),
-        chat_template_digest=template_digest(folder.chat_template),
+        weights_digest=weights_digest,
+        configuration_digest=read_component(folder.component).digest,
+        tokenizer_digest=tokenizer.tokenizer_digest,
+        chat_template_digest=tokenizer.chat_template_digest,
         hidden_layer=hidden_layer,
         before_final_norm=hidden_layer != -1,
         compute_dtype=torch_devices.dtype_name(dtype),

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import ClassVar, TypeAlias
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from zrelay_shared.checkpoints import TextEncoderFolder
+from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.omni import fits
+from zrelay_shared.tokenizer import TokenizerIdentity, identify_tokenizer, load_tokenizer, padding_id
 
 THINK_MODES = ("none", "empty", "content")
+_PROBE = "a prompt"
 _EMPTY_BLOCK = "<think>\n\n</think>\n\n"
 
 
@@ -141,13 +143,17 @@ class PromptFormatter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self.pad_id = int(tokenizer.pad_token_id or 0)
+        self.pad_id = padding_id(tokenizer)
 
     def format(self, prompts: Sequence[PromptInput]) -> list[FormattedPrompt]:
         """Formats and tokenizes prompts."""
         texts = [self._texts(prompt) for prompt in prompts]
         ids = iter(tokenize(self._tokenizer, [text for own in texts for text in own]))
         return [_formatted(own, [next(ids) for _ in own]) for own in texts]
+
+    def identity(self) -> TokenizerIdentity:
+        """Computes the digests of the tokenizer and its template. It takes a second for Qwen3's vocabulary."""
+        return identify_tokenizer(self._tokenizer)
 
     def _texts(self, prompt: PromptInput) -> list[str]:
         if isinstance(prompt, OmniPrompt):
@@ -161,29 +167,20 @@ def load_formatter(folder: TextEncoderFolder) -> PromptFormatter:
     Raises:
         CheckpointError: The tokenizer cannot be read or its template cannot format a prompt.
     """
-    formatter = PromptFormatter(_load_tokenizer(folder.tokenizer, folder.chat_template))
+    read_component(folder.component)  # transformers reads config.json for the tokenizer too, and names no key
+    formatter = PromptFormatter(load_tokenizer(folder.tokenizer, folder.chat_template))
     try:
-        formatter.format([single_turn("a")])
+        [formatted] = formatter.format([single_turn(_PROBE)])
     except Exception as error:  # a template is a program and can raise anything
         raise CheckpointError(
             f"{folder.tokenizer.name}: its chat template cannot format a prompt ({type(error).__name__}: {error}); "
             "copy it again from the checkpoint"
         ) from error
-    return formatter
-
-
-def _load_tokenizer(folder: Path, chat_template: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise their own types for damaged files
+    if _PROBE not in formatted.text:
         raise CheckpointError(
-            f"{folder.name}: the tokenizer cannot be read ({type(error).__name__}); copy its files, and config.json "
-            "if the folder has one, again from the checkpoint"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise CheckpointError(f"{folder.name}: expected a tokenizer, got {type(tokenizer).__name__}")
-    tokenizer.chat_template = chat_template
-    return tokenizer
+            f"{folder.tokenizer.name}: its chat template leaves out the prompt; copy it again from the checkpoint"
+        )
+    return formatter
 
 
 def _apply_template(

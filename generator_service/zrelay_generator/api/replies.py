@@ -7,9 +7,11 @@ import grpc
 
 from zrelay.v1 import generation_pb2, generator_pb2, info_pb2
 from zrelay.v1 import jobs_pb2 as pb
+from zrelay.v1.embeds_pb2 import EncoderRelation
 from zrelay_generator.cost.model import CostSnapshot
 from zrelay_generator.engine.events import JobFailed, JobStage, StageProgress
 from zrelay_generator.features.acceptance import Acceptance
+from zrelay_generator.features.expected_encoder import ExpectedEncoder, compare_encoder
 from zrelay_generator.features.protocol import Capability, JobSpec, SamplingSettings
 from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.features.registry import FEATURES, UNBUILT
@@ -19,7 +21,7 @@ from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import ZrelayError
-from zrelay_shared.fingerprint import RELATIONS, to_message
+from zrelay_shared.fingerprint import RELATIONS, EncoderFingerprint, to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.service.info import device_info, server_version
 from zrelay_shared.service.roles import GeneratorConfig
@@ -107,9 +109,12 @@ def job_message(job: LiveJob, standing: QueueStanding | None = None) -> pb.Job:
     )
 
 
-def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: JobAccepted) -> bytes:
-    """Returns the serialized JobAccepted of a new job. It is stored with the job and listed from there."""
-    sampling, origin = spec.sampling, spec.origin
+def accepted_bytes(expected: ExpectedEncoder, job_id: str, request_id: str, spec: JobSpec, event: JobAccepted) -> bytes:
+    """Returns the serialized JobAccepted of a new job. It is stored with the job and listed from there.
+
+    While the expected encoder is not known, it lacks the relation, and `related_bytes` adds that later.
+    """
+    sampling = spec.sampling
     images = sampling.num_images
     plan = (
         (JobStage.PREPARE, 1),
@@ -127,9 +132,23 @@ def accepted_bytes(job_id: str, request_id: str, spec: JobSpec, event: JobAccept
         sampling=sampling_message(sampling),
         sigmas=sampling.schedule.sigmas,
         plan=[pb.Stage(kind=_STAGES[stage], total=total) for stage, total in plan],
-        encoder_relation=RELATIONS[origin.relation],
-        encoder_differences=origin.differences,
     )
+    plain = message.SerializeToString()
+    return plain if expected.known is None else related_bytes(plain, expected.known, spec)
+
+
+def is_related(accepted: bytes) -> bool:
+    """Returns whether a serialized JobAccepted has the relation of the encoder."""
+    unknown = EncoderRelation.ENCODER_RELATION_UNSPECIFIED
+    return pb.JobAccepted.FromString(accepted).encoder_relation != unknown
+
+
+def related_bytes(accepted: bytes, expected: EncoderFingerprint, spec: JobSpec) -> bytes:
+    """Returns a serialized JobAccepted with the relation of the job's encoder to the expected one."""
+    found = compare_encoder(expected, spec.origin.encoder)
+    message = pb.JobAccepted.FromString(accepted)
+    message.encoder_relation = RELATIONS[found.relation]
+    message.encoder_differences[:] = found.differences
     return message.SerializeToString()
 
 
@@ -184,6 +203,7 @@ def ready_info(
     info = loading_info(loaded.model_id, config.state, accepts)
     info.ready = True
     info.transformer_digest, info.vae_digest = loaded.transformer_digest, loaded.vae_digest
+    info.configuration_digest = loaded.configuration_digest
     info.expected_encoder.CopyFrom(to_message(accepts.encoder))
     info.defaults.CopyFrom(_defaults(accepts))
     info.limits.CopyFrom(_limits(accepts))

@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from zrelay.v1 import generation_pb2 as pb
@@ -324,7 +324,7 @@ def _output(spec: pb.GenerationSpec) -> Output:
 
 
 def _origin(request: SpecRequest, format: ImageFormat) -> Origin:
-    spec, message, verdict = request.spec, request.spec.provenance, request.verdict("prompt")
+    spec, message = request.spec, request.spec.provenance
     labels = tuple(sorted(message.labels.items()))
     longest = max((len(text) for pair in labels for text in pair), default=0)
     if len(labels) > _MAX_LABELS or longest > _MAX_LABEL_CHARS:
@@ -335,9 +335,7 @@ def _origin(request: SpecRequest, format: ImageFormat) -> Origin:
             reason="LABELS_TOO_LARGE",
         )
     origin = Origin(
-        encoder=json.dumps(_encoder(spec), sort_keys=True),
-        relation=verdict.relation,
-        differences=verdict.differences,
+        encoder=from_message(spec.prompt.prompt_embeds.fingerprint),
         prompt=message.prompt if message.HasField("prompt") else None,
         negative_prompt=message.negative_prompt if message.HasField("negative_prompt") else None,
         labels=labels,
@@ -352,11 +350,3 @@ def _origin(request: SpecRequest, format: ImageFormat) -> Origin:
             remedy="shorten it, write a PNG, or set omit_provenance",
         )
     return origin
-
-
-def _encoder(spec: pb.GenerationSpec) -> dict[str, object]:
-    """Returns the encoder's fingerprint and digest for the file, without local paths of the encoder's machine."""
-    fingerprint = from_message(spec.prompt.prompt_embeds.fingerprint)
-    content = asdict(fingerprint) | {"digest": fingerprint.digest}
-    content["model_id"] = fingerprint.model_id.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-    return content

@@ -87,7 +87,7 @@ class GeneratorHandlers:
             caller=_caller(context),
             budget_s=context.time_remaining(),
         )
-        events = _events(served.jobs, await served.jobs.submit(submission))
+        events = _events(context, served.jobs, await served.jobs.submit(submission))
         async with aclosing(events):
             async for event in events:
                 yield pb.GenerateResponse(event=event)
@@ -108,7 +108,7 @@ class GeneratorHandlers:
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         jobs = self._ready().jobs
         job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
-        events = _events(jobs, job, parcel.message.after_sequence)
+        events = _events(context, jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
                 yield pb.WatchJobResponse(event=event)
@@ -156,8 +156,10 @@ class GeneratorHandlers:
         return self.served
 
 
-async def _events(jobs: JobManager, job: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+async def _events(context: Context, jobs: JobManager, job: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
     """Yields the events of a job as messages. Raises the job's error if it failed."""
+    # The first event may come late. Without metadata a client's channel would hide an error by repeating the call.
+    await context.send_initial_metadata(())
     events = jobs.watch(job, after)
     async with aclosing(events):
         async for sequence, event in events:

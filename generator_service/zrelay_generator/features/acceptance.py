@@ -43,7 +43,7 @@ class Acceptance:
     Attributes:
         sampling: Limits and defaults of SamplingOptions.
         model: Limits of the checkpoint. Features derive their own limits from it.
-        encoder: Fingerprint of the encoder that belongs to the checkpoint.
+        encoder: Fingerprint of the encoder that belongs to the checkpoint; the digest of its weights may still be "".
         max_image_bytes: Maximum size of an image file.
         max_image_pixels: Maximum area of an image in a request.
         deterministic: Whether every job is deterministic, even if the request does not set it.

@@ -20,6 +20,7 @@ from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.packing import Conditioning
 from zrelay_generator.model.transformer import Prediction, Segment
 from zrelay_generator.priority import Priority as Priority
+from zrelay_shared.fingerprint import EncoderFingerprint
 
 PROMPT = "prompt"
 """Name of the segment that every job has."""
@@ -87,16 +88,12 @@ class Origin:
     """Origin of a job's prompts, written into the provenance of its images. It does not change the images.
 
     Attributes:
-        encoder: Fingerprint of the encoder as JSON text.
-        relation: Relation of that encoder to the one of the checkpoint, for example `exact`.
-        differences: Names of the fields in which both encoders differ.
+        encoder: Fingerprint of the encoder, None for a job that no request made.
         prompt, negative_prompt: The user's text, None if it was not sent.
         labels: Pairs of name and value.
     """
 
-    encoder: str = "{}"
-    relation: str = "unverified"
-    differences: tuple[str, ...] = ()
+    encoder: EncoderFingerprint | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     labels: tuple[tuple[str, str], ...] = ()

@@ -10,7 +10,7 @@ from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.protocol import Prompt, SamplingSettings
 from zrelay_shared.errors import FeatureMissing, invalid
-from zrelay_shared.fingerprint import EncoderComparison, compare, from_message
+from zrelay_shared.fingerprint import compare, from_message
 from zrelay_shared.torch_tensors import from_wire
 from zrelay_shared.wire import Parcel
 
@@ -30,7 +30,7 @@ class SpecRequest:
     spec: pb.GenerationSpec
     sampling: SamplingSettings
     accepts: Acceptance
-    _read: dict[str, tuple[Prompt, EncoderComparison]] = field(default_factory=dict)
+    _read: dict[str, Prompt] = field(default_factory=dict)
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ class SpecRequest:
             InvalidArgument: A tensor has the wrong form, width or length.
             PayloadCorrupt: A checksum does not match.
         """
-        return self._prompt(name)[0]
-
-    def verdict(self, name: str) -> EncoderComparison:
-        """Returns how the encoder of one prompt field relates to the checkpoint's. Raises as `prompt`."""
-        return self._prompt(name)[1]
+        if name not in self._read:
+            path, embeds = f"spec.{name}.prompt_embeds", self.embeds(name)
+            compare(self.accepts.encoder, from_message(embeds.fingerprint, path=f"{path}.fingerprint"))
+            self._read[name] = self._segments(embeds, path)
+        return self._read[name]
 
     def embeds(self, name: str) -> embeds_pb2.PromptEmbeds:
         """Returns the PromptEmbeds message of one prompt field.
@@ -95,13 +95,6 @@ class SpecRequest:
                 path, f"at most {limit} bytes", size, reason="IMAGE_TOO_LARGE", remedy="save it as a smaller file"
             )
         return bytes(source.data)
-
-    def _prompt(self, name: str) -> tuple[Prompt, EncoderComparison]:
-        if name not in self._read:
-            path, embeds = f"spec.{name}.prompt_embeds", self.embeds(name)
-            verdict = compare(self.accepts.encoder, from_message(embeds.fingerprint, path=f"{path}.fingerprint"))
-            self._read[name] = self._segments(embeds, path), verdict
-        return self._read[name]
 
     def _segments(self, embeds: embeds_pb2.PromptEmbeds, path: str) -> Prompt:
         limits, parts = self.accepts.model, []

@@ -103,10 +103,14 @@ class EventLog:
         self._drop_replaced(event)
         self.sequence += 1
         self._events.append((self.sequence, event))
+        self.wake()
+        return self.sequence
+
+    def wake(self) -> None:
+        """Lets the watchers look at the events again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
-        return self.sequence
 
     def replace(self, sequence: int, event: JobEvent) -> None:
         """Replaces an event."""

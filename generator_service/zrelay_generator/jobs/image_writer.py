@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from zrelay_generator.engine.events import ImagePixels, JobFailed, JobStage, PreviewPixels, StageProgress
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.engine.refusals import device_failure
+from zrelay_generator.features.expected_encoder import ExpectedEncoder, compare_encoder
 from zrelay_generator.features.provenance import LoadedIdentity, provenance_json
 from zrelay_generator.images.writing import pixels_sha256, write_image, write_preview
 from zrelay_generator.jobs.events import ImageFinished, JobEvent, JobSucceeded, PreviewReady
+from zrelay_shared.fingerprint import EncoderFingerprint
 
 log = logging.getLogger(__name__)
 Publish = Callable[[DeviceJob, JobEvent], None]
@@ -20,14 +22,15 @@ Publish = Callable[[DeviceJob, JobEvent], None]
 class ImageWriter:
     """Writes previews and images in the order in which they arrive, and publishes them from its thread."""
 
-    def __init__(self, loaded: LoadedIdentity, publish: Publish) -> None:
+    def __init__(self, loaded: LoadedIdentity, expected: ExpectedEncoder, publish: Publish) -> None:
         """Starts the thread.
 
         Args:
             loaded: What generates the images, for their provenance.
+            expected: The encoder of the checkpoint. Until it is known, pixels wait in memory.
             publish: Receives the events; called from the writer's thread.
         """
-        self._loaded = loaded
+        self._loaded, self._expected = loaded, expected
         self._publish = publish
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="image-writer")
 
@@ -40,26 +43,28 @@ class ImageWriter:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _write(self, job: DeviceJob, event: PreviewPixels | ImagePixels) -> None:
-        if job.cancelled:
+        expected = self._expected.wait()
+        if job.cancelled or expected is None:
             return
         try:
             if isinstance(event, PreviewPixels):
                 self._publish(job, PreviewReady(event.image_index, event.step, write_preview(event.pixels)))
             else:
-                self._finish(job, event)
+                self._finish(job, event, expected)
         except Exception:  # the thread must live on for the other jobs, and this job must end
             incident = uuid.uuid4().hex[:12]
             log.exception("incident %s: an image could not be written", incident)
             self._publish(job, JobFailed(device_failure(incident)))
             job.cancelled = True  # the device need not generate the rest; set last, because this is no cancellation
 
-    def _finish(self, job: DeviceJob, event: ImagePixels) -> None:
+    def _finish(self, job: DeviceJob, event: ImagePixels, expected: EncoderFingerprint) -> None:
         started = time.perf_counter()
         spec, output = job.spec, job.spec.output
         digest = pixels_sha256(event.pixels)
         text = ""
         if not output.omit_provenance:
-            text = provenance_json(spec, self._loaded, event.image_index, event.seed, digest)
+            relation = compare_encoder(expected, spec.origin.encoder)
+            text = provenance_json(spec, self._loaded, relation, event.image_index, event.seed, digest)
         file = write_image(event.pixels, output.format, output.quality, text)
         seconds = time.perf_counter() - started
         job.timings.encode_image_s += seconds

@@ -26,6 +26,7 @@ class LiveJob:
         progressed_at: Seconds on the monotonic clock at which the device last reported on it.
         suspended: Whether this process has stopped it, for the next process to continue.
         alone: Whether it must run on the device without other jobs.
+        unrelated: Whether the relation of its encoder is not known yet; until then its watchers receive nothing.
     """
 
     record: JobRecord
@@ -35,11 +36,18 @@ class LiveJob:
     progressed_at: float = 0.0
     suspended: bool = False
     alone: bool = False
+    unrelated: bool = False
 
     @property
     def over(self) -> bool:
         """Whether nothing more happens to it in this process."""
         return self.suspended or self.record.state.ended
+
+    @property
+    def held(self) -> bool:
+        """Whether its events wait for the relation of its encoder; those of a job that failed do not."""
+        failed = self.suspended or self.record.state in (JobState.FAILED, JobState.CANCELLED)
+        return self.unrelated and not failed
 
 
 def result_record(sequence: int, event: ImageFinished | JobSucceeded) -> ResultRecord:

@@ -5,18 +5,21 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import JobFailed, StageProgress
 from zrelay_generator.engine.job import DeviceJob
+from zrelay_generator.features.expected_encoder import ExpectedEncoder
 from zrelay_generator.jobs.directory import JobDirectory
 from zrelay_generator.jobs.events import EventLog, ImageFinished, JobAccepted, JobEvent
 from zrelay_generator.jobs.intake import DescribeJob, JobIntake, SerialTasks, Submission, device_lost, draining
 from zrelay_generator.jobs.live import LiveJob, stored_job
 from zrelay_generator.jobs.prefetcher import LoadSpec, Prefetcher
+from zrelay_generator.jobs.relations import EncoderRelations, IsRelated, Relate
 from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits, ResultSaver
 from zrelay_generator.jobs.transitions import queued_again, transition
+from zrelay_generator.model.identity import generates_same
 from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
@@ -30,6 +33,7 @@ from zrelay_shared.errors import (
     Unavailable,
     ZrelayError,
 )
+from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.service.roles import GeneratorConfig
 
 log = logging.getLogger(__name__)
@@ -73,6 +77,8 @@ class Dependencies:
         describe: Makes the JobAccepted message of a new job.
         model: Digest of what generates the images.
         intervals: Intervals of heartbeats, retries and leases.
+        expected: The encoder of the checkpoint.
+        is_related, relate: Check and complete the JobAccepted of a job, see `EncoderRelations`.
         held_limits: Limits of the results that are kept in memory while the disk refuses them.
         clock: Seconds that only grow.
     """
@@ -85,6 +91,9 @@ class Dependencies:
     describe: DescribeJob
     model: str = ""
     intervals: Intervals = DEFAULT_INTERVALS
+    expected: ExpectedEncoder = field(default_factory=ExpectedEncoder)
+    is_related: IsRelated = lambda _: True
+    relate: Relate = lambda accepted, *_: accepted
     held_limits: HeldLimits = DEFAULT_HELD_LIMITS
     clock: Callable[[], float] = time.monotonic
 
@@ -113,6 +122,10 @@ class JobManager:
         )
         self._saver = ResultSaver(dependencies.store, self, self._prefetcher.wake, dependencies.held_limits)
         self._submissions = SerialTasks()
+        self._expected = dependencies.expected
+        self._relations = EncoderRelations(
+            dependencies.store, dependencies.load, dependencies.is_related, dependencies.relate
+        )
         self._leases: dict[str, asyncio.TimerHandle] = {}
         self._intake = JobIntake(
             config,
@@ -155,14 +168,24 @@ class JobManager:
             while True:
                 changed = job.log.changed
                 while (following := job.log.after(after)) is not None:
+                    if job.held:
+                        break
                     after, event = following
-                    yield after, await self._with_bytes(job, event)
-                if job.over:
+                    if not job.unrelated or isinstance(event, JobFailed):  # a failure need not wait for the relation
+                        yield after, await self._with_bytes(job, event)
+                if job.over and not job.held:
                     return
                 await changed.wait()
         finally:
             job.watchers -= 1
             self._update_lease(job)
+
+    async def set_encoder(self, fingerprint: EncoderFingerprint) -> None:
+        """Completes the jobs that were accepted before the encoder of the checkpoint was known, and releases them."""
+        try:
+            await self._relations.settle(fingerprint)
+        finally:
+            self._expected.set(fingerprint)
 
     def standing(self, job: LiveJob) -> QueueStanding | None:
         """Returns the standing of a job, None if it does not wait."""
@@ -230,6 +253,7 @@ class JobManager:
             await self._store.forget(unreadable)
         for record in records:
             await self._restore(record, losses.get(record.job_id, 0))
+        await self._relations.settle(self._expected.known)
         return len(records)
 
     async def drain(self, grace_s: float) -> None:
@@ -297,7 +321,9 @@ class JobManager:
                 self._suspend(job)
             else:
                 self._prefetcher.offer(job, submission.job)
+            self._relations.add(job, submission.job)
         self._update_lease(job, self._intervals.first_watch_s)
+        await self._relations.settle(self._expected.known)
         return job
 
     def _record(self, job: LiveJob, event: JobEvent) -> None:
@@ -362,6 +388,7 @@ class JobManager:
             job, refusal = stored_job(record, []), error
         job.log.sequence = max(job.log.sequence, self._store.first_sequence)
         job.alone = losses > 0
+        self._relations.add(job)
         self.directory.add(job)
         self.scheduler.enter(record)
         if self._intake.refusal is not None:
@@ -395,7 +422,7 @@ class JobManager:
             raise refusal from error
 
     def _model_changed(self, record: JobRecord) -> FailedPrecondition | None:
-        if record.model == self._model:
+        if generates_same(record.model, self._model):
             return None
         return FailedPrecondition(
             "this job was accepted for another checkpoint than the generator has now, which would generate another "

@@ -1,5 +1,6 @@
 """Loads transformer, VAE and defaults of a checkpoint folder. It opens neither the text encoder nor pickle files."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from zrelay_shared.checkpoints import (
     open_pipeline,
     text_limit,
 )
+from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
-from zrelay_shared.safetensors_header import read_header
 from zrelay_shared.torch_devices import is_out_of_memory
+from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_component", "load_model"]
 
 _UNSUPPORTED_SCHEDULES = (
     "use_dynamic_shifting",
@@ -35,10 +38,17 @@ _UNSUPPORTED_SCHEDULES = (
     "shift_terminal",
 )
 _TRAIN_TIMESTEPS = 1000
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Loads the model of a pipeline folder.
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Path | None = None) -> LoadedModel:
+    """Loads the model of a pipeline folder, and computes the digests of its weights on the way.
+
+    Args:
+        folder: The pipeline folder.
+        device: Where the weights go.
+        dtype: Their dtype.
+        cache: Folder that keeps digests of weights between starts, None for none.
 
     Raises:
         CheckpointError: Something is missing or does not fit; the message names it.
@@ -49,8 +59,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
     _check_scheduler(pipeline)
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    model = _load(ZImageTransformer2DModel, pipeline, "transformer", device, dtype)
-    autoencoder = _load(AutoencoderKL, pipeline, "vae", device, dtype)
+    files = {name: WeightFiles(pipeline.component(name), cache=cache) for name in ("transformer", "vae")}
+    model = load_component(
+        ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, dtype
+    )
+    autoencoder = load_component(AutoencoderKL, pipeline.component("vae"), files["vae"], device, dtype)
     with torch.inference_mode():
         try:
             weights = transformer_weights(model)
@@ -64,48 +77,76 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded
             vae = Vae(autoencoder)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"vae/config.json: {error}", metadata={"file": "vae/config.json"}) from error
-        return LoadedModel(PackedTransformer(weights), vae, fit_latent_to_rgb(vae), generation_defaults, limits)
-
-
-def _load(kind: Any, pipeline: PipelineFolder, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Loads one component, a diffusers model of class `kind`. Its tensors are read directly to the device, once."""
-    component = pipeline.component(name)
-    try:
-        loaded, report = kind.from_pretrained(
-            component.path,
-            dtype=dtype,
-            device_map={"": str(device)},
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=True,
-            output_loading_info=True,
+        return LoadedModel(
+            PackedTransformer(weights),
+            vae,
+            fit_latent_to_rgb(vae),
+            generation_defaults,
+            limits,
+            {name: weights.digest for name, weights in files.items()},
         )
-    except Exception as error:  # diffusers does not validate configurations: no heads or a width of 0 raise any error
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _unusable(name, _difference(kind, component) or reason) from error
-    # diffusers only warns about these and leaves missing tensors at random values.
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if names := [str(item) for item in report[problem]]:
-            raise _unusable(name, f"{problem.replace('_', ' ')}: {listed(names)}")
-    return loaded.eval().requires_grad_(False)
 
 
-def _difference(kind: Any, component: ComponentFolder) -> str:
-    """Returns which tensors of config.json the files lack or hold in another shape, "" if there are none."""
+def load_component(
+    kind: Any, component: ComponentFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """Loads one component, a diffusers model of class `kind`.
+
+    diffusers keeps no module of these classes in float32, and they have no buffers. So the result is bitwise that of
+    its from_pretrained, which leaves out and makes up tensors with a warning and may read other files.
+
+    Args:
+        kind: The class.
+        component: The component's folder.
+        weights: Its weights; their digest is computed on the way.
+        device: Where the weights go.
+        dtype: Their dtype.
+
+    Raises:
+        CheckpointError: Configuration and weights do not fit together, or a value is not finite.
+        OutOfMemory: The device has not enough memory.
+    """
+    name = component.name
     try:
         with torch.device("meta"):
-            wanted = {name: tuple(t.shape) for name, t in kind.from_config(dict(component.config)).state_dict().items()}
-    except Exception:  # the configuration makes no model, so the first error is the reason
-        return ""
-    found = {entry.name: tuple(entry.shape) for file in component.weights for entry in read_header(file)}
-    if lost := [name for name in wanted if name not in found]:
-        return f"missing: {listed(lost)}"
-    other = [
-        f"{name} is {list(found[name])}, not {list(shape)}" for name, shape in wanted.items() if found[name] != shape
-    ]
-    return listed(other)
+            model = kind(**_arguments(kind, component))
+    except Exception as error:  # diffusers does not validate configurations: no heads or a width of 0 raise any error
+        raise _unusable(name, (str(error) or type(error).__name__).splitlines()[0]) from error
+    renamed = _renamed_attention(model)
+    try:
+        load_weights(model, weights, device, dtype, name_of=lambda stored: renamed.get(stored, stored))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{name}/: {error.message}", metadata={"file": f"{name}/config.json", **error.metadata}
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if unfilled := [each for each, tensor in tensors if tensor.is_meta]:
+        raise _unusable(name, f"no file holds {listed(unfilled)}")
+    return model
+
+
+def _arguments(kind: Any, component: ComponentFolder) -> dict[str, Any]:
+    """Returns every argument of a diffusers model, so that none comes from config.json unread.
+
+    Parameters that no table lists (a newer diffusers may have some) have the defaults of the class.
+    """
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return {each.name: each.default for each in parameters} | read_component(component).arguments()
+
+
+def _renamed_attention(model: Any) -> dict[str, str]:
+    """Returns the names that older versions of diffusers saved for attention layers, and today's names of them."""
+    return {
+        f"{path}.{old}.{part}": f"{path}.{new}.{part}"
+        for path, module in model.named_modules()
+        if getattr(module, "_from_deprecated_attn_block", False)
+        for old, new in _OLD_ATTENTION.items()
+        for part in ("weight", "bias")
+    }
 
 
 def _unusable(name: str, problem: str) -> CheckpointError:

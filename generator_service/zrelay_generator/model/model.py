@@ -1,6 +1,7 @@
 """A loaded checkpoint: everything that the engine runs, on its device."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from zrelay_generator.model.preview import LatentToRgb
 from zrelay_generator.model.transformer import PackedTransformer
@@ -31,10 +32,18 @@ class ModelLimits:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A loaded model: transformer, VAE, the map for previews, and the checkpoint's defaults and limits."""
+    """A loaded model.
+
+    Attributes:
+        transformer, vae: The networks.
+        latent_to_rgb: The map for previews.
+        defaults, limits: Defaults and limits of the checkpoint.
+        weights_digests: Digests of the weights as they were loaded, by the name of the component.
+    """
 
     transformer: PackedTransformer
     vae: Vae
     latent_to_rgb: LatentToRgb
     defaults: GenerationDefaults
     limits: ModelLimits
+    weights_digests: Mapping[str, str] = field(default_factory=dict)

@@ -56,6 +56,9 @@ class JobStore(Protocol):
     async def spoil(self, arrival: int, error: ZrelayError, sha256: str) -> None:
         """Changes a job that succeeded to a failed one, because its image `sha256` cannot be read."""
 
+    async def update_accepted(self, arrival: int, accepted: bytes) -> None:
+        """Replaces the serialized JobAccepted of a job."""
+
     async def detach(self, arrival: int) -> None:
         """Marks a job as detached."""
 

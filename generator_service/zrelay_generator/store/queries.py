@@ -89,6 +89,11 @@ def finish_job(db: sqlite3.Connection, record: JobRecord) -> None:
     clear_device_losses(db, record.arrival)
 
 
+def update_accepted(db: sqlite3.Connection, arrival: int, accepted: bytes) -> None:
+    """Replaces the serialized JobAccepted of a job."""
+    db.execute("UPDATE jobs SET accepted = ? WHERE arrival = ?", (accepted, arrival))
+
+
 def add_device_loss(db: sqlite3.Connection, job_ids: Collection[str]) -> None:
     """Increments the number of device losses of these jobs; jobs that are over are left out."""
     db.executemany(

@@ -131,6 +131,9 @@ class SqliteJobStore:
     async def spoil(self, arrival: int, error: ZrelayError, sha256: str) -> None:
         await self._run(lambda db: retention.spoil(db, self.blobs, arrival, error, sha256))
 
+    async def update_accepted(self, arrival: int, accepted: bytes) -> None:
+        await self._run(lambda db: queries.update_accepted(db, arrival, accepted))
+
     async def detach(self, arrival: int) -> None:
         await self._run(lambda db: queries.detach_job(db, arrival))
 

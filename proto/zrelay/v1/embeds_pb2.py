@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from zrelay.v1 import tensor_pb2 as zrelay_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zrelay/v1/embeds.proto\x12\tzrelay.v1\x1a\x16zrelay/v1/tensor.proto\"3\n\x0bLayerWeight\x12\x14\n\x0chidden_layer\x18\x01 \x01(\x11\x12\x0e\n\x06weight\x18\x02 \x01(\x02\"\x84\x03\n\x12\x45ncoderFingerprint\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x1c\n\x14\x63hat_template_digest\x18\x05 \x01(\t\x12\r\n\x05width\x18\x06 \x01(\r\x12\x14\n\x0chidden_layer\x18\x07 \x01(\x11\x12\x19\n\x11\x62\x65\x66ore_final_norm\x18\x08 \x01(\x08\x12-\n\rlayer_weights\x18\t \x03(\x0b\x32\x16.zrelay.v1.LayerWeight\x12(\n\nthink_mode\x18\n \x01(\x0e\x32\x14.zrelay.v1.ThinkMode\x12\x14\n\x0cquantization\x18\x0b \x01(\t\x12\x15\n\rcompute_dtype\x18\x0c \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\r \x01(\t\x12\x15\n\rmodifications\x18\x0e \x03(\t\x12\x0e\n\x06\x64igest\x18\x0f \x01(\t\"\xd7\x01\n\x0cPromptReport\x12\x18\n\x10\x66ormatted_tokens\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x16\n\x0e\x64ropped_tokens\x18\x03 \x01(\r\x12\x35\n\x12long_prompt_action\x18\x04 \x01(\x0e\x32\x19.zrelay.v1.LongPromptMode\x12\x12\n\ntext_limit\x18\x05 \x01(\r\x12\x35\n\x11text_limit_source\x18\x06 \x01(\x0e\x32\x1a.zrelay.v1.TextLimitSource\"9\n\rPromptSegment\x12(\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\"\x97\x01\n\x0cPromptEmbeds\x12*\n\x08segments\x18\x01 \x03(\x0b\x32\x18.zrelay.v1.PromptSegment\x12\x32\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.zrelay.v1.PromptReport*j\n\tThinkMode\x12\x1a\n\x16THINK_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTHINK_MODE_NONE\x10\x01\x12\x14\n\x10THINK_MODE_EMPTY\x10\x02\x12\x16\n\x12THINK_MODE_CONTENT\x10\x03*\xb4\x01\n\x0f\x45ncoderRelation\x12 \n\x1c\x45NCODER_RELATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODER_RELATION_EXACT\x10\x01\x12\x1f\n\x1b\x45NCODER_RELATION_EQUIVALENT\x10\x02\x12!\n\x1d\x45NCODER_RELATION_EXPERIMENTAL\x10\x03\x12\x1f\n\x1b\x45NCODER_RELATION_UNVERIFIED\x10\x04*\xd0\x01\n\x0eLongPromptMode\x12 \n\x1cLONG_PROMPT_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19LONG_PROMPT_MODE_TRUNCATE\x10\x01\x12 \n\x1cLONG_PROMPT_MODE_INTERPOLATE\x10\x02\x12\x19\n\x15LONG_PROMPT_MODE_POOL\x10\x03\x12#\n\x1fLONG_PROMPT_MODE_ATTENTION_POOL\x10\x04\x12\x1b\n\x17LONG_PROMPT_MODE_REFUSE\x10\x05*\x94\x01\n\x0fTextLimitSource\x12!\n\x1dTEXT_LIMIT_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TEXT_LIMIT_SOURCE_REQUEST\x10\x01\x12 \n\x1cTEXT_LIMIT_SOURCE_CHECKPOINT\x10\x02\x12\x1d\n\x19TEXT_LIMIT_SOURCE_DEFAULT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zrelay/v1/embeds.proto\x12\tzrelay.v1\x1a\x16zrelay/v1/tensor.proto\"3\n\x0bLayerWeight\x12\x14\n\x0chidden_layer\x18\x01 \x01(\x11\x12\x0e\n\x06weight\x18\x02 \x01(\x02\"\xa2\x03\n\x12\x45ncoderFingerprint\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x1c\n\x14\x63hat_template_digest\x18\x05 \x01(\t\x12\r\n\x05width\x18\x06 \x01(\r\x12\x14\n\x0chidden_layer\x18\x07 \x01(\x11\x12\x19\n\x11\x62\x65\x66ore_final_norm\x18\x08 \x01(\x08\x12-\n\rlayer_weights\x18\t \x03(\x0b\x32\x16.zrelay.v1.LayerWeight\x12(\n\nthink_mode\x18\n \x01(\x0e\x32\x14.zrelay.v1.ThinkMode\x12\x14\n\x0cquantization\x18\x0b \x01(\t\x12\x15\n\rcompute_dtype\x18\x0c \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\r \x01(\t\x12\x15\n\rmodifications\x18\x0e \x03(\t\x12\x0e\n\x06\x64igest\x18\x0f \x01(\t\x12\x1c\n\x14\x63onfiguration_digest\x18\x10 \x01(\t\"\xd7\x01\n\x0cPromptReport\x12\x18\n\x10\x66ormatted_tokens\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x16\n\x0e\x64ropped_tokens\x18\x03 \x01(\r\x12\x35\n\x12long_prompt_action\x18\x04 \x01(\x0e\x32\x19.zrelay.v1.LongPromptMode\x12\x12\n\ntext_limit\x18\x05 \x01(\r\x12\x35\n\x11text_limit_source\x18\x06 \x01(\x0e\x32\x1a.zrelay.v1.TextLimitSource\"9\n\rPromptSegment\x12(\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\"\x97\x01\n\x0cPromptEmbeds\x12*\n\x08segments\x18\x01 \x03(\x0b\x32\x18.zrelay.v1.PromptSegment\x12\x32\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.zrelay.v1.PromptReport*j\n\tThinkMode\x12\x1a\n\x16THINK_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTHINK_MODE_NONE\x10\x01\x12\x14\n\x10THINK_MODE_EMPTY\x10\x02\x12\x16\n\x12THINK_MODE_CONTENT\x10\x03*\xb4\x01\n\x0f\x45ncoderRelation\x12 \n\x1c\x45NCODER_RELATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NCODER_RELATION_EXACT\x10\x01\x12\x1f\n\x1b\x45NCODER_RELATION_EQUIVALENT\x10\x02\x12!\n\x1d\x45NCODER_RELATION_EXPERIMENTAL\x10\x03\x12\x1f\n\x1b\x45NCODER_RELATION_UNVERIFIED\x10\x04*\xd0\x01\n\x0eLongPromptMode\x12 \n\x1cLONG_PROMPT_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19LONG_PROMPT_MODE_TRUNCATE\x10\x01\x12 \n\x1cLONG_PROMPT_MODE_INTERPOLATE\x10\x02\x12\x19\n\x15LONG_PROMPT_MODE_POOL\x10\x03\x12#\n\x1fLONG_PROMPT_MODE_ATTENTION_POOL\x10\x04\x12\x1b\n\x17LONG_PROMPT_MODE_REFUSE\x10\x05*\x94\x01\n\x0fTextLimitSource\x12!\n\x1dTEXT_LIMIT_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TEXT_LIMIT_SOURCE_REQUEST\x10\x01\x12 \n\x1cTEXT_LIMIT_SOURCE_CHECKPOINT\x10\x02\x12\x1d\n\x19TEXT_LIMIT_SOURCE_DEFAULT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zrelay.v1.embeds_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_THINKMODE']._serialized_start=936
-  _globals['_THINKMODE']._serialized_end=1042
-  _globals['_ENCODERRELATION']._serialized_start=1045
-  _globals['_ENCODERRELATION']._serialized_end=1225
-  _globals['_LONGPROMPTMODE']._serialized_start=1228
-  _globals['_LONGPROMPTMODE']._serialized_end=1436
-  _globals['_TEXTLIMITSOURCE']._serialized_start=1439
-  _globals['_TEXTLIMITSOURCE']._serialized_end=1587
+  _globals['_THINKMODE']._serialized_start=966
+  _globals['_THINKMODE']._serialized_end=1072
+  _globals['_ENCODERRELATION']._serialized_start=1075
+  _globals['_ENCODERRELATION']._serialized_end=1255
+  _globals['_LONGPROMPTMODE']._serialized_start=1258
+  _globals['_LONGPROMPTMODE']._serialized_end=1466
+  _globals['_TEXTLIMITSOURCE']._serialized_start=1469
+  _globals['_TEXTLIMITSOURCE']._serialized_end=1617
   _globals['_LAYERWEIGHT']._serialized_start=61
   _globals['_LAYERWEIGHT']._serialized_end=112
   _globals['_ENCODERFINGERPRINT']._serialized_start=115
-  _globals['_ENCODERFINGERPRINT']._serialized_end=503
-  _globals['_PROMPTREPORT']._serialized_start=506
-  _globals['_PROMPTREPORT']._serialized_end=721
-  _globals['_PROMPTSEGMENT']._serialized_start=723
-  _globals['_PROMPTSEGMENT']._serialized_end=780
-  _globals['_PROMPTEMBEDS']._serialized_start=783
-  _globals['_PROMPTEMBEDS']._serialized_end=934
+  _globals['_ENCODERFINGERPRINT']._serialized_end=533
+  _globals['_PROMPTREPORT']._serialized_start=536
+  _globals['_PROMPTREPORT']._serialized_end=751
+  _globals['_PROMPTSEGMENT']._serialized_start=753
+  _globals['_PROMPTSEGMENT']._serialized_end=810
+  _globals['_PROMPTEMBEDS']._serialized_start=813
+  _globals['_PROMPTEMBEDS']._serialized_end=964
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,7 @@ class LayerWeight(_message.Message):
     def __init__(self, hidden_layer: _Optional[int] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class EncoderFingerprint(_message.Message):
-    __slots__ = ("family", "model_id", "weights_digest", "tokenizer_digest", "chat_template_digest", "width", "hidden_layer", "before_final_norm", "layer_weights", "think_mode", "quantization", "compute_dtype", "backend", "modifications", "digest")
+    __slots__ = ("family", "model_id", "weights_digest", "tokenizer_digest", "chat_template_digest", "width", "hidden_layer", "before_final_norm", "layer_weights", "think_mode", "quantization", "compute_dtype", "backend", "modifications", "digest", "configuration_digest")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class EncoderFingerprint(_message.Message):
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     MODIFICATIONS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     family: str
     model_id: str
     weights_digest: str
@@ -98,7 +99,8 @@ class EncoderFingerprint(_message.Message):
     backend: str
     modifications: _containers.RepeatedScalarFieldContainer[str]
     digest: str
-    def __init__(self, family: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., chat_template_digest: _Optional[str] = ..., width: _Optional[int] = ..., hidden_layer: _Optional[int] = ..., before_final_norm: bool = ..., layer_weights: _Optional[_Iterable[_Union[LayerWeight, _Mapping]]] = ..., think_mode: _Optional[_Union[ThinkMode, str]] = ..., quantization: _Optional[str] = ..., compute_dtype: _Optional[str] = ..., backend: _Optional[str] = ..., modifications: _Optional[_Iterable[str]] = ..., digest: _Optional[str] = ...) -> None: ...
+    configuration_digest: str
+    def __init__(self, family: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., chat_template_digest: _Optional[str] = ..., width: _Optional[int] = ..., hidden_layer: _Optional[int] = ..., before_final_norm: bool = ..., layer_weights: _Optional[_Iterable[_Union[LayerWeight, _Mapping]]] = ..., think_mode: _Optional[_Union[ThinkMode, str]] = ..., quantization: _Optional[str] = ..., compute_dtype: _Optional[str] = ..., backend: _Optional[str] = ..., modifications: _Optional[_Iterable[str]] = ..., digest: _Optional[str] = ..., configuration_digest: _Optional[str] = ...) -> None: ...
 
 class PromptReport(_message.Message):
     __slots__ = ("formatted_tokens", "token_count", "dropped_tokens", "long_prompt_action", "text_limit", "text_limit_source")

@@ -94,7 +94,7 @@ GRADUATED_CURVE_EASE_IN: GraduatedCurve
 GRADUATED_CURVE_EASE_OUT: GraduatedCurve
 
 class VisionFingerprint(_message.Message):
-    __slots__ = ("engine", "family", "model_id", "weights_digest", "processor_digest", "hidden_layer", "width", "compute_dtype", "backend", "digest")
+    __slots__ = ("engine", "family", "model_id", "weights_digest", "processor_digest", "hidden_layer", "width", "compute_dtype", "backend", "digest", "configuration_digest")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class VisionFingerprint(_message.Message):
     COMPUTE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     engine: VisionEngine
     family: str
     model_id: str
@@ -115,7 +116,8 @@ class VisionFingerprint(_message.Message):
     compute_dtype: str
     backend: str
     digest: str
-    def __init__(self, engine: _Optional[_Union[VisionEngine, str]] = ..., family: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_digest: _Optional[str] = ..., processor_digest: _Optional[str] = ..., hidden_layer: _Optional[int] = ..., width: _Optional[int] = ..., compute_dtype: _Optional[str] = ..., backend: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    configuration_digest: str
+    def __init__(self, engine: _Optional[_Union[VisionEngine, str]] = ..., family: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_digest: _Optional[str] = ..., processor_digest: _Optional[str] = ..., hidden_layer: _Optional[int] = ..., width: _Optional[int] = ..., compute_dtype: _Optional[str] = ..., backend: _Optional[str] = ..., digest: _Optional[str] = ..., configuration_digest: _Optional[str] = ...) -> None: ...
 
 class SiglipEmbeds(_message.Message):
     __slots__ = ("grid", "fingerprint")

@@ -1,7 +1,10 @@
 """The device worker: threads that compute, and the bounded queue of calls in front of them."""
 
 import asyncio
+import contextlib
 import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ T = TypeVar("T")
 _SMOOTHING = 0.2
 """Weight of the newest call in the smoothed mean of seconds per call."""
 _MIN_RETRY_S = 0.1
+_LOWER_PRIORITY = 5
 
 
 def serving_threads(threads: int | None) -> int:
@@ -27,6 +31,17 @@ def serving_threads(threads: int | None) -> int:
         return threads
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable - 1)
+
+
+def lower_thread_priority() -> None:
+    """Gives the calling thread a lower priority. Only Linux has priorities of threads; elsewhere nothing happens.
+
+    On a busy machine it still gets a quarter of a core (the lowest priority would get a hundredth): calls may wait for
+    its result.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWER_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ import torch
 
 from zrelay_shared import reference_file
 from zrelay_shared.errors import CheckpointError, InvalidArgument
-from zrelay_shared.fingerprint import EncoderFingerprint
+from zrelay_shared.fingerprint import EncoderFingerprint, comparable
 from zrelay_shared.reference_file import ReferenceSet
 
 MUST_MATCH = (
     "family",
     "width",
     "weights_digest",
+    "configuration_digest",
     "tokenizer_digest",
     "hidden_layer",
     "before_final_norm",
@@ -63,9 +64,9 @@ class ReferenceSets:
 
     def reference_for(self, fingerprint: EncoderFingerprint) -> ReferenceStatistics | None:
         """Returns the statistics of the encoder and layer that made some embeddings, or None if there are none."""
-        expected = [getattr(fingerprint, name) for name in MUST_MATCH]
         for made_by, statistics in self._sets:
-            if [getattr(made_by, name) for name in MUST_MATCH] == expected:
+            known, wanted = comparable(made_by, fingerprint)
+            if all(getattr(known, name) == getattr(wanted, name) for name in MUST_MATCH):
                 return statistics
         return None
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from zrelay_shared.errors import FailedPrecondition, MessageTooLarge
-from zrelay_shared.torch_tensors import FLOAT_DTYPES, NAMES, all_finite
+from zrelay_shared.torch_devices import dtype_name
+from zrelay_shared.torch_tensors import FLOAT_DTYPES, NAMES, all_finite, overflow_remedy
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_vision.engines import EngineKind
 from zrelay_vision.images.store import ImageRef
@@ -169,8 +170,8 @@ def _cast(embeds: torch.Tensor, dtype: str) -> torch.Tensor:
     cast = embeds.to(FLOAT_DTYPES[dtype])
     if not all_finite(cast):
         raise FailedPrecondition(
-            f"the embeddings overflow: computed in {NAMES[embeds.dtype]}, requested in {dtype}; request BF16, and "
-            "start the vision service with --dtype bfloat16 or float32",
+            f"the embeddings overflow: computed in {NAMES[embeds.dtype]}, requested in {dtype}; "
+            f"{overflow_remedy('vision service', dtype_name(embeds.dtype), dtype_name(cast.dtype))}",
             reason="STATES_NOT_FINITE",
         )
     return cast

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from zrelay_shared import checkpoints, torch_devices
-from zrelay_shared.digests import template_digest, tokenizer_digest, weights_digest
 from zrelay_shared.errors import CheckpointError, FailedPrecondition, FeatureMissing, OutOfMemory, invalid, invalid_from
 from zrelay_shared.layers import LayerPlan, layer_plan
 from zrelay_shared.pictures import Picture, plain_picture
-from zrelay_shared.torch_tensors import all_finite
+from zrelay_shared.tokenizer import identify_tokenizer
+from zrelay_shared.torch_tensors import all_finite, overflow_remedy
 from zrelay_shared.vision_fingerprint import VisionFingerprint
+from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.config import VisionConfig
 from zrelay_vision.engines import EngineKind, settings_digest
 from zrelay_vision.images.cache import ByteCache
@@ -117,8 +118,9 @@ class Qwen3VLEngine:
         components = load_components(self._folder, self._max_area)
         dtype, why = torch_devices.pick_dtype(self._dtype, device, torch_devices.stored_dtype(component.weights))
         log.info("qwen3_vl computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        weights = WeightFiles(component, cache=cache)
         try:
-            model = load_model(self._folder, components.config, self.hidden_layer, device, dtype)
+            model = load_model(weights, components.config, self.hidden_layer, device, dtype)
         except ValueError as error:
             raise CheckpointError(
                 f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}: this Qwen3-VL has no such layer; give "
@@ -131,17 +133,19 @@ class Qwen3VLEngine:
                 f"--qwen3-vl needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
             ) from error
         log.info("qwen3_vl: %d of %d blocks, for layer %d", model.plan.blocks, model.total_blocks, self.hidden_layer)
+        tokenizer = identify_tokenizer(components.tokenizer)
         fingerprint = VisionFingerprint(
             engine=self.kind.value,
             family="qwen3_vl",
             width=model.width,
             model_id=checkpoints.model_id(self._path),
-            weights_digest=weights_digest(component, cache=cache),
+            weights_digest=weights.digest,
+            configuration_digest=components.configuration_digest,
             processor_digest=settings_digest(
                 {
                     **components.preprocessor.settings,
-                    "chat_template": template_digest(self._folder.chat_template),
-                    "tokenizer": tokenizer_digest(self._path),
+                    "chat_template": tokenizer.chat_template_digest,
+                    "tokenizer": tokenizer.tokenizer_digest,
                 }
             ),
             hidden_layer=self.hidden_layer,
@@ -227,10 +231,10 @@ class Qwen3VLEngine:
         if exhausted:  # outside of the handler, whose frames keep the tensors of the failed attempt
             torch_devices.release_cached_memory(model.device)
             raise _out_of_memory(image, model)
+        dtype = torch_devices.dtype_name(states.hidden_states.dtype)
         if not all_finite(states.hidden_states):
             raise FailedPrecondition(
-                f"the hidden states overflow in {torch_devices.dtype_name(states.hidden_states.dtype)}; start the "
-                "vision service with --dtype bfloat16 or float32",
+                f"the hidden states overflow in {dtype}; {overflow_remedy('vision service', dtype, dtype)}",
                 reason="STATES_NOT_FINITE",
             )
         return states

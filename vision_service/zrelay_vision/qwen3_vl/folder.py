@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from zrelay_shared.chat_templates import read_chat_template
 from zrelay_shared.checkpoint_files import find_weights, read_json, refusal
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer_files import check_tokenizer
 
 _REMEDY = "give the folder of a Qwen3-VL checkpoint (Instruct or Thinking) as transformers saves it"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 DEFAULT_HIDDEN_LAYER = -6
 """Used if the checkpoint's zrelay.json names none (source: zimage.md, section (c))."""
@@ -40,14 +41,12 @@ def open_qwen3_vl(path: Path) -> QwenFolder:
     if config.get("model_type") != "qwen3_vl":
         found = f"says model_type {config.get('model_type')!r}, expected 'qwen3_vl'"
         raise refusal(path, "config.json", found, _REMEDY)
-    for name in _TOKENIZER:
-        if not (path / name).is_file():
-            raise refusal(path, name, "is missing", "its tokenizer belongs to the checkpoint; copy it from there")
-    weights, index = find_weights(path, "", "model")
+    check_tokenizer(path, "")
+    weights, index = find_weights(path, "", "model", config)
     return QwenFolder(
         ComponentFolder("qwen3_vl", path, config, weights, index),
         _processor(path),
-        _chat_template(path),
+        read_chat_template(path, "", processor=True),
         _hidden_layer(path),
     )
 
@@ -61,20 +60,6 @@ def _processor(path: Path) -> Mapping[str, object]:
         if isinstance(nested, dict):
             return nested
     raise refusal(path, "preprocessor_config.json", "is missing", "it says how images are cut; copy it again")
-
-
-def _chat_template(path: Path) -> str:
-    """Reads chat_template.jinja, else chat_template.json, else the field of tokenizer_config.json."""
-    if (path / "chat_template.jinja").is_file():
-        try:
-            return (path / "chat_template.jinja").read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise refusal(path, "chat_template.jinja", "is not UTF-8", "it is damaged; copy it again") from error
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(path, name).get("chat_template") if (path / name).is_file() else None
-        if isinstance(template, str) and template:
-            return template
-    raise refusal(path, "chat_template.jinja", "is missing", "images need Qwen3-VL's template; copy it again")
 
 
 def _hidden_layer(path: Path) -> int:

@@ -59,7 +59,8 @@ class QwenPreprocessor:
         """The settings that decide the values of patches, as JSON values."""
         plain: dict[str, object] = {name: getattr(self.processor, name) for name in _DECISIVE}
         plain["resample"] = int(self.processor.resample)
-        plain["image_mean"], plain["image_std"] = list(self.processor.image_mean), list(self.processor.image_std)
+        for name in ("image_mean", "image_std"):  # 1 and 1.0 are the same
+            plain[name] = [float(value) for value in getattr(self.processor, name)]
         # The names of the two areas are part of the digest in fingerprints.
         return plain | {"least_area": self.min_area, "most_area": self.max_area}
 

@@ -5,13 +5,15 @@ parts. The prefix ends with the image, the suffix follows it and attends to the 
 be reused as long as the image and the text before it stay the same.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextDecoderLayer,
     Qwen3VLTextRMSNorm,
@@ -20,12 +22,17 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionRotaryEmbedding,
 )
 
-from zrelay_shared.digests import canonical_name
+from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.tokenizer import load_tokenizer
 from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles, canonical_name
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
+
+_LAYER = re.compile(r"language_model\.layers\.(\d+)\.")
+_FINAL_NORM = "language_model.norm.weight"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +216,7 @@ class QwenComponents:
     """What is needed besides the weights. It is small, and checked before the weights are read."""
 
     config: Qwen3VLConfig
+    configuration_digest: str
     tokenizer: PreTrainedTokenizerBase
     tokens: ImageTokens
     preprocessor: QwenPreprocessor
@@ -217,18 +225,15 @@ class QwenComponents:
 def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
     """Loads config, tokenizer and image processor, and formats one prompt. Raises CheckpointError."""
     name = folder.component.path.name
+    configuration = read_component(folder.component)
     try:
-        config = Qwen3VLConfig.from_dict(dict(folder.component.config))
+        config = Qwen3VLConfig(**configuration.arguments())
         tokens = ImageTokens(
             config.vision_start_token_id, config.image_token_id, config.video_token_id, config.vision_end_token_id
         )
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.component.path, local_files_only=True, trust_remote_code=False)
-        tokenizer.chat_template = folder.chat_template
-    except Exception as error:  # transformers and tokenizers raise their own types for damaged files
-        raise _broken(name, "the tokenizer cannot be read", error) from error
+    tokenizer = load_tokenizer(folder.component.path, folder.chat_template)
     try:
         preprocessor = QwenPreprocessor.of(folder.processor, max_area)
         preprocessor.settings  # noqa: B018  raises if a setting is missing
@@ -240,29 +245,37 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
         raise _broken(name, "its chat template shows an image twice", error) from error
     except Exception as error:  # a template is a program and can raise anything
         raise _broken(name, "its chat template cannot show an image", error) from error
-    return QwenComponents(config, tokenizer, tokens, preprocessor)
+    return QwenComponents(config, configuration.digest, tokenizer, tokens, preprocessor)
 
 
 def load_model(
-    folder: QwenFolder, config: Qwen3VLConfig, hidden_layer: int, device: torch.device, dtype: torch.dtype
+    weights: WeightFiles, config: Qwen3VLConfig, hidden_layer: int, device: torch.device, dtype: torch.dtype
 ) -> Qwen3VLModel:
     """Loads the vision tower and the blocks that `hidden_layer` needs.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape or is quantised, or config.json is invalid.
+        CheckpointError: A tensor is missing, left over, not finite or has another shape, or config.json is invalid.
         ValueError: The model has no such layer.
     """
-    name = folder.component.path.name
     text: Any = config.text_config
     plan = layer_plan(text.num_hidden_layers, hidden_layer)
     try:
         model = Qwen3VLModel(config, plan)
     except Exception as error:  # no heads, a negative width: torch and Python raise many types
-        raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
-    load_weights(model, folder.component.weights, device, dtype, name_of=canonical_name, what=name)
+        raise _broken(weights.name, "config.json does not describe a Qwen3-VL", error) from error
+    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
     model.rotary_emb.to(device)
     model.visual.rotary_pos_emb.to(device)
     return model
+
+
+def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for what the plan does not need."""
+    name = canonical_name(stored)
+    if name is None or (name == _FINAL_NORM and not plan.final_norm):
+        return None
+    layer = _LAYER.match(name)
+    return None if layer is not None and int(layer[1]) >= plan.blocks else name
 
 
 def _broken(name: str, problem: str, error: Exception) -> CheckpointError:

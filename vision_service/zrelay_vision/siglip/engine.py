@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from zrelay_shared import torch_devices
-from zrelay_shared.digests import weights_digest
 from zrelay_shared.errors import Cancelled, FeatureMissing, OutOfMemory, invalid
 from zrelay_shared.pictures import Picture, plain_picture
 from zrelay_shared.vision_fingerprint import VisionFingerprint
+from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.engines import EngineKind, settings_digest
 from zrelay_vision.images.cache import ByteCache
 from zrelay_vision.images.store import DecodedImage
@@ -52,6 +52,7 @@ class SiglipEngine:
         self._requested_dtype = dtype
         self._device = torch.device("cpu")
         self._dtype = torch.float32
+        self._weights: WeightFiles | None = None
         self._components: SiglipComponents | None = None
         self._vision_tower: Any = None
         self._text_tower: TextTower | None = None
@@ -83,19 +84,21 @@ class SiglipEngine:
         stored = torch_devices.stored_dtype(folder.component.weights)
         dtype, why = torch_devices.pick_dtype(self._requested_dtype, device, stored)
         log.info("siglip computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        weights = WeightFiles(folder.component, cache=cache)
         self._vision_tower = _within_memory(
             device,
-            lambda: siglip_model.load_vision_tower(folder, components.vision_config, device, dtype),
+            lambda: siglip_model.load_vision_tower(folder, weights, components.vision_config, device, dtype),
             need="the weights of --siglip",
             remedy="use another --device, or --dtype bfloat16",
         )
-        self._components, self._device, self._dtype = components, device, dtype
+        self._components, self._weights, self._device, self._dtype = components, weights, device, dtype
         self.fingerprint = VisionFingerprint(
             engine=self.kind.value,
             family="siglip2",
             width=int(components.vision_config.hidden_size),
             model_id=folder.model_id,
-            weights_digest=weights_digest(folder.component, cache=cache),
+            weights_digest=weights.digest,
+            configuration_digest=components.configuration_digest,
             processor_digest=settings_digest(components.preprocessor.settings),
             hidden_layer=0,
             compute_dtype=torch_devices.dtype_name(dtype),
@@ -166,10 +169,13 @@ class SiglipEngine:
                 field="texts",
                 metadata={"feature": "vision.score"},
             )
+        weights = self._weights
+        if weights is None:
+            raise RuntimeError("siglip: expected a loaded engine, got none")
         if self._text_tower is None:
             self._text_tower = _within_memory(
                 self._device,
-                lambda: siglip_model.load_text_tower(self._folder, self._device, self._dtype),
+                lambda: siglip_model.load_text_tower(self._folder, weights, self._device, self._dtype),
                 need="the text tower of --siglip",
                 remedy="use another --device, or --dtype bfloat16",
             )

@@ -60,7 +60,7 @@ def open_siglip(path: Path) -> SiglipFolder:
     vision = config if str(kind).endswith("_vision_model") else config.get("vision_config")
     if not isinstance(vision, dict):
         raise refusal(path, join(inside, "config.json"), "has no vision_config", "copy it again from the checkpoint")
-    weights, index = find_weights(path, inside, "model")
+    weights, index = find_weights(path, inside, "model", config)
     folder = path / inside
     return SiglipFolder(
         component=ComponentFolder("siglip", folder, config, weights, index),

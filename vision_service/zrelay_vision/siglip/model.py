@@ -19,12 +19,16 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from zrelay_shared.configuration import Configuration, combined_digest, read_configuration
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
+from zrelay_shared.weight_files import WeightFiles
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
 
 _VISION, _TEXT = "vision_model.", "text_model."
+_HEAD, _POSITIONS, _SCALE = "head.", "position_ids", ("logit_scale", "logit_bias")
 
 
 class ScoreScale(nn.Module):
@@ -58,6 +62,7 @@ class SiglipComponents:
     """What is needed besides the weights. It is small, and checked before the weights are read."""
 
     vision_config: Any
+    configuration_digest: str
     preprocessor: SiglipPreprocessor
 
 
@@ -65,8 +70,10 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
     """Loads the vision config and the image processor. Raises CheckpointError if they do not describe a SigLIP2."""
     name = folder.component.path.name
     kind: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
+    configuration = _vision_configuration(folder)
+    towers = [configuration, _text_configuration(folder)] if folder.has_text else [configuration]
     try:
-        config = kind.from_dict({**folder.vision_config, "vision_use_head": _has_head(folder)})
+        config = kind(**configuration.arguments())
         with torch.device("meta"):
             _vision_class(folder)(config)
     except Exception as error:  # transformers raises its own types, which change between versions
@@ -81,43 +88,55 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
         preprocessor.settings  # noqa: B018  raises if a setting is missing
     except Exception as error:  # a setting of the wrong type raises many types
         raise _broken(name, "preprocessor_config.json does not describe an image processor for it", error) from error
-    return SiglipComponents(config, preprocessor)
+    return SiglipComponents(config, combined_digest(*towers), preprocessor)
 
 
-def load_vision_tower(folder: SiglipFolder, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def load_vision_tower(
+    folder: SiglipFolder, weights: WeightFiles, config: Any, device: torch.device, dtype: torch.dtype
+) -> Any:
     """Loads the vision tower, with its pooling head only if the checkpoint can score. Raises CheckpointError."""
     with torch.device("meta"):
         model = _vision_class(folder)(config)
     # A tower that was saved alone has no prefix, or the one of older versions of transformers.
     alone = folder.vision_config is folder.component.config
-    _load(model, folder, device, dtype, _VISION, alone=alone)
+    _load(model, weights, device, dtype, _VISION, alone=alone, head=_has_head(folder))
     return model
 
 
-def load_text_tower(folder: SiglipFolder, device: torch.device, dtype: torch.dtype) -> TextTower:
+def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> TextTower:
     """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
     name = folder.component.path.name
-    text_config = folder.component.config["text_config"]
+    arguments = _text_configuration(folder).arguments()
     config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
     model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
     try:
-        config = config_class.from_dict(text_config)
+        config = config_class(**arguments)
         with torch.device("meta"):
             model, scale = model_class(config), ScoreScale()
     except Exception as error:  # as above
         raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
-    _load(model, folder, device, dtype, _TEXT)
-    load_weights(scale, folder.component.weights, device, dtype, name_of=lambda n: n, what=name)
+    _load(model, weights, device, dtype, _TEXT)
+    load_weights(scale, weights, device, dtype, name_of=lambda stored: stored if stored in _SCALE else None)
     return TextTower(model, scale, _load_tokenizer(folder), config.max_position_embeddings)
 
 
 def _load(
-    model: Any, folder: SiglipFolder, device: torch.device, dtype: torch.dtype, prefix: str, *, alone: bool = False
+    model: Any,
+    weights: WeightFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    prefix: str,
+    *,
+    alone: bool = False,
+    head: bool = True,
 ) -> None:
-    def name_of(name: str) -> str | None:
-        return name.removeprefix(prefix) if alone or name.startswith(prefix) else None
+    def name_of(stored: str) -> str | None:
+        if not (alone or stored.startswith(prefix)) or stored.endswith(_POSITIONS):
+            return None
+        name = stored.removeprefix(prefix)
+        return None if name.startswith(_HEAD) and not head else name
 
-    load_weights(model, folder.component.weights, device, dtype, name_of=name_of, what=folder.component.path.name)
+    load_weights(model, weights, device, dtype, name_of=name_of)
     for module in model.modules():  # the only buffer that is not saved
         if isinstance(getattr(module, "position_ids", None), torch.Tensor):
             module.position_ids = torch.arange(module.position_ids.shape[-1], device=device).expand(1, -1)
@@ -126,13 +145,29 @@ def _load(
 def _load_tokenizer(folder: SiglipFolder) -> PreTrainedTokenizerBase:
     path = folder.component.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with readable_tokenizer(path) as readable:
+            tokenizer = AutoTokenizer.from_pretrained(readable, local_files_only=True, trust_remote_code=False)
         tokenizer(["a"], padding="max_length", max_length=8)
     except Exception as error:  # transformers and tokenizers raise their own types for damaged files
         raise _broken(path.name, "the tokenizer cannot be read", error) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise CheckpointError(f"{path.name}: expected a tokenizer, got {type(tokenizer).__name__}")
     return tokenizer
+
+
+def _vision_configuration(folder: SiglipFolder) -> Configuration:
+    """Normalises the vision tower's configuration, with the pooling head only where it is needed."""
+    kind = "siglip2_vision" if folder.naflex else "siglip_vision"
+    config = {**folder.vision_config, "vision_use_head": _has_head(folder)}
+    inside = "" if folder.vision_config is folder.component.config else "vision_config"
+    return read_configuration(kind, config, file=f"{folder.component.path.name}/config.json", inside=inside)
+
+
+def _text_configuration(folder: SiglipFolder) -> Configuration:
+    """Normalises the text tower's configuration of a folder with `has_text`."""
+    config: Any = folder.component.config["text_config"]
+    file = f"{folder.component.path.name}/config.json"
+    return read_configuration("siglip_text", config, file=file, inside="text_config")
 
 
 def _vision_class(folder: SiglipFolder) -> Any:

@@ -66,7 +66,8 @@ class SiglipPreprocessor:
         """The settings that decide the values of patches, as JSON values."""
         plain: dict[str, object] = {name: getattr(self.processor, name) for name in _DECISIVE}
         plain["resample"] = int(self.processor.resample)
-        plain["image_mean"], plain["image_std"] = list(self.processor.image_mean), list(self.processor.image_std)
+        for name in ("image_mean", "image_std"):  # 1 and 1.0 are the same
+            plain[name] = [float(value) for value in getattr(self.processor, name)]
         if self.naflex:
             return plain | {"patch_size": self.processor.patch_size, "max_num_patches": self.processor.max_num_patches}
         return plain | {"height": self.processor.size["height"], "width": self.processor.size["width"]}

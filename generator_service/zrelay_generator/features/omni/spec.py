@@ -15,6 +15,7 @@ from zrelay_shared.errors import FeatureMissing, invalid, invalid_from
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 from zrelay_shared.omni import fits, segment_count
 from zrelay_shared.torch_tensors import from_wire
+from zrelay_shared.vision_fingerprint import complete_digest
 
 CAPABILITY = "generate.omni"
 
@@ -112,7 +113,7 @@ def parse_references(request: SpecRequest) -> OmniSpec | None:
         ),
         grids=tuple(grids),
         files=tuple(hashlib.sha256(data).hexdigest() for data in files),
-        encoders=tuple(embeds.fingerprint.digest for embeds in omni.siglip_embeds),
+        encoders=tuple(complete_digest(embeds.fingerprint) for embeds in omni.siglip_embeds),
     )
 
 
