@@ -40,6 +40,11 @@ def running(services: Services) -> list[str]:
         return [job.job_id for job in client.jobs.list(states=["running", "queued"])]
 
 
+@pytest.fixture(autouse=True)
+def idle_generator(services: Services) -> None:
+    asyncio.run(services.idle())
+
+
 def started(services: Services, process: subprocess.Popen[str]) -> None:
     until(lambda: running(services) or process.poll() is not None, "a job runs")
     assert process.poll() is None, process.communicate()

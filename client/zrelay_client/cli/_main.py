@@ -39,8 +39,9 @@ Exit codes:
   {exits.LOCAL_FILE:3}  a local file or model folder cannot be read or written
   {exits.BUSY:3}  a service is at its limit; try again later
   {exits.TIMEOUT:3}  a time limit was exceeded
+  {exits.HUNG_UP:3}  ended by SIGHUP: the terminal was closed
   {exits.INTERRUPTED:3}  interrupted with Ctrl-C
-  {exits.TERMINATED:3}  ended by SIGTERM; {exits.HUNG_UP} by a closed terminal (SIGHUP)
+  {exits.TERMINATED:3}  ended by SIGTERM
 """
 
 

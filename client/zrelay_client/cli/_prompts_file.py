@@ -255,7 +255,8 @@ class _PromptsRun:
             await asyncio.gather(*workers)
         finally:
             for task in workers:
-                task.cancel()
+                if not task.cancelling():  # a second cancellation would interrupt the first, which cancels the job
+                    task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _one(self, client: AsyncClient, line: PromptLine) -> None:

@@ -513,7 +513,8 @@ async def _submit(
             jobs = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
-                task.cancel()
+                if not task.cancelling():
+                    task.cancel()
         return [one for one in jobs if one is not None], refused
 
 
