@@ -37,7 +37,7 @@ def started(role: str, model: Path, *flags: str) -> Iterator[ServiceProcess]:
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            yield ServiceProcess(_ready(process, address, log), process.pid)
+            yield ServiceProcess(ready(process, address, log), process.pid)
         finally:
             process.terminate()
             try:
@@ -47,7 +47,7 @@ def started(role: str, model: Path, *flags: str) -> Iterator[ServiceProcess]:
                 process.wait()
 
 
-def _ready(process: subprocess.Popen[bytes], address: Path, log: Path) -> str:
+def ready(process: subprocess.Popen[bytes], address: Path, log: Path) -> str:
     """Its endpoint, once it serves."""
     ends = time.monotonic() + _START_S
     while not address.exists():

@@ -41,9 +41,11 @@ class DeviceSpeed:
         return _FLOP_PER_PIXEL * pixels / self.rate
 
 
-def load(speed: DeviceSpeed, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def load(
+    speed: DeviceSpeed, folder: Path, device: torch.device, dtype: torch.dtype, stored: torch.dtype
+) -> LoadedModel:
     """What `zrelay_generator.model.loading.load_model` makes of a folder, at a speed."""
-    real = load_model(folder, device, dtype)
+    real = load_model(folder, device, dtype, stored)
     transformer, vae = SimulatedTransformer(real.transformer, speed), SimulatedVae(real.vae, speed)
     return LoadedModel(transformer, vae, real.latent_to_rgb, real.defaults, real.limits)
 

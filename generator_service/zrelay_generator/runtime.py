@@ -35,18 +35,20 @@ from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
-from zrelay_shared.checkpoints import model_id, open_pipeline
+from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import Cancelled
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.paths import cache_dir
 from zrelay_shared.service.roles import GeneratorConfig
+from zrelay_shared.service.torch_memory import compute_dtype, plan_memory, stored_dtype
 from zrelay_shared.service.worker import lower_thread_priority, serving_threads
-from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, pick_dtype, report, stored_dtype
+from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, report
 from zrelay_shared.weight_files import WeightFiles
 
 log = logging.getLogger(__name__)
-LoadModel = Callable[[Path, torch.device, torch.dtype], LoadedModel]
-"""Loads the model of a pipeline folder. Raises CheckpointError."""
+LoadModel = Callable[[Path, torch.device, torch.dtype, torch.dtype], LoadedModel]
+"""Loads the model of a pipeline folder; the dtypes are those of the computation and of the weights in memory. Raises
+CheckpointError."""
 MakeScheduler = Callable[[JobEstimator], Scheduler]
 """Makes the scheduler of a generator."""
 ReportDevice = Callable[[torch.device], DeviceReport]
@@ -155,9 +157,8 @@ async def _start(
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
-    stored = stored_dtype(open_pipeline(config.model).component("transformer").weights)
-    dtype, reason = pick_dtype(config.dtype, device, stored)
-    log.info("computing in %s on %s: %s", dtype_name(dtype), device.type, reason)
+    plan = await asyncio.to_thread(plan_memory, config, device)
+    dtype = compute_dtype(plan.dtype)
     estimator = JobEstimator()
     scheduler = make_scheduler(estimator)
     loaded: list[LoadedModel] = []
@@ -166,13 +167,13 @@ async def _start(
     thread = DeviceThread(threads, router.device_ended)
 
     def load() -> StepEngine:
-        loaded.append(load_from(config.model, device, dtype))
+        loaded.append(load_from(config.model, device, dtype, stored_dtype(plan.dtype)))
         side = warm_up_side(device.type, config.min_side, loaded[0].defaults.width)
         calibrate(loaded[0], estimator.cost, side)
         selector = scheduler.selector
         return StepEngine(
             loaded[0],
-            config.tick_tokens,
+            plan.tick_tokens,
             estimator,
             selector.select,
             router.emit,
@@ -200,7 +201,8 @@ async def _start(
     # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a
     # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
-    requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes))
+    most_bytes = plan.room_bytes if config.memory_budget_bytes is not None else None
+    requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes))
     expected = ExpectedEncoder(identity.encoder if identity.pending is None else None)
     dependencies = Dependencies(
         store,

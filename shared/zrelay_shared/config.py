@@ -253,6 +253,8 @@ class _Sources:
         name, origin = _choose_profile(file, tables, environ, profile)
         if name is not None and name not in profiles:
             known = f"known are {listed(sorted(profiles))}" if profiles else "the file has none"
+            if not file.exists():
+                known = "the file does not exist: `zrelay config init` writes it, ZRELAY_CONFIG names another"
             place = "--profile" if origin == "flag" else origin
             raise _refusal(f"{place}: no profile {name!r} in {file}; {known}{_nearest(name, profiles)}")
         return cls(file, environ, flags, tables, name, origin)

@@ -1,16 +1,12 @@
 """The device of a service: selection, compute dtype, memory and failures."""
 
-import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from zrelay_shared.errors import FailedPrecondition
-from zrelay_shared.safetensors_header import read_header
-from zrelay_shared.torch_tensors import FLOAT_DTYPES
+from zrelay_shared.host_memory import host_memory
 
 _HARMLESS = (
     "invalid argument",
@@ -22,7 +18,6 @@ _HARMLESS = (
     "too many resources requested",
 )
 """CUDA errors that are reported before anything ran; later calls are not affected."""
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +53,6 @@ def pick_device(requested: str) -> torch.device:
     return torch.device(requested)
 
 
-def pick_dtype(requested: str, device: torch.device, stored: torch.dtype) -> tuple[torch.dtype, str]:
-    """Returns the compute dtype and the reason for it.
-
-    Args:
-        requested: bfloat16, float16, float32 or auto. auto never takes float16: Qwen3's massive activations (thousands,
-            in two dimensions) leave it little headroom.
-        device: Where the model runs.
-        stored: Dtype of the weights.
-    """
-    if requested != "auto":
-        return _DTYPES[requested], "as requested"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "the GPU computes in bfloat16"
-        return torch.float32, "the GPU has no bfloat16"
-    if device.type == "mps":
-        return torch.bfloat16, "MPS computes in bfloat16"
-    if stored is torch.float32:
-        return torch.float32, "the weights are float32 and a CPU has the memory"
-    if _cpu_has_bfloat16():
-        return torch.bfloat16, "the CPU computes in bfloat16"
-    return torch.float32, "the CPU is slow in bfloat16"
-
-
-def stored_dtype(files: Sequence[Path]) -> torch.dtype:
-    """Returns the dtype of the first float tensor in safetensors files; bfloat16 if all are quantised."""
-    entries = (entry for file in files for entry in read_header(file))
-    return next((FLOAT_DTYPES[entry.dtype] for entry in entries if entry.dtype in FLOAT_DTYPES), torch.bfloat16)
-
-
 def dtype_name(dtype: torch.dtype) -> str:
     """Returns torch's name of a dtype without the module, for example `bfloat16`."""
     return str(dtype).removeprefix("torch.")
@@ -106,8 +71,8 @@ def report(device: torch.device) -> DeviceReport:
         total = torch.mps.recommended_max_memory()
         free = total - torch.mps.current_allocated_memory()
         return DeviceReport("mps", platform.processor() or "Apple GPU", total, max(0, free))
-    total, free = host_memory()
-    return DeviceReport("cpu", f"CPU ({torch.backends.cpu.get_cpu_capability()})", total, free)
+    host = host_memory()
+    return DeviceReport("cpu", f"CPU ({torch.backends.cpu.get_cpu_capability()})", host.total, host.free)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -143,31 +108,13 @@ def release_cached_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _cpu_has_bfloat16() -> bool:
-    """Returns whether the CPU multiplies bfloat16 natively; emulation is slower than float32."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Returns whether a device multiplies bfloat16 natively; emulation is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return True
     if not hasattr(torch.cpu, "get_capabilities"):  # older than torch 2.9
         return "AVX512" in torch.backends.cpu.get_cpu_capability()
     has = torch.cpu.get_capabilities()
     return any(bool(has.get(flag)) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def host_memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int, int]:
-    """Returns the total and available bytes of the host's memory; 0 if the platform does not report them.
-
-    Args:
-        meminfo: Linux' report; other platforms have none.
-    """
-    if meminfo.exists():  # on Linux sysconf counts the page cache as used
-        info = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        if "MemTotal" in info and "MemAvailable" in info:
-            return _kib(info["MemTotal"]), _kib(info["MemAvailable"])
-    names = os.sysconf_names
-    if "SC_PHYS_PAGES" not in names or "SC_AVPHYS_PAGES" not in names:
-        return 0, 0
-    page = os.sysconf("SC_PAGE_SIZE")
-    return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-
-
-def _kib(text: str) -> int:
-    """Returns the bytes of a value such as "   123 kB"."""
-    return int(text.split()[0]) * 1024

@@ -4,8 +4,11 @@ import asyncio
 import json
 from dataclasses import replace
 
+import pytest
+
 from zrelay_client import AsyncClient
 from zrelay_client.doctor import check_memory, check_pair
+from zrelay_demo import CHECKPOINT
 from zrelay_shared import exits
 
 from .conftest import Services, Zrelay
@@ -86,3 +89,18 @@ async def test_doctor_finds_an_encoder_that_does_not_fit(services: Services, zre
     assert ran.returncode == exits.REFUSED
     assert "fail  encoder fits generator: " in ran.stdout
     assert "width" in ran.stdout
+
+
+async def test_doctor_prints_a_plan_without_loading(zrelay: Zrelay) -> None:
+    ran = await zrelay("doctor", "--model", str(CHECKPOINT), "--role", "generator", "--device", "cpu")
+    assert ran.returncode == 0 and ran.stdout.startswith("generator on cpu: ")
+    said = json.loads((await zrelay("doctor", "--model", str(CHECKPOINT), "--role", "encoder", "--json")).stdout)
+    assert said["plan"]["dtype"] in {option["dtype"] for option in said["plan"]["options"]}
+    assert said["plan"]["room_bytes"] > 0
+    assert (await zrelay("doctor", "--role", "encoder")).returncode == exits.USAGE
+
+
+async def test_doctor_refuses_what_does_not_fit(zrelay: Zrelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZRELAY_GENERATOR_MEMORY_BUDGET_MIB", "100")
+    ran = await zrelay("doctor", "--model", str(CHECKPOINT), "--role", "generator")
+    assert ran.returncode == exits.REFUSED and "the generator does not fit: " in ran.stderr

@@ -44,7 +44,6 @@ ENCODER_LAYERS = {
 
 VISION_LAYERS = {
     # likewise of the vision service
-    "folders": set(),
     "engines": set(),
     "images": set(),
     "qwen3_vl": {"engines", "images"},
@@ -114,7 +113,9 @@ OWNERS = {
     "torch": (
         "zrelay_shared.torch_tensors",
         "zrelay_shared.torch_devices",
+        "zrelay_shared.torch_linear",
         "zrelay_shared.torch_weights",
+        "zrelay_shared.service.torch_memory",
         "zrelay_encoder.*",
         "zrelay_vision.*",
         "zrelay_generator.*",
@@ -189,6 +190,7 @@ READS_ENVIRONMENT = (
     "zrelay_shared.service.command",
     "zrelay_shared.service.lifecycle",  # systemd's sockets
     "zrelay_client.settings",
+    "zrelay_client.stack.memory",  # the settings of services that it starts
     "zrelay_client.stack.launch",  # what a service that it starts inherits
 )
 

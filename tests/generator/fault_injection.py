@@ -55,12 +55,12 @@ def fatal(segments: Sequence[Any]) -> bool:
 
 def loader(
     when: Callable[[Sequence[Any]], bool] = fatal, error: Exception | None = None
-) -> Callable[[Path, torch.device, torch.dtype], LoadedModel]:
+) -> Callable[[Path, torch.device, torch.dtype, torch.dtype], LoadedModel]:
     """Returns a function that loads a model whose transformer fails."""
     raised = error or torch.AcceleratorError(LOST)
 
-    def load(folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-        model = load_model(folder, device, dtype)
+    def load(folder: Path, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> LoadedModel:
+        model = load_model(folder, device, dtype, stored)
         return replace(model, transformer=FailingTransformer(model.transformer, when, raised))  # type: ignore[arg-type]
 
     return load

@@ -240,7 +240,7 @@ def test_attention_of_an_old_vae_has_other_names(demo: Path, tmp_path: Path) -> 
 
 
 def test_digests_are_those_of_what_was_loaded(demo: Path, tmp_path: Path) -> None:
-    made = load_model(demo, CPU, torch.float32, tmp_path / "cache")
+    made = load_model(demo, CPU, torch.float32, cache=tmp_path / "cache")
     pipeline = open_pipeline(demo)
     assert made.weights_digests == {name: weights_digest(pipeline.component(name)) for name in ("transformer", "vae")}
 

@@ -60,11 +60,12 @@ def test_ctrl_c_ends_a_stack_in_the_foreground(machine: Machine) -> None:
 def test_a_service_that_cannot_load_is_reported_with_its_last_lines(machine: Machine, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
-    next((model / "transformer").glob("*.safetensors")).unlink()
+    scheduler = model / "scheduler/scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "use_karras_sigmas": True}))
     ran = machine.process("up", "--detach", "--model", str(model))
     assert ran.returncode == exits.LOCAL_FILE, ran.stderr
     assert "error: the generator ended with exit code 5; its last lines:" in ran.stderr
-    assert "transformer/" in ran.stderr
+    assert "scheduler/scheduler_config.json says use_karras_sigmas" in ran.stderr
     assert not (machine.state / "stack.json").exists()
 
 

@@ -160,3 +160,8 @@ def test_a_configuration_that_cannot_be_read_names_the_variable(tmp_path: Path) 
     with pytest.raises(OSError, match=message) as error:
         config.load(folder, {})
     assert error.value.filename == str(folder)
+
+
+def test_a_profile_of_a_file_that_does_not_exist_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"no profile 'home' in .*none.toml; the file does not exist: `zrelay"):
+        config.load(tmp_path / "none.toml", {}, profile="home")

@@ -52,7 +52,7 @@ def sample(one: Setting) -> tuple[str, Value]:
         word = next(word for word in one.choices if word != one.default)
         return word, word
     if one.kind is bool:
-        return "true", True
+        return ("false", False) if one.default else ("true", True)
     if one.kind is Path:
         return "/some/folder", Path("/some/folder")
     if one.kind is str:
@@ -93,13 +93,14 @@ def test_each_setting_by_flag_variable_and_key(one: Setting, empty: Path) -> Non
     command = SettingsCommand(
         "x", kind=SERVICE_CONFIGS[one.section], callback=lambda **values: seen.update(values), help=""
     )
-    arguments = [one.flags[0]] if one.kind is bool else [one.flags[0], text]
+    forms = {True: one.flags[0], False: f"--no-{one.flags[0][2:]}"}
+    arguments = [forms[bool(value)]] if one.kind is bool else [one.flags[0], text]
     command.main(arguments, standalone_mode=False)
     assert seen.pop(one.name) == value
     assert set(seen.values()) == {None}, "what is not given is None, so that other sources count"
     if one.kind is bool:
-        command.main([f"--no-{one.flags[0][2:]}"], standalone_mode=False)
-        assert seen[one.name] is False
+        command.main([forms[not value]], standalone_mode=False)
+        assert seen[one.name] is not value
 
 
 OPTIONAL = [one for one in SETTINGS if one.optional]
@@ -107,7 +108,7 @@ OPTIONAL = [one for one in SETTINGS if one.optional]
 
 def test_the_settings_that_may_be_none() -> None:
     assert {one.dotted for one in OPTIONAL} == {
-        *(f"{role}.{key}" for role in SERVICE_CONFIGS for key in ("address_file", "threads")),
+        *(f"{role}.{key}" for role in SERVICE_CONFIGS for key in ("address_file", "threads", "memory_budget_mib")),
         *(f"vision.{key}" for key in ("qwen3_vl", "siglip", "model", "reference_stats", "hidden_layer", "cache")),
         *("encoder.cache", "generator.state", "generator.max_caller_waiting"),
     }

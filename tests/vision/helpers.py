@@ -18,6 +18,7 @@ from zrelay.v1.embeds_pb2 import PromptReport
 from zrelay_shared import fingerprint, reference_file
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.rpc import Stub
+from zrelay_shared.service.torch_memory import compute_dtype
 from zrelay_shared.torch_tensors import from_wire, to_wire
 from zrelay_shared.wire import Parcel
 from zrelay_vision.config import VisionConfig
@@ -133,7 +134,7 @@ def load_qwen(
 ) -> Qwen3VLEngine:
     """Loads a Qwen3-VL engine on the CPU. Where no test changes the folder and nothing is cached, use `loaded_qwen`."""
     config = VisionConfig(dtype=dtype, hidden_layer=hidden_layer, state_cache_bytes=cache_bytes, max_area=max_area)
-    engine = Qwen3VLEngine(folder, config)
+    engine = Qwen3VLEngine(folder, config, compute_dtype(dtype))
     engine.load(CPU, None)
     return engine
 
@@ -146,7 +147,7 @@ def loaded_qwen(folder: Path, hidden_layer: int | None = -1, dtype: str = "float
 
 def load_siglip(folder: Path, dtype: str = "float32") -> SiglipEngine:
     """Loads a SigLIP2 engine on the CPU."""
-    engine = SiglipEngine(folder, dtype)
+    engine = SiglipEngine(folder, compute_dtype(dtype))
     engine.load(CPU, None)
     engine.warm_up()
     return engine

@@ -40,6 +40,7 @@ from zrelay.v1.vision_pb2 import (
 from zrelay.v1.vision_pb2 import ConditionOptions as Options
 from zrelay_shared import errors
 from zrelay_shared.fingerprint import EXPERIMENTAL, compare, from_message
+from zrelay_shared.vision_fingerprint import complete_digest
 from zrelay_shared.wire import Parcel
 from zrelay_vision.api.servicer import VisionServicer
 from zrelay_vision.conditioning.blend import resample
@@ -69,9 +70,9 @@ async def test_the_fingerprint_says_what_was_done(qwen: VisionClient) -> None:
     got = from_message(reply.message.prompt_embeds.fingerprint)
     mark, particulars = got.modifications
     sha256 = reply.message.image_sha256
-    info = (await qwen.info()).engines[0].fingerprint
+    digest = complete_digest((await qwen.info()).engines[0].fingerprint)
     assert mark == "conditioning"
-    assert particulars == (f"slerp alpha=0.5 token_rms; qwen3_vl {info.digest[:12]} layer=-2 full image={sha256[:12]}")
+    assert particulars == (f"slerp alpha=0.5 token_rms; qwen3_vl {digest[:12]} layer=-2 full image={sha256[:12]}")
     assert replace(got, modifications=()) == ENCODER
     verdict = compare(ENCODER, got)
     assert verdict.relation == EXPERIMENTAL and verdict.differences[0].startswith("modifications: ")

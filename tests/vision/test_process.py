@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from tests.helpers.processes import ended, log_until, run_service, start_service
 from zrelay_shared import exits
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.vision_folders import engines_in
 from zrelay_vision.__main__ import main
-from zrelay_vision.folders import engines_in
 
 MODULE = "zrelay_vision"
 

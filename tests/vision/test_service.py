@@ -119,7 +119,7 @@ async def test_get_info(qwen: VisionClient) -> None:
     assert {"torch", "transformers", "pillow"} <= set(info.version.libraries)
     [engine] = info.engines
     assert (engine.engine, engine.ready, engine.fingerprint.hidden_layer) == (QWEN, True, -2)
-    assert engine.fingerprint.digest == from_message(engine.fingerprint, path="x").digest
+    assert engine.fingerprint.digest == from_message(engine.fingerprint, path="x").message_digest
     assert (info.device.kind, info.device.compute_dtype) == ("cpu", "float32")
     features = {feature.name: feature.available for feature in info.features}
     assert features == {

@@ -1,11 +1,10 @@
 """`python -m zrelay_vision`: one vision process. Torch is imported only when it serves."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zrelay_shared.service.command import service_command
 from zrelay_shared.service.roles import VisionConfig
-from zrelay_vision.folders import engines_in
+from zrelay_shared.vision_folders import with_engines
 
 if TYPE_CHECKING:
     from zrelay_vision.api.servicer import VisionServicer
@@ -13,9 +12,7 @@ if TYPE_CHECKING:
 
 def build(config: VisionConfig) -> "VisionServicer":
     """Finds and checks the engines' folders and makes the service. Raises CheckpointError."""
-    if config.model is not None:
-        qwen3_vl, siglip = engines_in(config.model)
-        config = replace(config, qwen3_vl=config.qwen3_vl or qwen3_vl, siglip=config.siglip or siglip)
+    config = with_engines(config)
     # Refuses an incomplete folder before torch takes seconds to import.
     if config.qwen3_vl is not None:
         from zrelay_vision.qwen3_vl.folder import open_qwen3_vl

@@ -11,6 +11,7 @@ import torch
 
 from zrelay_shared import torch_devices
 from zrelay_shared.service.lifecycle import Readiness
+from zrelay_shared.service.torch_memory import compute_dtype, plan_memory
 from zrelay_shared.service.worker import serving_threads
 from zrelay_vision.conditioning.reference import ReferenceSets, open_reference_sets
 from zrelay_vision.config import VisionConfig
@@ -77,18 +78,21 @@ class VisionRuntime:
     def _load(self) -> "Loaded":
         config = self.config
         references = open_reference_sets(config.reference_stats)
-        siglip, qwen3_vl, device = None, None, None
+        siglip, qwen3_vl = None, None
+        if config.siglip is None and config.qwen3_vl is None:
+            return references, None, None, None
+        device = torch_devices.pick_device(config.device)
+        dtype = compute_dtype(plan_memory(config, device).dtype)
         if config.siglip is not None:
             from zrelay_vision.siglip.engine import SiglipEngine
 
-            siglip = SiglipEngine(config.siglip, config.dtype)
+            siglip = SiglipEngine(config.siglip, dtype)
         if config.qwen3_vl is not None:
             from zrelay_vision.qwen3_vl.engine import Qwen3VLEngine
 
-            qwen3_vl = Qwen3VLEngine(config.qwen3_vl, config)
+            qwen3_vl = Qwen3VLEngine(config.qwen3_vl, config, dtype)
         for engine in (siglip, qwen3_vl):
             if engine is not None:
-                device = torch_devices.pick_device(config.device)
                 engine.load(device, config.cache)
                 engine.warm_up()
         return references, siglip, qwen3_vl, device

@@ -2,27 +2,50 @@
 
 import asyncio
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import Flags, OptionsCommand, json_option
+from zrelay_client.cli._options import PATH, Flags, OptionsCommand, json_option, option
 from zrelay_client.cli._output import print_check, print_json
 from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import exits, paths
 from zrelay_shared.errors import ZrelayError
+from zrelay_shared.service.memory_plan import OVERHEAD_BYTES
+from zrelay_shared.service.roles import DEVICES, DTYPES, SERVICE_CONFIGS
 
 if TYPE_CHECKING:
     from zrelay_client.doctor import Check
 
 
 @click.command("doctor", cls=OptionsCommand, roles=("encoder", "vision", "generator"))
+@option("--model", type=PATH, metavar="FOLDER", help="Print how a service with this checkpoint would use the memory.")
+@option("--role", type=click.Choice(tuple(SERVICE_CONFIGS)), help="The service of --model.")
+@option("--device", type=click.Choice(DEVICES), help="Its device.  [default: the first that exists]")
+@option("--dtype", type=click.Choice(DTYPES), help="Its data type.  [default: the fastest that fits]")
 @json_option
-def command(as_json: bool, flags: Flags, profile: str | None) -> int:
+def command(
+    model: str | None,
+    role: str | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+    flags: Flags,
+    profile: str | None,
+) -> int:
     """Check configuration, names, ports, health, versions, models, compatibility and memory, and suggest fixes.
 
-    The exit code is 0 where no check failed; warnings do not count.
+    The exit code is 0 where no check failed; warnings do not count. With --model and --role it checks no service: it
+    prints the plan of the memory and the data type, with the limits of the configuration, and loads nothing.
     """
+    if (model is None) != (role is None):
+        raise click.UsageError("--model and --role belong together: give both, or neither")
+    if role is not None:
+        flags = {f"{role}.model": model and Path(model).expanduser(), f"{role}.device": device, f"{role}.dtype": dtype}
+        return _plan(role, profile, flags, as_json=as_json)
+    if device is not None or dtype is not None:
+        raise click.UsageError("--device and --dtype belong to a plan: give --model and --role, too")
     from zrelay_client.doctor import FAIL, Check
 
     checks: list[Check] = []
@@ -43,6 +66,33 @@ def command(as_json: bool, flags: Flags, profile: str | None) -> int:
     if as_json:
         print_json({"ok": code == exits.OK, "checks": [_values(check) for check in checks]})
     return code
+
+
+def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int:
+    """Prints the plan of a service, or raises OutOfMemory where it does not fit."""
+    from zrelay_client.stack.memory import read_settings
+    from zrelay_shared.service.local_device import local_device
+    from zrelay_shared.service.memory_plan import needs_of, plan
+
+    settings = read_settings(role, profile, flags)
+    made = plan(needs_of(settings), local_device(settings.device), check=settings.memory_plan)
+    device = made.device
+    if as_json:
+        sums = {"overhead_bytes": OVERHEAD_BYTES, "room_bytes": made.room_bytes, "reserve_bytes": device.reserve_bytes}
+        print_json({"plan": {"dtype": made.dtype, **asdict(made), **sums}})
+        return exits.OK
+    print(f"{role} on {device.kind}: {made.dtype}: {made.reason}")
+    rows: list[tuple[str, ...]] = [("dtype", "weights", "work", "process", "total")]
+    for one in made.options:
+        mark = " (chosen)" if one == made.chosen else ""
+        sizes = (one.weights_bytes, one.work_bytes, OVERHEAD_BYTES, one.total_bytes)
+        rows.append((f"{one.dtype}{mark}", *(f"{size / 2**30:.1f}" for size in sizes)))
+    for row in rows:
+        print(f"  {row[0]:<28}" + "".join(f"{cell:>9}" for cell in row[1:]))
+    print(f"GiB; work is {made.work_name}")
+    free, reserve = device.free_bytes / 2**30, device.reserve_bytes / 2**30
+    print(f"free: {free:.1f} GiB ({device.limited_by}), {reserve:.1f} GiB of it stay in reserve")
+    return exits.OK
 
 
 async def _check(settings: Settings, *, show: bool) -> "list[Check]":

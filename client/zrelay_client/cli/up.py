@@ -9,6 +9,7 @@ import click
 from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option
 from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
+from zrelay_shared.service.roles import DEVICES, DTYPES
 from zrelay_shared.signals import TERMINATING, on_signals
 
 if TYPE_CHECKING:
@@ -32,8 +33,13 @@ _WATCH_S = 0.25
 )
 @option("--qwen3-vl", type=PATH, metavar="FOLDER", help="Qwen3-VL checkpoint, for --reference.")
 @option("--siglip", type=PATH, metavar="FOLDER", help="SigLIP2 checkpoint, for --omni and scores.")
-@option("--device", metavar="NAME", help="cuda, mps or cpu.  [default: the first that exists]")
-@option("--dtype", metavar="NAME", help="bfloat16, float16 or float32.  [default: what suits the device]")
+@option("--device", type=click.Choice(DEVICES), help="Where the models run.  [default: the first that exists]")
+@option("--dtype", type=click.Choice(DTYPES), help="Data type of the computation.  [default: the fastest that fits]")
+@option(
+    "--memory-plan/--no-memory-plan",
+    default=True,
+    help="Divide the free memory among the services, and refuse those that do not fit.  [default: --memory-plan]",
+)
 @option(
     "--grace-s",
     type=Number(),
@@ -52,6 +58,7 @@ def command(
     siglip: str | None,
     device: str | None,
     dtype: str | None,
+    memory_plan: bool,
     grace_s: float,
     timeout: float,
     as_json: bool,
@@ -81,6 +88,7 @@ def command(
         timeout_s=timeout,
         qwen3_vl=_absolute(qwen3_vl),
         siglip=_absolute(siglip),
+        memory_plan=memory_plan,
     )
     with Console(quiet=quiet) as console:
         return asyncio.run(_up(options, detach=detach, as_json=as_json, console=console))

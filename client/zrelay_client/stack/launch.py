@@ -12,6 +12,7 @@ from zrelay_client.stack.extras import module_of
 from zrelay_client.stack.processes import ProcessId, start_mark
 from zrelay_shared import paths
 from zrelay_shared.errors import Unavailable
+from zrelay_shared.service.roles import BFLOAT16_WEIGHTS
 
 _LAST_LINES = 15
 _NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
@@ -32,6 +33,7 @@ class StackOptions:
         grace_s: Seconds that running calls get when the services end.
         timeout_s: Seconds that the services may take to be ready.
         qwen3_vl, siglip: Checkpoints of the vision service, in place of those beside the model.
+        memory_plan: Whether services that do not fit into the memory are refused.
     """
 
     model: Path
@@ -45,6 +47,7 @@ class StackOptions:
     timeout_s: float = 900.0
     qwen3_vl: Path | None = None
     siglip: Path | None = None
+    memory_plan: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,15 @@ class Launched:
         return "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
 
 
-def launch(role: str, options: StackOptions) -> Launched:
+def launch(role: str, options: StackOptions, budget_bytes: int | None = None) -> Launched:
     """Starts a service on a free port of this machine.
 
     The process gets a session of its own, so that Ctrl-C in the terminal reaches only the command that started it.
+
+    Args:
+        role: The service.
+        options: What to run.
+        budget_bytes: Memory that it may plan with; None for what is free.
 
     Raises:
         FeatureMissing: The service is not installed.
@@ -87,7 +95,7 @@ def launch(role: str, options: StackOptions) -> Launched:
     address_file.unlink(missing_ok=True)
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, *_flags(role, options, address_file)],
+            [sys.executable, "-m", module, *_flags(role, options, address_file, budget_bytes)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -103,13 +111,23 @@ def launch(role: str, options: StackOptions) -> Launched:
     return launched
 
 
-def _flags(role: str, options: StackOptions, address_file: Path) -> list[str]:
+def _flags(role: str, options: StackOptions, address_file: Path, budget_bytes: int | None) -> list[str]:
     flags = _vision_folders(options) if role == "vision" else ["--model", str(options.model)]
     flags += ["--listen", "127.0.0.1:0", "--address-file", str(address_file)]
     flags += ["--log-level", options.log_level, "--grace-s", f"{options.grace_s:g}"]
-    for name, value in (("--device", options.device), ("--dtype", options.dtype)):
+    for name, value in (("--device", options.device), ("--dtype", dtype_of(role, options))):
         flags += [name, value] if value is not None else []
-    return flags
+    if budget_bytes is not None:
+        flags += ["--memory-budget-mib", str(max(1, budget_bytes >> 20))]
+    return flags if options.memory_plan else [*flags, "--no-memory-plan"]
+
+
+def dtype_of(role: str, options: StackOptions) -> str | None:
+    """Returns the dtype of a service, None for that of its configuration.
+
+    The vision service has no bfloat16-weights and chooses for itself.
+    """
+    return None if role == "vision" and options.dtype == BFLOAT16_WEIGHTS else options.dtype
 
 
 def _vision_folders(options: StackOptions) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zrelay_client._transport.endpoint import Endpoint
-from zrelay_client.stack import extras, processes, record
+from zrelay_client.stack import extras, memory, processes, record
 from zrelay_client.stack.launch import Launched, StackOptions, launch
 from zrelay_client.stack.record import StackRecord, StackService
 from zrelay_shared import checkpoints, exits
@@ -99,6 +99,7 @@ def start(options: StackOptions) -> Stack:
 
     Raises:
         FailedPrecondition: STACK_RUNS, services of an earlier `up` are running.
+        OutOfMemory: MEMORY_PLAN, the services do not fit into the memory together.
         CheckpointError, FeatureMissing, OSError: A service cannot be started; none is running then.
     """
     extras.require(*options.roles)
@@ -113,10 +114,11 @@ def start(options: StackOptions) -> Stack:
         if known is not None and known.alive:
             where = ", ".join(service.summary for service in known.services)
             raise FailedPrecondition(f"a stack runs already ({where}); end it with `zrelay down`", reason="STACK_RUNS")
+        shares = memory.budgets(options)
         stack = Stack(options, [])
         try:
             for role in options.roles:
-                stack._launched.append(launch(role, options))
+                stack._launched.append(launch(role, options, shares.get(role)))
                 record.save(options.state, stack.record())
         except BaseException:
             stack.stop()

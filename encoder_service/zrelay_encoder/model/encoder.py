@@ -17,6 +17,7 @@ from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError, OutOfMemory
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.layers import LayerPlan, layer_plan
+from zrelay_shared.service.torch_memory import compute_dtype, plan_memory, stored_dtype
 from zrelay_shared.tokenizer import TokenizerIdentity
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles, canonical_name
@@ -82,12 +83,11 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: To
         OutOfMemory: The weights do not fit.
     """
     device = torch_devices.pick_device(config.device)
-    stored = torch_devices.stored_dtype(folder.component.weights)
-    dtype, why = torch_devices.pick_dtype(config.dtype, device, stored)
-    log.info("computing in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+    chosen = plan_memory(config, device).dtype
+    dtype = compute_dtype(chosen)
     weights = WeightFiles(folder.component, cache=config.cache)
     try:
-        model = load_model(folder.component, weights, config.hidden_layer, device, dtype)
+        model = load_model(folder.component, weights, config.hidden_layer, device, dtype, stored_dtype(chosen))
     except ValueError as error:
         raise CheckpointError(f"--{str(error).replace('hidden_layer', 'hidden-layer', 1)}") from error
     except (RuntimeError, MemoryError) as error:
@@ -111,9 +111,21 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: To
 
 
 def load_model(
-    component: ComponentFolder, weights: WeightFiles, hidden_layer: int, device: torch.device, dtype: torch.dtype
+    component: ComponentFolder,
+    weights: WeightFiles,
+    hidden_layer: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    stored: torch.dtype | None = None,
 ) -> TextEncoder:
     """Loads the blocks that `hidden_layer` needs, and only their tensors.
+
+    Args:
+        component: The text encoder's folder.
+        hidden_layer: Index of the hidden layer, negative.
+        device: Where it computes.
+        dtype: Dtype of the computation.
+        stored: Dtype in which the matrices stay in memory; None for `dtype`.
 
     Raises:
         CheckpointError: A tensor is missing, left over, not finite or has another shape, or config.json is invalid.
@@ -125,8 +137,10 @@ def load_model(
         model = TextEncoder(Qwen3Config(**configuration.arguments()), plan)
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _not_a_model(component, error) from error
-    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
+    load_weights(model, weights, device, stored or dtype, name_of=partial(_name_in_model, plan))
     model.rotary_emb.to(device)
+    if stored not in (None, dtype):
+        model.compute_in(dtype)
     return model
 
 

@@ -9,6 +9,7 @@ from transformers import AttentionInterface, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from zrelay_shared.layers import LayerPlan
+from zrelay_shared.torch_linear import store_linears
 
 _RAGGED = "zrelay_ragged"
 
@@ -36,6 +37,12 @@ class TextEncoder(nn.Module):
             if plan.final_norm:
                 self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
+        self._compute_dtype: torch.dtype | None = None
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Computes in `dtype` from now on. The loaded matrices keep their dtype; see `store_linears`."""
+        store_linears(self, dtype)
+        self._compute_dtype = dtype
 
     @torch.inference_mode()
     def forward(self, prompts: Sequence[Sequence[int]], plan: LayerPlan) -> list[torch.Tensor]:
@@ -62,7 +69,7 @@ class TextEncoder(nn.Module):
         device = self.embed_tokens.weight.device
         ids = torch.tensor([[token for prompt in prompts for token in prompt]], device=device)
         positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(device)
-        states = self.embed_tokens(ids)
+        states = self.embed_tokens(ids).to(self._compute_dtype)
         rotary = self.rotary_emb(states, positions)
         for block in self.layers[: plan.blocks]:
             states = block(states, attention_mask=None, position_embeddings=rotary, lengths=lengths)

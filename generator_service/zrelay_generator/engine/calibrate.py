@@ -18,6 +18,7 @@ from zrelay_generator.model.model import LoadedModel
 from zrelay_generator.model.sequence import segment_size
 from zrelay_generator.model.transformer import Segment
 from zrelay_generator.model.weights import TransformerWeights
+from zrelay_shared.service.memory_plan import transformer_bytes_per_token
 
 _BUDGET_S = 10.0
 """Measuring ends after this; the work that is served refines the estimates."""
@@ -77,9 +78,7 @@ def memory_model(model: LoadedModel) -> MemoryModel:
 def _bytes_per_token(weights: TransformerWeights) -> int:
     block = weights.layers[0]
     dim, hidden, itemsize = block.out.shape[0], block.gate.shape[0], weights.dtype.itemsize
-    # Residual, normed, query, key, value, attended; four norms if timesteps differ; float32 halves of the rotation.
-    attention = 10 * dim * itemsize + 8 * dim
-    return int(max(attention, (6 * dim + 3 * hidden) * itemsize))
+    return transformer_bytes_per_token(dim, hidden, itemsize)
 
 
 def _generate(model: LoadedModel, side: int) -> None:

@@ -94,20 +94,25 @@ class JobEstimator:
         """Whether one image of a job fits into `free_bytes`; True if the platform does not report them (0)."""
         return not free_bytes or self.estimate(spec).memory_bytes <= free_bytes
 
-    def check_fits(self, spec: JobSpec, device: torch.device, idle_bytes: int = 0) -> None:
+    def check_fits(
+        self, spec: JobSpec, device: torch.device, idle_bytes: int = 0, most_bytes: int | None = None
+    ) -> None:
         """Refuses a job whose image needs more memory than the device has.
 
         Args:
             spec: The job.
             device: The device it would run on.
             idle_bytes: Memory that was free while the device had no work: what is full for now is no reason to refuse.
+            most_bytes: Bytes that the memory budget leaves for work, None without a budget.
 
         Raises:
             OutOfMemory: With a size that would fit.
         """
         free = max(idle_bytes, report(device).memory_free_bytes)
+        if most_bytes is not None:
+            free = min(free, most_bytes) or most_bytes
         estimate = self.estimate(spec)
-        if free and estimate.memory_bytes > free:
+        if (free or most_bytes is not None) and estimate.memory_bytes > free:
             raise out_of_memory(spec, device, estimate.memory_bytes)
 
     def _remaining(self, job: DeviceJob) -> tuple[tuple[int, Size], ...]:

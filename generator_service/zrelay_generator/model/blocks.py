@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zrelay_generator.model.attention import Spans, ragged_attention
 from zrelay_generator.model.weights import BlockWeights, TransformerWeights
+from zrelay_shared.torch_linear import linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +46,7 @@ def _norms(block: BlockWeights, embedding: Tensor) -> Tensor:
     """Returns [4, dim] float32: scale before and gate after attention, scale before and gate after the MLP."""
     if block.adaln is None:
         raise ValueError("adaln: expected a modulated block, got a context refiner block")
-    raw = F.linear(embedding, block.adaln.weight, block.adaln.bias)[0].float().view(4, -1)
+    raw = linear(embedding, block.adaln.weight, block.adaln.bias)[0].float().view(4, -1)
     factors = torch.stack([1.0 + raw[0], raw[1].tanh(), 1.0 + raw[2], raw[3].tanh()])
     return block.norms.float() * factors
 
@@ -69,7 +70,7 @@ def run_block(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor,
     mixed = _attention(weights, scaled_norm(tokens, before_attention, eps), spans, rope)
     tokens = tokens + scaled_norm(mixed, after_attention, eps)
     normed = scaled_norm(tokens, before_mlp, eps)
-    mixed = F.linear(F.silu(F.linear(normed, weights.gate)) * F.linear(normed, weights.up), weights.down)
+    mixed = linear(F.silu(linear(normed, weights.gate)) * linear(normed, weights.up), weights.down)
     return tokens + scaled_norm(mixed, after_mlp, eps)
 
 
@@ -83,12 +84,12 @@ def scaled_norm(tokens: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _attention(weights: BlockWeights, tokens: Tensor, spans: Spans, rope: Tensor) -> Tensor:
     shape = (len(tokens), weights.heads, -1)
-    query = F.linear(tokens, weights.query).view(shape)
-    key = F.linear(tokens, weights.key).view(shape)
-    value = F.linear(tokens, weights.value).view(shape)
+    query = linear(tokens, weights.query).view(shape)
+    key = linear(tokens, weights.key).view(shape)
+    value = linear(tokens, weights.value).view(shape)
     query = _rotated(scaled_norm(query, weights.query_norm, weights.qk_eps), rope)
     key = _rotated(scaled_norm(key, weights.key_norm, weights.qk_eps), rope)
-    return F.linear(ragged_attention(query, key, value, spans).flatten(1), weights.out)
+    return linear(ragged_attention(query, key, value, spans).flatten(1), weights.out)
 
 
 def _rotated(heads: Tensor, rope: Tensor) -> Tensor:

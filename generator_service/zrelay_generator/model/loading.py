@@ -12,7 +12,7 @@ from zrelay_generator.model.model import LoadedModel, ModelLimits
 from zrelay_generator.model.preview import fit_latent_to_rgb
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.vae import Vae
-from zrelay_generator.model.weights import TransformerWeights, transformer_weights
+from zrelay_generator.model.weights import TransformerWeights, compute_in, transformer_weights
 from zrelay_shared.checkpoints import (
     ComponentFolder,
     PipelineFolder,
@@ -41,14 +41,20 @@ _TRAIN_TIMESTEPS = 1000
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Path | None = None) -> LoadedModel:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    stored: torch.dtype | None = None,
+    cache: Path | None = None,
+) -> LoadedModel:
     """Loads the model of a pipeline folder, and computes the digests of its weights on the way.
 
     Args:
         folder: The pipeline folder.
-        device: Where the weights go.
-        dtype: Their dtype.
-        cache: Folder that keeps digests of weights between starts, None for none.
+        device: Where it computes.
+        dtype: Dtype of the computation.
+        stored: Dtype in which the matrices of the transformer's blocks stay in memory; None for `dtype`.
 
     Raises:
         CheckpointError: Something is missing or does not fit; the message names it.
@@ -61,8 +67,9 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, cache: Pa
     diffusers_logging.set_verbosity_error()
     files = {name: WeightFiles(pipeline.component(name), cache=cache) for name in ("transformer", "vae")}
     model = load_component(
-        ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, dtype
+        ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, stored or dtype
     )
+    compute_in(model, dtype)
     autoencoder = load_component(AutoencoderKL, pipeline.component("vae"), files["vae"], device, dtype)
     with torch.inference_mode():
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zrelay_generator.model.latents import is_finite
+from zrelay_shared.service.memory_plan import vae_bytes_per_pixel
 
 
 class Bfloat16Encoder:
@@ -85,14 +86,8 @@ class Vae:
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Peak memory of decoding per pixel in bytes, an estimated upper bound.
-
-        It counts six activations of the second-narrowest width at full size: before and after a norm, the result of a
-        convolution and its workspace.
-        """
-        width: int = self._widths[min(1, len(self._widths) - 1)]
-        itemsize: int = self._model.dtype.itemsize
-        return 6 * width * itemsize
+        """Peak memory of decoding per pixel in bytes, an estimated upper bound."""
+        return vae_bytes_per_pixel(self._widths, self._model.dtype.itemsize)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decodes latents, rounded as diffusers' VaeImageProcessor does.

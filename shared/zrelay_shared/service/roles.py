@@ -13,7 +13,11 @@ from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
+BFLOAT16_WEIGHTS = "bfloat16-weights"
+"""Weights in bfloat16, computation in float32: the memory of one, on a CPU without bfloat16 units the speed of the
+other."""
+_PLAIN_DTYPES = ("auto", "bfloat16", "float16", "float32")
+DTYPES = (*_PLAIN_DTYPES, BFLOAT16_WEIGHTS)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -48,16 +52,41 @@ class ServiceConfig:
         30.0, group="Server", minimum=0, unit="seconds", help="Time that running calls get after SIGTERM."
     )
     device: str = setting(
-        "auto", group="Device", choices=DEVICES, help="Where the model runs; auto takes cuda, else mps, else cpu."
+        "auto",
+        group="Device",
+        choices=DEVICES,
+        help="Where the model runs; auto takes cuda, else mps, else cpu.",
     )
     dtype: str = setting(
         "auto",
         group="Device",
         choices=DTYPES,
-        help="Data type of the computation; auto takes what the device supports, and the log gives the reason.",
+        help="Data type of the computation; auto takes the fastest that fits into memory, and the log says why. "
+        "bfloat16-weights computes in float32 with weights in bfloat16.",
+    )
+    memory_budget_bytes: int | None = setting(
+        None,
+        group="Device",
+        key="memory_budget_mib",
+        unit="MiB",
+        scale=MIB,
+        minimum=1,
+        default_text="what is free, less a reserve",
+        help="Memory of the device that the service may use; `zrelay up` divides what is free among its services.",
+        example=16384,
+    )
+    memory_plan: bool = setting(
+        True,
+        group="Device",
+        help="Refuse to start if the model does not fit into the memory; without it the kernel may end the service.",
     )
     threads: int | None = setting(
-        None, group="Device", minimum=1, default_text="all cores but one", help="Torch threads on a CPU.", example=4
+        None,
+        group="Device",
+        minimum=1,
+        default_text="all cores but one",
+        help="Torch threads on a CPU.",
+        example=4,
     )
 
     def __post_init__(self) -> None:
@@ -109,6 +138,13 @@ class VisionConfig(ServiceConfig):
     """
 
     role: ClassVar[str] = "vision"
+
+    dtype: str = setting(
+        "auto",
+        group="Device",
+        choices=_PLAIN_DTYPES,
+        help="Data type of the computation; auto takes the fastest that fits into memory, and the log says why.",
+    )
 
     qwen3_vl: Path | None = setting(
         None, group="Model", help="Qwen3-VL checkpoint, for states of images and for conditioning."

@@ -78,9 +78,15 @@ class Qwen3VLEngine:
 
     kind = EngineKind.QWEN3_VL
 
-    def __init__(self, folder: Path, config: VisionConfig) -> None:
-        """Checks the folder. Raises CheckpointError."""
-        self._path, self._dtype, self._max_area = folder, config.dtype, config.max_area
+    def __init__(self, folder: Path, config: VisionConfig, dtype: torch.dtype) -> None:
+        """Checks the folder. Raises CheckpointError.
+
+        Args:
+            folder: The checkpoint.
+            config: The settings.
+            dtype: Dtype of the computation.
+        """
+        self._path, self._dtype, self._max_area = folder, dtype, config.max_area
         self._folder = open_qwen3_vl(folder)
         self.hidden_layer = self._folder.hidden_layer if config.hidden_layer is None else config.hidden_layer
         self._prefixes: ByteCache[tuple[object, ...], _ImagePrefix] = ByteCache(config.state_cache_bytes)
@@ -116,8 +122,7 @@ class Qwen3VLEngine:
         """Loads the weights. See `ImageEngine.load`."""
         component = self._folder.component
         components = load_components(self._folder, self._max_area)
-        dtype, why = torch_devices.pick_dtype(self._dtype, device, torch_devices.stored_dtype(component.weights))
-        log.info("qwen3_vl computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        dtype = self._dtype
         weights = WeightFiles(component, cache=cache)
         try:
             model = load_model(weights, components.config, self.hidden_layer, device, dtype)

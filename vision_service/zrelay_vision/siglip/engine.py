@@ -40,18 +40,17 @@ class SiglipEngine:
 
     kind = EngineKind.SIGLIP
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         """Checks the folder. Raises CheckpointError.
 
         Args:
             folder: The checkpoint.
-            dtype: Compute dtype, or "auto".
+            dtype: Dtype of the computation.
         """
         self.fingerprint: VisionFingerprint | None = None
         self._folder = open_siglip(folder)
-        self._requested_dtype = dtype
         self._device = torch.device("cpu")
-        self._dtype = torch.float32
+        self._dtype = dtype
         self._weights: WeightFiles | None = None
         self._components: SiglipComponents | None = None
         self._vision_tower: Any = None
@@ -81,9 +80,7 @@ class SiglipEngine:
     def load(self, device: torch.device, cache: Path | None) -> None:
         """Loads the vision tower. See `ImageEngine.load`."""
         folder, components = self._folder, siglip_model.load_components(self._folder)
-        stored = torch_devices.stored_dtype(folder.component.weights)
-        dtype, why = torch_devices.pick_dtype(self._requested_dtype, device, stored)
-        log.info("siglip computes in %s on %s: %s", torch_devices.dtype_name(dtype), device.type, why)
+        dtype = self._dtype
         weights = WeightFiles(folder.component, cache=cache)
         self._vision_tower = _within_memory(
             device,
@@ -91,7 +88,7 @@ class SiglipEngine:
             need="the weights of --siglip",
             remedy="use another --device, or --dtype bfloat16",
         )
-        self._components, self._weights, self._device, self._dtype = components, weights, device, dtype
+        self._components, self._weights, self._device = components, weights, device
         self.fingerprint = VisionFingerprint(
             engine=self.kind.value,
             family="siglip2",

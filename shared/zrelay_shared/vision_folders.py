@@ -1,8 +1,10 @@
 """Finds the engines' checkpoints in a folder, which may contain one or both."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from zrelay_shared.checkpoint_files import read_json, refusal
+from zrelay_shared.service.roles import VisionConfig
 
 
 def engines_in(model: Path) -> tuple[Path | None, Path | None]:
@@ -28,3 +30,11 @@ def engines_in(model: Path) -> tuple[Path | None, Path | None]:
         "holds no engine: neither qwen3_vl/ nor siglip/, nor is it such a checkpoint itself",
         "give a Qwen3-VL folder with --qwen3-vl or a SigLIP2 folder with --siglip, or a folder of both with --model",
     )
+
+
+def with_engines(config: VisionConfig) -> VisionConfig:
+    """Returns the settings with the engines that `model` holds. Raises CheckpointError."""
+    if config.model is None:
+        return config
+    qwen3_vl, siglip = engines_in(config.model)
+    return replace(config, qwen3_vl=config.qwen3_vl or qwen3_vl, siglip=config.siglip or siglip)
