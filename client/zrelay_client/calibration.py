@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from zrelay_client.client import AsyncClient
+from zrelay_shared import texts
 from zrelay_shared.errors import FailedPrecondition, InvalidArgument
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -57,9 +58,9 @@ def read_corpus(path: str | os.PathLike[str] | None = None) -> Corpus:
     if len(data) > _MOST_BYTES:
         raise _invalid(name, f"at most {_MOST_BYTES} bytes", "more")
     try:
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise _invalid(name, "UTF-8", f"bytes that are not at {error.start}") from error
+        lines = [line.strip() for line in texts.decode(data, name).split("\n")]
+    except texts.NotText as error:
+        raise InvalidArgument(f"{error}", field="corpus", reason="CORPUS_INVALID") from error
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     if not _LEAST_PROMPTS <= len(prompts) <= _MOST_PROMPTS:
         raise _invalid(name, f"{_LEAST_PROMPTS} to {_MOST_PROMPTS} prompts, one a line", str(len(prompts)))

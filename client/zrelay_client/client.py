@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -46,7 +47,8 @@ from zrelay_client.options import (
     refusal,
 )
 from zrelay_client.results import Outcome, Result
-from zrelay_shared.config import ROLES
+from zrelay_client.start_size import with_size
+from zrelay_shared.config import ROLES, checked_role
 from zrelay_shared.errors import InvalidArgument, NotFound, ZrelayError
 
 if TYPE_CHECKING:
@@ -118,7 +120,8 @@ class AsyncClient:
             timeout_s: Timeout of each call in seconds. Default: that of the settings.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID.
+            InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
+            TypeError: `roles` is one text.
         """
         return cls(**client_arguments(settings, roles, timeout_s))
 
@@ -317,12 +320,12 @@ class AsyncClient:
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
-        embeds, defaults, hops = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
-        for notice in self._take_notices():
+        ready = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
+        for notice in ready.notices:
             if on_event is not None:
                 on_event(notice)
-        with self._running(JobRequest.of(embeds, chosen, request_id, defaults), budget) as run:
-            return await collect(run, embeds, on_event, hops, budget)
+        with self._running(ready.request(request_id), budget) as run:
+            return await collect(run, ready.embeds, on_event, ready.hops, budget)
 
     async def stream(
         self,
@@ -343,10 +346,10 @@ class AsyncClient:
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
-        embeds, defaults, _ = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
-        for notice in self._take_notices():
+        ready = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
+        for notice in ready.notices:
             yield notice
-        with self._running(JobRequest.of(embeds, chosen, request_id, defaults), budget) as run:
+        with self._running(ready.request(request_id), budget) as run:
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     yield event
@@ -384,7 +387,7 @@ class AsyncClient:
             **keywords: Fields of GenerateOptions.
 
         Raises:
-            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), IN_FLIGHT_INVALID.
+            InvalidArgument: SEEDS_INVALID (`seeds` beside `seed`), SEED_INVALID, IN_FLIGHT_INVALID.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.generate_many)
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
@@ -393,7 +396,7 @@ class AsyncClient:
         limit = None if in_flight is None else checked_integer("in_flight", in_flight, 1, _MAX_IN_FLIGHT)
         references, generators = await self._reference_encoder(chosen), self._generators
         budget = self._budget(timeout_s)
-        info = await self._connect(references, budget, encode=False)
+        info, chosen, notice = await self._connect(chosen, references, budget, encode=False)
         if references is not None:
             await references.encode(budget)
 
@@ -416,6 +419,8 @@ class AsyncClient:
                     if on_event is not None:
                         on_event(job.index, each)
 
+            if notice is not None:
+                report(notice)
             own_budget = self._budget(timeout_s)
             with self._running(request, own_budget) as run:
                 return await collect(run, embeds, report, Hops(), own_budget)
@@ -446,7 +451,7 @@ class AsyncClient:
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.prepare)
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         budget = self._budget(timeout_s)
-        return (await self._prepare(prompt, negative_prompt, encode_options, chosen, budget))[0]
+        return (await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)).embeds
 
     # Jobs
 
@@ -458,19 +463,24 @@ class AsyncClient:
         negative_prompt: str | None = None,
         encoding: EncodeOptions | EncodeKeywords | None = None,
         request_id: str | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         timeout_s: float | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Job:
-        """Submits a job that runs without a watcher, and returns at once. Arguments as `generate`.
+        """Submits a job that runs without a watcher, and returns at once.
 
-        `jobs.watch` and `jobs.fetch` return to it by its job_id.
+        `jobs.watch` and `jobs.fetch` return to it by its job_id. Arguments as `generate`; `on_notice` is called with
+        each notice before the job is submitted.
         """
         chosen = options_of(GenerateOptions, options, keywords, AsyncClient.submit)
         encode_options = options_of(EncodeOptions, encoding, argument="encoding")
         request_id = checked_id("request_id", request_id)
         budget = self._budget(timeout_s)
-        embeds, defaults, _ = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
-        with self._running(JobRequest.of(embeds, chosen, request_id, defaults), budget) as run:
+        ready = await self._prepare(prompt, negative_prompt, encode_options, chosen, budget)
+        for notice in ready.notices:
+            if on_notice is not None:
+                on_notice(notice)
+        with self._running(ready.request(request_id), budget) as run:
             return await run.submit()
 
     async def cancel(self, request_id: str) -> str:
@@ -550,6 +560,10 @@ class AsyncClient:
     def _take_notices(self) -> list[Notice]:
         return [] if self._open_encoders is None else self._open_encoders.take_notices()
 
+    def _notices(self, *notices: Notice | None) -> tuple[Notice, ...]:
+        """Returns the notices that are there, and those of the encoders."""
+        return (*(notice for notice in notices if notice is not None), *self._take_notices())
+
     @contextlib.contextmanager
     def _running(self, request: JobRequest, budget: Budget) -> Iterator[JobRun]:
         """Registers a job for `cancel`, `detach` and `aclose` while it runs."""
@@ -581,24 +595,26 @@ class AsyncClient:
         encoding: EncodeOptions,
         options: GenerateOptions,
         budget: Budget,
-    ) -> tuple[Embeds, Sampling, Hops]:
+    ) -> "_Prepared":
         """Connects to every service that is needed before anything is computed, and encodes the prompt and the
-        reference images at the same time. Returns the embeddings, the generator's defaults and the time taken."""
+        reference images at the same time."""
         _check_prompt(prompt, negative_prompt, options)
         references = await self._reference_encoder(options)
-        info = await self._connect(references, budget, encode=isinstance(prompt, str))
+        info, options, notice = await self._connect(options, references, budget, encode=isinstance(prompt, str))
         connect_s = budget.spent
         if isinstance(prompt, Embeds):
             _require_negative(prompt, options, info.defaults)
         encode = self._embeds_of(prompt, negative_prompt, encoding, options, info, budget)
         if references is None:
             embeds = await encode
-            return embeds, info.defaults, Hops(connect_s, 0.0 if embeds is prompt else embeds.encode_s)
+            hops = Hops(connect_s, 0.0 if embeds is prompt else embeds.encode_s)
+            return _Prepared(embeds, options, info.defaults, hops, self._notices(notice))
         encoded, _ = await asyncio.gather(encode, references.encode(budget))
         encode_s = 0.0 if encoded is prompt else encoded.encode_s
         embeds = await references.apply(encoded, budget)
         vision_s = max(0.0, budget.spent - connect_s - encode_s)
-        return embeds, info.defaults, Hops(connect_s, encode_s, vision_s)
+        hops = Hops(connect_s, encode_s, vision_s)
+        return _Prepared(embeds, options, info.defaults, hops, self._notices(notice))
 
     async def _reference_encoder(self, options: GenerateOptions) -> ReferenceEncoder | None:
         """Returns the encoder of reference images, None if there are none. Raises OSError, InvalidArgument."""
@@ -607,14 +623,21 @@ class AsyncClient:
         await asyncio.to_thread(check_reference_files, options)
         return ReferenceEncoder(self._vision, options)
 
-    async def _connect(self, references: ReferenceEncoder | None, budget: Budget, *, encode: bool) -> GeneratorInfo:
-        """Connects to the services that are needed, and returns what the generator reports."""
+    async def _connect(
+        self, options: GenerateOptions, references: ReferenceEncoder | None, budget: Budget, *, encode: bool
+    ) -> tuple[GeneratorInfo, GenerateOptions, Notice | None]:
+        """Connects to the services that are needed.
+
+        Returns:
+            What the generator reports, the options with the size of an image to start from, and a notice about it.
+        """
         generators, encoders = self._generators, self._encoders if encode else None
         others = [each.connect(budget) for each in (encoders, references) if each is not None]
         info, _ = await asyncio.gather(generators.connect(budget), asyncio.gather(*others))
+        sized, notice = with_size(options, info)
         if references is not None:
-            references.check(info)
-        return info
+            references.check(info, sized)
+        return info, sized, notice
 
     async def _embeds_of(
         self,
@@ -634,8 +657,40 @@ class AsyncClient:
         return (await self._encoders.encode([prompt], negative_prompt, encoding, _text_limit(info), budget))[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a job needs to be submitted.
+
+    Attributes:
+        embeds: The embeddings, with reference images.
+        options: The options, with a size if an image to start from decides about it.
+        defaults: The generator's defaults.
+        hops: The time taken.
+        notices: What the user should know before the job begins.
+    """
+
+    embeds: Embeds
+    options: GenerateOptions
+    defaults: Sampling
+    hops: Hops
+    notices: tuple[Notice, ...]
+
+    def request(self, request_id: str | None) -> JobRequest:
+        """Returns the job."""
+        return JobRequest.of(self.embeds, self.options, request_id, self.defaults)
+
+
 def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: float | None) -> dict[str, Any]:
-    """Returns the arguments of a client of the endpoints of loaded settings. Raises InvalidArgument."""
+    """Returns the arguments of a client of the endpoints of loaded settings.
+
+    Raises:
+        InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
+        TypeError: `roles` is one text.
+    """
+    if isinstance(roles, str):
+        raise TypeError("roles: expected several roles, got one: put it into a list")
+    for role in roles:
+        checked_role(role)
     configured = settings.config.generate.timeout_s
     default = DEFAULT_S if configured is None else configured
     endpoints = {role: settings.endpoints(role) if role in roles else () for role in ROLES}
@@ -643,11 +698,13 @@ def client_arguments(settings: "Settings", roles: Sequence[str], timeout_s: floa
 
 
 def _seeds_of(seeds: Sequence[int | None] | None, options: GenerateOptions) -> Sequence[int | None]:
-    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID)."""
+    """Returns the seeds of each prompt of a batch. Raises InvalidArgument (SEEDS_INVALID, SEED_INVALID)."""
     if seeds is None:
         return (options.seed,)
     if options.seed is not None:
         raise refusal("seeds", f"none beside seed={options.seed}", seeds)
+    for seed in seeds:
+        options.replaced(seed=seed)
     return seeds
 
 

@@ -1,7 +1,6 @@
 """The checks of `zrelay doctor`: each hop in turn, with a remedy for what is wrong."""
 
 import asyncio
-import errno
 import os
 import socket
 import time
@@ -17,26 +16,13 @@ from zrelay_client.settings import Settings
 from zrelay_shared import __version__, exits, fingerprint
 from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, FeatureMissing, Unavailable, ZrelayError
 from zrelay_shared.limits import DEFAULT_PORTS
+from zrelay_shared.status import NOT_GRPC, plain_words
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PROMPT = "a red circle"
 _LOW_MEMORY = 0.05
 """Share of free memory below which a warning is given."""
 _CALL_S = 60.0
-_SYSTEM_ERRORS = (
-    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT),
-    *(errno.EACCES, errno.ENOENT),
-)
-_NOT_GRPC = "another program answers, which does not speak gRPC"
-_GRPC_TEXTS = {
-    "Failed parsing HTTP/2": _NOT_GRPC,
-    "http1": _NOT_GRPC,
-    "http2 header": _NOT_GRPC,
-    **dict.fromkeys(("Socket closed", "reset by peer", "Broken pipe"), "it closes the connection"),
-    "Deadline Exceeded": "no answer in time",
-    "lookup": "the name does not resolve",
-}
-"""A part of gRPC's text -> what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +319,7 @@ def _unhealthy(endpoint: Endpoint, name: str, error: ZrelayError) -> Check:
         "where this is an SSH tunnel, nothing listens at its other end: start "
         f"`zrelay serve {endpoint.role} --model FOLDER` there; else another program has this port"
     )
-    if why == _NOT_GRPC:
+    if why == NOT_GRPC:
         fix = _wrong_port(endpoint.role)
     return Check(f"{name} health", FAIL, f"the port answers, no service does: {why}", fix, exits.UNREACHABLE)
 
@@ -347,9 +333,8 @@ def _plain(error: ZrelayError) -> str:
     text = error.metadata.get("grpc")
     if text is None:
         return error.message
-    meanings = {**{words: words.lower() for words in map(os.strerror, _SYSTEM_ERRORS)}, **_GRPC_TEXTS}
-    meaning = next((meaning for part, meaning in meanings.items() if part in text), None)
-    if meaning is not None:
+    meaning = plain_words(text)
+    if meaning != text:
         return meaning
     if isinstance(error, FeatureMissing):
         return "another service or an older zrelay answers there"

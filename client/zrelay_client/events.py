@@ -161,7 +161,8 @@ class Notice:
     """A message for people. The job continues.
 
     `kind` is "lost" (a generator does not answer, and the client retries), "moved" (the job moved to another generator,
-    which makes the same image) or "encoder" (another encoder than the first was used).
+    which makes the same image), "encoder" (another encoder than the first was used) or "size" (the image to start from
+    decided about the size).
     """
 
     kind: str

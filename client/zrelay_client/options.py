@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, get_ar
 from zrelay_client.events import ImageFormat
 from zrelay_client.image_files import ImageSource
 from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.limits import MAX_OMNI_IMAGES
+from zrelay_shared.limits import MAX_OMNI_IMAGES, MAX_SEED
 
 if TYPE_CHECKING:
     from zrelay_client.image_embeds import ImageEmbeds
@@ -390,7 +390,9 @@ class GenerateOptions(CallOptions):
     Names and meanings are those of diffusers where it has the option.
 
     Attributes:
-        width, height: Size of the image in pixels.
+        width, height: Size of the image in pixels. Default: with `image` its size, upright, rounded to the generator's
+            multiple and scaled down to the checkpoint's default area where it is larger; else the checkpoint's. With
+            one of the two alone, the other one keeps the shape of `image`.
         num_inference_steps: Number of denoising steps.
         guidance_scale: Strength of classifier-free guidance; 0 is off. Above 0 the negative prompt is used, which is
             empty unless it is given.
@@ -458,6 +460,10 @@ class GenerateOptions(CallOptions):
     def _check_together(self) -> None:
         if self.image is None and self.strength is not None:
             raise refusal("strength", "none where there is no image to start from", self.strength)
+        most = MAX_SEED - (self.num_images or 1) + 1
+        if self.seed is not None and self.seed > most:
+            expected = f"a whole number from 0 to {most} for {self.num_images} images, of which image i has seed + i"
+            raise refusal("seed", expected, self.seed)
         if self.reference is None and self.condition_options != _DEFAULT_CONDITIONING:
             raise _conflict("conditioning", "REFERENCE_MISSING", "a reference image", "none: set reference too")
         if self.reference is not None and self.omni:

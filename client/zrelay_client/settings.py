@@ -42,7 +42,7 @@ class Settings:
         """
         loaded = config.load(paths.config_file(), os.environ, profile=profile, flags=flags)
         complete = loaded.encoder.endpoint is not None and loaded.generator.endpoint is not None
-        known = None if complete else record.load(paths.state_dir())
+        known = None if complete else record.readable(paths.state_dir())
         return cls(loaded, known.endpoints if known is not None else {})
 
     @property
@@ -78,7 +78,7 @@ class Settings:
         missing = [role for role in roles if checked_role(role) not in texts]
         if not missing:
             return
-        known = record.load(paths.state_dir())
+        known = record.readable(paths.state_dir())
         for service in known.services if known is not None and known.alive else ():
             if service.role in missing and not service.process.alive:
                 raise _missing(

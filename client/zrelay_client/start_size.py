@@ -2,7 +2,56 @@
 
 import math
 
-from zrelay_client.info import Limits
+from zrelay_client.events import Notice
+from zrelay_client.image_files import image_size
+from zrelay_client.info import GeneratorInfo, Limits
+from zrelay_client.options import GenerateOptions
+
+
+def with_size(options: GenerateOptions, generator: GeneratorInfo) -> tuple[GenerateOptions, Notice | None]:
+    """Returns options whose image to start from decides about the size, if they do not set it.
+
+    With a width or a height alone, the other side keeps the picture's shape as far as the limits allow.
+
+    Args:
+        options: The options of a generation.
+        generator: The generator that reports its default size and its limits.
+
+    Returns:
+        The options with a size, and a notice if the image has another size than its picture; without an image to start
+        from the options as they are.
+
+    Raises:
+        InvalidArgument: IMAGE_FORMAT, IMAGE_UNREADABLE, the picture has no size that can be read.
+    """
+    given, limits = (options.width, options.height), generator.limits
+    if options.image is None or None not in given or limits.size_multiple == 0:  # 0: an older generator
+        return options, None
+    picture = image_size(options.image)
+    if given == (None, None):
+        width, height = start_size(picture, (generator.defaults.width, generator.defaults.height), limits)
+    else:
+        width, height = (_other_side(picture, given, index, limits) for index in (0, 1))
+    sized = options.replaced(width=width, height=height)
+    if (width, height) == picture:
+        return sized, None
+    message = (
+        f"the image to start from has {picture[0]} x {picture[1]} pixels: the new image is {width} x {height}, in the "
+        "same shape as far as possible; set width and height to choose another size"
+    )
+    return sized, Notice("size", message)
+
+
+def _other_side(picture: tuple[int, int], given: tuple[int | None, int | None], index: int, limits: Limits) -> int:
+    """Returns the side that is given, or the one that keeps the shape of the picture, within the limits."""
+    side, other = given[index], given[1 - index]
+    if side is not None or other is None:
+        return side or 0
+    least, most = _range(limits)
+    fitting = round(other * picture[index] / picture[1 - index] / limits.size_multiple) * limits.size_multiple
+    if 0 < other <= limits.max_pixels:
+        most = max(least, min(most, limits.max_pixels // other // limits.size_multiple * limits.size_multiple))
+    return min(max(fitting, least), most)
 
 
 def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limits) -> tuple[int, int]:
@@ -21,7 +70,7 @@ def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limit
         notified.
     """
     multiple = limits.size_multiple
-    least, most = -(-limits.min_side // multiple) * multiple, limits.max_side // multiple * multiple
+    least, most = _range(limits)
     area = min(default[0] * default[1], limits.max_pixels)
     scale = min(1.0, math.sqrt(area / (picture[0] * picture[1])))
     scale = min(max(scale, least / min(picture)), most / max(picture))
@@ -29,3 +78,9 @@ def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limit
     while width * height > limits.max_pixels and max(width, height) > least:  # rounding, or a short side at its limit
         width, height = (width - multiple, height) if width >= height else (width, height - multiple)
     return width, height
+
+
+def _range(limits: Limits) -> tuple[int, int]:
+    """Returns the smallest and the largest side that are multiples of `limits.size_multiple`."""
+    multiple = limits.size_multiple
+    return -(-limits.min_side // multiple) * multiple, limits.max_side // multiple * multiple

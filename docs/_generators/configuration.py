@@ -22,7 +22,9 @@ A setting that may be none takes the word `none`, for example `--threads none`, 
 every other setting to its default. A file or folder of that name is written `./none`. Options of requests take the
 word, too; where `none` is one of the choices, the choice is meant.
 
-The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or `~/.config`. It holds profiles:
+The file is `$ZRELAY_CONFIG`, else `zrelay/config.toml` in `$XDG_CONFIG_HOME` or `~/.config`. Where
+there is no home folder (HOME is not set for an unknown user id, is `/`, does not exist or may not be entered), it is
+`/etc/zrelay/config.toml`, and the state folder is `/var/lib/zrelay`. The file is UTF-8. It holds profiles:
 
     default_profile = "home"
 

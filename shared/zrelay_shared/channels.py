@@ -5,7 +5,7 @@ import json
 import grpc
 import grpc.aio
 
-from zrelay_shared.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, MAX_MESSAGE_BYTES
+from zrelay_shared.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, LEAST_PING_INTERVAL_S, MAX_MESSAGE_BYTES
 
 _MESSAGE_BOUNDS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -44,8 +44,8 @@ CLIENT_OPTIONS = [
 SERVER_OPTIONS = [
     *_MESSAGE_BOUNDS,
     ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
-    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 2),  # permit our clients' pings
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_INTERVAL_S * 1000),  # gRPC's default is 5 minutes,
+    ("grpc.keepalive_permit_without_calls", 1),  # and 2 hours without calls
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
 ]

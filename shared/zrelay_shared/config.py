@@ -28,7 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from zrelay_shared import texts
 from zrelay_shared.errors import InvalidArgument, invalid, listed
+from zrelay_shared.paths import CONFIG_REMEDY
 from zrelay_shared.requests import (
     REQUEST_CONFIGS,
     ConditionConfig,
@@ -45,6 +47,8 @@ SECTIONS = (*ROLES, *REQUEST_CONFIGS)
 DEFAULT_PROFILE = "default"
 """The profile that is used where none is named, if the file has one of that name."""
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
+_LEAST_LIKENESS = 0.6
+"""Similarity, 0 to 1, above which an unknown name is probably a misspelling of a known one."""
 S = TypeVar("S", bound=ServiceConfig)
 
 
@@ -198,11 +202,16 @@ def settings_of(section: str) -> tuple[Setting, ...]:
 
 def read(file: Path) -> dict[str, Any]:
     """Reads and checks the tables of a file; returns an empty dict where it does not exist. Raises as `load`."""
-    if not file.exists():
-        return {}
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        message = f"the configuration cannot be read ({error.strerror}); {CONFIG_REMEDY}"
+        raise OSError(error.errno, message, str(file)) from error
+    try:
+        tables = tomllib.loads(texts.decode(data, f"{file}"))
+    except texts.NotText as error:
+        raise _refusal(f"{error}") from error
+    except tomllib.TOMLDecodeError as error:
         raise _refusal(f"{file}: not valid TOML: {error}") from error
     _check_keys(file, "the top level", tables, ("default_profile", "profile", *REQUEST_CONFIGS))
     if not isinstance(tables.get("default_profile", ""), str):
@@ -218,9 +227,11 @@ def read(file: Path) -> dict[str, Any]:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Returns a message for each `ZRELAY_*` variable that has no meaning, with the nearest name that has one."""
-    known = [*_OTHER_VARIABLES, *(one.variable for section in SECTIONS for one in settings_of(section))]
+    known = {name: name.lower().split("_")[1:] for name in _OTHER_VARIABLES}
+    for one in (one for section in SECTIONS for one in settings_of(section)):
+        known[one.variable] = [*one.section.split("_"), *one.key.split("_")]
     unknown = [name for name in sorted(environ) if name.startswith("ZRELAY_") and name not in known]
-    return [f"{name} is not a variable of zrelay{_nearest(name, known)}" for name in unknown]
+    return [f"{name} is not a variable of zrelay{_nearest_variable(name, known)}" for name in unknown]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +253,8 @@ class _Sources:
         name, origin = _choose_profile(file, tables, environ, profile)
         if name is not None and name not in profiles:
             known = f"known are {listed(sorted(profiles))}" if profiles else "the file has none"
+            if not file.exists():
+                known = "the file does not exist: `zrelay config init` writes it, ZRELAY_CONFIG names another"
             place = "--profile" if origin == "flag" else origin
             raise _refusal(f"{place}: no profile {name!r} in {file}; {known}{_nearest(name, profiles)}")
         return cls(file, environ, flags, tables, name, origin)
@@ -305,9 +318,40 @@ def _table(file: Path, place: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def _nearest(name: str, known: Iterable[str], cutoff: float = _LEAST_LIKENESS) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _nearest_variable(name: str, known: Mapping[str, list[str]]) -> str:
+    """As `_nearest`, for variables, whose words are compared one by one, so that STPES finds NUM_INFERENCE_STEPS.
+
+    Args:
+        name: The unknown variable.
+        known: Variable -> its words. If the name begins with the words of a section, only its variables count.
+    """
+    words = name.lower().split("_")[1:]
+    sections = [section.split("_") for section in SECTIONS if words[: section.count("_") + 1] == section.split("_")]
+    if section := max(sections, key=len, default=[]):
+        words = words[len(section) :]
+        known = {one: rest[len(section) :] for one, rest in known.items() if rest[: len(section)] == section}
+    if not words:
+        return ""
+
+    def by_words(one: str) -> float:
+        nearest = [max((_ratio(word, other) for other in known[one]), default=0.0) for word in words]
+        return sum(nearest) / len(nearest)
+
+    def likeness(one: str) -> float:
+        return by_words(one) + _ratio(name, one) + name.startswith(f"{one}_") / 2
+
+    best = max(known, key=likeness)
+    near = by_words(best) >= _LEAST_LIKENESS or name.startswith(f"{best}_")
+    return f"; did you mean {best!r}?" if near else ""
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _refusal(message: str) -> InvalidArgument:

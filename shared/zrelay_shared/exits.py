@@ -20,8 +20,17 @@ BUSY = 6
 """A service is at its limit; try again later."""
 TIMEOUT = 7
 """A time limit was exceeded."""
+HUNG_UP = 129
+"""SIGHUP: the terminal was closed."""
 INTERRUPTED = 130
 """Ctrl-C."""
+TERMINATED = 143
+"""SIGTERM."""
+
+
+def of_signal(number: int) -> int:
+    """Returns the exit code of a process that a signal ended, as shells report it."""
+    return 128 + number
 
 
 def code_of(error: "ZrelayError") -> int:

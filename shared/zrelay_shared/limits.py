@@ -24,11 +24,19 @@ MAX_REQUEST_ID_CHARS = 64
 DEFAULT_TEXT_LIMIT = 1504
 """Tokens of a prompt if neither request nor checkpoint sets a limit; the limit of the published Z-Image."""
 
+MAX_SEED = (1 << 64) - 1
+"""Largest seed of an image. Image i of a job has the job's seed + i, and the last one must not exceed it."""
+
 MAX_OMNI_IMAGES = 8
 """Reference images of one Omni prompt: each adds up to 4,096 latent tokens and a SigLIP grid to every step."""
 
 KEEPALIVE_S = 30
-"""Interval at which clients ping an idle connection. Servers must permit it, or they end healthy calls."""
+"""Interval at which our clients ping an idle connection."""
+
+LEAST_PING_INTERVAL_S = 5
+"""Interval of pings that servers permit, also without calls. Clients of other makes ping every 10 s (the least that
+grpc-go allows); half of that leaves room for pings that arrive unevenly. A server ends a connection that pings more
+often."""
 
 KEEPALIVE_TIMEOUT_S = 10
 """Seconds without an answer to a ping after which the connection is closed."""

@@ -1,6 +1,8 @@
 """Converts errors to gRPC statuses with details, and failed calls back to errors."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,26 @@ _MAX_MESSAGE_ENCODED = 2000
 _MAX_METADATA_BYTES = 1400
 _MAX_VALUE_BYTES = 400
 _MAX_NAME_BYTES = 200
+
+NOT_GRPC = "another program answers, which does not speak gRPC"
+_SYSTEM_ERRORS = (
+    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT),
+    *(errno.EACCES, errno.ENOENT),
+)
+_MEANINGS = {
+    **{words: words[0].lower() + words[1:] for words in map(os.strerror, _SYSTEM_ERRORS)},
+    "Failed parsing HTTP/2": NOT_GRPC,
+    "http1": NOT_GRPC,
+    "http2 header": NOT_GRPC,
+    "too_many_pings": "the server ended the connection because of too many pings",
+    **dict.fromkeys(
+        ("Socket closed", "reset by peer", "Broken pipe", "GOAWAY", "Connection dropped"), "it closes the connection"
+    ),
+    **dict.fromkeys(("lookup", "DNS resolution failed", "Name resolution"), "the name does not resolve"),
+    "Deadline Exceeded": "no answer in time",
+    **dict.fromkeys(("failed to connect to all addresses", "FD Shutdown", "empty address list"), "no answer"),
+}
+"""A part of gRPC's text -> what it means. The first part that occurs decides."""
 
 
 def _tree(base: type[ZrelayError]) -> Iterator[type[ZrelayError]]:
@@ -140,19 +162,24 @@ def _from_details(code: str, text: str, raw: bytes) -> ZrelayError:
     )
 
 
+def plain_words(text: str) -> str:
+    """Returns why a call failed in plain words, from the text of gRPC; the text itself where it is another's."""
+    return next((meaning for part, meaning in _MEANINGS.items() if part in text), text) or "no answer"
+
+
 def _from_transport(code: str, text: str, service: str, endpoint: str) -> ZrelayError:
     """Returns the error for a status that gRPC itself reports, with a message that says what to do."""
     where = f"the {service} service" + (f" at {endpoint}" if endpoint else "")
     meta = {"service": service, "endpoint": endpoint, "grpc": text[:_MAX_VALUE_BYTES]}
     if code == "RESOURCE_EXHAUSTED" and "message" in text.lower() and "larger" in text.lower():
         return errors.MessageTooLarge(
-            f"a message to or from {where} is over the limit of {MAX_MESSAGE_BYTES >> 20} MiB ({text}): "
+            f"a message to or from {where} is over the limit of {MAX_MESSAGE_BYTES >> 20} MiB: "
             "request fewer prompts or images in one call, or a smaller image",
             metadata=meta,
         )
     if code == "UNAVAILABLE":
         return errors.Unavailable(
-            f"cannot reach {where}: {text or 'no answer'}; is it running, and is the endpoint right? "
+            f"cannot reach {where}: {plain_words(text)}; is it running, and is the endpoint right? "
             "`zrelay doctor` checks every hop",
             metadata=meta,
         )
@@ -160,12 +187,14 @@ def _from_transport(code: str, text: str, service: str, endpoint: str) -> Zrelay
         return errors.DeadlineExceeded(
             f"{where} did not answer in time: allow more time, or request less", metadata={**meta, "stage": service}
         )
-    if code == "UNIMPLEMENTED":
+    if code == "UNIMPLEMENTED" and plain_words(text) != NOT_GRPC:
         return errors.FeatureMissing(
-            f"{where} does not have this method ({text}): it is another service or an older zrelay",
+            f"{where} does not have this method: it is another service or an older zrelay",
             metadata=meta,
         )
     if code == "CANCELLED":
         return errors.Cancelled(f"{where} ended the call: {text or 'cancelled'}", metadata=meta)
     kind = BY_CODE.get(code, errors.InternalError)
+    if (why := plain_words(text)) == NOT_GRPC:
+        return kind(f"{where} is no service of zrelay: {why}; is the port right?", metadata=meta)
     return kind(f"{where} failed: {code} {text}".rstrip(), metadata=meta)

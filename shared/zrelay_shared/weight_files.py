@@ -19,6 +19,7 @@ from threading import Event
 from zrelay_shared import atomic
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import Cancelled, CheckpointError
+from zrelay_shared.paths import STATE_REMEDY
 from zrelay_shared.safetensors_header import SafetensorsError, TensorEntry, read_header
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -211,7 +212,11 @@ class WeightFiles:
             atomic.write_bytes(self._cache_entry, json.dumps(content).encode())
         except OSError as error:
             log.warning(
-                "the digest of the weights cannot be cached, the next start reads them again: %s", error.strerror
+                "the digest of the weights cannot be cached in %s (%s), and the next start reads them again: make the "
+                "folder writable, or %s",
+                self._cache_entry.parent,
+                error.strerror,
+                STATE_REMEDY,
             )
 
 

@@ -132,3 +132,24 @@ def test_a_client_from_settings_without_endpoints_reads_no_configuration(empty_h
         pytest.raises(InvalidArgument, match="this client has no endpoint"),
     ):
         client.encoder_info()
+
+
+@pytest.mark.parametrize("text", ["ipv4:127.0.0.1:7503", "ipv6:[::1]:7503", "ipv6:::1", "dns:box", "dns://ns/box:1"])
+def test_targets_of_grpc_are_endpoints(text: str) -> None:
+    assert Endpoint.parse("generator", text).address == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ipv6:zz", "ipv6:127.0.0.1:1", "ipv4:box:1", "ipv4:[::1]:1", "ipv4:1.2.3.4:750²", "dns:///", "unix:", "dns:"],
+)
+def test_targets_of_grpc_without_a_place_are_refused(text: str) -> None:
+    refused(lambda: Endpoint.parse("generator", text), reason="ENDPOINT_INVALID")
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_unknown_roles_are_refused(kind: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"role: expected one of encoder, .*, got 'gen'.*'generator'"):
+        kind.from_settings(Settings(), roles=["gen"])
+    with pytest.raises(TypeError, match="roles: expected several roles, got one: put it into a list"):
+        kind.from_settings(Settings(), roles="generator")

@@ -60,6 +60,8 @@ def test_defaults_are_the_checkpoints(parse: Parse, request_of: RequestOf, finge
         ({"num_inference_steps": 10_000}, "num_inference_steps"),
         ({"num_images": 0}, "num_images"),
         ({"num_images": 17}, "num_images"),
+        ({"num_images": 2, "seed": (1 << 64) - 1}, "seed"),
+        ({"num_images": 16, "seed": (1 << 64) - 15}, "seed"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"guidance_scale": math.nan}, "guidance_scale"),
         ({"guidance_scale": math.inf}, "guidance_scale"),

@@ -108,3 +108,60 @@ def test_unknown_variables_are_reported_with_the_nearest_name() -> None:
     environ = {"ZRELAY_ENCODR": "a:1", "ZRELAY_ENCODER": "a:1", "ZRELAY_STATE": "/s", "HOME": "/"}
     lines = config.unknown_variables(environ)
     assert lines == ["ZRELAY_ENCODR is not a variable of zrelay; did you mean 'ZRELAY_ENCODER'?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ZRELAY_GENERATE_STPES", "ZRELAY_GENERATE_NUM_INFERENCE_STEPS"),
+        ("ZRELAY_GENERATE_WIDHT", "ZRELAY_GENERATE_WIDTH"),
+        ("ZRELAY_GENRATE_WIDTH", "ZRELAY_GENERATE_WIDTH"),
+        ("ZRELAY_ENCODE_IMAGES_DTYP", "ZRELAY_ENCODE_IMAGES_DTYPE"),
+        ("ZRELAY_GENERATOR_ENDPOINT", "ZRELAY_GENERATOR"),
+        ("ZRELAY_STATE_DIR", "ZRELAY_STATE"),
+        ("ZRELAY_CONFG", "ZRELAY_CONFIG"),
+        ("ZRELAY_X", ""),
+        ("ZRELAY_GENERATE_", ""),
+        ("ZRELAY_", ""),
+    ],
+)
+def test_the_nearest_variable_is_found_word_by_word(name: str, nearest: str) -> None:
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
+    assert config.unknown_variables({name: "1"}) == [f"{name} is not a variable of zrelay{hint}"]
+
+
+@pytest.mark.parametrize("data", [HOME.encode("utf-8-sig"), HOME.replace("\n", "\r\n").encode("utf-8-sig")])
+def test_a_byte_order_mark_and_line_ends_of_windows_are_read(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(data)
+    assert config.load(file, {}).generate.width == 512
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_utf_16_is_refused_by_name_with_the_remedy(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.toml"
+    mark = "\ufeff" if encoding.endswith("-be") else ""
+    file.write_bytes((mark + HOME).encode(encoding))
+    with pytest.raises(InvalidArgument, match=rf"config.toml: .* got {encoding[:6].upper()}.*: save the file as UTF-8"):
+        config.load(file, {})
+
+
+def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(b"[generate]\r\nwidth = 512\r\n# \xff\r\n")
+    with pytest.raises(InvalidArgument, match=r"config.toml: expected UTF-8 text, got the byte 0xff in line 3"):
+        config.load(file, {})
+
+
+def test_a_configuration_that_cannot_be_read_names_the_variable(tmp_path: Path) -> None:
+    folder = tmp_path / "config.toml"
+    folder.mkdir()
+    message = r"the configuration cannot be read .*; set ZRELAY_CONFIG to another file"
+    with pytest.raises(OSError, match=message) as error:
+        config.load(folder, {})
+    assert error.value.filename == str(folder)
+
+
+def test_a_profile_of_a_file_that_does_not_exist_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"no profile 'home' in .*none.toml; the file does not exist: `zrelay"):
+        config.load(tmp_path / "none.toml", {}, profile="home")

@@ -116,7 +116,15 @@ def _parts(text: str) -> list[str]:
 
 def _is_grpc_target(text: str) -> bool:
     scheme = next((scheme for scheme in _GRPC_SCHEMES if text.startswith(scheme)), None)
-    return scheme is not None and len(text) > len(scheme) and text.isascii() and text.isprintable()
+    if scheme is None or not text.isascii() or not text.isprintable():
+        return False
+    place = text.removeprefix(scheme)
+    if scheme in ("ipv4:", "ipv6:"):
+        found = _split(place)
+        return found is not None and _is_ipv6(found[0].strip("[]")) == (scheme == "ipv6:") and _is_address(found[0])
+    if scheme == "dns:" and place.startswith("//"):
+        place = place[2:].partition("/")[2]  # after the name server, which may be left out
+    return bool(place)
 
 
 def _split(text: str) -> tuple[str, int | None] | None:
@@ -137,6 +145,13 @@ def _split(text: str) -> tuple[str, int | None] | None:
 def _is_ipv6(text: str) -> bool:
     try:
         return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         return False
 

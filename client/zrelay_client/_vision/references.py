@@ -97,8 +97,8 @@ class ReferenceEncoder:
             else:
                 _require_feature(info, "vision.encode.states", "reference")
 
-    def check(self, generator: GeneratorInfo) -> None:
-        """Checks that the generator can use the images.
+    def check(self, generator: GeneratorInfo, options: GenerateOptions) -> None:
+        """Checks that the generator can use the images, which are encoded for the size that the options set.
 
         Raises:
             FeatureMissing: It cannot.
@@ -106,7 +106,7 @@ class ReferenceEncoder:
         """
         if self._options.omni:
             _require_omni(generator)
-            self._area = _target_area(self._options, generator.defaults)
+            self._area = _target_area(options, generator.defaults)
 
     async def encode(self, budget: Budget) -> None:
         """Encodes the images. May run while the prompt is encoded."""

@@ -14,6 +14,7 @@ from zrelay_client.cli._options import Flags, values_of
 from zrelay_client.image_files import check_image, read_image
 from zrelay_client.options import EncodeOptions, GenerateOptions
 from zrelay_shared.config import Config
+from zrelay_shared.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from zrelay_client.embeds import Embeds
@@ -157,7 +158,7 @@ def uses_vision(arguments: GenerateArguments) -> bool:
 
 def size_flags(text: str) -> Flags:
     """Returns width and height of `WIDTHxHEIGHT`. Raises click.UsageError."""
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
+    match = re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text)
     if match is None:
         raise click.UsageError(f"--size: expected WIDTHxHEIGHT such as 1024x768, got {text!r}")
     return {"generate.width": int(match[1]), "generate.height": int(match[2])}
@@ -177,15 +178,25 @@ def seeds_of(seeds: str | None, count: int | None, first: int | None, images: in
     """
     if seeds is None:
         start = secrets.randbelow(1 << 32) if first is None else first
-        return [start + index * max(1, images) for index in range(min(count or 1, MAX_FILES + 1))]
+        jobs = count or 1
+        most = MAX_SEED + 1 - jobs * max(1, images)
+        if start > most:
+            raise click.UsageError(
+                f"--seed: expected at most {most} for {jobs * max(1, images)} images, each with a seed of its own, got "
+                f"{start}"
+            )
+        return [start + index * max(1, images) for index in range(min(jobs, MAX_FILES + 1))]
     if count is not None or first is not None:
         raise click.UsageError("--seeds sets the seeds and their number: leave out --seed and --count")
     found: list[int] = []
     for part in seeds.split(","):
-        match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,20})(?:\s*-\s*([0-9]{1,20}))?\s*", part)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if low > high:
             raise click.UsageError(f"--seeds: expected numbers and ranges such as 7,9,100-199, got {part.strip()!r}")
+        if high > MAX_SEED + 1 - max(1, images):
+            each = f" with {images} images of each job, of which image i has seed + i" if images > 1 else ""
+            raise click.UsageError(f"--seeds: expected at most {MAX_SEED + 1 - max(1, images)}{each}, got {high}")
         if high - low + len(found) >= MAX_FILES:
             raise click.UsageError(f"--seeds: expected at most {MAX_FILES} seeds, got more")
         found += range(low, high + 1)

@@ -1,5 +1,6 @@
 """The `zrelay` command: the table of its commands, exit codes, and errors as one line."""
 
+import contextlib
 import io
 import os
 import sys
@@ -38,7 +39,9 @@ Exit codes:
   {exits.LOCAL_FILE:3}  a local file or model folder cannot be read or written
   {exits.BUSY:3}  a service is at its limit; try again later
   {exits.TIMEOUT:3}  a time limit was exceeded
+  {exits.HUNG_UP:3}  ended by SIGHUP: the terminal was closed
   {exits.INTERRUPTED:3}  interrupted with Ctrl-C
+  {exits.TERMINATED:3}  ended by SIGTERM
 """
 
 
@@ -107,6 +110,9 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
             raise
         return exits.OK
     except Exception as error:
+        if (terminated := getattr(error, "exit_code", None)) is not None:  # of zrelay_client.cli._running.Terminated
+            _print_error(f"terminated: {error}")
+            return int(terminated)
         if "--debug" in arguments:
             import traceback
 
@@ -143,4 +149,5 @@ def _exit_code(error: Exception) -> int:
 
 
 def _print_error(line: str) -> None:
-    click.echo(line, err=True)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        click.echo(line, err=True)

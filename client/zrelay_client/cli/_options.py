@@ -32,6 +32,30 @@ _SEVERAL = {
 }
 
 
+class Integer(click.IntRange):
+    """A whole number in ASCII digits; `int` reads those of every script."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts the text of an option. Fails with exit code 2."""
+        return super().convert(_ascii(self, value, param, ctx), param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number in ASCII digits; `float` reads those of every script."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts the text of an option. Fails with exit code 2."""
+        return super().convert(_ascii(self, value, param, ctx), param, ctx)
+
+
+def _ascii(
+    kind: click.IntRange | click.FloatRange, value: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> Any:
+    if isinstance(value, str) and not value.isascii():
+        kind.fail(f"{value!r} is not a valid {kind.name.removesuffix(' range')}.", param, ctx)
+    return value
+
+
 class HeadedOption(click.Option):
     """An option that the help lists under a heading."""
 
@@ -188,13 +212,15 @@ def values_of(section: object, *, without: Iterable[str] = ()) -> dict[str, Any]
 
 
 def read_prompt(prompt: str) -> str:
-    """Returns the prompt; for `-` the text on standard input, without the newline at its end."""
+    """Returns the prompt; for `-` the text on standard input, as `texts.decode` reads it, without its last newlines."""
     if prompt != "-":
         return prompt
+    from zrelay_shared import texts
+
     try:
-        return sys.stdin.buffer.read().decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise click.UsageError("the prompt on standard input: expected UTF-8 text, got other bytes") from error
+        return texts.decode(sys.stdin.buffer.read(), "the prompt on standard input").rstrip("\n")
+    except texts.NotText as error:
+        raise click.UsageError(f"{error}") from error
 
 
 def load_settings(profile: str | None, flags: Flags, *required: str) -> "Settings":

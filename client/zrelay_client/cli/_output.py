@@ -5,6 +5,7 @@ and tables, and is imported only then. Elsewhere, and where TERM is dumb, everyt
 NO_COLOR is respected.
 """
 
+import contextlib
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
@@ -23,7 +24,10 @@ _REFRESH_HZ = 8.0
 
 
 class Console:
-    """Prints progress and messages to standard error. `quiet` leaves only results and errors."""
+    """Prints progress and messages to standard error. `quiet` leaves only results and errors.
+
+    A terminal that was closed is no error: its command goes on or ends by the signal for that, SIGHUP.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -51,9 +55,13 @@ class Console:
         """
         if self._terminal is None:
             return
+        with contextlib.suppress(OSError):
+            self._show(self._terminal, text, completed, total, note)
+
+    def _show(self, terminal: "Terminal", text: str, completed: float, total: float | None, note: str) -> None:
         hidden = self._bars is None
         if self._bars is None:
-            self._bars = _progress_bars(self._terminal)
+            self._bars = _progress_bars(terminal)
         (task,) = self._bars.task_ids
         if total is None:
             self._bars.reset(task, start=False)  # an animation in place of a share
@@ -66,7 +74,8 @@ class Console:
     def clear(self) -> None:
         """Removes the line of `status`."""
         if self._bars is not None:
-            self._bars.stop()
+            with contextlib.suppress(OSError):
+                self._bars.stop()
             self._bars = None
 
     def result(self, text: str) -> None:
@@ -84,12 +93,13 @@ class Console:
         self.clear()
         if self._quiet:
             return
-        if wrap and self._terminal is not None:
-            from rich.text import Text
+        with contextlib.suppress(OSError):
+            if wrap and self._terminal is not None:
+                from rich.text import Text
 
-            self._terminal.print(Text(text))
-        else:
-            click.echo(text, err=True)
+                self._terminal.print(Text(text))
+            else:
+                click.echo(text, err=True)
 
 
 def show_event(console: Console, event: "Event") -> None:

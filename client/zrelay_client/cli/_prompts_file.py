@@ -11,7 +11,6 @@ The id is part of the request id, so that a run after a crash gets the results o
 """
 
 import asyncio
-import codecs
 import contextlib
 import difflib
 import hashlib
@@ -43,10 +42,10 @@ from zrelay_client.cli._output import Console, print_json
 from zrelay_client.cli._running import BatchProgress
 from zrelay_client.client import AsyncClient
 from zrelay_client.embeds import Embeds
-from zrelay_client.events import Event
+from zrelay_client.events import Event, Notice
 from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
-from zrelay_shared import exits
+from zrelay_shared import exits, texts
 from zrelay_shared.config import Config
 from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
 from zrelay_shared.requests import request_settings
@@ -189,7 +188,11 @@ def read_lines(
     errors: list[str] = []
     equal: Counter[str] = Counter()
     files = _InputFiles()
-    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+    try:
+        text = texts.decode(data, name)
+    except texts.NotText as error:
+        raise InvalidArgument(f"{error}", field="prompts", reason="PROMPTS_INVALID") from error
+    for number, raw in enumerate(text.split("\n"), start=1):
         if not raw.strip():
             continue
         try:
@@ -223,6 +226,7 @@ class _PromptsRun:
         """Prepares the run; `kept` are the images of lines that are done, which `--force` does not replace."""
         self._settings, self._lines, self._results = settings, lines, results
         self._folder, self._console, self._taken, self._as_json = folder, console, kept, as_json
+        self._notices: dict[str, list[str]] = {}
         self.progress = BatchProgress(len(lines), console, unit="lines")
 
     async def work(self, in_flight: int | None) -> None:
@@ -251,7 +255,8 @@ class _PromptsRun:
             await asyncio.gather(*workers)
         finally:
             for task in workers:
-                task.cancel()
+                if not task.cancelling():  # a second cancellation would interrupt the first, which cancels the job
+                    task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _one(self, client: AsyncClient, line: PromptLine) -> None:
@@ -281,6 +286,8 @@ class _PromptsRun:
 
         def on_event(index: int, event: Event) -> None:
             self.progress.event(event, job.previews, line.number - 1)
+            if isinstance(event, Notice) and event.message not in self._notices.setdefault(line.id, []):
+                self._notices[line.id].append(event.message)
 
         prompt, options = await asyncio.to_thread(job.prompt), await asyncio.to_thread(job.read_options)
         # Embeddings may differ by rounding from those of an earlier run: that is other content for a request id.
@@ -312,7 +319,7 @@ class _PromptsRun:
             files.append(file_values(image, path))
             if not self._as_json:
                 self._console.result(str(path))
-        values = {"state": "succeeded", **_running.result_values(result)}
+        values = {"state": "succeeded", **_running.result_values(result), "notices": self._notices.get(line.id, [])}
         self._record(line, {**values, "files": files})
 
     def _record(self, line: PromptLine, values: Mapping[str, Any]) -> None:
@@ -348,20 +355,18 @@ def _read(source: str) -> tuple[str, bytes]:
     return path.name, path.read_bytes()
 
 
-def _read_line(raw: bytes, arguments: GenerateArguments, settings: Config) -> tuple[GenerateArguments, Config]:
+def _read_line(raw: str, arguments: GenerateArguments, settings: Config) -> tuple[GenerateArguments, Config]:
     """Returns the arguments and the configuration of one line.
 
     Raises:
         ValueError, click.UsageError, ZrelayError, OSError: The line is invalid.
     """
     try:
-        values = json.loads(raw.decode())
-    except UnicodeDecodeError:
-        raise ValueError("expected UTF-8 text, got other bytes") from None
+        values = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"expected a JSON object: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.decode().strip()[:40]}')
+        raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.strip()[:40]}')
     inputs: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for key, value in values.items():

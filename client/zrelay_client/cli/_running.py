@@ -1,15 +1,18 @@
-"""Runs jobs of `zrelay generate`: one, many, or detached ones; and what Ctrl-C does to them.
+"""Runs jobs of `zrelay generate`: one, many, or detached ones; and what Ctrl-C and other signals do to them.
 
-Ctrl-C cancels the jobs at the generator. Pressed twice it leaves them running there, and prints the
-commands that fetch their images.
+Ctrl-C cancels the jobs at the generator. Pressed twice it leaves them running there, and prints the commands that fetch
+their images. SIGTERM and SIGHUP, of `timeout` or a closed terminal, cancel the jobs at once; a second one ends the
+process, and the jobs then end with their lease.
 """
 
 import asyncio
 import contextlib
+import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +28,7 @@ from zrelay_client.settings import Settings
 from zrelay_shared import exits
 from zrelay_shared.config import Config
 from zrelay_shared.errors import ZrelayError
-from zrelay_shared.signals import on_signals
+from zrelay_shared.signals import TERMINATING, on_signals
 
 _SECOND_PRESS_S = 0.7
 """Seconds in which a second Ctrl-C counts as pressed twice."""
@@ -38,7 +41,22 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended the work; the message says what became of the jobs."""
+    """A signal ended the work; the message says what became of the jobs. `number` is that of the signal."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Terminated(Exception):
+    """A signal other than that of Ctrl-C ended the command; `exit_code` is the one that shells expect.
+
+    It is no KeyboardInterrupt: click answers that one with a line on the terminal, which may be closed.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = exits.of_signal(number)
 
 
 def run_one(settings: Settings, job: ImageJob, console: Console, *, as_json: bool) -> int:
@@ -80,9 +98,12 @@ def run_batch(
     batch = BatchProgress(job.targets.count, console)
     files: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
+    notices: list[str] = []
 
     def on_event(index: int, event: Event) -> None:
         batch.event(event, job.previews, index)
+        if isinstance(event, Notice) and event.message not in notices:
+            notices.append(event.message)
 
     def write(outcome: Outcome) -> None:
         result = outcome.result
@@ -123,7 +144,7 @@ def run_batch(
     run_interruptible(work(), console)
     console.message(batch.summary())
     if as_json:
-        print_json({"files": files, "failures": failures, "endpoints": dict(settings.texts)})
+        print_json({"files": files, "failures": failures, "notices": notices, "endpoints": dict(settings.texts)})
     return batch.exit_code
 
 
@@ -133,13 +154,22 @@ def run_detached(settings: Settings, job: ImageJob, seeds: list[int] | None, con
     Raises:
         ZrelayError: A job was refused; raised after the ids are printed.
     """
-    jobs, refused = run_interruptible(_submit(settings, job, seeds, console), console)
+    stopped = "jobs that were accepted run on; `zrelay jobs list` shows them"
+    notices: dict[str, None] = {}
+
+    def on_notice(notice: Notice) -> None:
+        if notice.message not in notices:
+            console.message(f"note: {notice.message}", wrap=True)
+        notices[notice.message] = None
+
+    work = terminable(_submit(settings, job, seeds, console, on_notice), stopped)
+    jobs, refused = run_interruptible(work, console)
     if as_json:
         failures = [
             {"seed": seed, "reason": error.reason, "message": with_flag(error).message}
             for seed, error in refused.items()
         ]
-        print_json({"jobs": [asdict(one) for one in jobs], "failures": failures})
+        print_json({"jobs": [asdict(one) for one in jobs], "failures": failures, "notices": list(notices)})
     else:
         for one in jobs:
             console.result(one.job_id)
@@ -177,9 +207,13 @@ async def generate_one(
     job.check()
     prompt, request_id = job.prompt(), uuid.uuid4().hex
 
+    notices: list[str] = []
+
     def on_event(event: Event) -> None:
         if isinstance(event, Preview) and job.previews is not None:
             job.previews.write(event)
+        if isinstance(event, Notice):
+            notices.append(event.message)
         show_event(console, event)
 
     console.status("encoding" if isinstance(prompt, str) else "connecting")
@@ -200,7 +234,7 @@ async def generate_one(
             result = await work
     started = time.monotonic()
     paths = job.targets.write(result.images)
-    return _result_values(result, paths, time.monotonic() - started, settings.texts)
+    return _result_values(result, paths, time.monotonic() - started, settings.texts, notices)
 
 
 class BatchProgress:
@@ -269,27 +303,51 @@ async def interruptible(
         stopped: What became of the jobs after one Ctrl-C.
 
     Raises:
-        Interrupted: Ctrl-C was pressed.
+        Interrupted: Ctrl-C was pressed, or the process got a signal of TERMINATING.
     """
     task = asyncio.ensure_future(work)
-    async with _ctrl_c() as presses:
-        pressed = asyncio.ensure_future(presses.get())
+    message = stopped
+    with _received("SIGINT", *TERMINATING) as signals:
+        received = asyncio.ensure_future(signals.get())
         try:
-            await asyncio.wait({task, pressed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, received}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            console.status("Ctrl-C: stopping; press it again now to leave the job running")
-            message = stopped
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(presses.get(), _SECOND_PRESS_S)
-                message = await _left(leave)
+            number = received.result()
+            if number == signal.SIGINT:
+                console.status("Ctrl-C: stopping; press it again now to leave the job running")
+                with contextlib.suppress(TimeoutError):
+                    number = await asyncio.wait_for(signals.get(), _SECOND_PRESS_S)
+                    message = await _left(leave) if number == signal.SIGINT else stopped
         finally:
-            pressed.cancel()
-    # From here on Ctrl-C ends the process as usual.
+            received.cancel()
+    # From here on a signal ends the process as usual.
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, ZrelayError):
         return await task
-    raise Interrupted(message)
+    raise Interrupted(message, number)
+
+
+async def terminable(work: Coroutine[Any, Any, T], stopped: str) -> T:
+    """Does work that a signal of TERMINATING cancels, as Ctrl-C does without this function.
+
+    Raises:
+        Interrupted: The process got such a signal; the message is `stopped`.
+    """
+    task = asyncio.ensure_future(work)
+    with _received(*TERMINATING) as signals:
+        received = asyncio.ensure_future(signals.get())
+        try:
+            await asyncio.wait({task, received}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            received.cancel()
+            if not task.done():
+                task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, ZrelayError):
+        return await task
+    raise Interrupted(stopped, received.result())
 
 
 def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> Callable[[], Awaitable[str]]:
@@ -378,29 +436,38 @@ def warnings_of(result: Result) -> list[str]:
 
 
 def run_interruptible(work: Coroutine[Any, Any, T], console: Console) -> T:
-    """Runs a coroutine. Ctrl-C raises KeyboardInterrupt with the message of Interrupted."""
+    """Runs a coroutine. Interrupted becomes KeyboardInterrupt, or Terminated for another signal than that of Ctrl-C."""
     try:
         return asyncio.run(work)
     except Interrupted as interrupted:
-        raise KeyboardInterrupt(str(interrupted)) from None
+        if interrupted.number == signal.SIGINT:
+            raise KeyboardInterrupt(str(interrupted)) from None
+        raise Terminated(str(interrupted), interrupted.number) from None
     finally:
         console.clear()
 
 
-def _result_values(result: Result, paths: list[Path], write_s: float, endpoints: Mapping[str, str]) -> dict[str, Any]:
+def _result_values(
+    result: Result, paths: list[Path], write_s: float, endpoints: Mapping[str, str], notices: list[str]
+) -> dict[str, Any]:
     places: list[Path | None] = [*paths] if paths else [None] * len(result.images)
     timings = {name.removesuffix("_s"): took for name, took in asdict(result.timings).items()}
     total = timings.pop("total") + write_s
     return {
         "files": [file_values(image, path) for image, path in zip(result.images, places, strict=True)],
         **result_values(result),
+        "notices": notices,
         "endpoints": dict(endpoints),
         "timings_s": {name: round(took, 6) for name, took in {**timings, "write": write_s, "total": total}.items()},
     }
 
 
 async def _submit(
-    settings: Settings, job: ImageJob, seeds: list[int] | None, console: Console
+    settings: Settings,
+    job: ImageJob,
+    seeds: list[int] | None,
+    console: Console,
+    on_notice: Callable[[Notice], None],
 ) -> tuple[list[Job], dict[int, ZrelayError]]:
     """Submits a job, or one for each seed, whose prompt is encoded once.
 
@@ -415,8 +482,10 @@ async def _submit(
     async with client_of(settings) as client:
         options, prompt = job.read_options(), job.prompt()
         if seeds is None:
-            submit_one = client.submit(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
-            return [await submit_one], {}
+            submitted = await client.submit(
+                prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding, on_notice=on_notice
+            )
+            return [submitted], {}
         embeds = await client.prepare(prompt, options, negative_prompt=job.negative_prompt, encoding=job.encoding)
         embeds.sent = True  # so that they are uploaded once and then named, from the first job on
         options = options.replaced(reference=None, conditioning=None, omni=None)  # these are part of the embeddings
@@ -430,7 +499,9 @@ async def _submit(
                     refused[seed] = next(iter(refused.values()))
                     return None
                 try:
-                    submitted = await client.submit(embeds, options.replaced(seed=seed), encoding=job.encoding)
+                    submitted = await client.submit(
+                        embeds, options.replaced(seed=seed), encoding=job.encoding, on_notice=on_notice
+                    )
                 except ZrelayError as error:
                     refused[seed] = error
                     return None
@@ -442,7 +513,8 @@ async def _submit(
             jobs = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
-                task.cancel()
+                if not task.cancelling():
+                    task.cancel()
         return [one for one in jobs if one is not None], refused
 
 
@@ -453,9 +525,12 @@ async def _left(leave: Callable[[], Awaitable[str]]) -> str:
         return f"the job could not be left running, and is cancelled: {error.message}"
 
 
-@contextlib.asynccontextmanager
-async def _ctrl_c() -> AsyncIterator["asyncio.Queue[None]"]:
-    """Yields a queue that gets an item for each Ctrl-C, where this process can handle the signal."""
-    presses = asyncio.Queue[None]()
-    with on_signals(("SIGINT",), lambda: presses.put_nowait(None)):
-        yield presses
+@contextlib.contextmanager
+def _received(*names: str) -> Iterator["asyncio.Queue[int]"]:
+    """Yields a queue that gets the number of each signal, where this process can handle them."""
+    numbers = asyncio.Queue[int]()
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            if (number := getattr(signal, name, None)) is not None:
+                stack.enter_context(on_signals((name,), partial(numbers.put_nowait, number)))
+        yield numbers

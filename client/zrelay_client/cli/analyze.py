@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option
+from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, json_option, option
 from zrelay_client.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 @click.argument("reference", type=PATH, required=False)
 @option(
     "--threshold",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=10.0,
     show_default=True,
     metavar="RATIO",
     help="Ratio of deviations above which a dimension is listed.",
 )
-@option(
-    "--top", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Most dimensions to list."
-)
+@option("--top", type=Integer(min=1), default=20, show_default=True, metavar="N", help="Most dimensions to list.")
 @option("--with-first", is_flag=True, help="Include the first token of each sequence, which is an attention sink.")
 @json_option
 def command(file: str, reference: str | None, threshold: float, top: int, with_first: bool, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from zrelay_client.cli._files import check_new_folder, new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
+    Integer,
     OptionsCommand,
     client_of,
     force_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("calibrate", cls=OptionsCommand, roles=("encoder",))
 @option("--corpus", type=PATH, metavar="FILE", help="Prompts, one on each line.  [default: 248 prompts of the package]")
-@option("--layer", type=int, metavar="N", help="Hidden layer, counted from the end.  [default: the encoder's]")
+@option("--layer", type=Integer(), metavar="N", help="Hidden layer, counted from the end.  [default: the encoder's]")
 @option(
     "-o",
     "--output",
@@ -61,7 +62,7 @@ def command(
     """
     chosen = None if output is None else new_file(output, force=force)
     if chosen is None:
-        check_new_folder(_usual_folder())
+        _check_usual_folder()
     settings = load_settings(profile, flags, "encoder")
     from zrelay_client.calibration import read_corpus
     from zrelay_shared import reference_file
@@ -99,6 +100,15 @@ def command(
 
 def _usual_folder() -> Path:
     return paths.state_dir() / "references"
+
+
+def _check_usual_folder() -> None:
+    """Checks that the usual folder can be written. Creates nothing. Raises OSError."""
+    try:
+        check_new_folder(_usual_folder())
+    except OSError as error:
+        message = f"{error.strerror}; name a file with --output, or {paths.STATE_REMEDY}"
+        raise OSError(error.errno, message, error.filename) from None
 
 
 def _usual_file(reference: "ReferenceSet") -> Path:

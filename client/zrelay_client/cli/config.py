@@ -76,7 +76,7 @@ def init(force: bool) -> None:
     """Write a commented file that lists every setting."""
     file = paths.config_file()
     check_file(file, force=force)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(file.parent, paths.CONFIG_REMEDY)
     atomic.write_bytes(file, _initial_file().encode())
     click.echo(str(file))
 

@@ -1,7 +1,6 @@
 """`zrelay demo`: starts the services, generates an image, and stops them."""
 
 import asyncio
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any, NoReturn
 import click
 
 from zrelay_client.cli._files import chosen_format, is_folder, targets
-from zrelay_client.cli._options import PATH, OptionsCommand, option
+from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, option
 from zrelay_client.cli._output import Console, format_seconds
 from zrelay_client.settings import Settings
 from zrelay_shared.requests import request_setting
+from zrelay_shared.signals import on_termination
 
 _PROMPT = "a small red circle on a blue background"
 
@@ -28,9 +28,9 @@ _PROMPT = "a small red circle on a blue background"
     default="out/demo.png",
     help="The file to write, which is replaced if it exists.  [default: out/demo.png]",
 )
-@option("--seed", type=int, default=0, metavar="N", help="Seed of the image.  [default: 0]")
+@option("--seed", type=Integer(), default=0, metavar="N", help="Seed of the image.  [default: 0]")
 @option("--reference", type=PATH, metavar="IMAGE", help="Blend this image into the prompt; starts the vision service.")
-@option("--alpha", type=float, metavar="X", help=f"{request_setting('condition.alpha').help}  [default: 0.3]")
+@option("--alpha", type=Number(), metavar="X", help=f"{request_setting('condition.alpha').help}  [default: 0.3]")
 @option(
     "--omni",
     type=PATH,
@@ -67,7 +67,7 @@ def command(
         asyncio.run(_demo(prompt, file, options, Path(state), console))
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
+def _terminated(number: int) -> NoReturn:
     raise SystemExit(128 + number)
 
 
@@ -89,7 +89,7 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
         targets=targets(str(file), format, prompt=prompt, count=1, force=True),
     )
     job.check()  # before anything is started
-    signal.signal(signal.SIGTERM, _terminated)  # so that SIGTERM stops the services, too
+    on_termination(_terminated)  # so that SIGTERM and a closed terminal stop the services, too
     started = time.monotonic()
     model = omni_checkpoint(state / "omni") if job.options.omni else demo_checkpoint()
     roles = ("encoder", "vision", "generator") if has_references(job.options) else ("encoder", "generator")

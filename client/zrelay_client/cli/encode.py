@@ -7,6 +7,7 @@ import click
 from zrelay_client.cli._options import (
     PATH,
     Flags,
+    Integer,
     OptionsCommand,
     client_of,
     force_option,
@@ -48,7 +49,7 @@ SETTINGS = [*request_settings("encode"), request_setting("generate.keep_prompt")
 @option(
     "--image-count",
     heading="Prompt",
-    type=click.IntRange(1, MAX_OMNI_IMAGES),
+    type=Integer(1, MAX_OMNI_IMAGES),
     metavar="N",
     help="Leave places for N images of `zrelay generate --omni`, at most 8.  [default: none]",
 )

@@ -4,14 +4,7 @@ from typing import Any
 
 import click
 
-from zrelay_client.cli._options import (
-    PATH,
-    Flags,
-    OptionsCommand,
-    force_option,
-    option,
-    quiet_option,
-)
+from zrelay_client.cli._options import PATH, Flags, Integer, OptionsCommand, force_option, option, quiet_option
 from zrelay_shared.requests import request_settings
 
 SETTINGS = [one for one in request_settings("generate", "encode", "condition") if one.dotted != "encode.deterministic"]
@@ -39,7 +32,8 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
     heading="Reference images",
     type=PATH,
     metavar="FILE",
-    help="Start from this image in place of noise (image to image).",
+    help="Start from this image in place of noise (image to image). Its size counts where none is set, scaled down to "
+    "the checkpoint's area.",
 )
 @option(
     "--omni",
@@ -77,7 +71,7 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
 @option(
     "--count",
     heading="Many images",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Run N jobs with seeds from --seed on; generators share them, and images are written as they arrive.",
 )
@@ -92,7 +86,7 @@ SETTINGS = [one for one in request_settings("generate", "encode", "condition") i
 @option(
     "--in-flight",
     heading="Many images",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Jobs at the same time.  [default: 8 for each generator]",
     show_default=False,

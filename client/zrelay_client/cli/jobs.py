@@ -10,6 +10,7 @@ import click
 from zrelay_client.cli._options import (
     PATH,
     Flags,
+    Integer,
     OptionsCommand,
     client_of,
     force_option,
@@ -84,7 +85,7 @@ def command() -> None:
 
 @command.command("list", short_help="List the jobs of all generators.", cls=OptionsCommand, roles=("generator",))
 @option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only this state; repeat it for more.")
-@option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Only the newest N.")
+@option("--limit", type=Integer(1), default=20, show_default=True, metavar="N", help="Only the newest N.")
 @option("--all", "everything", is_flag=True, help="All jobs, without a limit.")
 @json_option
 def list_(
@@ -126,7 +127,7 @@ def list_(
 @_job_id
 @option(
     "--after",
-    type=click.IntRange(0, (1 << 63) - 1),
+    type=Integer(0, (1 << 63) - 1),
     default=0,
     metavar="N",
     help="Only events after this sequence number.",

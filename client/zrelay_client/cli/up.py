@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import PATH, OptionsCommand, json_option, option, quiet_option
+from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option
 from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
 from zrelay_shared.service.roles import DEVICES, DTYPES
-from zrelay_shared.signals import on_signals
+from zrelay_shared.signals import TERMINATING, on_signals
 
 if TYPE_CHECKING:
     from zrelay_client.stack.launch import StackOptions
@@ -42,12 +42,12 @@ _WATCH_S = 0.25
 )
 @option(
     "--grace-s",
-    type=float,
+    type=Number(),
     default=30.0,
     metavar="SECONDS",
     help="Time for running jobs when the services stop.  [default: 30]",
 )
-@option("--timeout", type=float, default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
+@option("--timeout", type=Number(), default=900.0, metavar="SECONDS", help="Time for the start.  [default: 900]")
 @json_option
 @quiet_option
 def command(
@@ -95,7 +95,7 @@ def command(
 
 
 def _absolute(folder: str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser().absolute()
+    return None if folder is None else paths.expand(folder).absolute()
 
 
 async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: Console) -> int:
@@ -103,7 +103,7 @@ async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: 
 
     stack = start(options)
     stop = asyncio.Event()
-    with on_signals(("SIGINT", "SIGTERM", "SIGHUP"), stop.set):
+    with on_signals(("SIGINT", *TERMINATING), stop.set):
         return await _watch(stack, stop, options, detach=detach, as_json=as_json, console=console)
 
 

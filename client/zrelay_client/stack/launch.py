@@ -10,6 +10,7 @@ from pathlib import Path
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.extras import module_of
 from zrelay_client.stack.processes import ProcessId, start_mark
+from zrelay_shared import paths
 from zrelay_shared.errors import Unavailable
 from zrelay_shared.service.roles import BFLOAT16_WEIGHTS
 
@@ -86,7 +87,7 @@ def launch(role: str, options: StackOptions, budget_bytes: int | None = None) ->
         OSError: A file cannot be written.
     """
     module = module_of(role)
-    options.logs.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(options.logs, paths.STATE_REMEDY)
     log = options.logs / f"{role}.log"
     if log.exists():
         log.replace(log.with_suffix(".log.1"))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zrelay_client.stack.processes import ProcessId
-from zrelay_shared import atomic
+from zrelay_shared import atomic, paths
 from zrelay_shared.errors import FailedPrecondition
 
 
@@ -72,6 +72,14 @@ def load(state: Path) -> StackRecord | None:
         ) from error
 
 
+def readable(state: Path) -> StackRecord | None:
+    """Returns the record as `load` does, None also where this user may not read it: the services are another user's."""
+    try:
+        return load(state)
+    except (PermissionError, NotADirectoryError):
+        return None
+
+
 def save(state: Path, record: StackRecord) -> None:
     """Writes the record; the file is replaced as a whole."""
     state.mkdir(parents=True, exist_ok=True)
@@ -89,10 +97,11 @@ def locked(state: Path) -> Iterator[None]:
 
     Raises:
         FailedPrecondition: STACK_BUSY, another command holds it.
+        OSError: The folder cannot be written.
     """
     from filelock import FileLock, Timeout  # only for `up` and `down`: other commands must start at once
 
-    state.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(state, paths.STATE_REMEDY)
     lock = FileLock(state / "stack.lock", timeout=0)
     try:
         lock.acquire()

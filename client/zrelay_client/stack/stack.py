@@ -1,6 +1,7 @@
 """Starting, watching and ending the services of one machine."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,13 @@ def down(state: Path) -> list[StackService]:
 
     Returns:
         The services that were running; empty where no stack is recorded.
+
+    Raises:
+        FailedPrecondition: STACK_BUSY, STACK_RECORD_INVALID.
+        OSError: The folder exists, but cannot be written.
     """
+    if not os.access(state, os.F_OK):  # where there is no home, there may be no folder
+        return []
     with record.locked(state):
         known = record.load(state)
         if known is None:

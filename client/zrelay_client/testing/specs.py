@@ -20,7 +20,7 @@ from zrelay_shared import fingerprint, tensors
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, NotFound, invalid
 from zrelay_shared.fingerprint import EncoderComparison
 from zrelay_shared.image_container import format_of
-from zrelay_shared.limits import MAX_MESSAGE_BYTES, MIB
+from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_SEED, MIB
 from zrelay_shared.omni import image_count
 from zrelay_shared.wire import Parcel
 
@@ -240,6 +240,10 @@ class SpecReader:
             raise invalid(f"{path}.shift", "0.001 to 1000", f"{used.shift:g}")
         if not used.HasField("seed"):
             used.seed = secrets.randbelow(1 << 32)
+        if used.seed + used.num_images - 1 > MAX_SEED:
+            most = MAX_SEED - used.num_images + 1
+            expected = f"at most {most} for {used.num_images} images, of which image i has seed + i"
+            raise invalid(f"{path}.seed", expected, used.seed)
         if not given.sigmas:
             steps = used.num_inference_steps
             return used, _shifted([1 - index / steps for index in range(steps)], used.shift)

@@ -24,7 +24,7 @@ from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import InvalidArgument, invalid, invalid_from
 from zrelay_shared.fingerprint import from_message
-from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
+from zrelay_shared.limits import MAX_REQUEST_ID_CHARS, MAX_SEED
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.wire import Parcel
 
@@ -117,6 +117,9 @@ def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampl
     num_images = message.num_images if message.HasField("num_images") else 1
     if not 1 <= num_images <= limits.max_images:
         raise invalid("spec.sampling.num_images", f"1 to {limits.max_images}", num_images)
+    if message.seed + num_images - 1 > MAX_SEED:
+        expected = f"at most {MAX_SEED - num_images + 1} for {num_images} images, of which image i has seed + i"
+        raise invalid("spec.sampling.seed", expected, message.seed)
     guidance = message.guidance_scale if message.HasField("guidance_scale") else defaults.guidance_scale
     truncation = message.cfg_truncation if message.HasField("cfg_truncation") else 1.0
     return SamplingSettings(

@@ -313,6 +313,6 @@ def open_store(folder: Path | None, limits: Retention) -> SqliteJobStore:
             lock.release()
         raise FailedPrecondition(
             f"the state folder {folder} cannot be written ({error.strerror or error}): make it writable, name another "
-            "with --state DIR, or keep jobs in memory only with --state none",
+            "with --state DIR or the variable ZRELAY_STATE, or keep jobs in memory only with --state none",
             reason="STATE_UNWRITABLE",
         ) from error
