@@ -98,6 +98,12 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
     ("args", "code", "says"),
     [
         (["fox", "-o", "none/fox.png"], exits.LOCAL_FILE, "none: this folder does not exist"),
+        (["fox", "-o", "taken.png/fox.png"], exits.LOCAL_FILE, "taken.png: expected a folder, but this is a file"),
+        (
+            ["fox", "-o", "taken.png/new/fox.png"],
+            exits.LOCAL_FILE,
+            "taken.png/new: expected a folder, but taken.png is a file",
+        ),
         (["fox", "-o", "taken.png"], exits.LOCAL_FILE, "taken.png: the file exists already: pass --force"),
         (["fox", "-o", "/dev/null", "--force"], exits.LOCAL_FILE, "/dev/null: not a regular file"),
         (["fox", "-o", "fox.bmp"], exits.USAGE, "expected the suffix .png, .jpg, .jpeg, .webp, got .bmp"),
