@@ -121,6 +121,13 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         (["fox", "--profile", "home"], exits.REFUSED, "no profile 'home'"),
         (["fox", "--generator", "http://box:7503"], exits.REFUSED, "generator: expected an endpoint"),
         (["-"], exits.REFUSED, "got an empty prompt"),
+        (
+            ["fox", "--size", "99999x17"],
+            exits.REFUSED,
+            "--size (width): expected 64 to 2048 pixels, divisible by 16, got 99999; use 2048, and 64 for height in "
+            "place of 17",
+        ),
+        (["fox", "--size", "64x100"], exits.REFUSED, "--size (height): expected"),
         (["fox", "--width", "100"], exits.REFUSED, "divisible by 16, got 100"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
         (["fox", "--width", "wide"], exits.USAGE, "'--width': expected a whole number"),

@@ -104,6 +104,8 @@ class OptionsCommand(click.Command):
         """
         if name == "prompt" and ctx.params.get("prompt_embeds") is not None:
             name = "prompt_embeds"
+        if name in ("width", "height") and ctx.params.get("size") is not None:
+            return "--size"
         settings = [param for param in self.params if isinstance(param, SettingOption) and param.setting.name == name]
         if settings:
             of_vision = [param for param in settings if param.setting.section in ("encode_images", "condition")]
@@ -143,6 +145,8 @@ def with_flag(error: E) -> E:
     if flag is None or not error.message.startswith(f"{error.field}:"):
         return error
     which = f" (number {int(number.rstrip(']')) + 1})" if number.rstrip("]").isdigit() else ""
+    if flag == "--size" and error.reason != "SIZE_INVALID":  # one of its two sides
+        which = f" ({name})"
     return type(error)(
         f"{flag}{which}{error.message.removeprefix(error.field)}",
         reason=error.reason,
