@@ -12,7 +12,7 @@ import click
 
 from zrelay_client.cli._files import chosen_format, is_folder, targets
 from zrelay_client.cli._options import PATH, OptionsCommand, option
-from zrelay_client.cli._output import Console, format_seconds
+from zrelay_client.cli._output import Console, counted, format_seconds
 from zrelay_client.settings import Settings
 from zrelay_shared.requests import request_setting
 
@@ -108,9 +108,10 @@ async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, c
         console.clear()
         stack.stop()
     sampling = first["sampling"]
+    steps = counted(sampling["num_inference_steps"], "step")
     console.result(f"generated {prompt!r}: {first['files'][0]['path']}")
     console.message(
-        f"  {sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed {first['seed']}; "
+        f"  {sampling['width']} x {sampling['height']}, {steps}, seed {first['seed']}; "
         f"services ready in {format_seconds(ready_s)}, first image {format_seconds(first['timings_s']['total'])}, "
         f"second {format_seconds(second['timings_s']['total'])}; the services are stopped",
         wrap=True,
