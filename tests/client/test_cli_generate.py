@@ -55,6 +55,13 @@ async def test_json_says_everything_once(paint: Any) -> None:
     assert told["sampling"]["seed"] == said["seed"]
 
 
+async def test_one_step_is_named_in_the_singular(services: Services, zrelay: Zrelay) -> None:
+    ran = await zrelay(
+        "generate", "fox", "--size", "64x64", "--num-inference-steps", "1", "--seed", "7", *services.flags
+    )
+    assert "64 x 64, 1 step, seed 7" in ran.stderr
+
+
 async def test_several_images_get_numbers(paint: Any) -> None:
     ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
     assert ran.stdout.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
@@ -129,6 +136,14 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         ),
         (["fox", "--size", "64x100"], exits.REFUSED, "--size (height): expected"),
         (["fox", "--width", "100"], exits.REFUSED, "divisible by 16, got 100"),
+        (["fox", "--sigmas", "1,0.5,0.7"], exits.REFUSED, "strictly decreasing values, got 0.7 after 0.5\n"),
+        (
+            ["fox", "--long-prompt-mode", "pool"],
+            exits.REFUSED,
+            "--long-prompt-mode: this encoder does not support encode.long_prompt.pool: use truncate or refuse\n",
+        ),
+        (["fox", "--template", "x"], exits.REFUSED, "does not support encode.template: leave it out\n"),
+        (["fox", "--generator", "box:99999"], exits.REFUSED, "got 'box:99999'; a port is 1 to 65535\n"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
         (["fox", "--width", "wide"], exits.USAGE, "'--width': expected a whole number"),
     ],

@@ -348,9 +348,9 @@ def _check_sides(width: int, height: int) -> None:
 
 
 def missing(name: str, path: str = "") -> FeatureMissing:
-    subject = f"{path} needs {name}, which" if path else name
+    subject = f"{path}: " if path else ""
     return FeatureMissing(
-        f"{subject} is not built into the fake generator; leave it out, or test with a real generator",
+        f"{subject}the fake generator does not support {name}: leave it out, or test with a real generator",
         field=path,
         metadata={"feature": name},
     )
