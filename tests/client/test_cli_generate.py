@@ -62,6 +62,14 @@ async def test_one_step_is_named_in_the_singular(services: Services, zrelay: Zre
     assert "64 x 64, 1 step, seed 7" in ran.stderr
 
 
+async def test_a_configured_quality_is_ignored_for_png_files(paint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZRELAY_GENERATE_QUALITY", "5")
+    assert (await paint("fox", "-o", "a.png")).returncode == 0
+    assert (await paint("fox", "-o", "low.jpg", "--seed", "1")).returncode == 0
+    assert (await paint("fox", "-o", "high.jpg", "--seed", "1", "--quality", "95")).returncode == 0
+    assert Path("low.jpg").stat().st_size < Path("high.jpg").stat().st_size
+
+
 async def test_several_images_get_numbers(paint: Any) -> None:
     ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
     assert ran.stdout.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
@@ -144,6 +152,8 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         ),
         (["fox", "--template", "x"], exits.REFUSED, "does not support encode.template: leave it out\n"),
         (["fox", "--generator", "box:99999"], exits.REFUSED, "got 'box:99999'; a port is 1 to 65535\n"),
+        (["fox", "--quality", "5"], exits.REFUSED, "--quality: expected none for a png file, which is lossless, got 5"),
+        (["fox", "-o", "a.png", "--quality", "5"], exits.REFUSED, "got 5: set --format to jpeg or webp\n"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
         (["fox", "--width", "wide"], exits.USAGE, "'--width': expected a whole number"),
     ],
