@@ -413,7 +413,7 @@ class GenerateOptions(CallOptions):
         conditioning: How `reference` is blended: ConditionOptions, or a mapping of its fields.
         omni: Up to 8 reference images (paths or bytes) for a Z-Image Omni generator.
         format: Format of the image file.
-        quality: Quality of jpeg and webp files, 1 to 100.
+        quality: Quality of jpeg and webp files, 1 to 100. It needs such a `format`.
         provenance: False leaves the settings out of the image file.
         keep_prompt: False leaves the prompt out of the image file.
         labels: Texts that are written to the image file beside the settings.
@@ -424,8 +424,8 @@ class GenerateOptions(CallOptions):
 
     Raises:
         InvalidArgument: A value is not valid (<NAME>_INVALID), `strength` without `image` (STRENGTH_INVALID),
-            `conditioning` without `reference` (REFERENCE_MISSING), `reference` and `omni` (REFERENCE_AND_OMNI), or too
-            many images (REFERENCE_COUNT).
+            `quality` for a png file (QUALITY_INVALID), `conditioning` without `reference` (REFERENCE_MISSING),
+            `reference` and `omni` (REFERENCE_AND_OMNI), or too many images (REFERENCE_COUNT).
     """
 
     width: int | None = _option(_UINT32)
@@ -464,6 +464,9 @@ class GenerateOptions(CallOptions):
         if self.seed is not None and self.seed > most:
             expected = f"a whole number from 0 to {most} for {self.num_images} images, of which image i has seed + i"
             raise refusal("seed", expected, self.seed)
+        if self.quality is not None and self.format in (None, "png"):
+            expected = "none for a png file, which is lossless"
+            raise _conflict("quality", "QUALITY_INVALID", expected, f"{self.quality}: set `format` to jpeg or webp")
         if self.reference is None and self.condition_options != _DEFAULT_CONDITIONING:
             raise _conflict("conditioning", "REFERENCE_MISSING", "a reference image", "none: set reference too")
         if self.reference is not None and self.omni:

@@ -55,6 +55,21 @@ async def test_json_says_everything_once(paint: Any) -> None:
     assert told["sampling"]["seed"] == said["seed"]
 
 
+async def test_one_step_is_named_in_the_singular(services: Services, zrelay: Zrelay) -> None:
+    ran = await zrelay(
+        "generate", "fox", "--size", "64x64", "--num-inference-steps", "1", "--seed", "7", *services.flags
+    )
+    assert "64 x 64, 1 step, seed 7" in ran.stderr
+
+
+async def test_a_configured_quality_is_ignored_for_png_files(paint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZRELAY_GENERATE_QUALITY", "5")
+    assert (await paint("fox", "-o", "a.png")).returncode == 0
+    assert (await paint("fox", "-o", "low.jpg", "--seed", "1")).returncode == 0
+    assert (await paint("fox", "-o", "high.jpg", "--seed", "1", "--quality", "95")).returncode == 0
+    assert Path("low.jpg").stat().st_size < Path("high.jpg").stat().st_size
+
+
 async def test_several_images_get_numbers(paint: Any) -> None:
     ran = await paint("fox", "-o", "fox.jpg", "--num-images", "3")
     assert ran.stdout.split() == ["fox-1.jpg", "fox-2.jpg", "fox-3.jpg"]
@@ -98,6 +113,12 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
     ("args", "code", "says"),
     [
         (["fox", "-o", "none/fox.png"], exits.LOCAL_FILE, "none: this folder does not exist"),
+        (["fox", "-o", "taken.png/fox.png"], exits.LOCAL_FILE, "taken.png: expected a folder, but this is a file"),
+        (
+            ["fox", "-o", "taken.png/new/fox.png"],
+            exits.LOCAL_FILE,
+            "taken.png/new: expected a folder, but taken.png is a file",
+        ),
         (["fox", "-o", "taken.png"], exits.LOCAL_FILE, "taken.png: the file exists already: pass --force"),
         (["fox", "-o", "/dev/null", "--force"], exits.LOCAL_FILE, "/dev/null: not a regular file"),
         (["fox", "-o", "fox.bmp"], exits.USAGE, "expected the suffix .png, .jpg, .jpeg, .webp, got .bmp"),
@@ -115,7 +136,24 @@ async def test_guidance_takes_the_empty_negative_prompt(paint: Any) -> None:
         (["fox", "--profile", "home"], exits.REFUSED, "no profile 'home'"),
         (["fox", "--generator", "http://box:7503"], exits.REFUSED, "generator: expected an endpoint"),
         (["-"], exits.REFUSED, "got an empty prompt"),
+        (
+            ["fox", "--size", "99999x17"],
+            exits.REFUSED,
+            "--size (width): expected 64 to 2048 pixels, divisible by 16, got 99999; use 2048, and 64 for height in "
+            "place of 17",
+        ),
+        (["fox", "--size", "64x100"], exits.REFUSED, "--size (height): expected"),
         (["fox", "--width", "100"], exits.REFUSED, "divisible by 16, got 100"),
+        (["fox", "--sigmas", "1,0.5,0.7"], exits.REFUSED, "strictly decreasing values, got 0.7 after 0.5\n"),
+        (
+            ["fox", "--long-prompt-mode", "pool"],
+            exits.REFUSED,
+            "--long-prompt-mode: this encoder does not support encode.long_prompt.pool: use truncate or refuse\n",
+        ),
+        (["fox", "--template", "x"], exits.REFUSED, "does not support encode.template: leave it out\n"),
+        (["fox", "--generator", "box:99999"], exits.REFUSED, "got 'box:99999'; a port is 1 to 65535\n"),
+        (["fox", "--quality", "5"], exits.REFUSED, "--quality: expected none for a png file, which is lossless, got 5"),
+        (["fox", "-o", "a.png", "--quality", "5"], exits.REFUSED, "got 5: set --format to jpeg or webp\n"),
         (["fox", "--width", "-16"], exits.REFUSED, "width: expected a whole number"),
         (["fox", "--width", "wide"], exits.USAGE, "'--width': expected a whole number"),
     ],

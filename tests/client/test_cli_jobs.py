@@ -87,7 +87,7 @@ async def test_watching_from_behind_the_end_tells_the_end(services: Services, zr
     for after in (last - 1, last, last + 1000):
         watched = await jobs("watch", job_id, "--after", str(after), "--timeout", "60", "--json")
         assert (watched.returncode, json.loads(watched.stdout)) == (0, json.loads(whole.stdout)), watched.stderr
-        assert f"done: 1 image; `zrelay jobs fetch {job_id}`" in watched.stderr
+        assert f"done: 1 image; `zrelay jobs fetch {job_id}` writes it" in watched.stderr
 
 
 async def test_many_are_left_with_one_prompt_encoded_once(services: Services, zrelay: Zrelay, jobs: Any) -> None:

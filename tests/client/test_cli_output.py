@@ -162,7 +162,7 @@ async def test_a_folder_that_cannot_be_created(generate: Any) -> None:
     for output in ("taken/", "taken/deep/er/"):
         ran = await generate("-o", output)
         assert ran.returncode == exits.LOCAL_FILE, ran.stderr
-        assert "the folder cannot be created: taken is not a folder" in ran.stderr
+        assert "the folder cannot be created: taken is a file" in ran.stderr
     if os.geteuid() != 0:
         Path("locked").mkdir(mode=0o500)
         ran = await generate("-o", "locked/new/")

@@ -171,6 +171,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         ({"prompt_embeds": "notes.txt"}, "notes.txt: expected a safetensors file of at most"),
         ({"prompt": "\ud800"}, "prompt: expected Unicode text"),
         ({"prompt": "a", "output": "../a.png"}, "output: expected the name of a file within the output folder"),
+        ({"prompt": "a", "quality": 5}, "quality: expected none for a png file"),
         ({"prompt": "a", "output": "a.bmp"}, "expected the suffix .png"),
         ({"prompt": "a", "alpha": 0.5}, "alpha is for reference images: add reference"),
         ({"prompt": "a", "image": "notes.txt"}, "notes.txt: expected an image"),
@@ -186,7 +187,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         assert ran.stderr.startswith("error: bad.jsonl: line 2: ") and message in ran.stderr, ran.stderr
     file = write("bad.jsonl", *(line for line, _ in cases))
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
-    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 6 more" in ran.stderr
+    assert f"{len(cases)} lines are invalid; nothing was run" in ran.stderr and "and 7 more" in ran.stderr
     file = write("same.jsonl", {"prompt": "a", "output": "x.png"}, {"prompt": "b", "output": "x.png"})
     ran = await zrelay("generate", "--prompts", file, "-o", "out/", *nowhere)
     assert "line 2: output: out/x.png is that of line 1" in ran.stderr

@@ -216,6 +216,11 @@ async def test_generation_is_refused(client: AsyncClient, options: dict[str, Any
     assert re.search(r"expected .*, got ", error.message)
 
 
+async def test_both_sides_are_refused_at_once(client: AsyncClient) -> None:
+    error = await refused_async(client.generate(PROMPT, width=9999, height=17), InvalidArgument, reason="WIDTH_INVALID")
+    assert re.search(r"got 9999; use 2048, and (16|64) for height in place of 17", error.message)
+
+
 async def test_a_repeated_request_id_is_the_same_job(client: AsyncClient) -> None:
     request_id = f"repeat-{id(client)}"
     first = await client.generate(PROMPT, request_id=request_id, **QUICK)

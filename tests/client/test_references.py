@@ -188,7 +188,7 @@ async def test_the_command_line_says_what_is_wrong(services: Services, vision: s
         (["--reference", "gone.png", *seeing], 5, "gone.png: No such file"),
         (["--reference", "broken.png", *seeing], 3, "broken.png: expected a whole PNG file"),
         (["--reference", "a.png", "--outlier-mask", "clamp", *seeing], 3, "zrelay calibrate"),
-        (["--omni", "a.png", *seeing], 3, "no SigLIP parts"),
+        (["--omni", "a.png", *seeing], 3, "or blend one image into the prompt with --reference instead"),
     ):
         ran = await zrelay("generate", "fox", *flags)
         assert ran.returncode == code and says in ran.stderr, ran.stderr

@@ -75,6 +75,12 @@ def test_an_endpoint_that_cannot_be_dialled_is_refused(bad: str) -> None:
         refused(partial(make, "generator", bad), reason="ENDPOINT_INVALID", match="127.0.0.1:7503, got ")
 
 
+@pytest.mark.parametrize(("text", "named"), [("box:0", True), ("[::1]:99999", True), ("box:x", False)])
+def test_a_port_out_of_range_is_refused_with_the_range(text: str, named: bool) -> None:
+    error = refused(partial(Endpoint.parse, "generator", text), reason="ENDPOINT_INVALID")
+    assert error.message.endswith("; a port is 1 to 65535") == named
+
+
 def test_an_address_needs_a_port() -> None:
     refused(lambda: Endpoint("generator", "box"), reason="ENDPOINT_INVALID", field="generator")
 

@@ -93,6 +93,8 @@ def test_words_are_those_of_the_contract(literal: Any, message: Any, field: str)
         (GenerateOptions, {"num_images": 0}, "NUM_IMAGES_INVALID"),
         (GenerateOptions, {"quality": 0}, "QUALITY_INVALID"),
         (GenerateOptions, {"quality": 101}, "QUALITY_INVALID"),
+        (GenerateOptions, {"quality": 80}, "QUALITY_INVALID"),
+        (GenerateOptions, {"quality": 80, "format": "png"}, "QUALITY_INVALID"),
         (GenerateOptions, {"image": "fox.png"}, "IMAGE_INVALID"),
         (GenerateOptions, {"reference": 3}, "REFERENCE_INVALID"),
         (GenerateOptions, {"omni": [3]}, "OMNI_INVALID"),

@@ -150,5 +150,6 @@ def test_demo_leaves_a_picture_and_nothing_else(machine: Machine) -> None:
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"generated '{PROMPT}': out/demo.png\n"
     assert (machine.here / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (machine.here / "out").iterdir()] == ["demo.png"]
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
     assert not machine.state.exists()

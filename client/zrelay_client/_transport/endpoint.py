@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
 _GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
+_MAX_PORT = 65535
 _TCP = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -137,7 +138,7 @@ def _split(text: str) -> tuple[str, int | None] | None:
     if found["host"] is not None and not all(found["host"].removesuffix(".").split(".")):
         return None  # a name with an empty part
     port = None if found["port"] is None else int(found["port"])
-    if port is not None and not 0 < port <= 65535:
+    if port is not None and not 0 < port <= _MAX_PORT:
         return None
     return found["host"] or f"[{found['v6']}]", port
 
@@ -157,8 +158,11 @@ def _is_address(host: str) -> bool:
 
 
 def _invalid(role: str, text: str) -> InvalidArgument:
+    host, _, port = text.rpartition(":")
+    is_range = bool(host) and port.isdecimal() and not 0 < int(port[:6]) <= _MAX_PORT
+    remedy = f"; a port is 1 to {_MAX_PORT}" if is_range else ""
     return InvalidArgument(
-        f"{role}: expected an endpoint such as macbook.local or 127.0.0.1:{DEFAULT_PORTS[role]}, got {text!r}",
+        f"{role}: expected an endpoint such as macbook.local or 127.0.0.1:{DEFAULT_PORTS[role]}, got {text!r}{remedy}",
         field=role,
         reason="ENDPOINT_INVALID",
     )

@@ -143,8 +143,8 @@ def _require_omni(generator: GeneratorInfo) -> None:
         return
     raise FeatureMissing(
         f"omni: expected a generator that accepts omni images, got {generator.model_id} at {generator.endpoint}, whose "
-        "transformer has no SigLIP parts: serve a Z-Image Omni checkpoint, or blend one image into the prompt instead "
-        "(reference)",
+        "transformer has no SigLIP parts: serve a Z-Image Omni checkpoint, or blend one image into the prompt with "
+        "`reference` instead",
         field="omni",
         metadata={"feature": "generate.omni"},
     )

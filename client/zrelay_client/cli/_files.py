@@ -186,9 +186,12 @@ def check_folder(folder: Path) -> None:
         OSError: They cannot.
     """
     if not folder.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR, "this folder does not exist: create it first, or write elsewhere", str(folder)
-        )
+        existing = _nearest(folder)
+        message = "this folder does not exist: create it first, or write elsewhere"
+        if not existing.is_dir():
+            file = "this" if existing == folder else str(existing)
+            message = f"expected a folder, but {file} is {_kind(existing)}: write elsewhere"
+        raise NotADirectoryError(errno.ENOTDIR, message, str(folder))
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -202,10 +205,9 @@ def check_new_folder(folder: Path) -> None:
     Raises:
         OSError: They cannot.
     """
-    existing = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
+    existing = _nearest(folder)
     if not existing.is_dir():
-        what = "a symbolic link to nothing" if existing.is_symlink() and not existing.exists() else "not a folder"
-        message = f"the folder cannot be created: {existing} is {what}"
+        message = f"the folder cannot be created: {existing} is {_kind(existing)}"
         raise NotADirectoryError(errno.ENOTDIR, message, str(folder))
     if existing == folder:
         check_folder(folder)
@@ -215,6 +217,18 @@ def check_new_folder(folder: Path) -> None:
     except OSError as error:
         message = f"the folder cannot be created in {existing}: {error.strerror}"
         raise OSError(error.errno, message, str(folder)) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Returns the folder, or the nearest of its parents that exists."""
+    return next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path())
+
+
+def _kind(path: Path) -> str:
+    """Returns what stands where a folder is expected."""
+    if path.is_symlink() and not path.exists():
+        return "a symbolic link to nothing"
+    return "a file" if path.is_file() else "not a folder"
 
 
 def check_file(path: Path, *, force: bool) -> None:

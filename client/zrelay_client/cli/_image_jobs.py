@@ -128,6 +128,8 @@ def image_job(arguments: GenerateArguments, settings: Config, source: str | Path
         options["image"] = b""
     if file_format is not None:
         options["format"] = file_format
+    if file_format in (None, "png") and settings.origins.get("generate.quality") != "flag":
+        options.pop("quality", None)  # a default of the configuration, for jpeg and webp files
     if generate.labels is not None:
         options["labels"] = dict(label.split("=", 1) for label in generate.labels)
     if arguments.preview is not None:

@@ -3,6 +3,7 @@
 Every `--help` imports this module, so it imports no configuration, no client and no asyncio.
 """
 
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
@@ -26,6 +27,7 @@ Flags = dict[str, Any]
 PATH = click.Path(readable=False)
 """A file or folder, so that shells complete it; the command checks whether it exists."""
 CONNECTION = "Connection"
+_OPTION_IN_TEXT = re.compile(r"`([a-z_]+)`")
 _SEVERAL = {
     "encoder": "; repeat it for encoders that stand in for the first",
     "generator": "; repeat it for several generators that share the work",
@@ -128,6 +130,8 @@ class OptionsCommand(click.Command):
         """
         if name == "prompt" and ctx.params.get("prompt_embeds") is not None:
             name = "prompt_embeds"
+        if name in ("width", "height") and ctx.params.get("size") is not None:
+            return "--size"
         settings = [param for param in self.params if isinstance(param, SettingOption) and param.setting.name == name]
         if settings:
             of_vision = [param for param in settings if param.setting.section in ("encode_images", "condition")]
@@ -156,19 +160,28 @@ class OptionsCommand(click.Command):
 
 
 def with_flag(error: E) -> E:
-    """Returns an error whose message names the flag of the running command in place of the library's option."""
+    """Returns an error whose message names flags of the running command in place of the library's options.
+
+    These are the option of the field, at the beginning of the message, and options in backticks anywhere.
+    """
     from zrelay_shared.errors import ZrelayError
 
     ctx = click.get_current_context(silent=True)
     if not isinstance(error, ZrelayError) or ctx is None or not isinstance(ctx.command, OptionsCommand):
         return error
+    command, path, message = ctx.command, error.metadata.get("contract_field", ""), error.message
     name, _, number = error.field.partition("[")
-    flag = ctx.command.flag_of(name, error.metadata.get("contract_field", ""), ctx) if name else None
-    if flag is None or not error.message.startswith(f"{error.field}:"):
-        return error
+    flag = command.flag_of(name, path, ctx) if name else None
     which = f" (number {int(number.rstrip(']')) + 1})" if number.rstrip("]").isdigit() else ""
+    if flag == "--size" and error.reason != "SIZE_INVALID":  # one of its two sides
+        which = f" ({name})"
+    if flag is not None and message.startswith(f"{error.field}:"):
+        message = f"{flag}{which}{message.removeprefix(error.field)}"
+    message = _OPTION_IN_TEXT.sub(lambda found: command.flag_of(found[1], path, ctx) or found[0], message)
+    if message == error.message:
+        return error
     return type(error)(
-        f"{flag}{which}{error.message.removeprefix(error.field)}",
+        message,
         reason=error.reason,
         field=error.field,
         metadata=error.metadata,

@@ -391,8 +391,12 @@ def _read_line(raw: str, arguments: GenerateArguments, settings: Config) -> tupl
     _check_inputs(found, sections)
     if "deterministic" in sections["generate"]:
         sections["encode"]["deterministic"] = sections["generate"]["deterministic"]
+    origins = {dotted: origin for dotted, origin in settings.origins.items() if dotted != "generate.quality"}
+    if sections["generate"].get("quality") is not None:  # that of the command line is a default of all lines
+        origins["generate.quality"] = "flag"
     of_line = replace(
         settings,
+        origins=origins,
         generate=replace(settings.generate, **sections["generate"]),
         encode=replace(settings.encode, **sections["encode"]),
         condition=replace(settings.condition, **sections["condition"]),

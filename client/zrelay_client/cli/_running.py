@@ -72,7 +72,7 @@ def run_one(settings: Settings, job: ImageJob, console: Console, *, as_json: boo
         console.message(f"note: {warning}", wrap=True)
     sampling, timings = values["sampling"], values["timings_s"]
     console.message(
-        f"{sampling['width']} x {sampling['height']}, {sampling['num_inference_steps']} steps, seed "
+        f"{sampling['width']} x {sampling['height']}, {counted(sampling['num_inference_steps'], 'step')}, seed "
         f"{values['seed']}, {format_seconds(timings['total'])}"
     )
     hidden = ("total",) if timings["vision"] else ("total", "vision")

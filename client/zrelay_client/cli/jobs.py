@@ -267,7 +267,8 @@ async def _watch(
     written = [] if files is None else _write(job_id, tuple(images), files)
     if files is None:
         count = len(images) if done is None else done.images  # with --after, not all were received
-        console.message(f"done: {counted(count, 'image')}; `zrelay jobs fetch {job_id}` writes them")
+        them = "it" if count == 1 else "them"
+        console.message(f"done: {counted(count, 'image')}; `zrelay jobs fetch {job_id}` writes {them}")
     return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
 
 

@@ -227,8 +227,7 @@ def _refuse_unavailable(message: pb.Prompt | pb.EncodeOptions, path: str) -> Non
     for field, name in needed.items():
         if name is not None:
             raise FeatureMissing(
-                f"{path}.{field}: the fake encoder does not support {name}; leave the field out, or test with a real "
-                "encoder",
+                f"{path}.{field}: the fake encoder does not support {name}: leave it out, or test with a real encoder",
                 field=f"{path}.{field}",
                 metadata={"feature": name},
             )

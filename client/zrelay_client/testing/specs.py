@@ -224,12 +224,7 @@ class SpecReader:
         """Returns every setting as it is used, and the schedule with the final 0."""
         used, path = self.defaults, "spec.sampling"
         used.MergeFrom(given)
-        for name in ("width", "height"):
-            pixels = getattr(used, name)
-            if pixels % _MULTIPLE or not _MIN_SIDE <= pixels <= _MAX_SIDE:
-                near = min(max(round(pixels / _MULTIPLE) * _MULTIPLE, _MIN_SIDE), _MAX_SIDE)
-                expected = f"{_MIN_SIDE} to {_MAX_SIDE} pixels, divisible by {_MULTIPLE}"
-                raise invalid(f"{path}.{name}", expected, pixels, remedy=f"use {near}")
+        _check_sides(used.width, used.height)
         for name, most in (("num_images", _MAX_IMAGES), ("num_inference_steps", _MAX_STEPS)):
             if not 1 <= getattr(used, name) <= most:
                 raise invalid(f"{path}.{name}", f"1 to {most}", getattr(used, name))
@@ -339,10 +334,27 @@ def _digest_tensors(message: Message, parcel: Parcel[Any]) -> None:
                 _digest_tensors(inner, parcel)
 
 
+def _check_sides(width: int, height: int) -> None:
+    wrong = {
+        name: pixels
+        for name, pixels in (("width", width), ("height", height))
+        if pixels % _MULTIPLE or not _MIN_SIDE <= pixels <= _MAX_SIDE
+    }
+    if not wrong:
+        return
+    near = {name: min(max(round(px / _MULTIPLE) * _MULTIPLE, _MIN_SIDE), _MAX_SIDE) for name, px in wrong.items()}
+    name, pixels = next(iter(wrong.items()))
+    remedy = f"use {near[name]}"
+    if len(wrong) > 1:
+        remedy += f", and {near['height']} for spec.sampling.height in place of {height}"
+    expected = f"{_MIN_SIDE} to {_MAX_SIDE} pixels, divisible by {_MULTIPLE}"
+    raise invalid(f"spec.sampling.{name}", expected, pixels, remedy=remedy)
+
+
 def missing(name: str, path: str = "") -> FeatureMissing:
-    subject = f"{path} needs {name}, which" if path else name
+    subject = f"{path}: " if path else ""
     return FeatureMissing(
-        f"{subject} is not built into the fake generator; leave it out, or test with a real generator",
+        f"{subject}the fake generator does not support {name}: leave it out, or test with a real generator",
         field=path,
         metadata={"feature": name},
     )

@@ -43,8 +43,7 @@ def unavailable(name: str, field: str) -> FeatureMissing:
     """Returns the error for a request field that needs the unavailable capability `name`."""
     note = _NOTES[name]
     return FeatureMissing(
-        f"{field}: this encoder does not support {name}{f': {note}' if note else ''}; leave the field out, or use an "
-        "encoder whose GetInfo lists it as available",
+        f"{field}: this encoder does not support {name}: {note or 'leave it out'}",
         field=field,
         metadata={"feature": name},
     )

@@ -108,8 +108,9 @@ def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampl
         InvalidArgument: A field is invalid.
     """
     defaults = limits.defaults
-    width = _side("width", message.width if message.HasField("width") else defaults.width, limits)
-    height = _side("height", message.height if message.HasField("height") else defaults.height, limits)
+    width = message.width if message.HasField("width") else defaults.width
+    height = message.height if message.HasField("height") else defaults.height
+    _check_sides(width, height, limits)
     if width * height > limits.max_pixels:
         expected = f"width * height of at most {limits.max_pixels}"
         raise invalid("spec.sampling.width", expected, f"{width} x {height}", reason="SIZE_INVALID")
@@ -266,13 +267,22 @@ class RequestReader:
             raise
 
 
-def _side(name: str, pixels: int, limits: SamplingLimits) -> int:
-    multiple, least = limits.size_multiple, limits.min_side
-    if pixels % multiple or not least <= pixels <= limits.max_side:
-        near = min(max(round(pixels / multiple) * multiple, least), limits.max_side)
-        expected = f"{least} to {limits.max_side} pixels, divisible by {multiple}"
-        raise invalid(f"spec.sampling.{name}", expected, pixels, remedy=f"use {near}")
-    return pixels
+def _check_sides(width: int, height: int, limits: SamplingLimits) -> None:
+    """Refuses sides that are out of range; where both are, the refusal of the width gives a remedy for both."""
+    multiple, least, most = limits.size_multiple, limits.min_side, limits.max_side
+    wrong = {
+        name: pixels
+        for name, pixels in (("width", width), ("height", height))
+        if pixels % multiple or not least <= pixels <= most
+    }
+    if not wrong:
+        return
+    near = {name: min(max(round(pixels / multiple) * multiple, least), most) for name, pixels in wrong.items()}
+    name, pixels = next(iter(wrong.items()))
+    remedy = f"use {near[name]}"
+    if len(wrong) > 1:
+        remedy += f", and {near['height']} for spec.sampling.height in place of {height}"
+    raise invalid(f"spec.sampling.{name}", f"{least} to {most} pixels, divisible by {multiple}", pixels, remedy=remedy)
 
 
 def _number(name: str, value: float, most: float) -> float:

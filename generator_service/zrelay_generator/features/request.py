@@ -107,9 +107,10 @@ class SpecRequest:
             if tokens > limits.text_limit:
                 raise invalid(
                     field,
-                    f"at most {limits.text_limit} tokens (text_limit of GetInfo; pass it to the encoder)",
+                    f"at most {limits.text_limit} tokens",
                     tokens,
                     reason="PROMPT_TOO_LONG",
+                    remedy=f"encode the prompt again with text_limit {limits.text_limit}",
                 )
             parts.append(part)
         return Prompt(parts[0] if len(parts) == 1 else torch.cat(parts), tuple(map(len, parts)))
@@ -122,10 +123,9 @@ def missing(capability: str, field: str = "") -> FeatureMissing:
         capability: Its name in GetInfo.
         field: Path of the request field that needs it, if there is one.
     """
-    subject = f"{field} needs {capability}, which" if field else capability
+    subject = f"{field}: " if field else ""
     return FeatureMissing(
-        f"{subject} is not built into this generator; leave it out, or use a newer generator (GetInfo lists what is "
-        "built)",
+        f"{subject}this generator does not support {capability}: leave it out, or use a newer generator",
         field=field,
         metadata={"feature": capability},
     )

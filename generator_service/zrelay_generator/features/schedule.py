@@ -37,7 +37,7 @@ def linear_sigmas(num_inference_steps: int) -> list[float]:
 def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
     """Returns `s * sigma / (1 + (s - 1) * sigma)`, as FlowMatchEulerDiscreteScheduler without dynamic shifting."""
     if not shift > 0.0:
-        raise ValueError(f"shift: expected more than 0, got {shift}")
+        raise ValueError(f"shift: expected more than 0, got {shift:.7g}")
     return [shift * sigma / (1.0 + (shift - 1.0) * sigma) for sigma in sigmas]
 
 
@@ -70,7 +70,7 @@ def _check_falling(sigmas: Sequence[float]) -> None:
     previous = float("inf")
     for sigma in sigmas:
         if not 0.0 < sigma <= 1.0:
-            raise ValueError(f"sigmas: expected values in (0, 1], got {sigma}")
+            raise ValueError(f"sigmas: expected values in (0, 1], got {sigma:.7g}")
         if not sigma < previous:
-            raise ValueError(f"sigmas: expected strictly decreasing values, got {sigma} after {previous}")
+            raise ValueError(f"sigmas: expected strictly decreasing values, got {sigma:.7g} after {previous:.7g}")
         previous = sigma

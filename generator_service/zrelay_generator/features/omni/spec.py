@@ -138,10 +138,10 @@ def _check_positions(request: SpecRequest, name: str) -> None:
     if not fits(lengths, limit):
         raise invalid(
             f"spec.{name}.prompt_embeds.segments",
-            f"at most {limit} tokens, including the places of the images and padding (GetInfo's text_limit: pass it "
-            "to the encoder)",
+            f"at most {limit} tokens, including the places of the images and padding",
             f"{sum(lengths)} in {len(lengths)} segments",
             reason="PROMPT_TOO_LONG",
+            remedy=f"encode the prompt again with text_limit {limit}",
         )
 
 
