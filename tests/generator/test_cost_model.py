@@ -1,5 +1,6 @@
 """The cost model: what it learns from measurements, and what it says of jobs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from zrelay_generator.features.protocol import JobSpec, Prompt
 from zrelay_generator.features.registry import features_of, step_sizes
 from zrelay_generator.features.skip_layers.spec import SkipLayerSpec
 from zrelay_generator.model.sequence import segment_size
+from zrelay_generator.model.transformer import Prediction, Segment
 from zrelay_shared.errors import OutOfMemory
 
 from .engine_harness import EngineHarness
@@ -122,6 +124,21 @@ def test_a_device_is_measured_when_it_is_loaded(demo: Path, load: Load) -> None:
     snapshot = cost.snapshot()
     assert cost.measured and snapshot.forward_s_per_token > 0.0 and snapshot.decode_s_per_pixel > 0.0
     assert snapshot.bytes_per_pixel > 0
+
+
+def test_a_slow_device_is_measured_by_its_first_image_alone(demo: Path, load: Load) -> None:
+    cost, model = CostModel(), load(demo)
+    forwards: list[int] = []
+    forward = model.transformer.forward
+
+    def counted(segments: Sequence[Segment]) -> list[Prediction]:
+        forwards.append(len(segments))
+        return forward(segments)
+
+    model.transformer.forward = counted  # type: ignore[method-assign]
+    calibrate(model, cost, 64, budget_s=0.0)
+    assert forwards == [1]
+    assert cost.measured and cost.forward_s(Size(96, 0)) > 0.0 and cost.snapshot().decode_s_per_pixel > 0.0
 
 
 def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo: Path, load: Load, spec: MakeSpec) -> None:

@@ -39,13 +39,17 @@ def warm_up_side(device: str, min_side: int, default_width: int) -> int:
     return min_side if device == "cpu" else max(min_side, min(_SIDE, default_width))
 
 
-def calibrate(model: LoadedModel, cost: CostModel, side: int) -> None:
+def calibrate(model: LoadedModel, cost: CostModel, side: int, budget_s: float = _BUDGET_S) -> None:
     """Fills a cost model with measurements.
+
+    Where the small image alone takes longer than the budget, its times are the measurements: on a slow machine, each
+    further forward would delay the start by many seconds.
 
     Args:
         model: The loaded model.
         cost: The cost model; earlier measurements are dropped.
         side: Side of the smallest image in pixels; multiples of it are measured too.
+        budget_s: Seconds after which nothing more is measured.
 
     Raises:
         ZrelayError: The model cannot generate a small image; it must not be served.
@@ -53,9 +57,12 @@ def calibrate(model: LoadedModel, cost: CostModel, side: int) -> None:
     multiple = model.limits.size_multiple
     side = -(-side // multiple) * multiple
     cost.memory = memory_model(model)
-    _generate(model, side)
     cost.reset()
-    device, deadline = model.transformer.weights.device, time.monotonic() + _BUDGET_S
+    device, deadline = model.transformer.weights.device, time.monotonic() + budget_s
+    _generate(model, side, cost)
+    if time.monotonic() > deadline:
+        return
+    cost.reset()
     shapes = [(side, count) for count in _BATCHES]
     shapes += [(side * times, 1) for times in _GROWTH if side * times <= min(model.limits.max_side, 2048)]
     with torch.inference_mode():
@@ -81,13 +88,15 @@ def _bytes_per_token(weights: TransformerWeights) -> int:
     return transformer_bytes_per_token(dim, hidden, itemsize)
 
 
-def _generate(model: LoadedModel, side: int) -> None:
+def _generate(model: LoadedModel, side: int, cost: CostModel) -> None:
+    """Generates an image in one step; its times go into the cost model."""
+
     def emit(job: DeviceJob, event: EngineEvent) -> None:
         if isinstance(event, JobFailed):
             raise event.error
 
-    sampling = SamplingSettings(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(2, 1.0), 0, 1)
-    engine = StepEngine(model, 1, JobEstimator(), _only_image, emit, decode_beside=False)
+    sampling = SamplingSettings(side, side, 0.0, 0.0, 1.0, 1.0, shifted_schedule(1, 1.0), 0, 1)
+    engine = StepEngine(model, 1, JobEstimator(cost), _only_image, emit, decode_beside=False)
     engine.add(DeviceJob("warm-up", JobSpec(Prompt(torch.zeros(1, model.limits.embeds_width)), sampling), 0))
     run_to_end(engine)
 
