@@ -168,7 +168,7 @@ OWNERS = {
         "zrelay_client._transport.stub",
         "zrelay_client.testing.service",
     ),
-    "psutil": ("zrelay_client.stack.processes",),
+    "psutil": ("zrelay_client.stack.processes", "zrelay_shared.host_memory"),
     "filelock": ("zrelay_client.stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
