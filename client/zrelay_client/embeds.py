@@ -325,9 +325,10 @@ class ConditionReport:
     """What conditioning did to a prompt.
 
     Attributes:
-        before, after: The prompt before and after.
-        states: The hidden states of the image.
-        outliers: (dimension, ratio of deviations), at most 20 of `outlier_count`.
+        before, after: Statistics of the prompt's embeddings before and after conditioning.
+        states: Statistics of the image's hidden states before blending.
+        outliers: (dimension, ratio of deviations) of masked dimensions, at most 20 of `outlier_count`.
+        outlier_count: Number of dimensions that were masked.
         calibrated: Whether the vision service had reference statistics of the prompt's encoder.
     """
 

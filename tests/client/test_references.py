@@ -127,6 +127,12 @@ async def test_invalid_options_are_refused_before_any_call(options: Any, reason:
     assert refused.value.reason == reason
 
 
+def test_a_number_of_places_that_differs_from_the_omni_images_is_refused() -> None:
+    expected = "image_count: expected 2 places in the prompt, one for each omni image, got 3"
+    with pytest.raises(InvalidArgument, match=expected):
+        encode_options_for(GenerateOptions(omni=[A, B]), EncodeOptions(image_count=3))
+
+
 async def test_wrong_kinds_are_type_errors(client: Any) -> None:
     with pytest.raises(TypeError, match="did you mean 'alpha'"):
         await client.generate(PROMPT, reference=A, conditioning={"alfa": 0.5})

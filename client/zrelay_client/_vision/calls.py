@@ -69,7 +69,14 @@ class VisionService(ServiceStub):
     async def condition(
         self, request: Parcel[pb.ConditionPromptRequest], timeout: float, names: OptionNames = CONDITION_PROMPT
     ) -> Parcel[pb.ConditionPromptResponse]:
-        """Blends an image into the embeddings of a prompt. `names` are those of the method that the user called."""
+        """Blends an image into the embeddings of a prompt.
+
+        Args:
+            request: The request.
+            timeout: Seconds for the call.
+            names: Names of the options in refusals: those of `condition_prompt` or of `generate`, whichever sends the
+                request.
+        """
         with option_names(names):
             return await self.stub.call("ConditionPrompt", request, pb.ConditionPromptResponse, timeout=timeout)
 

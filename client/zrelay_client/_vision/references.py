@@ -63,7 +63,8 @@ def encode_options_for(options: GenerateOptions, encoding: EncodeOptions) -> Enc
     if not images or encoding.image_count == images:
         return encoding
     if encoding.image_count is not None:
-        raise _refusal("image_count", "IMAGE_COUNT_INVALID", f"{images}, one for each omni image", encoding.image_count)
+        expected = f"{images} places in the prompt, one for each omni image"
+        raise _refusal("image_count", "IMAGE_COUNT_INVALID", expected, encoding.image_count)
     return encoding.replaced(image_count=images)
 
 
