@@ -16,6 +16,8 @@ from zrelay_client import (
     InvalidArgument,
     read_provenance,
 )
+from zrelay_client._vision.references import encode_options_for
+from zrelay_client.options import EncodeOptions, GenerateOptions
 
 from .conftest import RecordingGenerator, Services, Zrelay, provenance_of
 
