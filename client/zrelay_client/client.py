@@ -703,7 +703,8 @@ def _seeds_of(seeds: Sequence[int | None] | None, options: GenerateOptions) -> S
         return (options.seed,)
     if options.seed is not None:
         raise refusal("seeds", f"none beside seed={options.seed}", seeds)
-    for seed in seeds:
+    ends = (seeds[0], seeds[-1]) if isinstance(seeds, range) and seeds else seeds  # what lies between is valid, too
+    for seed in ends:
         options.replaced(seed=seed)
     return seeds
 

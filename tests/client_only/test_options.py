@@ -33,6 +33,7 @@ from zrelay_client import (
     InvalidArgument,
     options,
 )
+from zrelay_client.client import _seeds_of
 from zrelay_client.events import ImageFormat
 from zrelay_client.options import CallOptions, options_of
 from zrelay_client.testing import FakeServices
@@ -281,3 +282,11 @@ def test_the_command_that_fetches_names_every_detached_job(empty_home: Path) -> 
         fetched = run_zrelay(*ran.stderr.splitlines()[-1].split()[1:], cwd=empty_home)
     assert fetched.returncode == 0, fetched.stderr
     assert len(list((empty_home / "images").iterdir())) == 3
+
+
+def test_a_range_of_seeds_is_checked_by_its_ends() -> None:
+    seeds = range(1 << 40)
+    assert _seeds_of(seeds, GenerateOptions()) is seeds
+    with pytest.raises(InvalidArgument, match="seed: expected"):
+        _seeds_of(range(1 << 63, (1 << 64) + 1), GenerateOptions())
+    assert list(_seeds_of(range(0), GenerateOptions())) == []
