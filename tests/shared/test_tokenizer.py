@@ -331,6 +331,11 @@ def test_digests_are_equal_where_token_ids_are(
         finally:
             shutil.rmtree(folder.parent)
     (ids, one), (other_ids, other) = found
+    if "split" in first + second:
+        # Where special tokens are split, a special token that no text can produce still counts: another digest is
+        # possible for equal ids, never the reverse.
+        assert one != other or ids == other_ids
+        return
     assert (ids == other_ids) == (one == other)
 
 
