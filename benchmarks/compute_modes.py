@@ -27,8 +27,8 @@ from zrelay_generator.model.attention import spans_of
 from zrelay_generator.model.blocks import run_block
 from zrelay_generator.model.weights import compute_in, transformer_weights
 from zrelay_shared.layers import LayerPlan
+from zrelay_shared.limits import BFLOAT16_WEIGHTS
 from zrelay_shared.service.process import keep_large_buffers
-from zrelay_shared.service.roles import BFLOAT16_WEIGHTS
 
 Runs = dict[str, Callable[[int], object]]
 """Name of the mode -> runs a forward of so many tokens."""

@@ -1,4 +1,4 @@
-"""Limits that clients and servers must agree on, each with its reason."""
+"""Limits and words that clients and servers must agree on. Every help imports this module, so it imports nothing."""
 
 MIB = 1 << 20
 
@@ -43,3 +43,13 @@ KEEPALIVE_TIMEOUT_S = 10
 
 DEFAULT_PORTS = {"encoder": 7501, "vision": 7502, "generator": 7503}
 """Role -> default port of the service."""
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+"""Values of --device."""
+BFLOAT16_WEIGHTS = "bfloat16-weights"
+"""Weights in bfloat16, computation in float32: the memory of one, on a CPU without bfloat16 units the speed of the
+other."""
+PLAIN_DTYPES = ("auto", "bfloat16", "float16", "float32")
+"""Values of --dtype in which weights and computation have the same data type."""
+DTYPES = (*PLAIN_DTYPES, BFLOAT16_WEIGHTS)
+"""Values of --dtype of the encoder and the generator."""

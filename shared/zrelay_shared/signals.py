@@ -1,6 +1,5 @@
 """Signals of the process on an event loop, on POSIX and on Windows."""
 
-import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ def on_signals(names: tuple[str, ...], action: Callable[[], object]) -> Iterator
     Yields:
         Whether the handlers are installed; only the main thread can install them.
     """
+    import asyncio  # not needed by a help
+
     loop = asyncio.get_running_loop()
     numbers = _numbers(names)
     try:

@@ -1,13 +1,11 @@
 """`zrelay calibrate`: statistics of an encoder's embeddings, with which the vision service normalizes images."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._files import check_new_folder, new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -19,6 +17,7 @@ from zrelay_client.cli._options import (
     load_settings,
     option,
     quiet_option,
+    run,
 )
 from zrelay_client.cli._output import Console, format_seconds, print_json
 from zrelay_shared import paths
@@ -60,6 +59,8 @@ def command(
     masks need it. It reads the files of the folder `zrelay serve vision --references FOLDER` when it starts. Needs
     numpy: pip install 'zrelay[analysis]'.
     """
+    from zrelay_client.cli._files import new_file
+
     chosen = None if output is None else new_file(output, force=force)
     if chosen is None:
         _check_usual_folder()
@@ -69,7 +70,7 @@ def command(
 
     with Console(quiet=quiet) as console:
         started = time.monotonic()
-        reference = asyncio.run(_calibrate(settings, read_corpus(corpus), layer, console))
+        reference = run(_calibrate(settings, read_corpus(corpus), layer, console))
         file = chosen or _usual_file(reference)
         file.parent.mkdir(parents=True, exist_ok=True)
         reference_file.write(file, reference)
@@ -104,6 +105,8 @@ def _usual_folder() -> Path:
 
 def _check_usual_folder() -> None:
     """Checks that the usual folder can be written. Creates nothing. Raises OSError."""
+    from zrelay_client.cli._files import check_new_folder
+
     try:
         check_new_folder(_usual_folder())
     except OSError as error:

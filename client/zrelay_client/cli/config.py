@@ -3,17 +3,17 @@
 import json
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._files import check_file
 from zrelay_client.cli._options import complete_profile, json_option, option
 from zrelay_client.cli._output import print_json, print_table
-from zrelay_client.settings import Settings, unknown_variables
-from zrelay_shared import atomic, paths
-from zrelay_shared.config import ROLES, settings_of
-from zrelay_shared.requests import REQUEST_CONFIGS
-from zrelay_shared.service.settings import Setting
+from zrelay_shared import paths
+
+if TYPE_CHECKING:
+    from zrelay_client.settings import Settings
+    from zrelay_shared.service.settings import Setting
 
 _INIT_START = """\
 # Configuration of zrelay. Flags and ZRELAY_* variables take precedence over it; `zrelay config` shows every effective
@@ -74,6 +74,9 @@ def path() -> None:
 @option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(force: bool) -> None:
     """Write a commented file that lists every setting."""
+    from zrelay_client.cli._files import check_file
+    from zrelay_shared import atomic
+
     file = paths.config_file()
     check_file(file, force=force)
     paths.make_folder(file.parent, paths.CONFIG_REMEDY)
@@ -84,6 +87,8 @@ def init(force: bool) -> None:
 @command.command("check", short_help="Check the configuration file and the variables.")
 def check() -> None:
     """Check the configuration file and the ZRELAY_* variables; unknown keys are errors, unknown variables warnings."""
+    from zrelay_client.settings import Settings
+
     settings = Settings.load().config
     _warn_of_unknown_variables()
     file = paths.config_file()
@@ -92,6 +97,8 @@ def check() -> None:
 
 
 def _show(profile: str | None, *, as_json: bool) -> None:
+    from zrelay_client.settings import Settings
+
     loaded = Settings.load(profile)
     settings, rows = loaded.config, _rows(loaded)
     _warn_of_unknown_variables()
@@ -114,7 +121,7 @@ def _show(profile: str | None, *, as_json: bool) -> None:
         click.echo(f"no configuration file; `zrelay config init` creates {paths.config_file()}", err=True)
 
 
-def _rows(loaded: Settings) -> list[tuple[str, object, str]]:
+def _rows(loaded: "Settings") -> list[tuple[str, object, str]]:
     """Returns (dotted key, value in the user's unit, origin) of every setting.
 
     The value is None where nothing sets it, and where a user set it to none; the origin distinguishes them. An endpoint
@@ -134,7 +141,7 @@ def _rows(loaded: Settings) -> list[tuple[str, object, str]]:
     return rows
 
 
-def _note(one: Setting, origin: str) -> str:
+def _note(one: "Setting", origin: str) -> str:
     """Returns what stands for the value None: that a user set it to none, or the default where nothing sets it."""
     if origin != "default":
         is_default = one.start_default() is None and one.default_text
@@ -143,12 +150,17 @@ def _note(one: Setting, origin: str) -> str:
 
 
 def _warn_of_unknown_variables() -> None:
+    from zrelay_client.settings import unknown_variables
+
     for line in unknown_variables():
         click.echo(f"warning: {line}", err=True)
 
 
 def _initial_file() -> str:
     """Returns the text of a configuration file in which every default stands as a comment."""
+    from zrelay_shared.config import ROLES, settings_of
+    from zrelay_shared.requests import REQUEST_CONFIGS
+
     parts = [_INIT_START]
     for role in ROLES:
         parts.append(
@@ -162,7 +174,7 @@ def _initial_file() -> str:
     return "".join(parts)
 
 
-def _commented(one: Setting) -> str:
+def _commented(one: "Setting") -> str:
     """Returns the description of a setting and its default, as comments."""
     text = one.description
     if one.default is None:

@@ -1,7 +1,5 @@
 """`zrelay demo`: starts the services, generates an image, and stops them."""
 
-import asyncio
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +7,8 @@ from typing import Any, NoReturn
 
 import click
 
-from zrelay_client.cli._files import chosen_format, is_folder, targets
-from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, option
+from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, option, run
 from zrelay_client.cli._output import Console, counted, format_seconds
-from zrelay_client.settings import Settings
 from zrelay_shared.requests import request_setting
 from zrelay_shared.signals import on_termination
 
@@ -47,6 +43,10 @@ def command(
     The demo checkpoint knows simple shapes on plain backgrounds. No configuration is needed, and none is changed. What
     the demo's vision models can do is described in docs/explanation/conditioning.md.
     """
+    import tempfile
+
+    from zrelay_client.cli._files import is_folder
+
     if reference is not None and omni:
         raise click.UsageError(
             "--reference blends an image into the prompt, --omni generates from images beside it: choose one"
@@ -65,7 +65,7 @@ def command(
     if omni:
         options["omni"] = omni
     with tempfile.TemporaryDirectory(prefix="zrelay-demo-") as state, Console() as console:
-        asyncio.run(_demo(prompt, file, options, Path(state), console))
+        run(_demo(prompt, file, options, Path(state), console))
 
 
 def _terminated(number: int) -> NoReturn:
@@ -74,9 +74,11 @@ def _terminated(number: int) -> NoReturn:
 
 async def _demo(prompt: str, file: Path, options: dict[str, Any], state: Path, console: Console) -> None:
     from zrelay_client._vision.references import has_references
+    from zrelay_client.cli._files import chosen_format, targets
     from zrelay_client.cli._image_jobs import ImageJob
     from zrelay_client.cli._running import generate_one
     from zrelay_client.options import EncodeOptions, GenerateOptions
+    from zrelay_client.settings import Settings
     from zrelay_client.stack.bundle import demo_checkpoint, omni_checkpoint
     from zrelay_client.stack.launch import StackOptions
     from zrelay_client.stack.stack import start

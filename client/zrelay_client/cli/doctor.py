@@ -1,27 +1,24 @@
 """`zrelay doctor`: checks configuration, connections and models, and suggests fixes."""
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import PATH, Flags, OptionsCommand, json_option, option
+from zrelay_client.cli._options import PATH, Flags, OptionsCommand, json_option, option, run
 from zrelay_client.cli._output import print_check, print_json
-from zrelay_client.settings import Settings, unknown_variables
 from zrelay_shared import exits, paths
-from zrelay_shared.errors import ZrelayError
-from zrelay_shared.service.memory_plan import OVERHEAD_BYTES
-from zrelay_shared.service.roles import DEVICES, DTYPES, SERVICE_CONFIGS
+from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES
 
 if TYPE_CHECKING:
     from zrelay_client.doctor import Check
+    from zrelay_client.settings import Settings
 
 
 @click.command("doctor", cls=OptionsCommand, roles=("encoder", "vision", "generator"))
 @option("--model", type=PATH, metavar="FOLDER", help="Print how a service with this checkpoint would use the memory.")
-@option("--role", type=click.Choice(tuple(SERVICE_CONFIGS)), help="The service of --model.")
+@option("--role", type=click.Choice(tuple(DEFAULT_PORTS)), help="The service of --model.")
 @option("--device", type=click.Choice(DEVICES), help="Its device.  [default: the first that exists]")
 @option("--dtype", type=click.Choice(DTYPES), help="Its data type.  [default: the fastest that fits]")
 @json_option
@@ -47,6 +44,8 @@ def command(
     if device is not None or dtype is not None:
         raise click.UsageError("--device and --dtype belong to a plan: give --model and --role, too")
     from zrelay_client.doctor import FAIL, Check
+    from zrelay_client.settings import Settings, unknown_variables
+    from zrelay_shared.errors import ZrelayError
 
     checks: list[Check] = []
     settings = Settings()
@@ -61,7 +60,7 @@ def command(
     if not as_json:
         for check in checks:
             _print(check)
-    checks += asyncio.run(_check(settings, show=not as_json))
+    checks += run(_check(settings, show=not as_json))
     code = next((check.exit_code for check in checks if check.state == FAIL), exits.OK)
     if as_json:
         print_json({"ok": code == exits.OK, "checks": [_values(check) for check in checks]})
@@ -72,7 +71,7 @@ def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int
     """Prints the plan of a service, or raises OutOfMemory where it does not fit."""
     from zrelay_client.stack.memory import read_settings
     from zrelay_shared.service.local_device import local_device
-    from zrelay_shared.service.memory_plan import needs_of, plan
+    from zrelay_shared.service.memory_plan import OVERHEAD_BYTES, needs_of, plan
 
     settings = read_settings(role, profile, flags)
     made = plan(needs_of(settings), local_device(settings.device), check=settings.memory_plan)
@@ -95,7 +94,7 @@ def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int
     return exits.OK
 
 
-async def _check(settings: Settings, *, show: bool) -> "list[Check]":
+async def _check(settings: "Settings", *, show: bool) -> "list[Check]":
     from zrelay_client.doctor import check_services
 
     checks = []

@@ -1,18 +1,19 @@
 """`zrelay up`: starts the services on this machine."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option
+from zrelay_client.cli._options import PATH, Number, OptionsCommand, json_option, option, quiet_option, run
 from zrelay_client.cli._output import Console, print_json
 from zrelay_shared import exits, paths
-from zrelay_shared.service.roles import DEVICES, DTYPES
+from zrelay_shared.limits import DEVICES, DTYPES
 from zrelay_shared.signals import TERMINATING, on_signals
 
 if TYPE_CHECKING:
+    from asyncio import Event
+
     from zrelay_client.stack.launch import StackOptions
     from zrelay_client.stack.stack import Stack
 
@@ -91,7 +92,7 @@ def command(
         memory_plan=memory_plan,
     )
     with Console(quiet=quiet) as console:
-        return asyncio.run(_up(options, detach=detach, as_json=as_json, console=console))
+        return run(_up(options, detach=detach, as_json=as_json, console=console))
 
 
 def _absolute(folder: str | None) -> Path | None:
@@ -99,6 +100,8 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: Console) -> int:
+    import asyncio
+
     from zrelay_client.stack.stack import start
 
     stack = start(options)
@@ -108,9 +111,11 @@ async def _up(options: "StackOptions", *, detach: bool, as_json: bool, console: 
 
 
 async def _watch(
-    stack: "Stack", stop: asyncio.Event, options: "StackOptions", *, detach: bool, as_json: bool, console: Console
+    stack: "Stack", stop: "Event", options: "StackOptions", *, detach: bool, as_json: bool, console: Console
 ) -> int:
     """Prints the services once they are ready, and stops them on a signal unless they are detached."""
+    import asyncio
+
     leave_running = False
     try:
         ready = asyncio.create_task(stack.ready(console.message, console.status))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from zrelay_client.cli._files import new_file
 from zrelay_client.cli._options import (
     PATH,
     Flags,
@@ -70,6 +69,7 @@ def encode(
 ) -> None:
     """Encode images to a safetensors file, for `zrelay generate --reference` or `zrelay vision condition`."""
     from zrelay_client import image_embeds
+    from zrelay_client.cli._files import new_file
 
     for name in _STATES_ONLY:
         if engine == "siglip" and flags[f"encode_images.{name}"] is not None:
@@ -152,6 +152,7 @@ def condition(
 
     EMBEDS is a file of `zrelay encode`. IMAGE is an image, or a file of `zrelay vision encode`.
     """
+    from zrelay_client.cli._files import new_file
     from zrelay_client.embeds import Embeds
 
     file = new_file(output, force=force)

@@ -12,7 +12,7 @@ from zrelay_client.stack.extras import module_of
 from zrelay_client.stack.processes import ProcessId, start_mark
 from zrelay_shared import paths
 from zrelay_shared.errors import Unavailable
-from zrelay_shared.service.roles import BFLOAT16_WEIGHTS
+from zrelay_shared.limits import BFLOAT16_WEIGHTS
 
 _LAST_LINES = 15
 _NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)

@@ -14,10 +14,9 @@ from zrelay_shared.checkpoint_files import find_weights, join, read_json
 from zrelay_shared.checkpoints import ComponentFolder, defaults, open_pipeline, open_text_encoder
 from zrelay_shared.errors import FailedPrecondition, OutOfMemory
 from zrelay_shared.layers import layer_plan
-from zrelay_shared.limits import MIB
+from zrelay_shared.limits import BFLOAT16_WEIGHTS, MIB
 from zrelay_shared.safetensors_header import TensorEntry, read_header
 from zrelay_shared.service.roles import (
-    BFLOAT16_WEIGHTS,
     EncoderConfig,
     GeneratorConfig,
     ServiceConfig,

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zrelay_shared import paths
-from zrelay_shared.limits import DEFAULT_PORTS, MAX_MESSAGE_BYTES, MIB
+from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MIB, PLAIN_DTYPES
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
-BFLOAT16_WEIGHTS = "bfloat16-weights"
-"""Weights in bfloat16, computation in float32: the memory of one, on a CPU without bfloat16 units the speed of the
-other."""
-_PLAIN_DTYPES = ("auto", "bfloat16", "float16", "float32")
-DTYPES = (*_PLAIN_DTYPES, BFLOAT16_WEIGHTS)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -142,7 +136,7 @@ class VisionConfig(ServiceConfig):
     dtype: str = setting(
         "auto",
         group="Device",
-        choices=_PLAIN_DTYPES,
+        choices=PLAIN_DTYPES,
         help="Data type of the computation; auto takes the fastest that fits into memory, and the log says why.",
     )
 

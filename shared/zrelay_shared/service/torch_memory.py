@@ -5,8 +5,9 @@ import logging
 import torch
 
 from zrelay_shared.host_memory import host_memory
+from zrelay_shared.limits import BFLOAT16_WEIGHTS
 from zrelay_shared.service.memory_plan import MemoryPlan, PlannedDevice, needs_of, plan
-from zrelay_shared.service.roles import BFLOAT16_WEIGHTS, ServiceConfig
+from zrelay_shared.service.roles import ServiceConfig
 from zrelay_shared.torch_devices import has_bfloat16, report
 
 log = logging.getLogger(__name__)
