@@ -96,10 +96,9 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     backend: Any = tokenizer.backend_tokenizer
     state: Json = json.loads(backend.to_str())
-    special = sorted(token["content"] for token in state["added_tokens"] if token["special"])
+    if tokenizer.split_special_tokens:
+        state = {**state, "added_tokens": _found_when_split(state["added_tokens"])}
     decisive = _decisive(state) | {"post_processor": _inserted(tokenizer)}
-    if special and tokenizer.split_special_tokens:
-        decisive["split_special_tokens"] = special
     if backend.token_to_id(_PAD_TOKEN) is None:
         decisive["padding_id"] = padding_id(tokenizer)
     return _sha256(_canonical(decisive))
@@ -154,6 +153,24 @@ def _decisive(state: Json) -> dict[str, object]:
         "normalizer": _joined(_steps(state["normalizer"], "normalizers"), "normalizers"),
         "pre_tokenizer": _joined(steps, "pretokenizers"),
     }
+
+
+def _found_when_split(added: Sequence[Json]) -> list[Json]:
+    """Returns the added tokens that determine ids where texts are split at special tokens (`split_special_tokens`).
+
+    A special token is then text like any other. It counts only where its content overlaps that of a plain token: the
+    search for added tokens finds it first, and passes over the other one.
+    """
+    plain = [token for token in added if not token["special"]]
+    special = [{**token, "split": True} for token in added if token["special"]]
+    return plain + [one for one in special if any(_overlap(one["content"], other["content"]) for other in plain)]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Returns whether one text contains the other, or ends as the other begins."""
+    sizes = range(1, min(len(one), len(other)))
+    ends = any(one.endswith(other[:size]) or other.endswith(one[:size]) for size in sizes)
+    return ends or one in other or other in one
 
 
 def _without_defaults(settings: Json) -> dict[str, object]:
