@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def encoder_runs(blocks: int, small: bool, dtypes: list[str]) -> Runs:
-    """The blocks of a Qwen3-4B, without its vocabulary."""
+    """Makes blocks of the size of Qwen3-4B's with random weights and a small vocabulary, in each compute mode."""
     width, heads = (64, 4) if small else (2560, 32)
     config = Qwen3Config(
         vocab_size=256,

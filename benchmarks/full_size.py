@@ -166,7 +166,14 @@ class Measurement:
         self._plan = plan(needs_of(kind(model=model, device=device, dtype=dtype)), local_device(device))
 
     def run(self, embeds: Embeds | None) -> tuple[dict[str, Any], Embeds | None]:
-        """Measures the service. Returns the results, and the embeddings that an encoder made."""
+        """Measures the service.
+
+        Args:
+            embeds: Embeddings for a generator; None for an encoder.
+
+        Returns:
+            The results, and the embeddings for the generator: those that an encoder made, None from a generator.
+        """
         say, role = self._say, self._role
         found: dict[str, Any] = {"dtype": self._plan.dtype, "reason": self._plan.reason}
         found["weights_bytes"] = self._plan.chosen.weights_bytes

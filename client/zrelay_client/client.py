@@ -13,7 +13,7 @@ from zrelay_client._jobs.batch import IN_FLIGHT, BatchJob, SharedEmbeds, batch_j
 from zrelay_client._jobs.run import Hops, JobRequest, JobRun, collect, uses_guidance
 from zrelay_client._pool.encoders import Encoders
 from zrelay_client._pool.generators import Generators
-from zrelay_client._transport.deadline import DEFAULT_S, Budget
+from zrelay_client._transport.deadline import CONNECT_S, DEFAULT_S, Budget
 from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
 from zrelay_client._vision.calls import VisionService, condition_prompt, encode_images, score_images
 from zrelay_client._vision.references import (
@@ -175,14 +175,18 @@ class AsyncClient:
         """Returns what the vision service reports."""
         return await self._vision.info()
 
-    async def serving(self) -> dict[str, bool]:
-        """Returns role -> whether its first service is ready. Raises the first failure."""
+    async def serving(self, *, connect_s: float = CONNECT_S) -> dict[str, bool]:
+        """Returns role -> whether its first service is ready, each within `connect_s` seconds.
+
+        Raises:
+            ZrelayError: The first failure.
+        """
         services = [
             *([self._encoders.first] if self._has("encoder") else []),
             *([self._vision] if self._has("vision") else []),
             *([self._generators.first] if self._has("generator") else []),
         ]
-        answers = await asyncio.gather(*(service.serving() for service in services))
+        answers = await asyncio.gather(*(service.serving(connect_s) for service in services))
         return {service.role: answer for service, answer in zip(services, answers, strict=True)}
 
     # Encode
@@ -561,7 +565,7 @@ class AsyncClient:
         return [] if self._open_encoders is None else self._open_encoders.take_notices()
 
     def _notices(self, *notices: Notice | None) -> tuple[Notice, ...]:
-        """Returns the notices that are there, and those of the encoders."""
+        """Returns the given notices without None, followed by new notices of the encoders."""
         return (*(notice for notice in notices if notice is not None), *self._take_notices())
 
     @contextlib.contextmanager

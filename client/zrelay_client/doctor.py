@@ -42,8 +42,11 @@ class Check:
     exit_code: int = exits.OK
 
 
-async def check_services(settings: Settings) -> AsyncIterator[Check]:
-    """Checks every configured service, and whether they fit together. Yields each result as soon as it is known."""
+async def check_services(settings: Settings, *, connect_s: float = CONNECT_S) -> AsyncIterator[Check]:
+    """Checks every configured service, and whether they fit together. Yields each result as soon as it is known.
+
+    A service gets `connect_s` seconds to report whether it is ready.
+    """
     found: list[ServiceInfo] = []
     first: dict[str, Endpoint] = {}
     for role in settings.texts:
@@ -54,7 +57,7 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
             continue
         for endpoint in endpoints:
             name = f"{role} {endpoint}" if len(endpoints) > 1 else role
-            async for result in _check_service(endpoint, name):
+            async for result in _check_service(endpoint, name, connect_s):
                 if isinstance(result, Check):
                     yield result
                 else:
@@ -76,7 +79,7 @@ async def check_services(settings: Settings) -> AsyncIterator[Check]:
             yield await _check_encode(first[encoder.role], generator)
 
 
-async def _check_service(endpoint: Endpoint, name: str) -> AsyncIterator[Check | ServiceInfo]:
+async def _check_service(endpoint: Endpoint, name: str, connect_s: float) -> AsyncIterator[Check | ServiceInfo]:
     """Checks name, port, health and GetInfo of one service; yields its info last."""
     role = endpoint.role
     if (tcp := endpoint.host_and_port) is not None:
@@ -86,7 +89,7 @@ async def _check_service(endpoint: Endpoint, name: str) -> AsyncIterator[Check |
             return
     async with _client_of(endpoint) as client:
         try:
-            serving = (await client.serving())[role]
+            serving = (await client.serving(connect_s=connect_s))[role]
         except ZrelayError as error:
             yield _unhealthy(endpoint, name, error)
             return

@@ -610,7 +610,10 @@ def _unknown_keyword(name: str, known: Iterable[str], method: Callable[..., Any]
 
 
 def _hint(name: object, known: Iterable[str]) -> str:
-    """Returns the option whose name, or the beginning of whose name, is nearest to an unknown one; all if none is."""
+    """Returns a hint for an unknown option: the option with the most similar name, or all options if none is similar.
+
+    A name that is similar to the beginning of an option counts first.
+    """
     valid = sorted(known)
     wrong = str(name)
     starts = {option[: len(wrong)]: option for option in reversed(valid)}

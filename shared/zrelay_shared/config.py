@@ -107,7 +107,7 @@ class Config:
 
 
 def checked_role(role: str) -> str:
-    """Returns the name of a role.
+    """Checks the name of a role and returns it.
 
     Raises:
         InvalidArgument: ROLE_INVALID, there is no such role; the message names those there are, and the nearest.

@@ -51,7 +51,7 @@ class Configuration:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of `identity`."""
+        """The `configuration_digest`: SHA-256 (hex) of `identity` as canonical JSON."""
         return combined_digest(self)
 
     def arguments(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _get(config: Mapping[str, object], names: Sequence[str], place: _Place) -> o
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """One value of a table.
+    """How one value of config.json is read: a row of the table of a kind of component.
 
     Attributes:
         name: Its key, and the argument of the class.

@@ -86,7 +86,9 @@ class EncoderFingerprint:
 
     @property
     def canonical(self) -> bytes:
-        """All fields but model_id as ASCII JSON with sorted keys and no spaces; weights as the hex of their float32.
+        """All fields but model_id as ASCII JSON with sorted keys and no spaces.
+
+        The weights in `layer_weights` are written as the hex digits of their float32.
 
         `configuration_digest` is left out where it is not known, so that fingerprints of earlier releases keep theirs.
         """
@@ -102,8 +104,10 @@ class EncoderFingerprint:
 
     @property
     def message_digest(self) -> str:
-        """The digest that messages and files carry: without `configuration_digest`, which releases that lack the field
-        could not verify."""
+        """The digest in messages and files. It leaves out `configuration_digest`.
+
+        Earlier releases compute the digest of the fields that they know, and refuse another one.
+        """
         return replace(self, configuration_digest="").digest
 
 

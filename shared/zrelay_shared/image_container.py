@@ -77,7 +77,7 @@ class ByteWindow:
 
 
 class ImagePart(NamedTuple):
-    """A chunk of a PNG or WebP, or a segment of a JPEG.
+    """The place of one part of an image file: a chunk of a PNG or WebP, or a segment of a JPEG.
 
     Attributes:
         kind: Chunk type, or the second byte of the marker.
@@ -363,9 +363,10 @@ def _jpeg_header(window: ByteWindow) -> ImageHeader:
 
 
 def _jpeg_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
-    """Keeps frame headers, tables and scans, and what decides the colour space: whether JFIF and Adobe are stated.
+    """Returns a JPEG with only what decides the pixels: frame headers, tables, scans, and JFIF and Adobe segments.
 
-    Decoders recognise a JFIF segment of at least 14 bytes and an Adobe segment of at least 12.
+    JFIF and Adobe segments decide the colour space. Decoders recognise a JFIF segment of at least 14 bytes and an Adobe
+    segment of at least 12.
     """
     view, jfif, adobe = memoryview(data), b"", b""
     tables: list[bytes | memoryview] = []

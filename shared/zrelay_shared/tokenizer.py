@@ -84,7 +84,7 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def identify_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> TokenizerIdentity:
-    """Returns the digests of a tokenizer that `load_tokenizer` has loaded."""
+    """Returns the digests of a tokenizer and of its chat template. `load_tokenizer` made the tokenizer."""
     return TokenizerIdentity(tokenizer_digest(tokenizer), template_digest(tokenizer, str(tokenizer.chat_template)))
 
 

@@ -49,8 +49,10 @@ class VisionFingerprint:
 
     @property
     def message_digest(self) -> str:
-        """The digest that messages and files carry: without `configuration_digest`, which releases that lack the field
-        could not verify."""
+        """The digest in messages and files. It leaves out `configuration_digest`.
+
+        Earlier releases compute the digest of the fields that they know, and refuse another one.
+        """
         return replace(self, configuration_digest="").digest
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.helpers.command_line import run_zrelay
 from zrelay_client import Settings, doctor
-from zrelay_client._transport import stub
 from zrelay_client.doctor import FAIL, Check, check_services
 from zrelay_client.testing import FakeServices
 from zrelay_shared import exits
@@ -36,10 +35,10 @@ def fake() -> Iterator[FakeServices]:
         yield services
 
 
-async def failure_at(endpoint: str) -> Check:
+async def failure_at(endpoint: str, *, connect_s: float = 10.0) -> Check:
     """Returns the one failed check of an encoder at an endpoint, whose message has no words of libraries."""
     settings = Settings(running={"encoder": endpoint})
-    (failed,) = [check async for check in check_services(settings) if check.state == FAIL]
+    (failed,) = [check async for check in check_services(settings, connect_s=connect_s) if check.state == FAIL]
     assert not [word for word in INTERNALS if word in failed.message], failed.message
     return failed
 
@@ -108,10 +107,9 @@ async def test_a_tunnel_without_a_far_end() -> None:
     assert "where this is an SSH tunnel, nothing listens at its other end" in failed.fix
 
 
-async def test_a_program_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stub.ServiceStub.serving, "__defaults__", (0.2,))
+async def test_a_program_that_is_silent() -> None:
     async with program(b"") as endpoint:
-        failed = await failure_at(endpoint)
+        failed = await failure_at(endpoint, connect_s=0.2)
     assert failed.message == "the port answers, no service does: no answer in time"
 
 

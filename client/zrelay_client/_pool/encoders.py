@@ -58,7 +58,10 @@ class EncoderService(ServiceStub):
         return encoder_info(self.endpoint, reply.message)
 
     async def encode(self, request: pb.EncodePromptsRequest, timeout: float) -> Parcel[pb.EncodePromptsResponse]:
-        """Encodes the prompts of a request in one call. Only its negative prompt, the last one, may be empty."""
+        """Encodes the prompts of a request in one call.
+
+        If the last prompt may be empty (`allow_empty`), it is the negative prompt, and refusals of it name that option.
+        """
         negative = bool(request.prompts) and request.prompts[-1].allow_empty
         with option_names(encode_names(len(request.prompts) - negative, negative=negative)):
             return await self.stub.call("EncodePrompts", request, pb.EncodePromptsResponse, timeout=timeout)

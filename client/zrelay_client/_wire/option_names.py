@@ -167,7 +167,11 @@ def encode_names(prompts: int, *, negative: bool) -> OptionNames:
 
 @contextlib.contextmanager
 def option_names(names: OptionNames) -> Iterator[None]:
-    """Raises the refusals of a service with the names of options. Raises ZrelayError."""
+    """Within this context, an error of a service names options of the library in place of fields of the contract.
+
+    Raises:
+        ZrelayError: The error of the service, with these names.
+    """
     try:
         yield
     except ZrelayError as error:

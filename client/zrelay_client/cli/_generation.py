@@ -88,7 +88,7 @@ def _check_flags(arguments: GenerateArguments, flags: Flags) -> None:
 
 
 def _source(arguments: GenerateArguments) -> str | Path:
-    """Returns the prompt, or the file of embeddings that takes its place."""
+    """Returns the text of the prompt, or the path of --prompt-embeds. Raises click.UsageError if neither is given."""
     if arguments.prompt_embeds is not None:
         if arguments.prompt is not None or arguments.negative_prompt is not None:
             raise click.UsageError("--prompt-embeds holds prompt and negative prompt: leave them out")

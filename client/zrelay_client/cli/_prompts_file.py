@@ -454,7 +454,7 @@ class _InputFiles:
         return self._digests[path]
 
     def embeds_digest(self, path: str | None) -> str | None:
-        """Returns the SHA-256 of a file of embeddings, None for none. Raises as `Embeds.load`."""
+        """Checks a file of embeddings and returns its SHA-256; None if `path` is None. Raises as `Embeds.load`."""
         if path is not None and path not in self._digests:
             Embeds.load(path)
         return self.digest(path)

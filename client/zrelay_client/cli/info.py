@@ -100,9 +100,10 @@ def _show_status(status: "ServiceStatus") -> None:
 
 
 def _values(statuses: "tuple[ServiceStatus, ...]") -> dict[str, Any]:
-    """Returns role -> its first service that answered, or the error of the first where none does.
+    """Returns what --json prints.
 
-    `endpoints` holds all services, where a role has several or one does not answer.
+    Each role has one entry: the information of its first service that answered, or an error if none did. If a role has
+    several services, or one did not answer, `endpoints` lists every service.
     """
     services: dict[str, Any] = {}
     for status in sorted(statuses, key=lambda status: status.info is None):

@@ -42,7 +42,7 @@ def budgets(options: StackOptions, device: PlannedDevice | None = None) -> dict[
 
 
 def settings_of(role: str, options: StackOptions) -> ServiceConfig:
-    """Returns the settings with which a service of the stack will start."""
+    """Returns the settings of a service as it will read them when `zrelay up` starts it."""
     flags: dict[str, Any] = {f"{role}.device": options.device, f"{role}.dtype": dtype_of(role, options)}
     flags[f"{role}.model"] = options.model
     if role == "vision":

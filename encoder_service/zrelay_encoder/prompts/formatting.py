@@ -152,7 +152,7 @@ class PromptFormatter:
         return [_formatted(own, [next(ids) for _ in own]) for own in texts]
 
     def identity(self) -> TokenizerIdentity:
-        """Computes the digests of the tokenizer and its template. It takes a second for Qwen3's vocabulary."""
+        """Computes the digests of the tokenizer and of its chat template, which takes about a second for Qwen3."""
         return identify_tokenizer(self._tokenizer)
 
     def _texts(self, prompt: PromptInput) -> list[str]:

@@ -28,7 +28,7 @@ class ExpectedEncoder:
             self._result.set_result(fingerprint)
 
     def close(self) -> None:
-        """Ends waiting: a fingerprint that is not set is never set."""
+        """Wakes everyone who waits. If the fingerprint is not set yet, it stays unknown."""
         if not self._result.done():
             self._result.set_result(None)
 

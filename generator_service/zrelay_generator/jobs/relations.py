@@ -25,7 +25,7 @@ class EncoderRelations:
     """
 
     def __init__(self, store: JobStore, load: LoadSpec, is_related: IsRelated, relate: Relate) -> None:
-        """Creates an empty collection.
+        """Creates a collection without jobs.
 
         Args:
             store: Where the completed messages are written.

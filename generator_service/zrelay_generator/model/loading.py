@@ -137,9 +137,10 @@ def load_component(
 
 
 def _arguments(kind: Any, component: ComponentFolder) -> dict[str, Any]:
-    """Returns every argument of a diffusers model, so that none comes from config.json unread.
+    """Returns a value for every constructor parameter of a diffusers model.
 
-    Parameters that no table lists (a newer diffusers may have some) have the defaults of the class.
+    They are the normalised values of config.json. A parameter that `configuration.TABLES` does not list, as a newer
+    diffusers may add, has the default of the class, whatever config.json says.
     """
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return {each.name: each.default for each in parameters} | read_component(component).arguments()

@@ -90,7 +90,7 @@ def finish_job(db: sqlite3.Connection, record: JobRecord) -> None:
 
 
 def update_accepted(db: sqlite3.Connection, arrival: int, accepted: bytes) -> None:
-    """Replaces the serialized JobAccepted of a job."""
+    """Replaces the stored JobAccepted message of a job."""
     db.execute("UPDATE jobs SET accepted = ? WHERE arrival = ?", (accepted, arrival))
 
 

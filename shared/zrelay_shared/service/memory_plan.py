@@ -40,7 +40,7 @@ _TOKEN_PIXELS = 16 * 16
 
 @dataclass(frozen=True, slots=True)
 class PlannedDevice:
-    """What a plan needs to know of a device.
+    """The properties of a device that decide a memory plan.
 
     Attributes:
         kind: cuda, mps or cpu.
@@ -141,7 +141,7 @@ class MemoryOption:
 
     @property
     def least_total_bytes(self) -> int:
-        """All that it needs for the smallest work."""
+        """Bytes of weights, process and the smallest work that the service must be able to do."""
         return self.weights_bytes + self.least_bytes + OVERHEAD_BYTES
 
 
@@ -227,7 +227,7 @@ def plan(needs: ServiceNeeds, device: PlannedDevice, *, check: bool = True) -> M
             metadata={"expected": "BF16", "got": ",".join(needs.model.stored)},
         )
     considered = [needs.dtype] if needs.dtype != "auto" else _by_speed(needs.model, device)
-    options = {dtype: _option(needs, dtype) for dtype in dict.fromkeys([*considered, *_possible(needs)])}
+    options = {dtype: _option(needs, dtype) for dtype in dict.fromkeys([*considered, *_possible(needs.model)])}
     usable = _usable(needs, device)
     known = check and (device.total_bytes > 0 or needs.budget_bytes is not None)
     first = options[considered[0]]
@@ -449,14 +449,15 @@ def _counted(
 
 
 def _by_speed(model: Weights, device: PlannedDevice) -> list[str]:
-    """Returns the dtypes that auto may choose, the fastest first."""
+    """Returns the dtypes among which `--dtype auto` chooses, the fastest first."""
     if device.bfloat16 and not (device.kind == "cpu" and model.first == "F32"):
         return ["bfloat16"]
+    return _possible(model)
+
+
+def _possible(model: Weights) -> list[str]:
+    """Returns the dtypes in which a model can be loaded, the fastest first on a device without bfloat16 units."""
     return ["float32", *([BFLOAT16_WEIGHTS] if _keeps_bfloat16(model) else []), "bfloat16"]
-
-
-def _possible(needs: ServiceNeeds) -> list[str]:
-    return ["float32", *([BFLOAT16_WEIGHTS] if _keeps_bfloat16(needs.model) else []), "bfloat16"]
 
 
 def _keeps_bfloat16(model: Weights) -> bool:

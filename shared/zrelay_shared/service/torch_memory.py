@@ -34,10 +34,10 @@ def plan_memory(config: ServiceConfig, device: torch.device) -> MemoryPlan:
 
 
 def compute_dtype(name: str) -> torch.dtype:
-    """Returns the dtype of the computation for a dtype of the settings other than auto."""
+    """Returns the dtype of the computation for a value of --dtype, which must not be auto."""
     return torch.float32 if name == BFLOAT16_WEIGHTS else _DTYPES[name]
 
 
 def stored_dtype(name: str) -> torch.dtype:
-    """Returns the dtype in which the weights stay in memory for a dtype of the settings other than auto."""
+    """Returns the dtype of the weights in memory for a value of --dtype, which must not be auto."""
     return torch.bfloat16 if name == BFLOAT16_WEIGHTS else _DTYPES[name]
