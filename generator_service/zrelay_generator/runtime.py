@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from zrelay_generator.api.contents import Uploads
 from zrelay_generator.api.replies import accepted_bytes, is_related, related_bytes
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.api.servicer import ServedModel
+from zrelay_generator.cost.cache import CostCache
 from zrelay_generator.engine.calibrate import calibrate, warm_up_side
 from zrelay_generator.engine.device import DeviceThread
 from zrelay_generator.engine.engine import StepEngine
@@ -29,7 +31,7 @@ from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.jobs.events import JobEvent
 from zrelay_generator.jobs.image_writer import ImageWriter
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Intervals, JobManager
-from zrelay_generator.model.identity import hash_encoder, identify_loaded
+from zrelay_generator.model.identity import Identity, hash_encoder, identify_loaded
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.protocol import JobStore
@@ -161,18 +163,22 @@ async def _start(
     dtype = compute_dtype(plan.dtype)
     estimator = JobEstimator()
     scheduler = make_scheduler(estimator)
-    loaded: list[LoadedModel] = []
+    loaded: list[tuple[LoadedModel, Identity]] = []
     router = _EventRouter(loop)
     threads = serving_threads(config.threads) if device.type == "cpu" else config.threads
     thread = DeviceThread(threads, router.device_ended)
 
     def load() -> StepEngine:
-        loaded.append(load_from(config.model, device, dtype, stored_dtype(plan.dtype)))
-        side = warm_up_side(device.type, config.min_side, loaded[0].defaults.width)
-        calibrate(loaded[0], estimator.cost, side)
+        model = load_from(config.model, device, dtype, stored_dtype(plan.dtype))
+        identity = identify_loaded(config.model, model_id(config.model), cache_dir(), model.weights_digests)
+        loaded.append((model, identity))
+        side = warm_up_side(device.type, config.min_side, model.defaults.width)
+        calibrate(
+            model, estimator.cost, side, _cost_cache(identity, plan.dtype, side) if device.type == "cpu" else None
+        )
         selector = scheduler.selector
         return StepEngine(
-            loaded[0],
+            model,
             plan.tick_tokens,
             estimator,
             selector.select,
@@ -183,11 +189,10 @@ async def _start(
 
     try:
         await asyncio.wrap_future(thread.start(load))
-        digests = loaded[0].weights_digests
-        identity = await asyncio.to_thread(identify_loaded, config.model, model_id(config.model), cache_dir(), digests)
     except BaseException:
         thread.stop()
         raise
+    model, identity = loaded[0]
     found = report_device(device)
     loaded_identity = LoadedIdentity(
         identity.model_id,
@@ -197,7 +202,7 @@ async def _start(
         found.kind,
         dtype_name(dtype),
     )
-    accepts = acceptance(config, loaded[0].limits, loaded[0].defaults, identity)
+    accepts = acceptance(config, model.limits, model.defaults, identity)
     # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a
     # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
@@ -240,6 +245,12 @@ async def _start(
         runtime.hashing = EncoderHashing(identity.encoder, identity.pending, hash_weights, runtime.set_encoder)
     runtime.heartbeats = asyncio.create_task(_heartbeats(runtime, lambda: report_device(device), intervals))
     return runtime
+
+
+def _cost_cache(identity: Identity, dtype: str, side: int) -> CostCache:
+    """Returns the cache of what a CPU's measurements depend on. Called in the thread that computes."""
+    machine = (platform.node(), report(torch.device("cpu")).name, str(torch.get_num_threads()), torch.__version__)
+    return CostCache(cache_dir(), (identity.image_digest, dtype, str(side), *machine))
 
 
 class EncoderHashing:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zrelay_shared.errors import FailedPrecondition
+from zrelay_shared.errors import FailedPrecondition, OutOfMemory
 from zrelay_shared.host_memory import host_memory
 
 _HARMLESS = (
@@ -82,6 +82,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     known = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(words in text for words in known)
+
+
+def weights_do_not_fit(what: str, device: torch.device, dtype: torch.dtype) -> OutOfMemory:
+    """Returns the error for weights that do not fit into the device's memory.
+
+    Args:
+        what: The weights, for example `text_encoder/`.
+        device: The device.
+        dtype: The dtype of the weights in memory.
+    """
+    found = report(device)
+    remedies = ["use --dtype bfloat16, which needs half"] if dtype.itemsize > torch.bfloat16.itemsize else []
+    remedies += ["end other programs that use its memory"]
+    remedies += ["use --device cpu"] if device.type != "cpu" else ["use a machine with more memory"]
+    return OutOfMemory(
+        f"{what} needs more memory in {dtype_name(dtype)} than {device.type} has: {found.memory_free_bytes >> 20} of "
+        f"{found.memory_total_bytes >> 20} MiB are free; {', or '.join(remedies)}",
+        metadata={"free_bytes": found.memory_free_bytes},
+    )
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """The cost model: what it learns from measurements, and what it says of jobs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zrelay_generator.cost.cache import CostCache
 from zrelay_generator.cost.fit import DurationFit
 from zrelay_generator.cost.model import CostModel, MemoryModel, Size
 from zrelay_generator.engine.calibrate import calibrate, memory_model
@@ -139,6 +141,51 @@ def test_a_slow_device_is_measured_by_its_first_image_alone(demo: Path, load: Lo
     calibrate(model, cost, 64, budget_s=0.0)
     assert forwards == [1]
     assert cost.measured and cost.forward_s(Size(96, 0)) > 0.0 and cost.snapshot().decode_s_per_pixel > 0.0
+
+
+def test_the_times_of_a_slow_cpu_are_kept_for_the_next_start(demo: Path, load: Load, tmp_path: Path) -> None:
+    model, first, again, other = load(demo), CostModel(), CostModel(), CostModel()
+    cache = CostCache(tmp_path / "cache", ("model", "bfloat16"))
+    calibrate(model, first, 64, cache, budget_s=0.0, kept_from_s=math.inf)
+    assert not list(tmp_path.iterdir())  # it was fast enough
+    calibrate(model, first, 64, cache, budget_s=0.0, kept_from_s=0.0, own_share=0.0)
+    calibrate(model, again, 64, cache)
+    assert again.snapshot() == first.snapshot() and again.forward_s(Size(96, 0)) == first.forward_s(Size(96, 0)) > 0.0
+    calibrate(model, other, 64, CostCache(tmp_path / "cache", ("model", "float32")), budget_s=0.0)
+    assert other.snapshot() != first.snapshot()
+
+
+def test_times_that_other_programs_made_long_are_not_kept(demo: Path, load: Load, tmp_path: Path) -> None:
+    cache = CostCache(tmp_path, ("model",))
+    calibrate(load(demo), CostModel(), 64, cache, budget_s=0.0, kept_from_s=0.0, own_share=math.inf)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '{"version": 1, "forwards": [[96, 9216, 0.5]], "decodes": []}',
+        '{"version": 1, "forwards": [[96, 9216, -0.5]], "decodes": [[4096, 0.1]]}',
+        '{"version": 1, "forwards": [[96, 9216, NaN]], "decodes": [[4096, 0.1]]}',
+        '{"version": 1, "forwards": [[96, 9216, 1e300]], "decodes": [[4096, 0.1]]}',
+        '{"version": 1, "forwards": [[96, true]], "decodes": [[4096, 0.1]]}',
+        '{"version": 2, "forwards": [[96, 9216, 0.5]], "decodes": [[4096, 0.1]]}',
+    ],
+)
+def test_a_damaged_file_of_times_counts_as_none(content: str, tmp_path: Path) -> None:
+    cost, cache = CostModel(), CostCache(tmp_path, ("model",))
+    cost.observe_forward(Size(96, 9216), 0.5)
+    cost.observe_decode(4096, 0.1)
+    cache.keep(cost)
+    assert cache.restore(CostModel())
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(content)
+    restored = CostModel()
+    assert not cache.restore(restored) and not restored.measured
 
 
 def test_what_goes_into_the_vae_counts_until_the_job_has_begun(demo: Path, load: Load, spec: MakeSpec) -> None:

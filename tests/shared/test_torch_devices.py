@@ -1,10 +1,12 @@
 """Which device and dtype, and why."""
 
+import re
+
 import pytest
 import torch
 
 from zrelay_shared.errors import FailedPrecondition
-from zrelay_shared.torch_devices import dtype_name, pick_device, report
+from zrelay_shared.torch_devices import dtype_name, pick_device, report, weights_do_not_fit
 
 CPU = torch.device("cpu")
 
@@ -31,3 +33,16 @@ def test_what_torch_holds_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     found = report(torch.device("cuda"))
     assert (found.memory_free_bytes, found.memory_total_bytes) == (11, 24)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "remedies"),
+    [
+        ("cpu", torch.float32, "use --dtype bfloat16, which needs half, or end other programs .*, or use a machine"),
+        ("cpu", torch.bfloat16, "end other programs that use its memory, or use a machine with more memory$"),
+    ],
+)
+def test_weights_that_do_not_fit_name_only_remedies_that_help(device: str, dtype: torch.dtype, remedies: str) -> None:
+    error = weights_do_not_fit("transformer/", torch.device(device), dtype)
+    assert re.search(f"^transformer/ needs more memory in {dtype_name(dtype)} than cpu has: .*; {remedies}", str(error))
+    assert ("bfloat16" in error.message.partition(";")[2]) == (dtype is torch.float32)

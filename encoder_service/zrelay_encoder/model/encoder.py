@@ -93,9 +93,7 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: To
     except (RuntimeError, MemoryError) as error:
         if not torch_devices.is_out_of_memory(error):
             raise
-        raise OutOfMemory(
-            f"text_encoder/ needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
-        ) from error
+        raise torch_devices.weights_do_not_fit("text_encoder/", device, stored_dtype(chosen)) from error
     log.info("loaded %d of %d blocks, for hidden layer %d", model.plan.blocks, model.total_blocks, config.hidden_layer)
     fingerprint = _fingerprint(
         folder,

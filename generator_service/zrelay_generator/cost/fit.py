@@ -67,6 +67,11 @@ class DurationFit:
         coefficients = self.coefficients
         return 0.0 if coefficients is None else sum(map(float.__mul__, coefficients, map(float, terms)))
 
+    @property
+    def averages(self) -> tuple[tuple[tuple[float, ...], float], ...]:
+        """The average of each size: its terms and seconds, the least recently measured first."""
+        return tuple(self._averages.values())
+
     def reset(self) -> None:
         """Forgets every measurement."""
         self.coefficients, self._count = None, 0

@@ -57,6 +57,19 @@ class CostSnapshot:
     bytes_per_pixel: int
 
 
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What a cost model has measured, one row for each size.
+
+    Attributes:
+        forwards: Tokens, squares (see `Size`) and seconds of forwards.
+        decodes: Pixels and seconds of decodes.
+    """
+
+    forwards: tuple[tuple[float, ...], ...]
+    decodes: tuple[tuple[float, ...], ...]
+
+
 @dataclass(slots=True)
 class CostModel:
     """Estimates the duration of forwards and decodes.
@@ -81,6 +94,19 @@ class CostModel:
     def observe_decode(self, pixels: int, seconds: float) -> None:
         """Adds the measured duration of the decode of an image of `pixels` pixels."""
         self._decode.observe(_decode_terms(pixels), seconds)
+
+    def measurements(self) -> Measurements:
+        """Returns the measurements, averaged for each size, for `add` of another cost model."""
+        forwards = tuple((tokens, squares, seconds) for (_, tokens, squares), seconds in self._forward.averages)
+        decodes = tuple((pixels, seconds) for (_, pixels, _), seconds in self._decode.averages)
+        return Measurements(forwards, decodes)
+
+    def add(self, measurements: Measurements) -> None:
+        """Adds measurements that another cost model has made."""
+        for tokens, squares, seconds in measurements.forwards:
+            self.observe_forward(Size(tokens, squares), seconds)
+        for pixels, seconds in measurements.decodes:
+            self._decode.observe((1.0, pixels, pixels**2), seconds)
 
     def reset(self) -> None:
         """Forgets every measurement."""

@@ -1,11 +1,13 @@
 """Measures the device at start: generates a small image, then times forwards and decodes of a few sizes."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
+from zrelay_generator.cost.cache import CostCache
 from zrelay_generator.cost.model import CostModel, MemoryModel
 from zrelay_generator.engine.engine import StepEngine, run_to_end
 from zrelay_generator.engine.estimates import JobEstimator
@@ -20,14 +22,20 @@ from zrelay_generator.model.transformer import Segment
 from zrelay_generator.model.weights import TransformerWeights
 from zrelay_shared.service.memory_plan import transformer_bytes_per_token
 
+log = logging.getLogger(__name__)
 _BUDGET_S = 10.0
 """Measuring ends after this; the work that is served refines the estimates."""
+_KEPT_FROM_S = 4.0
+"""A small image that takes longer is generated at the first start alone; later starts use its times."""
 _ROUNDS = 3
 _SIDE = 512
 _BATCHES = (1, 4)
 """Segments of the smallest size in one forward: measures what packing saves."""
 _GROWTH = (2, 4)
 """Sides of single images as multiples of the smallest: measures what tokens and attention cost."""
+
+_OWN_SHARE = 0.7
+"""Processor time over elapsed time from which on a CPU counts as this process's own."""
 
 
 def warm_up_side(device: str, min_side: int, default_width: int) -> int:
@@ -39,17 +47,29 @@ def warm_up_side(device: str, min_side: int, default_width: int) -> int:
     return min_side if device == "cpu" else max(min_side, min(_SIDE, default_width))
 
 
-def calibrate(model: LoadedModel, cost: CostModel, side: int, budget_s: float = _BUDGET_S) -> None:
+def calibrate(
+    model: LoadedModel,
+    cost: CostModel,
+    side: int,
+    cache: CostCache | None = None,
+    budget_s: float = _BUDGET_S,
+    kept_from_s: float = _KEPT_FROM_S,
+    own_share: float = _OWN_SHARE,
+) -> None:
     """Fills a cost model with measurements.
 
     Where the small image alone takes longer than the budget, its times are the measurements: on a slow machine, each
-    further forward would delay the start by many seconds.
+    further forward would delay the start by many seconds. Where it takes longer than `kept_from_s`, the measurements go
+    into the cache, and later starts measure nothing.
 
     Args:
         model: The loaded model.
         cost: The cost model; earlier measurements are dropped.
         side: Side of the smallest image in pixels; multiples of it are measured too.
+        cache: Measurements of earlier starts on a CPU; None measures always, as a GPU needs to warm up its kernels.
         budget_s: Seconds after which nothing more is measured.
+        kept_from_s: Seconds of the small image from which on the measurements are kept.
+        own_share: Processor time over elapsed time below which they are not kept.
 
     Raises:
         ZrelayError: The model cannot generate a small image; it must not be served.
@@ -58,11 +78,23 @@ def calibrate(model: LoadedModel, cost: CostModel, side: int, budget_s: float = 
     side = -(-side // multiple) * multiple
     cost.memory = memory_model(model)
     cost.reset()
-    device, deadline = model.transformer.weights.device, time.monotonic() + budget_s
-    _generate(model, side, cost)
-    if time.monotonic() > deadline:
+    if cache is not None and cache.restore(cost):
+        log.info("the estimates of times are those of an earlier start")
         return
-    cost.reset()
+    started, used = time.monotonic(), time.process_time()
+    _generate(model, side, cost)
+    image_s, used_s = time.monotonic() - started, time.process_time() - used
+    if image_s <= budget_s:
+        cost.reset()
+        _measure_sizes(model, side, cost, started + budget_s)
+    # Times that were long because other processes used the CPU would refuse jobs for lack of time at every later start.
+    if cache is not None and image_s > kept_from_s and used_s >= own_share * image_s:
+        cache.keep(cost)
+
+
+def _measure_sizes(model: LoadedModel, side: int, cost: CostModel, deadline: float) -> None:
+    """Times forwards and decodes of a few sizes until the deadline."""
+    device = model.transformer.weights.device
     shapes = [(side, count) for count in _BATCHES]
     shapes += [(side * times, 1) for times in _GROWTH if side * times <= min(model.limits.max_side, 2048)]
     with torch.inference_mode():

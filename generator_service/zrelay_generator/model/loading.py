@@ -21,8 +21,8 @@ from zrelay_shared.checkpoints import (
     text_limit,
 )
 from zrelay_shared.configuration import read_component
-from zrelay_shared.errors import CheckpointError, OutOfMemory, listed
-from zrelay_shared.torch_devices import is_out_of_memory
+from zrelay_shared.errors import CheckpointError, listed
+from zrelay_shared.torch_devices import is_out_of_memory, weights_do_not_fit
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles
 
@@ -129,7 +129,7 @@ def load_component(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"{name}/ needs more memory than {device.type} has; use another --device") from error
+        raise weights_do_not_fit(f"{name}/", device, dtype) from error
     tensors = (*model.named_parameters(), *model.named_buffers())
     if unfilled := [each for each, tensor in tensors if tensor.is_meta]:
         raise _unusable(name, f"no file holds {listed(unfilled)}")

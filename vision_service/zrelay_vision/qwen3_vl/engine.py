@@ -134,9 +134,7 @@ class Qwen3VLEngine:
         except (RuntimeError, MemoryError) as error:
             if not torch_devices.is_out_of_memory(error):
                 raise
-            raise OutOfMemory(
-                f"--qwen3-vl needs more memory than {device.type} has; use another --device, or --dtype bfloat16"
-            ) from error
+            raise torch_devices.weights_do_not_fit("the model of --qwen3-vl", device, dtype) from error
         log.info("qwen3_vl: %d of %d blocks, for layer %d", model.plan.blocks, model.total_blocks, self.hidden_layer)
         tokenizer = identify_tokenizer(components.tokenizer)
         fingerprint = VisionFingerprint(

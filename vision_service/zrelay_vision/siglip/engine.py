@@ -85,8 +85,7 @@ class SiglipEngine:
         self._vision_tower = _within_memory(
             device,
             lambda: siglip_model.load_vision_tower(folder, weights, components.vision_config, device, dtype),
-            need="the weights of --siglip",
-            remedy="use another --device, or --dtype bfloat16",
+            lambda: torch_devices.weights_do_not_fit("the vision tower of --siglip", device, dtype),
         )
         self._components, self._weights, self._device = components, weights, device
         self.fingerprint = VisionFingerprint(
@@ -173,8 +172,7 @@ class SiglipEngine:
             self._text_tower = _within_memory(
                 self._device,
                 lambda: siglip_model.load_text_tower(self._folder, weights, self._device, self._dtype),
-                need="the text tower of --siglip",
-                remedy="use another --device, or --dtype bfloat16",
+                lambda: torch_devices.weights_do_not_fit("the text tower of --siglip", self._device, self._dtype),
             )
         return self._text_tower
 
@@ -186,8 +184,10 @@ class SiglipEngine:
         features = _within_memory(
             self._device,
             lambda: siglip_model.encode_texts(tower, ids, self._device),
-            need=f"{len(texts)} texts in one forward pass",
-            remedy="send fewer texts per call",
+            lambda: OutOfMemory(
+                f"{len(texts)} texts in one forward pass need more memory than {self._device.type} has; send fewer "
+                "texts per call"
+            ),
         ).cpu()
         self._text_features.put(texts, features, features.nbytes)
         return features
@@ -210,7 +210,7 @@ class SiglipEngine:
         moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         with torch.inference_mode():
             output = _within_memory(
-                self._device, lambda: self._vision_tower(**moved), need="one image", remedy="use another --device"
+                self._device, lambda: self._vision_tower(**moved), lambda: _image_does_not_fit(self._device)
             )
         return output, shape
 
@@ -241,8 +241,18 @@ def _stop_if(cancelled: Callable[[], bool]) -> None:
         raise Cancelled("the caller cancelled the call")
 
 
-def _within_memory(device: torch.device, work: Callable[[], T], *, need: str, remedy: str) -> T:
-    """Runs `work`. Raises OutOfMemory, after its tensors are freed, if the device has not enough memory."""
+def _image_does_not_fit(device: torch.device) -> OutOfMemory:
+    found = torch_devices.report(device)
+    other = "" if device.type == "cpu" else ", or start the service with --device cpu"
+    return OutOfMemory(
+        f"one image needs more memory than {device.type} has ({found.memory_free_bytes >> 20} of "
+        f"{found.memory_total_bytes >> 20} MiB are free); end other programs that use its memory{other}",
+        metadata={"free_bytes": found.memory_free_bytes},
+    )
+
+
+def _within_memory(device: torch.device, work: Callable[[], T], refusal: Callable[[], OutOfMemory]) -> T:
+    """Runs `work`. Raises `refusal`, made after its tensors are freed, if the device has not enough memory."""
     try:
         with torch.inference_mode():
             return work()
@@ -251,4 +261,4 @@ def _within_memory(device: torch.device, work: Callable[[], T], *, need: str, re
             raise
     # Outside of the handler: while an exception is handled, its frames keep the tensors of the failed attempt.
     torch_devices.release_cached_memory(device)
-    raise OutOfMemory(f"{need} needs more memory than {device.type} has; {remedy}")
+    raise refusal()
