@@ -93,7 +93,7 @@ def write(folder: Path, scale: Scale, tokenizer: Path | None, say: Say) -> Path:
         say: Receives lines of progress.
 
     Raises:
-        SystemExit: The disk has too little space.
+        SystemExit: The disk has too little space, or `tokenizer` is no folder of a tokenizer.
     """
     if (folder / "model_index.json").exists():
         say(f"{folder} is complete: not written again")
@@ -108,6 +108,7 @@ def write(folder: Path, scale: Scale, tokenizer: Path | None, say: Say) -> Path:
     free = shutil.disk_usage(folder).free
     if needed * 1.02 > free:
         raise SystemExit(f"the checkpoint takes {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB of space")
+    _copy_tokenizer(tokenizer, folder / "tokenizer", say)  # first: a wrong folder is named before minutes of writing
     pool = _pool()
     for name, module in modules.items():
         inside = folder / name
@@ -117,7 +118,6 @@ def write(folder: Path, scale: Scale, tokenizer: Path | None, say: Say) -> Path:
         _write_config(inside, module)
         say(f"{name}: {count} tensors, {_bytes_of(module) / 1e9:.2f} GB")
     shutil.copytree(CHECKPOINT / "scheduler", folder / "scheduler", dirs_exist_ok=True)
-    _copy_tokenizer(tokenizer, folder / "tokenizer", say)
     settings = {"width": scale.side, "height": scale.side, "num_inference_steps": 8, "guidance_scale": 0.0}
     (folder / "zrelay.json").write_text(json.dumps(settings))
     shutil.copy(CHECKPOINT / "model_index.json", folder)  # last: the folder is complete where it is there
@@ -222,9 +222,11 @@ def _copy_tokenizer(source: Path | None, target: Path, say: Say) -> None:
                 return
         source = CHECKPOINT / "tokenizer"
         say("tokenizer: the demo's, because Qwen3's could not be fetched")
-    for file in source.iterdir():
-        if file.is_file() and file.suffix in (".json", ".txt", ".jinja"):
-            shutil.copy(file, target)
+    files = [file for file in source.iterdir() if file.suffix in (".json", ".txt", ".jinja")] if source.is_dir() else []
+    if not files:
+        raise SystemExit(f"--tokenizer: expected a folder with the files of a tokenizer, got {source}")
+    for file in files:
+        shutil.copy(file, target)
 
 
 def _fetch_tokenizer(work: Path, target: Path) -> bool:
