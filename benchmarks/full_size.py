@@ -163,7 +163,7 @@ class Measurement:
         pipeline = open_pipeline(model)
         self._files = [file for part in PARTS[role] for file in pipeline.component(part).weights]
         kind = EncoderConfig if role == "encoder" else GeneratorConfig
-        self._plan = plan(needs_of(kind(model=model, device=device, dtype=dtype)), local_device(device))
+        self._plan = plan(needs_of(kind(model=model, device=device, dtype=dtype)), local_device(device, os.environ))
 
     def run(self, embeds: Embeds | None) -> tuple[dict[str, Any], Embeds | None]:
         """Measures the service.

@@ -57,8 +57,9 @@ def _other_side(picture: tuple[int, int], given: tuple[int | None, int | None], 
 def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limits) -> tuple[int, int]:
     """Returns the size in pixels of an image that starts from a picture, if the caller chooses none.
 
-    It has the picture's shape and is no larger than the default area. A side that would be outside the limits is moved
-    to the limit, then the shape changes only where the picture is too narrow for both limits.
+    It has the picture's shape, rounded to the multiple, and is no larger than the default area. A side that would be
+    outside the limits is moved to the limit: the image of a narrow picture is larger than the default area if its short
+    side would be too short, and the shape changes only where the picture is too narrow for both limits.
 
     Args:
         picture: Upright width and height of the picture.
@@ -75,9 +76,21 @@ def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limit
     scale = min(1.0, math.sqrt(area / (picture[0] * picture[1])))
     scale = min(max(scale, least / min(picture)), most / max(picture))
     width, height = (min(max(round(side * scale / multiple) * multiple, least), most) for side in picture)
+    if scale < 1.0 and width * height > area:
+        width, height = _rounded_down(picture, scale, multiple, least, area) or (width, height)
     while width * height > limits.max_pixels and max(width, height) > least:  # rounding, or a short side at its limit
         width, height = (width - multiple, height) if width >= height else (width, height - multiple)
     return width, height
+
+
+def _rounded_down(
+    picture: tuple[int, int], scale: float, multiple: int, least: int, area: int
+) -> tuple[int, int] | None:
+    """Returns the multiples around the scaled sides that keep the shape best within an area; None if none does."""
+    around = [[math.floor(side * scale / multiple) * multiple + more for more in (0, multiple)] for side in picture]
+    fitting = [(w, h) for w in around[0] for h in around[1] if min(w, h) >= least and w * h <= area]
+    shape = picture[0] / picture[1]
+    return min(fitting, key=lambda size: (abs(math.log(size[0] / size[1] / shape)), -size[0] * size[1]), default=None)
 
 
 def _range(limits: Limits) -> tuple[int, int]:

@@ -44,7 +44,7 @@ from zrelay_shared.paths import cache_dir
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.torch_memory import compute_dtype, plan_memory, stored_dtype
 from zrelay_shared.service.worker import lower_thread_priority, serving_threads
-from zrelay_shared.torch_devices import DeviceReport, dtype_name, pick_device, report
+from zrelay_shared.torch_devices import DeviceReport, pick_device, report
 from zrelay_shared.weight_files import WeightFiles
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ async def _start(
         identity.vae_digest,
         identity.configuration_digest,
         found.kind,
-        dtype_name(dtype),
+        plan.dtype,
     )
     accepts = acceptance(config, model.limits, model.defaults, identity)
     # Other processes may take the memory of a host, and the kernel kills a process that takes more than is left; a

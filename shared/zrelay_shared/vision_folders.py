@@ -28,7 +28,7 @@ def engines_in(model: Path) -> tuple[Path | None, Path | None]:
         model,
         "",
         "holds no engine: neither qwen3_vl/ nor siglip/, nor is it such a checkpoint itself",
-        "give a Qwen3-VL folder with --qwen3-vl or a SigLIP2 folder with --siglip, or a folder of both with --model",
+        "name a Qwen3-VL folder, a SigLIP2 folder, or a folder that holds them as qwen3_vl/ and siglip/",
     )
 
 

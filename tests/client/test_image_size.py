@@ -63,6 +63,7 @@ def test_what_has_no_size_is_refused(tmp_path: Path) -> None:
         ((500, 300), (496, 304)),
         ((4000, 3000), (1184, 880)),
         ((3000, 4000), (880, 1184)),
+        ((5000, 3000), (1312, 784)),  # rounding both sides up would exceed the area
         ((100, 20), (320, 64)),  # the short side is moved to the limit, with the same shape
         ((10_000, 100), (2048, 64)),  # too narrow for both limits
         ((1, 1), (64, 64)),
@@ -87,3 +88,6 @@ def test_a_size_is_within_the_limits(
     width, height = start_size(picture, default, limits)
     assert width % multiple == height % multiple == 0
     assert least <= min(width, height) and max(width, height) <= most and width * height <= max_pixels
+    lowest = -(-least // multiple) * multiple
+    if min(width, height) > lowest + multiple:
+        assert width * height <= max(default[0] * default[1], (picture[0] + multiple) * (picture[1] + multiple))

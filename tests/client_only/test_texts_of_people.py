@@ -104,6 +104,7 @@ def test_a_corpus_may_have_a_mark_and_line_ends_of_windows(tmp_path: Path) -> No
         ("--count", "٣"),
         ("--count", "2", "--in-flight", "²"),
         ("--seed", "٣"),
+        ("--seed", "1_000"),
         ("--width", "١٢٨"),
         ("--guidance-scale", "١"),
         ("--generator", "127.0.0.1:750²"),

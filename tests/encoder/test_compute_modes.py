@@ -1,5 +1,6 @@
 """Weights in bfloat16 and computation in float32 make the embeddings of float32 weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ def test_equals_float32(hidden_layer: int) -> None:
         assert largest_token_difference(ours, theirs) < 1e-5
 
 
-def test_the_fingerprint_is_that_of_float32() -> None:
-    """The values of the weights and of the computation are the same, so embeddings can stand in for each other."""
+def test_the_embeddings_are_equivalent_to_those_of_float32() -> None:
+    """The values of the weights and of the computation are the same; only the order of sums in a product may differ."""
     whole, kept = (load(CHECKPOINT, dtype=dtype).encoder.fingerprint for dtype in ("float32", "bfloat16-weights"))
-    assert whole == kept and fingerprint.compare(whole, kept).relation == fingerprint.EXACT
+    assert replace(kept, compute_dtype="float32") == whole
+    relation = fingerprint.compare(whole, kept)
+    assert relation.relation == fingerprint.EQUIVALENT and "bfloat16-weights" in relation.differences[0]
 
 
 def test_layers_and_embeddings_stay_in_bfloat16() -> None:

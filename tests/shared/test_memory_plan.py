@@ -129,8 +129,30 @@ def test_gpus() -> None:
 
 
 def test_a_budget_counts_although_others_have_begun_to_load() -> None:
-    made = plan(replace(GENERATOR, budget_bytes=20 * GIB), cpu(2))
+    busy = PlannedDevice("cpu", False, 24 * GIB, 2 * GIB)
+    made = plan(replace(GENERATOR, budget_bytes=20 * GIB), busy)
     assert made.dtype == "bfloat16-weights" and made.usable_bytes == 20 * GIB
+
+
+def test_a_budget_larger_than_the_device_is_cut() -> None:
+    """`zrelay up` may have planned with a GPU that the service's torch cannot use."""
+    made = plan(replace(GENERATOR, budget_bytes=76 * GIB), PlannedDevice("cpu", False, 24 * GIB, 20 * GIB))
+    assert made.dtype == "bfloat16-weights" and made.usable_bytes < 24 * GIB
+
+
+def test_remedies_are_those_that_help() -> None:
+    encoder = replace(ENCODER, dtype="bfloat16", remedy="lower --batch-tokens")
+
+    def remedies(needs: ServiceNeeds, device: PlannedDevice) -> str:
+        return refused(lambda: plan(needs, device), OutOfMemory).message.partition("; ")[2]
+
+    assert "--batch-tokens" not in remedies(encoder, cpu(6)), "the weights alone do not fit"
+    assert "--batch-tokens" in remedies(encoder, cpu(8.1)) and "end other programs" in remedies(encoder, cpu(8.1))
+    assert "raise --memory-budget-mib" in remedies(replace(encoder, budget_bytes=6 * GIB), cpu(64))
+    assert "end other programs" in remedies(replace(encoder, budget_bytes=60 * GIB), cpu(6))
+    assert "(ulimit -v" in remedies(encoder, replace(cpu(6), limited_by="RLIMIT_AS"))
+    assert "container's memory limit" in remedies(encoder, replace(cpu(6), limited_by="control group"))
+    assert "use --dtype" not in remedies(replace(encoder, dtype="float32"), cpu(6))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +177,10 @@ def test_services_share_one_machine(gib: float, encoder: str, generator: str) ->
 
 def test_services_that_do_not_fit_together() -> None:
     error = refused(lambda: plan_together([ENCODER, GENERATOR], cpu(14)), OutOfMemory, reason="MEMORY_PLAN")
-    assert "encoder 8.5, generator 12.2" in error.message
+    assert "encoder 8.5, generator 12.2" in error.message and "smallest data types" in error.message
+    fixed = [replace(ENCODER, dtype="float32"), GENERATOR]
+    error = refused(lambda: plan_together(fixed, cpu(20)), OutOfMemory, reason="MEMORY_PLAN")
+    assert "with the requested data types" in error.message and "use --dtype auto" in error.message
 
 
 def test_only_the_blocks_of_the_layer_count() -> None:

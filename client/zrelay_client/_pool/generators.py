@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
 
 from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1.content_pb2 import ContentRef
@@ -17,7 +19,7 @@ from zrelay_client._wire.contents import Content
 from zrelay_client._wire.option_names import GENERATE, option_names
 from zrelay_client._wire.replies import generator_info, job_of
 from zrelay_client._wire.requests import list_request
-from zrelay_client.events import Job, JobPage
+from zrelay_client.events import Job, JobPage, Sampling
 from zrelay_client.info import GeneratorInfo
 from zrelay_shared.errors import (
     DeadlineExceeded,
@@ -29,6 +31,7 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.wire import Parcel
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 512 * 1024
 _UPLOAD_S = 600.0
 _STRAGGLERS_S = 0.5
@@ -361,11 +364,11 @@ def require_alike(infos: Sequence[GeneratorInfo]) -> None:
     Raises:
         FailedPrecondition: GENERATORS_DIFFER; the message names the difference and the generators.
     """
-    compared: tuple[tuple[str, Callable[[GeneratorInfo], object]], ...] = (
+    compared: tuple[tuple[str, Callable[[GeneratorInfo], str]], ...] = (
         ("transformer_digest", lambda info: info.transformer_digest),
         ("vae_digest", lambda info: info.vae_digest),
         ("configuration_digest", lambda info: info.configuration_digest),
-        ("defaults", lambda info: info.defaults if info.ready else None),
+        ("defaults", lambda info: _settings_of(info.defaults) if info.ready else ""),
     )
     for name, value_of in compared:
         known = [(info, value) for info in infos if (value := value_of(info))]
@@ -389,8 +392,14 @@ async def _chunks(content: Content) -> AsyncIterator[pb.UploadBlobRequest]:
         yield pb.UploadBlobRequest(content=name if start == 0 else None, data=chunk)
 
 
-def _described(info: GeneratorInfo, value: object) -> str:
-    return f"{info.endpoint} ({info.model_id}: {value[:12] if isinstance(value, str) else value})"
+def _settings_of(defaults: Sampling) -> str:
+    """Returns the default settings as text, for a comparison that a person reads."""
+    return ", ".join(f"{name} {value}" for name, value in asdict(defaults).items() if value is not None)
+
+
+def _described(info: GeneratorInfo, value: str) -> str:
+    shown = value[:12] if _DIGEST.fullmatch(value) else value
+    return f"{info.endpoint} ({info.model_id}: {shown})"
 
 
 def _answered(task: "asyncio.Task[GeneratorInfo]") -> bool:

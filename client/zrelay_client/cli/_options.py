@@ -35,7 +35,7 @@ _SEVERAL = {
 
 
 class Integer(click.IntRange):
-    """A whole number in ASCII digits; `int` reads those of every script."""
+    """A whole number in ASCII digits; `int` reads those of every script, and underscores."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Converts the text of an option. Fails with exit code 2."""
@@ -43,7 +43,7 @@ class Integer(click.IntRange):
 
 
 class Number(click.FloatRange):
-    """A number in ASCII digits; `float` reads those of every script."""
+    """A number in ASCII digits; `float` reads those of every script, and underscores."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Converts the text of an option. Fails with exit code 2."""
@@ -53,7 +53,7 @@ class Number(click.FloatRange):
 def _ascii(
     kind: click.IntRange | click.FloatRange, value: Any, param: click.Parameter | None, ctx: click.Context | None
 ) -> Any:
-    if isinstance(value, str) and not value.isascii():
+    if isinstance(value, str) and not (value.isascii() and "_" not in value):  # Python's numbers may have underscores
         kind.fail(f"{value!r} is not a valid {kind.name.removesuffix(' range')}.", param, ctx)
     return value
 

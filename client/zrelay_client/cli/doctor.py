@@ -69,12 +69,11 @@ def command(
 
 def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int:
     """Prints the plan of a service, or raises OutOfMemory where it does not fit."""
-    from zrelay_client.stack.memory import read_settings
-    from zrelay_shared.service.local_device import local_device
+    from zrelay_client.stack.memory import device_of, read_settings
     from zrelay_shared.service.memory_plan import OVERHEAD_BYTES, needs_of, plan
 
     settings = read_settings(role, profile, flags)
-    made = plan(needs_of(settings), local_device(settings.device), check=settings.memory_plan)
+    made = plan(needs_of(settings), device_of(settings.device), check=settings.memory_plan)
     device = made.device
     if as_json:
         sums = {"overhead_bytes": OVERHEAD_BYTES, "room_bytes": made.room_bytes, "reserve_bytes": device.reserve_bytes}

@@ -6,6 +6,7 @@ from typing import Any
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.launch import StackOptions, dtype_of
 from zrelay_shared import config, paths
+from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.service.local_device import local_device
 from zrelay_shared.service.memory_plan import PlannedDevice, needs_of, plan_together
 from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig, VisionConfig
@@ -38,7 +39,16 @@ def budgets(options: StackOptions, device: PlannedDevice | None = None) -> dict[
     kinds = {settings.device for settings in shared.values()}
     if len(kinds) != 1:
         return {}
-    return plan_together([needs_of(settings) for settings in shared.values()], device or local_device(kinds.pop()))
+    try:
+        where = device or device_of(kinds.pop())
+    except FailedPrecondition:  # only torch knows whether the device exists: each service plans for itself
+        return {}
+    return plan_together([needs_of(settings) for settings in shared.values()], where)
+
+
+def device_of(requested: str) -> PlannedDevice:
+    """Returns the device of services that this process starts. Raises FailedPrecondition (DEVICE_MISSING)."""
+    return local_device(requested, os.environ)
 
 
 def settings_of(role: str, options: StackOptions) -> ServiceConfig:

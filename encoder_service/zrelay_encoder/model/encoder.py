@@ -102,7 +102,7 @@ def load_encoder(folder: TextEncoderFolder, config: EncoderConfig, tokenizer: To
         width=model.width,
         hidden_layer=config.hidden_layer,
         device=device,
-        dtype=dtype,
+        compute_dtype=chosen,
         weights_digest=weights.digest,
     )
     return Encoder(model, fingerprint, device)
@@ -168,7 +168,7 @@ def _fingerprint(
     width: int,
     hidden_layer: int,
     device: torch.device,
-    dtype: torch.dtype,
+    compute_dtype: str,
     weights_digest: str,
 ) -> EncoderFingerprint:
     """Computes the fingerprint of embeddings made with default options."""
@@ -182,7 +182,7 @@ def _fingerprint(
         chat_template_digest=tokenizer.chat_template_digest,
         hidden_layer=hidden_layer,
         before_final_norm=hidden_layer != -1,
-        compute_dtype=torch_devices.dtype_name(dtype),
+        compute_dtype=compute_dtype,
         backend=f"torch-{device.type}",
     )
 

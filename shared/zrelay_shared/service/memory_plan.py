@@ -276,10 +276,13 @@ def plan_together(needs: Sequence[ServiceNeeds], device: PlannedDevice) -> dict[
         savings = {role: sizes[0] - sizes[1] for role, sizes in steps.items() if len(sizes) > 1}
         if not savings:
             parts = ", ".join(f"{role} {_gib(sizes[0])}" for role, sizes in steps.items())
+            chosen = [f"{one.role} --dtype {one.dtype}" for one in needs if one.dtype != "auto"]
+            dtypes = "with the requested data types" if chosen else "even in the smallest data types"
+            remedy = "use --dtype auto, " if chosen else ""
             raise OutOfMemory(
-                f"the services need {_gib(total)} GiB together even in the smallest dtypes ({parts}), and "
-                f"{_gib(device.usable_bytes)} may be used ({_free(device)}); run some of them on another machine, end "
-                "other programs, or start with --no-memory-plan",
+                f"the services need {_gib(total)} GiB together {dtypes} ({parts}), and "
+                f"{_gib(device.usable_bytes)} may be used ({_free(device)}); {remedy}run some of them on another "
+                "machine, end other programs, or start with --no-memory-plan",
                 reason="MEMORY_PLAN",
                 metadata={"needed_bytes": total, "usable_bytes": device.usable_bytes},
             )
@@ -493,8 +496,14 @@ def _steps(needs: ServiceNeeds, device: PlannedDevice) -> list[int]:
 
 
 def _usable(needs: ServiceNeeds, device: PlannedDevice) -> int:
-    """Returns the budget, which was divided before the services began to load, else what is free less the reserve."""
-    return device.usable_bytes if needs.budget_bytes is None else needs.budget_bytes
+    """Returns the budget, which was divided before the services began to load, else what is free less the reserve.
+
+    A budget for another device than the service finds, or a mistaken one, is cut to the device's memory.
+    """
+    if needs.budget_bytes is None:
+        return device.usable_bytes
+    most = device.total_bytes - device.reserve_bytes if device.total_bytes else needs.budget_bytes
+    return min(needs.budget_bytes, most)
 
 
 def _refused(
@@ -507,11 +516,13 @@ def _refused(
     least = min(considered, key=lambda option: option.least_total_bytes)
     fits = [option.dtype for option in options if option not in considered and option.least_total_bytes <= usable]
     remedies = [f"use --dtype {fits[0]}, which fits"] if fits else []
-    remedies += [needs.remedy] if needs.least_work != {2: 0, 4: 0} and needs.role != "generator" else []
-    remedies += ["end other programs or use a machine with more memory", "--no-memory-plan starts it nevertheless"]
+    less_work_fits = least.weights_bytes + OVERHEAD_BYTES < usable
+    remedies += [needs.remedy] if less_work_fits and needs.role != "generator" else []
+    remedies += [_more_memory(needs, device), "--no-memory-plan starts it nevertheless"]
     budget = "the memory budget" if needs.budget_bytes is not None else _free(device)
+    service = "the vision service" if needs.role == "vision" else f"the {needs.role}"
     return OutOfMemory(
-        f"the {needs.role} does not fit: {least.dtype} needs {_gib(least.least_total_bytes)} GiB "
+        f"{service} does not fit: {least.dtype} needs {_gib(least.least_total_bytes)} GiB "
         f"({_gib(least.weights_bytes)} for the weights, {_gib(least.least_bytes)} for {needs.least_name}, "
         f"{_gib(OVERHEAD_BYTES)} for the process), and {_gib(usable)} may be used on {device.kind} ({budget}); "
         f"{'; '.join(remedies)}",
@@ -522,6 +533,17 @@ def _refused(
             "fits_dtype": fits[0] if fits else "",
         },
     )
+
+
+def _more_memory(needs: ServiceNeeds, device: PlannedDevice) -> str:
+    """Returns how the service can get more memory: by a higher limit where one is what ends it."""
+    if needs.budget_bytes is not None and needs.budget_bytes < device.usable_bytes:
+        return "raise --memory-budget-mib"
+    if device.limited_by == "RLIMIT_AS":
+        return "raise the limit of the address space (ulimit -v, or LimitAS= of systemd)"
+    if device.limited_by == "control group":
+        return "raise the limit of its control group (a container's memory limit, or MemoryMax= of systemd)"
+    return "end other programs or use a machine with more memory"
 
 
 def _free(device: PlannedDevice) -> str:

@@ -276,8 +276,8 @@ class Setting:
         if self.is_path:
             return self._parse_path(text)
         try:
-            if self.kind is not str and not text.isascii():
-                raise ValueError(text)  # int and float also read the digits of other scripts
+            if self.kind is not str and (not text.isascii() or "_" in text):
+                raise ValueError(text)  # int and float also read the digits of other scripts, and underscores
             number = self.kind(text)
         except ValueError:
             raise ValueError(f"expected {self._expected}, got {text!r}") from None
