@@ -198,7 +198,8 @@ async def test_connections_beyond_the_most_are_closed_and_those_before_go_on() -
             with suppress(ConnectionError):
                 await connection.handshake()
         answers = await asyncio.gather(*(status(connection) for connection in held))
-        assert answers.count(0) in (7, 8) and answers.count(None) == 12 - answers.count(0)  # 7: a probe was under way
+        assert 6 <= answers.count(0) <= 8  # less than 8 where the service probes itself at this moment
+        assert answers.count(None) == 12 - answers.count(0)
         await asyncio.sleep(QUICK.retry_s * QUICK.failures * 2)
         assert not server.restart_needed.is_set()  # the service's own probe was closed as well
         assert await status(held[answers.index(0)]) == 0
