@@ -37,6 +37,7 @@ from zrelay_generator.scheduling.scheduler import Scheduler
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
+from zrelay_shared import descriptors
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import Cancelled
 from zrelay_shared.fingerprint import EncoderFingerprint
@@ -330,5 +331,8 @@ async def _heartbeats(runtime: GeneratorRuntime, report_now: Callable[[], Device
             if (beats := beats + 1) % beats_to_retain == 0:
                 await runtime.jobs.recover()
             runtime.device_report = await asyncio.to_thread(report_now)
-        except Exception:  # a device that cannot be queried must not end what watchers and the disk depend on
-            log.exception("a heartbeat failed")
+        except Exception as error:  # a device that cannot be queried must not end what watchers and the disk depend on
+            if descriptors.exhausted(error):
+                log.warning("the device's memory cannot be read: no file descriptor is free")
+            else:
+                log.exception("a heartbeat failed")

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from zrelay_shared import status
+from zrelay_shared import descriptors, status
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
 from zrelay_shared.wire import Parcel
 
@@ -41,6 +41,7 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
         raise TypeError(f"{type(servicer).__name__} lacks {', '.join(missing)} of {service.full_name}")
     handlers = {method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+    server.add_registered_method_handlers(service.full_name, handlers)  # `service.grpc_server` needs them
 
 
 def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMethodHandler[Any, Any]":
@@ -92,14 +93,17 @@ async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescrip
 async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
     """Ends the call with the status of an error.
 
-    Any exception other than ZrelayError is a bug: it is logged with its traceback, and the client gets only an incident
-    id.
+    Any exception other than ZrelayError is a bug, unless no descriptor is free: it is logged with its traceback, and
+    the client gets only an incident id.
     """
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ZrelayError):
         log.info("%s refused: %s %s", method.name, error.code, error.reason)
         refusal = error
+    elif descriptors.exhausted(error):
+        log.warning("%s refused: %s", method.name, error)
+        refusal = descriptors.refusal()
     else:
         incident = secrets.token_hex(4)
         log.error("%s failed, incident %s", method.name, incident, exc_info=error)

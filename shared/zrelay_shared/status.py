@@ -31,6 +31,7 @@ _SYSTEM_ERRORS = (
 )
 _MEANINGS = {
     **{words: words[0].lower() + words[1:] for words in map(os.strerror, _SYSTEM_ERRORS)},
+    os.strerror(errno.EMFILE): "this process has no free file descriptor (raise its limit with ulimit -n)",
     "Failed parsing HTTP/2": NOT_GRPC,
     "http1": NOT_GRPC,
     "http2 header": NOT_GRPC,

@@ -155,7 +155,7 @@ OWNERS = {
         "zrelay_shared.channels",
         "zrelay_shared.healthcheck",
         "zrelay_shared.rpc",
-        "zrelay_shared.service.lifecycle",
+        "zrelay_shared.service.grpc_server",
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._transport.endpoint",

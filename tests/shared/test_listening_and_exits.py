@@ -123,3 +123,19 @@ def test_reasons_are_upper_snake_and_name_one_class_each() -> None:
 
 def test_large_buffers_stay_on_the_heap_where_there_is_glibc() -> None:
     assert process.keep_large_buffers() is (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [
+        ("7501", "127.0.0.1"),
+        ("localhost:7501", "127.0.0.1"),
+        ("0.0.0.0:7501", "127.0.0.1"),
+        ("[::]:7501", "::1"),
+        ("127.0.0.2:7501", "127.0.0.2"),
+        ("192.168.1.5:7501", "192.168.1.5"),
+        ("box.example:7501", "box.example"),
+    ],
+)
+def test_a_machine_reaches_its_own_address(listen: str, host: str) -> None:
+    assert parse_listen(listen, insecure=True).local_host == host

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 
+from zrelay_shared import descriptors
 from zrelay_shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class DiskHealth:
         """Converts disk errors of the `with` block to Unavailable, and records the problem.
 
         Raises:
-            Unavailable: The disk failed (STATE_UNWRITABLE).
+            Unavailable: The disk failed (STATE_UNWRITABLE), or no descriptor is free (DESCRIPTORS_EXHAUSTED).
         """
         try:
             yield
@@ -42,20 +43,20 @@ class DiskHealth:
             if isinstance(error, _BUGS):
                 raise
             self._record(error)
-            raise refusal() from error
+            raise _refusal_of(error) from error
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Converts OSError of the `with` block, which reads one file, to Unavailable. It does not change `problem`.
 
         Raises:
-            Unavailable: The file cannot be read (STATE_UNWRITABLE).
+            Unavailable: The file cannot be read (STATE_UNWRITABLE), or no descriptor is free (DESCRIPTORS_EXHAUSTED).
         """
         try:
             yield
         except OSError as error:
             log.warning("a file of the state folder cannot be read: %s", error)
-            raise refusal() from error
+            raise _refusal_of(error) from error
 
     def recovered(self) -> None:
         """Records that the disk works again."""
@@ -72,6 +73,10 @@ class DiskHealth:
         self.damaged = self.damaged or damaged
         what = "the database of jobs is damaged" if self.damaged else "the disk of the state folder refuses writes"
         self.problem = f"{what}: {_REMEDY_DAMAGED if self.damaged else _REMEDY}"
+
+
+def _refusal_of(error: OSError | sqlite3.Error) -> Unavailable:
+    return descriptors.refusal() if descriptors.exhausted(error) else refusal()
 
 
 def refusal() -> Unavailable:

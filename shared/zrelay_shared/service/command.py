@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from zrelay_shared import config, exits, paths
+from zrelay_shared import config, descriptors, exits, paths
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
@@ -113,6 +113,7 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         The exit code of the process. A refusal is printed as one line.
     """
     process.keep_large_buffers()
+    connections = descriptors.connection_share(descriptors.raise_limit())
     listen = ""
     try:
         settings = load()
@@ -124,7 +125,9 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         service = build(settings)
         from zrelay_shared.service import lifecycle  # loads grpc, which is not needed to refuse a setting
 
-        options = lifecycle.ServeOptions(address, grace_s=settings.grace_s, address_file=settings.address_file)
+        options = lifecycle.ServeOptions(
+            address, grace_s=settings.grace_s, address_file=settings.address_file, max_connections=connections
+        )
         return lifecycle.serve(service, options)
     except ZrelayError as error:
         print(f"error: {error.message}", file=sys.stderr)

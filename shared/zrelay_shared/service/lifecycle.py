@@ -4,22 +4,21 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from zrelay_shared import atomic, exits, rpc
-from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared import atomic, descriptors, exits, rpc
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
-from zrelay_shared.service import process
+from zrelay_shared.service import grpc_server, process, self_probe
 from zrelay_shared.service.listening import ListenAddress
+from zrelay_shared.service.self_probe import ProbeOptions
+from zrelay_shared.service.systemd import Systemd
 from zrelay_shared.signals import on_signals
 
 log = logging.getLogger(__name__)
@@ -129,13 +128,19 @@ class ServeOptions:
         listen: The address to bind.
         grace_s: Seconds that running calls get after SIGTERM.
         address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
-        watch_interval_s: Seconds between two looks at `unhealthy_reason` and `restart_reason`.
+        watch_interval_s: Seconds between two looks at `unhealthy_reason`, `restart_reason` and the accept loop.
+        max_connections: Connections beyond this number are closed when they are accepted.
+        handshake_s: Seconds that a connection may take for its HTTP/2 handshake.
+        probe: When the service probes itself.
     """
 
     listen: ListenAddress
     grace_s: float = 30.0
     address_file: Path | None = None
     watch_interval_s: float = 1.0
+    max_connections: int = descriptors.MAX_CONNECTIONS
+    handshake_s: float = grpc_server.HANDSHAKE_S
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
 
 
 def serve(service: Service, options: ServeOptions) -> int:
@@ -152,16 +157,16 @@ async def _serve(service: Service, options: ServeOptions) -> int:
 async def _serve_until(stop: asyncio.Event, service: Service, options: ServeOptions) -> int:
     async with running(service, options, process.freeze_objects) as server:
         stopped = asyncio.create_task(stop.wait())
-        watchdog = asyncio.create_task(_systemd_watchdog())
-        await asyncio.wait({stopped, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
+        restart = asyncio.create_task(server.restart_needed.wait())
+        watchdog = asyncio.create_task(server.systemd.heartbeat())
+        await asyncio.wait({stopped, restart, server.loaded}, return_when=asyncio.FIRST_COMPLETED)
         if server.loaded.done() and (error := server.loaded.exception()) is not None:
             _leave_at_once(_failed(error))
-        restart = asyncio.create_task(server.restart_needed.wait())
         await asyncio.wait({stopped, restart}, return_when=asyncio.FIRST_COMPLETED)
-        notify("STOPPING=1")
+        server.systemd.notify("STOPPING=1")
         if not server.loaded.done():
             log.info("stopped while loading")
-            _leave_at_once(exits.OK)
+            _leave_at_once(exits.UNREACHABLE if restart.done() else exits.OK)
         log.info("draining: running calls have %.0f s, a second signal ends them", options.grace_s)
         stop.clear()
         again, drained = asyncio.create_task(stop.wait()), asyncio.create_task(server.drain())
@@ -196,15 +201,16 @@ class RunningServer:
     def __init__(self, service: Service, options: ServeOptions, on_loaded: Callable[[], None] = lambda: None) -> None:
         """Prepares the server; `start` binds it. `on_loaded` runs before the service is reported as ready."""
         self.service, self._options, self._on_loaded = service, options, on_loaded
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc_server.make_server(max_connections=options.max_connections, handshake_s=options.handshake_s)
         self._health = HealthServicer()
         self._started = self._draining = False
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        self.systemd = Systemd(os.environ)
         self.address = options.listen
         self.loaded: asyncio.Task[None]
         """Ends when loading has succeeded or failed; set by `start`."""
         self.restart_needed = asyncio.Event()
-        """Set once the service has a `restart_reason`."""
+        """Set once the service has a `restart_reason`, or no longer accepts connections."""
 
     async def start(self) -> None:
         """Binds the address, answers health checks and calls, and starts to load the model.
@@ -224,6 +230,7 @@ class RunningServer:
         await self._server.start()
         self._started = True
         self.loaded = asyncio.create_task(self._load())
+        self._watches.append(asyncio.create_task(self._watch_connections()))
         if self._options.address_file is not None:
             atomic.write_bytes(self._options.address_file, str(self.address).encode())
         log.info("%s listening on %s, loading", name, self.address)
@@ -244,9 +251,9 @@ class RunningServer:
             return
         self._on_loaded()
         await self._set_ready(True)
-        notify("READY=1")
+        self.systemd.notify("READY=1")
         log.info("%s ready on %s", self.service.descriptor.full_name, self.address)
-        self._watch = asyncio.create_task(self._follow())
+        self._watches.append(asyncio.create_task(self._follow()))
 
     async def _follow(self) -> None:
         """Keeps the reported health equal to the state of the service."""
@@ -260,6 +267,21 @@ class RunningServer:
             if self.service.restart_reason:
                 self.restart_needed.set()
             await asyncio.sleep(self._options.watch_interval_s)
+
+    async def _watch_connections(self) -> None:
+        """Sets `restart_needed` once the server no longer accepts connections: nothing in this process repairs that."""
+        signs = {
+            asyncio.create_task(grpc_server.ended(self._server, self._options.watch_interval_s)),
+            asyncio.create_task(self_probe.until_deaf(self.address, self._options.probe)),
+        }
+        try:
+            done, _ = await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for sign in signs:
+                sign.cancel()
+        if not self._draining:
+            log.error("the service no longer accepts connections and ends: %s", done.pop().result())
+            self.restart_needed.set()
 
     async def _set_ready(self, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -282,9 +304,10 @@ class RunningServer:
         if self._started:
             self.loaded.cancel()
             await asyncio.wait({self.loaded})
-            if self._watch is not None:
-                self._watch.cancel()
+            for watch in self._watches:
+                watch.cancel()
             await self._server.stop(None)
+        self.systemd.close()
         await self.service.close()
 
 
@@ -299,23 +322,3 @@ async def running(
         yield server
     finally:
         await server.close()
-
-
-def notify(*messages: str) -> None:
-    """Sends messages to systemd (sd_notify's protocol); does nothing without systemd."""
-    where = os.environ.get("NOTIFY_SOCKET")
-    if not where:
-        return
-    address = "\0" + where[1:] if where.startswith("@") else where
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
-        sender.sendto("\n".join(messages).encode(), address)
-
-
-async def _systemd_watchdog() -> None:
-    """Notifies systemd's watchdog from the event loop, twice per period."""
-    period = os.environ.get("WATCHDOG_USEC")
-    if not period:
-        return
-    while True:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(int(period) / 2e6)

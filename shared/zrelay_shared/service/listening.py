@@ -29,6 +29,19 @@ class ListenAddress:
         except ValueError:
             return False
 
+    @property
+    def local_host(self) -> str:
+        """The host with which this machine reaches the address."""
+        if self.host in ("", "localhost"):
+            return "127.0.0.1"
+        try:
+            host = ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.host
+        if not host.is_unspecified:
+            return self.host
+        return "127.0.0.1" if host.version == 4 else "::1"
+
 
 def parse_listen(text: str, *, insecure: bool = False) -> ListenAddress:
     """Parses the address of a server.
