@@ -1,14 +1,13 @@
 """Starts one service as a process of its own, with its output in a log file."""
 
-import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.extras import module_of
+from zrelay_client.stack.interpreter import child_environment, module_command
 from zrelay_client.stack.processes import ProcessId, start_mark
 from zrelay_shared import paths
 from zrelay_shared.errors import Unavailable
@@ -95,13 +94,13 @@ def launch(role: str, options: StackOptions, budget_bytes: int | None = None) ->
     address_file.unlink(missing_ok=True)
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, *_flags(role, options, address_file, budget_bytes)],
+            module_command(module, *_flags(role, options, address_file, budget_bytes)),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             creationflags=_NEW_GROUP,
-            env={**os.environ, "ZRELAY_STATE": str(options.state)},
+            env={**child_environment(), "ZRELAY_STATE": str(options.state)},
         )
     while (mark := start_mark(popen.pid)) is None and popen.poll() is None:
         time.sleep(0.01)

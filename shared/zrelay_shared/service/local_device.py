@@ -36,7 +36,8 @@ def local_device(requested: str = "auto", root: Path = Path("/")) -> PlannedDevi
 
 def _nvidia() -> PlannedDevice | None:
     """Returns the first GPU that nvidia-smi lists, None where it lists none."""
-    if (program := shutil.which("nvidia-smi")) is None:
+    program = shutil.which("nvidia-smi")
+    if program is None or not Path(program).is_absolute():  # Windows also looks in the current folder
         return None
     query = "--query-gpu=memory.total,memory.free,compute_cap"
     try:
