@@ -1,5 +1,6 @@
 """The command line of a service, made from its settings class, and the start of its process."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from zrelay_shared import config, exits, paths
+from zrelay_shared import config, exits, paths, private
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
@@ -113,6 +114,7 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         The exit code of the process. A refusal is printed as one line.
     """
     process.keep_large_buffers()
+    process.keep_files_private()
     listen = ""
     try:
         settings = load()
@@ -120,6 +122,7 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         process.configure_logging(settings.log_level)
         for message in config.unknown_variables(os.environ):
             log.warning("%s", message)
+        _make_state_private()
         address = parse_listen(listen, insecure=settings.insecure_listen)
         service = build(settings)
         from zrelay_shared.service import lifecycle  # loads grpc, which is not needed to refuse a setting
@@ -137,6 +140,13 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
     except OSError as error:
         print(f"error: {error.filename or listen}: {error.strerror or error}", file=sys.stderr)
         return exits.LOCAL_FILE
+
+
+def _make_state_private() -> None:
+    """Takes the rights of other users from the state of an older zrelay."""
+    with contextlib.suppress(OSError):  # what needs the folder refuses it
+        if tightened := private.tighten(paths.state_dir()):
+            log.warning("%s", tightened)
 
 
 def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

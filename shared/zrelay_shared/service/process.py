@@ -3,7 +3,10 @@
 import ctypes
 import gc
 import logging
+import os
 import sys
+
+from zrelay_shared import private
 
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _NOISY_LOGGERS = ("asyncio", "urllib3", "filelock", "httpx")
@@ -17,6 +20,11 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=LOG_FORMAT)
     for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def keep_files_private() -> None:
+    """Makes every file that this process creates its owner's alone, those of libraries too."""
+    os.umask(private.UMASK)
 
 
 def keep_large_buffers() -> bool:
