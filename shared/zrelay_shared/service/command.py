@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from zrelay_shared import config, exits, paths, private
+from zrelay_shared import config, exits, paths, private, texts
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
@@ -130,16 +131,20 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         options = lifecycle.ServeOptions(address, grace_s=settings.grace_s, address_file=settings.address_file)
         return lifecycle.serve(service, options)
     except ZrelayError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        _print_error(error.message)
         return exits.code_of(error)
     except ModuleNotFoundError as error:
         if (error.name or "zrelay").startswith("zrelay"):
             raise
-        print(f"error: {error.name} is not installed: pip install 'zrelay[all]'", file=sys.stderr)
+        _print_error(f"{error.name} is not installed: pip install 'zrelay[all]'")
         return exits.LOCAL_FILE
     except OSError as error:
-        print(f"error: {error.filename or listen}: {error.strerror or error}", file=sys.stderr)
+        _print_error(f"{error.filename or listen}: {error.strerror or error}")
         return exits.LOCAL_FILE
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {texts.printable(message)}", file=sys.stderr)
 
 
 def _make_state_private() -> None:
@@ -154,4 +159,4 @@ def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: st
         names = config.load(paths.config_file(), os.environ).profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]
