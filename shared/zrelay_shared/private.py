@@ -96,11 +96,11 @@ def _close_all(path: Path) -> int:
 
 def _close(path: Path) -> int:
     """Takes the rights of other users from one file or folder of this user; returns 1 where it had any, else 0."""
-    if not _is_open(path.lstat()):
-        return 0
     try:
+        if not _is_open(path.lstat()):
+            return 0
         entry = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
-    except OSError:  # replaced by a link just now, or not readable
+    except OSError:  # removed or replaced by a link just now, or not readable
         return 0
     try:
         found = os.fstat(entry)
@@ -108,6 +108,8 @@ def _close(path: Path) -> int:
             return 0
         os.chmod(entry, stat.S_IMODE(found.st_mode) & ~_OTHERS)  # noqa: PTH101  # a descriptor
         return 1
+    except OSError:  # a file system that has no modes
+        return 0
     finally:
         os.close(entry)
 

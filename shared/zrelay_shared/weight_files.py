@@ -193,7 +193,7 @@ class WeightFiles:
         if self._cache_entry is None:
             return ""
         try:
-            kept = json.loads(self._cache_entry.read_text(encoding="utf-8"))
+            kept = json.loads(private.read_text(self._cache_entry))
         except (OSError, ValueError):
             return ""
         files = list(self._states.values())
