@@ -8,29 +8,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
+
+from zrelay_shared import private as private_files
 
 _ATTEMPTS = 20 if os.name == "nt" else 1
 _RETRY_S = 0.05
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Opens a temporary binary file, and renames it to `path` when the block ends without an exception.
 
     The bytes are on disk (fsync) before the rename. After an exception nothing is left; a process that is killed may
     leave a hidden `.part` file, but never an incomplete `path`. A device or pipe (`/dev/null`) is never replaced. Where
     `path` is a symbolic link, its target is replaced and the link stays. A file that exists keeps its permissions.
 
+    Args:
+        path: The file.
+        private: Whether it is a file of zrelay's own state: it gets the mode 0600, and replaces a symbolic link.
+
     Raises:
         OSError: The file cannot be written; `filename` is `path`.
     """
-    target = target_of(path)
+    target = path if private else target_of(path)
     partial = target.parent / f".{target.name[:40]}.{secrets.token_hex(4)}.part"  # short: names end at 255 bytes
     try:
-        with partial.open("xb") as file:
-            with suppress(FileNotFoundError):
-                partial.chmod(stat.S_IMODE(target.stat().st_mode))
+        with private_files.open_file(partial, "xb") if private else partial.open("xb") as file:
+            if not private:
+                with suppress(FileNotFoundError):
+                    partial.chmod(stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -78,7 +85,7 @@ def _replace(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
     """Writes `data` to a file, as `writing` does."""
-    with writing(path) as file:
+    with writing(path, private=private) as file:
         file.write(data)

@@ -6,6 +6,7 @@ holds `format`, each PromptEmbeds as protobuf JSON without its bytes, and the pr
 safetensors reader can open it. docs/reference/files.md has the specification.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,6 +107,6 @@ def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
         expected,
         got,
         reason="EMBEDS_FILE_INVALID",
-        remedy=f"write it with `zrelay encode -o {path.stem}.safetensors`",
+        remedy=f"write it with `zrelay encode -o {shlex.quote(path.stem + '.safetensors')}`",
         subject=path.name,
     )

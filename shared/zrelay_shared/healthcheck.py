@@ -1,4 +1,4 @@
-"""`python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]`: checks the health of a service, for docker.
+"""`python -P -m zrelay_shared.healthcheck HOST:PORT [SERVICE]`: checks the health of a service, for docker.
 
 SERVICE is a health name: `zrelay.v1.EncoderService` (ready: the model is loaded and the service does not drain) or
 `liveness` (the event loop runs); without it the whole server is checked, which is the same as ready. The exit code is 0
@@ -32,7 +32,7 @@ def check(endpoint: str, service: str = "", *, deadline_s: float = DEADLINE_S) -
 def main(arguments: list[str]) -> int:
     """Prints the state and returns the exit code."""
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
-        print("usage: python -m zrelay_shared.healthcheck HOST:PORT [SERVICE]", file=sys.stderr)
+        print("usage: python -P -m zrelay_shared.healthcheck HOST:PORT [SERVICE]", file=sys.stderr)
         return USAGE
     state = check(*arguments)
     print(state)

@@ -21,6 +21,9 @@ MAX_DETAILS_BYTES = 4096
 MAX_REQUEST_ID_CHARS = 64
 """Length of a request id, which consists of [A-Za-z0-9._-]."""
 
+JOB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Pattern of a job id. Ids are printed in commands and completed by shells, so that no other is accepted."""
+
 DEFAULT_TEXT_LIMIT = 1504
 """Tokens of a prompt if neither request nor checkpoint sets a limit; the limit of the published Z-Image."""
 

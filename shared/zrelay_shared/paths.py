@@ -52,18 +52,19 @@ def expand(path: str) -> Path:
         raise FileNotFoundError(errno.ENOENT, message, path) from None
 
 
-def make_folder(folder: Path, remedy: str) -> None:
+def make_folder(folder: Path, remedy: str, *, mode: int = 0o777) -> None:
     """Creates a folder, unless it exists, and checks that files can be created in it.
 
     Args:
         folder: The folder.
         remedy: What to do where it cannot be written, for example STATE_REMEDY.
+        mode: Its mode if it is created, less the umask.
 
     Raises:
         OSError: It cannot be written; the message holds the remedy.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

@@ -5,6 +5,7 @@ header. docs/reference/files.md has the specification. The module needs no torch
 """
 
 import math
+import shlex
 import sys
 from array import array
 from dataclasses import dataclass
@@ -135,6 +136,6 @@ def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
         expected,
         got,
         reason="REFERENCE_FILE_INVALID",
-        remedy=f"make it again with `zrelay calibrate -o {path.name}`",
+        remedy=f"make it again with `zrelay calibrate -o {shlex.quote(path.name)}`",
         subject=path.name,
     )

@@ -5,6 +5,7 @@ of the images; the metadata holds `format` and `images`, an EncodeImagesResponse
 fingerprints and checksums included. docs/reference/files.md has the specification.
 """
 
+import shlex
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -89,6 +90,6 @@ def _refusal(path: Path, expected: str, got: str) -> InvalidArgument:
         expected,
         got,
         reason="VISION_FILE_INVALID",
-        remedy=f"write it with `zrelay vision encode -o {path.name}`",
+        remedy=f"write it with `zrelay vision encode -o {shlex.quote(path.name)}`",
         subject=path.name,
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from zrelay_shared import atomic
+from zrelay_shared import atomic, private
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import Cancelled, CheckpointError
 from zrelay_shared.paths import STATE_REMEDY
@@ -193,7 +193,7 @@ class WeightFiles:
         if self._cache_entry is None:
             return ""
         try:
-            kept = json.loads(self._cache_entry.read_text(encoding="utf-8"))
+            kept = json.loads(private.read_text(self._cache_entry))
         except (OSError, ValueError):
             return ""
         files = list(self._states.values())
@@ -208,8 +208,8 @@ class WeightFiles:
             return
         content = {"version": _CACHE_VERSION, "files": list(self._states.values()), "digest": self.digest}
         try:
-            self._cache_entry.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_bytes(self._cache_entry, json.dumps(content).encode())
+            self._cache_entry.parent.mkdir(private.FOLDER_MODE, parents=True, exist_ok=True)
+            atomic.write_bytes(self._cache_entry, json.dumps(content).encode(), private=True)
         except OSError as error:
             log.warning(
                 "the digest of the weights cannot be cached in %s (%s), and the next start reads them again: make the "

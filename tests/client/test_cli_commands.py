@@ -201,7 +201,7 @@ async def test_up_names_everything_that_is_missing_at_once(zrelay: Zrelay, monke
 
 async def test_serve_becomes_the_service(zrelay: Zrelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(os, "execv", lambda *args: seen.append(args))
+    monkeypatch.setattr(os, "execve", lambda *args: seen.append(args))
     (tmp_path / "config.toml").write_text(
         '[profile.a.generator]\nmodel = "~/m"\ndevice = "cpu"\nlisten = "127.0.0.1:9"\ninsecure_listen = true\n'
     )
@@ -210,7 +210,9 @@ async def test_serve_becomes_the_service(zrelay: Zrelay, tmp_path: Path, monkeyp
     )
     assert ran.returncode == 0, ran.stderr
     flags = ["--profile", "a", "--device", "cuda", "--grace-s", "2", "--address-file", "f"]
-    assert seen == [(sys.executable, [sys.executable, "-m", "zrelay_generator", *flags])]
+    ((program, command, environ),) = seen
+    assert (program, command) == (sys.executable, [sys.executable, "-P", "-m", "zrelay_generator", *flags])
+    assert environ["PYTHONSAFEPATH"] == "1"
 
 
 async def test_serve_lists_the_settings_of_a_role_in_groups(zrelay: Zrelay) -> None:

@@ -39,7 +39,7 @@ POSIX_ATTRIBUTES = {
 }
 """Attributes that these modules lack on Windows (their documentation says "Availability: Unix")."""
 
-NEEDED_HERE = {"AF_UNIX", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK"}
+NEEDED_HERE = {"AF_UNIX", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "fchmod"}
 """Attributes that asyncio and filelock use on this platform whenever they run."""
 
 SIMULATION = """
@@ -78,6 +78,24 @@ def windows(code: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 def zrelay_on_windows(cwd: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     return windows(f"sys.argv = ['zrelay', *{args!r}]\nrunpy.run_module('zrelay_client', run_name='__main__')\n", cwd)
+
+
+def test_state_is_written_and_read(tmp_path: Path) -> None:
+    """Permission bits mean nothing on Windows: nothing fails for want of them."""
+    code = """
+from pathlib import Path
+from zrelay_client.stack import record
+from zrelay_shared import paths, private
+state = paths.state_dir()
+with record.locked(state):
+    private.make_folder(state / "logs", paths.STATE_REMEDY)
+    record.save(state, record.StackRecord("model", 1.0, ()))
+    with private.open_file(state / "logs" / "encoder.log", "wb") as log:
+        log.write(b"ready")
+print(record.load(state), private.tighten(state), private.read_text(state / "logs" / "encoder.log"))
+"""
+    ran = windows(code, tmp_path)
+    assert ran.stdout == "StackRecord(model='model', grace_s=1.0, services=())  ready\n", ran.stderr
 
 
 def test_the_simulation_takes_away_what_windows_lacks(tmp_path: Path) -> None:

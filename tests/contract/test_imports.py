@@ -191,7 +191,7 @@ READS_ENVIRONMENT = (
     "zrelay_shared.service.lifecycle",  # systemd's sockets
     "zrelay_client.settings",
     "zrelay_client.stack.memory",  # the settings of services that it starts
-    "zrelay_client.stack.launch",  # what a service that it starts inherits
+    "zrelay_client.stack.interpreter",  # what processes that it starts inherit
 )
 
 NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "torch.load", "numpy.load"}

@@ -72,7 +72,8 @@ OPTIONS = [
 """Modules that the help of a command imports, too: what its options are made of."""
 
 
-OUTPUT = "zrelay_client.cli._output"
+OUTPUT, TEXTS = "zrelay_client.cli._output", "zrelay_shared.texts"
+"""What prints, and what it imports."""
 REQUESTS = "zrelay_shared.requests"
 PATHS = "zrelay_shared.paths"
 
@@ -111,5 +112,5 @@ print("=====", *sorted(set(sys.modules) - before))
     imported = ran.stdout.rpartition("=====")[2].split()
     ours = [name for name in imported if name.startswith("zrelay")]
     own = [f"zrelay_client.cli.{name}" for name in command]
-    assert sorted(ours) == sorted([*HELP, *own, *further])
+    assert sorted(ours) == sorted([*HELP, *own, *further, *([TEXTS] if OUTPUT in further else [])])
     assert len(imported) <= 40, imported

@@ -120,7 +120,7 @@ def test_compose_services(compose: dict[str, Any], health_names: dict[str, str])
         assert service["image"] == "zrelay:cpu"
         assert service["container_name"] == f"zrelay-{role}"
         assert service["ports"] == [f"127.0.0.1:{port}:{port}"], "published on this machine alone"
-        probe = ["CMD", "python", "-m", "zrelay_shared.healthcheck", f"127.0.0.1:{port}", health_names[role]]
+        probe = ["CMD", "python", "-P", "-m", "zrelay_shared.healthcheck", f"127.0.0.1:{port}", health_names[role]]
         assert service["healthcheck"]["test"] == probe
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.helpers.jobs import PROMPT
+from tests.helpers.jobs import PROMPT, QUICK_FLAGS
 from tests.helpers.polling import until
 from tests.helpers.processes import Machine, gone
 from zrelay_client.stack.bundle import demo_checkpoint
@@ -29,6 +30,50 @@ def test_a_second_up_says_that_one_runs(here: Machine) -> None:
     assert ran.returncode == exits.REFUSED
     assert "a stack runs already" in ran.stderr
     assert "zrelay down" in ran.stderr
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Returns the mode of a folder and of all that is in it, sockets and links excluded."""
+    found = [path for path in (folder, *folder.rglob("*")) if path.is_file() or path.is_dir()]
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode) for path in found}
+
+
+def test_the_state_of_a_stack_is_private_and_an_image_is_not(here: Machine) -> None:
+    found = modes(here.state)
+    assert {"jobs.db", "blobs", "cache", "logs", "logs/generator.log", "stack.json", "encoder.address"} <= set(found)
+    private = {name: 0o700 if (here.state / name).is_dir() else 0o600 for name in found}
+    assert found == private
+    ran = here.process("generate", PROMPT, *QUICK_FLAGS, "-o", "fox.png")
+    assert ran.returncode == 0, ran.stderr
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert stat.S_IMODE((here.here / "fox.png").stat().st_mode) == 0o666 & ~mask
+    assert modes(here.state).items() >= private.items()
+
+
+def test_links_in_a_state_folder_are_refused(machine: Machine, tmp_path: Path) -> None:
+    machine.state.mkdir()
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    for name in ("stack.lock", "stack.json"):
+        (machine.state / name).symlink_to(target)
+        ran = machine.zrelay("down")
+        assert (ran.returncode, f"{name} is a symbolic link" in ran.stderr) == (exits.LOCAL_FILE, True), ran.stderr
+        (machine.state / name).unlink()
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.deep
+def test_up_makes_the_state_of_an_older_zrelay_private(machine: Machine) -> None:
+    logs = machine.state / "logs"
+    logs.mkdir(parents=True)
+    (logs / "encoder.log").write_text("a prompt")
+    for path in (machine.state, logs):
+        path.chmod(0o755)
+    ran = machine.process("up", "--detach", "--no-vision")
+    assert f"{machine.state} was open to other users of this machine: 3 folders and files are private now" in ran.stderr
+    assert machine.zrelay("down").returncode == 0
+    assert all(mode & 0o077 == 0 for mode in modes(machine.state).values())
 
 
 def test_a_dying_service_is_reported_with_its_last_lines_and_ends_the_rest(machine: Machine) -> None:

@@ -1,5 +1,6 @@
 """Reads the replies of encoders and generators into the values that callers see."""
 
+import re
 from typing import Any, TypeAlias
 
 from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
@@ -25,7 +26,9 @@ from zrelay_client.events import (
 )
 from zrelay_client.info import Device, EncoderInfo, Feature, GeneratorInfo, Limits, Queue, VisionEngine, VisionInfo
 from zrelay_shared.enums import word
+from zrelay_shared.errors import InternalError
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
+from zrelay_shared.limits import JOB_ID
 from zrelay_shared.wire import Parcel
 
 JobMessageEvent: TypeAlias = JobEvent
@@ -61,7 +64,11 @@ def sequence_of(message: JobEvent) -> int:
 
 
 def event_of(message: JobEvent) -> Event | None:
-    """Returns the event of a message, or None for a kind of event that only a newer contract has."""
+    """Returns the event of a message, or None for a kind of event that only a newer contract has.
+
+    Raises:
+        InternalError: The id of a job is invalid.
+    """
     kind = message.WhichOneof("event")
     if kind == "accepted":
         return _accepted(message.accepted)
@@ -77,10 +84,10 @@ def event_of(message: JobEvent) -> Event | None:
 
 
 def job_of(endpoint: str, message: JobMessage) -> Job:
-    """Returns the job of a message from the generator at `endpoint`."""
+    """Returns the job of a message from the generator at `endpoint`. Raises InternalError for an invalid id."""
     failure = JobFailure(message.error.reason, message.error.message) if message.HasField("error") else None
     return Job(
-        job_id=message.job_id,
+        job_id=_job_id(message.job_id),
         request_id=message.request_id,
         endpoint=endpoint,
         state=word(message, "state"),
@@ -192,6 +199,15 @@ def _limits(message: GeneratorLimits) -> Limits:
     )
 
 
+def _job_id(text: str) -> str:
+    if re.fullmatch(JOB_ID, text) is None:
+        raise InternalError(
+            f"expected the id of a job from the generator, at most 64 of A-Z a-z 0-9 . _ -, got {text[:80]!r}: the "
+            "server at this address is no generator of zrelay, or has a bug"
+        )
+    return text
+
+
 def _sampling(message: SamplingOptions) -> Sampling:
     return Sampling(
         width=message.width,
@@ -208,7 +224,7 @@ def _sampling(message: SamplingOptions) -> Sampling:
 
 def _accepted(message: JobAccepted) -> Accepted:
     return Accepted(
-        job_id=message.job_id,
+        job_id=_job_id(message.job_id),
         request_id=message.request_id,
         queue_position=message.queue_position,
         estimated_wait_s=message.estimated_wait_s,

@@ -99,7 +99,9 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
     try:
         code = command.main(arguments, prog_name="zrelay", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _print_error(*shown.getvalue().splitlines())
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         message = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
@@ -116,7 +118,7 @@ def main(args: Sequence[str] | None = None, command: click.Command = cli) -> int
         if "--debug" in arguments:
             import traceback
 
-            traceback.print_exc()
+            _print_error(*traceback.format_exc().splitlines())
         _print_error(f"error: {_message(error)}")
         return _exit_code(error)
     return code if isinstance(code, int) else exits.OK
@@ -148,6 +150,9 @@ def _exit_code(error: Exception) -> int:
     return exits.LOCAL_FILE if isinstance(error, OSError) else exits.BUG
 
 
-def _print_error(line: str) -> None:
+def _print_error(*messages: str) -> None:
+    from zrelay_client.cli._output import echo
+
     with contextlib.suppress(OSError):  # the terminal was closed
-        click.echo(line, err=True)
+        for message in messages:
+            echo(message, err=True)

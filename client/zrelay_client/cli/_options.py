@@ -4,6 +4,7 @@ Every `--help` imports this module, so it imports no configuration, no client an
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
@@ -205,7 +206,7 @@ def profile_option(help: str, *, heading: str = "") -> click.Option:
 
 
 def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns the names of profiles that start with a text."""
+    """Returns the names of profiles that start with a text, without those that a shell would interpret."""
     from zrelay_client.settings import Settings
     from zrelay_shared.errors import ZrelayError
 
@@ -213,7 +214,7 @@ def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str
         names = Settings.load().config.profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]
 
 
 def values_of(section: object, *, without: Iterable[str] = ()) -> dict[str, Any]:

@@ -3,15 +3,21 @@
 Standard output carries results; standard error carries progress and messages. On a terminal `rich` draws progress bars
 and tables, and is imported only then. Elsewhere, and where TERM is dumb, everything is plain lines without progress.
 NO_COLOR is respected.
+
+Texts may come from servers and files. Every command prints through this module, which replaces what could control a
+terminal by visible escapes (`texts.printable`).
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from zrelay_shared.texts import one_line, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console as Terminal
@@ -21,6 +27,12 @@ if TYPE_CHECKING:
     from zrelay_client.events import Event
 
 _REFRESH_HZ = 8.0
+_UNINDENTED = re.compile(r"\n(?=\S)")
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Prints text to standard output, or a message to standard error."""
+    click.echo(_message_text(text) if err else printable(text), err=err)
 
 
 class Console:
@@ -67,7 +79,7 @@ class Console:
             self._bars.reset(task, start=False)  # an animation in place of a share
         else:
             self._bars.start_task(task)
-        self._bars.update(task, description=text, completed=completed, total=total, note=note)
+        self._bars.update(task, description=one_line(text), completed=completed, total=total, note=one_line(note))
         if hidden:
             self._bars.start()
 
@@ -81,7 +93,7 @@ class Console:
     def result(self, text: str) -> None:
         """Prints a line to standard output."""
         self.clear()
-        click.echo(text)
+        click.echo(one_line(text))
 
     def message(self, text: str, *, wrap: bool = False) -> None:
         """Prints text to standard error, unless quiet.
@@ -97,9 +109,9 @@ class Console:
             if wrap and self._terminal is not None:
                 from rich.text import Text
 
-                self._terminal.print(Text(text))
+                self._terminal.print(Text(_message_text(text)))
             else:
-                click.echo(text, err=True)
+                echo(text, err=True)
 
 
 def show_event(console: Console, event: "Event") -> None:
@@ -164,7 +176,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     """Prints one JSON object on one line of standard output."""
     import json
 
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(value, ensure_ascii=False)))
 
 
 def print_table(
@@ -179,7 +191,7 @@ def print_table(
         below: The last columns; a terminal that is too narrow for the table shows them on a line below each row.
     """
     kept = [column for column in range(len(header)) if any(row[column] for row in rows)]
-    header, rows = [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
+    header, rows = [header[column] for column in kept], [[one_line(row[column]) for column in kept] for row in rows]
     terminal = _terminal(sys.stdout)
     if terminal is None:
         for line in aligned([header, *rows]):
@@ -215,6 +227,8 @@ def print_fields(title: str, fields: Sequence[tuple[int, str, str]]) -> None:
         title: The first line; "" for none.
         fields: (indentation level, name, value) of each line.
     """
+    title = one_line(title)
+    fields = [(level, one_line(name), one_line(value)) for level, name, value in fields]
     terminal = _terminal(sys.stdout)
     if terminal is None:
         if title:
@@ -238,6 +252,7 @@ def print_fields(title: str, fields: Sequence[tuple[int, str, str]]) -> None:
 
 def print_check(state: str, text: str, fix: str) -> None:
     """Prints one check of `zrelay doctor`, with the fix below it."""
+    text, fix = one_line(text), one_line(fix)
     terminal = _terminal(sys.stdout)
     if terminal is None:
         click.echo(f"{state:4}  {text}")
@@ -263,6 +278,11 @@ def aligned(rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
     return [
         (" " * gap).join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def _message_text(text: str) -> str:
+    """Returns a message whose further lines are indented, so that none of them looks like another message."""
+    return _UNINDENTED.sub("\n  ", printable(text))
 
 
 def _ahead(jobs: int) -> str:

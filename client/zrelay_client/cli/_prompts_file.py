@@ -106,7 +106,7 @@ class ResultsFile:
         """Appends a record and writes it to the disk. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab+") as file:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            line = texts.printable_json(json.dumps(record, ensure_ascii=False)).encode() + b"\n"
             if file.tell() and not self._ends_with_newline(file):
                 line = b"\n" + line
             file.write(line)

@@ -7,6 +7,7 @@ process, and the jobs then end with their lease.
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import time
 import uuid
@@ -377,19 +378,21 @@ def leave_running(client: AsyncClient, settings: Config, *request_ids: str) -> C
 
 
 def _commands(jobs: Sequence[Job], settings: Config) -> list[str]:
-    """Returns lines with the commands for jobs, with the flags that find their generators again.
+    """Returns lines with the commands for jobs, quoted for a shell, with the flags that find their generators again.
 
     One job has `zrelay jobs watch` and `fetch`. Several have `fetch`, which takes many ids.
     """
-    flags = ["", f"--profile {settings.profile}"] if settings.origins.get("profile") == "flag" else [""]
+    flags: list[str] = []
+    if settings.origins.get("profile") == "flag":
+        flags += ["--profile", str(settings.profile)]
     if settings.origins.get("generator.endpoint") == "flag":
-        flags += [f"--generator {endpoint}" for endpoint in dict.fromkeys(job.endpoint for job in jobs)]
-    found = " ".join(flags)
-    lines = [f"  zrelay jobs watch {jobs[0].job_id}{found}"] if len(jobs) == 1 else []
+        for endpoint in dict.fromkeys(job.endpoint for job in jobs):
+            flags += ["--generator", endpoint]
+    commands = [["zrelay", "jobs", "watch", jobs[0].job_id, *flags]] if len(jobs) == 1 else []
     for start in range(0, len(jobs), _IDS_OF_A_COMMAND):
-        ids = " ".join(job.job_id for job in jobs[start : start + _IDS_OF_A_COMMAND])
-        lines.append(f"  zrelay jobs fetch {ids}{found} -o {_FETCH_FOLDER}")
-    return lines
+        ids = [job.job_id for job in jobs[start : start + _IDS_OF_A_COMMAND]]
+        commands.append(["zrelay", "jobs", "fetch", *ids, *flags, "-o", _FETCH_FOLDER])
+    return [f"  {shlex.join(command)}" for command in commands]
 
 
 def result_values(result: Result) -> dict[str, Any]:

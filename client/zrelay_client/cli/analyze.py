@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zrelay_client.cli._options import PATH, Integer, Number, OptionsCommand, json_option, option
-from zrelay_client.cli._output import print_json, print_table
+from zrelay_client.cli._output import echo, print_json, print_table
 
 if TYPE_CHECKING:
     from zrelay_client.analysis import Correlations, Outlier, Sample
@@ -75,21 +75,21 @@ def _print(
 ) -> None:
     for one in (sample, other):
         if one is not None:
-            click.echo(_line(one))
+            echo(_line(one))
     if together is not None:
-        click.echo(
+        echo(
             f"correlation over dimensions: means {together.mean:+.4f}, deviations {together.std:+.4f}, logarithms of "
             f"deviations {together.log_std:+.4f}"
         )
     against = "the median deviation" if other is None else f"the deviation in {other.name}"
     if not found:
-        click.echo(f"no dimension deviates more than {threshold:g} times {against}")
+        echo(f"no dimension deviates more than {threshold:g} times {against}")
         return
-    click.echo(f"{len(found)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:")
+    echo(f"{len(found)} of {len(sample.std)} dimensions deviate more than {threshold:g} times {against}:")
     rows = [(f"{one.dimension}", f"{one.ratio:.4g}", f"{one.std:.4g}", f"{one.reference:.4g}") for one in found[:top]]
     print_table(("DIMENSION", "RATIO", "DEVIATION", "REFERENCE"), rows)
     if len(found) > top:
-        click.echo(f"and {len(found) - top} more")
+        echo(f"and {len(found) - top} more")
 
 
 def _line(sample: "Sample") -> str:

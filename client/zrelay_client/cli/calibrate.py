@@ -66,13 +66,14 @@ def command(
         _check_usual_folder()
     settings = load_settings(profile, flags, "encoder")
     from zrelay_client.calibration import read_corpus
-    from zrelay_shared import reference_file
+    from zrelay_shared import private, reference_file
 
     with Console(quiet=quiet) as console:
         started = time.monotonic()
         reference = run(_calibrate(settings, read_corpus(corpus), layer, console))
         file = chosen or _usual_file(reference)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if chosen is None:
+            private.make_folder(file.parent, paths.STATE_REMEDY)
         reference_file.write(file, reference)
         fingerprint = reference.fingerprint
         if as_json:

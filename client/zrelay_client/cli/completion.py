@@ -18,8 +18,9 @@ def command(shell: str) -> None:
     from click.shell_completion import get_completion_class
 
     from zrelay_client.cli._main import cli
+    from zrelay_client.cli._output import echo
 
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"expected {', '.join(_SHELLS)}, got {shell}")
-    click.echo(kind(cli, {}, "zrelay", "_ZRELAY_COMPLETE").source())
+    echo(kind(cli, {}, "zrelay", "_ZRELAY_COMPLETE").source())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zrelay_client.cli._options import complete_profile, json_option, option
-from zrelay_client.cli._output import print_json, print_table
+from zrelay_client.cli._output import echo, print_json, print_table
 from zrelay_shared import paths
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def show(profile: str | None, as_json: bool) -> None:
 @command.command("path")
 def path() -> None:
     """Print the path of the configuration file, which need not exist."""
-    click.echo(str(paths.config_file()))
+    echo(str(paths.config_file()))
 
 
 @command.command("init")
@@ -81,7 +81,7 @@ def init(force: bool) -> None:
     check_file(file, force=force)
     paths.make_folder(file.parent, paths.CONFIG_REMEDY)
     atomic.write_bytes(file, _initial_file().encode())
-    click.echo(str(file))
+    echo(str(file))
 
 
 @command.command("check", short_help="Check the configuration file and the variables.")
@@ -92,8 +92,8 @@ def check() -> None:
     settings = Settings.load().config
     _warn_of_unknown_variables()
     file = paths.config_file()
-    click.echo(f"{file} is valid" if file.exists() else f"{file} does not exist, which is fine")
-    click.echo(f"profiles: {', '.join(settings.profiles) or 'none'}; used: {settings.profile or 'none'}")
+    echo(f"{file} is valid" if file.exists() else f"{file} does not exist, which is fine")
+    echo(f"profiles: {', '.join(settings.profiles) or 'none'}; used: {settings.profile or 'none'}")
 
 
 def _show(profile: str | None, *, as_json: bool) -> None:
@@ -113,12 +113,12 @@ def _show(profile: str | None, *, as_json: bool) -> None:
     print_table(("SETTING", "VALUE", "FROM"), table, wrap=("VALUE", "FROM"))
     if settings.profiles and settings.profile is None:
         names = ", ".join(settings.profiles)
-        click.echo(
+        echo(
             f"no profile is used: {paths.config_file()} has no default_profile; choose one with --profile ({names})",
             err=True,
         )
     elif not paths.config_file().exists():
-        click.echo(f"no configuration file; `zrelay config init` creates {paths.config_file()}", err=True)
+        echo(f"no configuration file; `zrelay config init` creates {paths.config_file()}", err=True)
 
 
 def _rows(loaded: "Settings") -> list[tuple[str, object, str]]:
@@ -153,7 +153,7 @@ def _warn_of_unknown_variables() -> None:
     from zrelay_client.settings import unknown_variables
 
     for line in unknown_variables():
-        click.echo(f"warning: {line}", err=True)
+        echo(f"warning: {line}", err=True)
 
 
 def _initial_file() -> str:

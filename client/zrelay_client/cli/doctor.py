@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zrelay_client.cli._options import PATH, Flags, OptionsCommand, json_option, option, run
-from zrelay_client.cli._output import print_check, print_json
+from zrelay_client.cli._output import echo, print_check, print_json
 from zrelay_shared import exits, paths
 from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES
 
@@ -79,17 +79,17 @@ def _plan(role: str, profile: str | None, flags: Flags, *, as_json: bool) -> int
         sums = {"overhead_bytes": OVERHEAD_BYTES, "room_bytes": made.room_bytes, "reserve_bytes": device.reserve_bytes}
         print_json({"plan": {"dtype": made.dtype, **asdict(made), **sums}})
         return exits.OK
-    print(f"{role} on {device.kind}: {made.dtype}: {made.reason}")
+    echo(f"{role} on {device.kind}: {made.dtype}: {made.reason}")
     rows: list[tuple[str, ...]] = [("dtype", "weights", "work", "process", "total")]
     for one in made.options:
         mark = " (chosen)" if one == made.chosen else ""
         sizes = (one.weights_bytes, one.work_bytes, OVERHEAD_BYTES, one.total_bytes)
         rows.append((f"{one.dtype}{mark}", *(f"{size / 2**30:.1f}" for size in sizes)))
     for row in rows:
-        print(f"  {row[0]:<28}" + "".join(f"{cell:>9}" for cell in row[1:]))
-    print(f"GiB; work is {made.work_name}")
+        echo(f"  {row[0]:<28}" + "".join(f"{cell:>9}" for cell in row[1:]))
+    echo(f"GiB; work is {made.work_name}")
     free, reserve = device.free_bytes / 2**30, device.reserve_bytes / 2**30
-    print(f"free: {free:.1f} GiB ({device.limited_by}), {reserve:.1f} GiB of it stay in reserve")
+    echo(f"free: {free:.1f} GiB ({device.limited_by}), {reserve:.1f} GiB of it stay in reserve")
     return exits.OK
 
 

@@ -3,7 +3,7 @@
 import click
 
 from zrelay_client.cli._options import OptionsCommand, json_option
-from zrelay_client.cli._output import print_json
+from zrelay_client.cli._output import echo, print_json
 from zrelay_shared import paths
 
 
@@ -21,6 +21,6 @@ def command(as_json: bool) -> None:
         print_json({"stopped": [service.role for service in ended]})
         return
     if not ended:
-        click.echo("nothing runs", err=True)
+        echo("nothing runs", err=True)
     for service in ended:
-        click.echo(f"{service.role} ended", err=True)
+        echo(f"{service.role} ended", err=True)

@@ -18,7 +18,7 @@ from zrelay_client.cli._options import (
     run,
     values_of,
 )
-from zrelay_client.cli._output import print_json
+from zrelay_client.cli._output import echo, print_json
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 from zrelay_shared.requests import request_setting, request_settings
 
@@ -103,7 +103,7 @@ def command(
             }
         )
         return
-    click.echo(str(file))
+    echo(str(file))
     for warning in warnings:
-        click.echo(f"note: {warning}", err=True)
-    click.echo(f"{embeds.report.token_count} tokens, encoder {embeds.fingerprint.digest[:12]}", err=True)
+        echo(f"note: {warning}", err=True)
+    echo(f"{embeds.report.token_count} tokens, encoder {embeds.fingerprint.digest[:12]}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zrelay_client.cli._options import PATH, Flags, OptionsCommand, client_of, json_option, load_settings, run
-from zrelay_client.cli._output import format_bytes, print_fields, print_json
+from zrelay_client.cli._output import echo, format_bytes, print_fields, print_json
 from zrelay_shared import exits
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(image: str | None, as_json: bool, flags: Flags, profile: str | None)
     else:
         for index, status in enumerate(statuses):
             if index:
-                click.echo()
+                echo()
             _show_status(status)
     return exits.code_of(failures[0]) if failures else exits.OK
 
@@ -88,7 +88,7 @@ def _text(name: str, value: object) -> str:
 def _show_status(status: "ServiceStatus") -> None:
     if status.info is None:
         message = status.error.message if status.error is not None else ""
-        click.echo(f"{status.role} at {status.endpoint}: {message}")
+        echo(f"{status.role} at {status.endpoint}: {message}")
         return
     info: ServiceInfo = status.info
     ready = "ready" if info.ready else "not ready"
@@ -143,4 +143,4 @@ def _show_image(image: str, *, as_json: bool) -> None:
         return
     print_fields("", list(field_rows({**values, **(provenance or {})})))
     if not provenance:
-        click.echo("the file contains no zrelay data: it says nothing of how it was made")
+        echo("the file contains no zrelay data: it says nothing of how it was made")

@@ -1,5 +1,7 @@
 """`zrelay jobs`: the jobs that generators keep."""
 
+import re
+import shlex
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +22,10 @@ from zrelay_client.cli._options import (
     quiet_option,
     run,
 )
-from zrelay_client.cli._output import Console, counted, file_error_text, print_json, print_table, show_event
+from zrelay_client.cli._output import Console, counted, echo, file_error_text, print_json, print_table, show_event
 from zrelay_shared import exits
 from zrelay_shared.errors import Cancelled, FailedPrecondition, ZrelayError
+from zrelay_shared.limits import JOB_ID
 from zrelay_shared.requests import request_setting
 
 if TYPE_CHECKING:
@@ -68,7 +71,15 @@ def complete_jobs(*states: str) -> Complete:
     return complete
 
 
-_job_id = click.argument("job_id", shell_complete=complete_jobs())
+def _checked_ids(ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> Any:
+    """Returns ids of jobs, which consist of characters that no shell and no terminal interprets."""
+    for one in (value,) if isinstance(value, str) else value:
+        if re.fullmatch(JOB_ID, one) is None:
+            raise click.BadParameter(f"expected the id of a job, at most 64 of A-Z a-z 0-9 . _ -, got {one[:80]!r}")
+    return value
+
+
+_job_id = click.argument("job_id", callback=_checked_ids, shell_complete=complete_jobs())
 
 
 @click.group("jobs")
@@ -112,13 +123,13 @@ def list_(
         print_json({"jobs": [asdict(job) for job in jobs], "more": more, "missing": missing})
         return
     for endpoint, message in missing.items():
-        click.echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
+        echo(f"note: the jobs of {endpoint} are missing: {message}", err=True)
     if jobs:
         print_table(_HEADER, job_rows(jobs, time.time()), below=("GENERATOR", "NOTE"))
     else:
-        click.echo("no jobs")
+        echo("no jobs")
     if more:
-        click.echo(f"these are the newest {limit}; --limit N or --all lists more", err=True)
+        echo(f"these are the newest {limit}; --limit N or --all lists more", err=True)
 
 
 @command.command(
@@ -172,7 +183,14 @@ def watch(
 @command.command(
     "fetch", short_help="Write the images of jobs.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
 )
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("succeeded"))
+@click.argument(
+    "job_ids",
+    nargs=-1,
+    required=True,
+    callback=_checked_ids,
+    metavar="JOB_ID...",
+    shell_complete=complete_jobs("succeeded"),
+)
 @_output
 @force_option
 @json_option
@@ -203,7 +221,12 @@ def fetch(
 
 @command.command("cancel", short_help="Cancel jobs.", cls=OptionsCommand, roles=("generator",))
 @click.argument(
-    "job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=complete_jobs("queued", "running")
+    "job_ids",
+    nargs=-1,
+    required=True,
+    callback=_checked_ids,
+    metavar="JOB_ID...",
+    shell_complete=complete_jobs("queued", "running"),
 )
 @json_option
 def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> int:
@@ -218,7 +241,7 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str |
         print_json({"jobs": jobs, "failed": [one.values() for one in failures]})
     else:
         for job, now in ended:
-            click.echo(f"{job.job_id} {'cancelled' if now else f'already {job.state}'}")
+            echo(f"{job.job_id} {'cancelled' if now else f'already {job.state}'}")
     return _report(failures, several=len(job_ids) > 1)
 
 
@@ -268,7 +291,8 @@ async def _watch(
     if files is None:
         count = len(images) if done is None else done.images  # with --after, not all were received
         them = "it" if count == 1 else "them"
-        console.message(f"done: {counted(count, 'image')}; `zrelay jobs fetch {job_id}` writes {them}")
+        fetch = shlex.join(["zrelay", "jobs", "fetch", job_id])
+        console.message(f"done: {counted(count, 'image')}; `{fetch}` writes {them}")
     return {"job_id": job_id, "endpoint": job.endpoint, "files": written, "timings_s": timings}
 
 
@@ -303,7 +327,7 @@ def _report(failures: Sequence[_FailedJob], *, several: bool) -> int:
     `several` is whether the user named several jobs, so that each message names its own.
     """
     for one in failures:
-        click.echo(f"error: {one.job_id}: {one.message}" if several else f"error: {one.message}", err=True)
+        echo(f"error: {one.job_id}: {one.message}" if several else f"error: {one.message}", err=True)
     return failures[0].exit_code if failures else exits.OK
 
 

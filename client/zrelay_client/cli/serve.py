@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,10 +43,10 @@ def command() -> None:
     """
 
 
-def _wait_for(command: list[str]) -> int:
+def _wait_for(command: list[str], environ: Mapping[str, str]) -> int:
     """Runs a process and returns its exit code. Ctrl-C reaches the process itself and is ignored here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, env=environ, check=False).returncode
 
 
 def _role_command(role: str) -> "SettingsCommand":
@@ -65,12 +65,13 @@ def _role_command(role: str) -> "SettingsCommand":
     @click.pass_context
     def run(ctx: click.Context, /, profile: str | None, **values: Any) -> None:
         from zrelay_client.stack.extras import module_of
+        from zrelay_client.stack.interpreter import child_environment, module_command
 
         module = module_of(role)
         kit.load_settings(kind, profile, values)
-        command = [sys.executable, "-m", module, *ctx.obj]
+        command, environ = module_command(module, *ctx.obj), child_environment()
         if os.name == "nt":  # a process of Windows cannot become another
-            ctx.exit(_wait_for(command))
-        os.execv(command[0], command)
+            ctx.exit(_wait_for(command, environ))
+        os.execve(command[0], command, environ)
 
     return RoleCommand(role, kind=kind, callback=run, help=_ROLES[role])

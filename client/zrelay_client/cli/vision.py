@@ -18,7 +18,7 @@ from zrelay_client.cli._options import (
     run,
     values_of,
 )
-from zrelay_client.cli._output import print_json, print_table
+from zrelay_client.cli._output import echo, print_json, print_table
 from zrelay_shared.requests import request_setting, request_settings
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def encode(
         values = [_values(name, one) for name, one in zip(images, encoded, strict=True)]
         print_json({"path": str(file), "images": values})
         return
-    click.echo(str(file))
+    echo(str(file))
     for image, one in zip(images, encoded, strict=True):
         shape = " x ".join(map(str, one.shape))
-        click.echo(f"{Path(image).name}: {one.engine} {shape}, fingerprint {one.fingerprint.digest[:12]}", err=True)
+        echo(f"{Path(image).name}: {one.engine} {shape}, fingerprint {one.fingerprint.digest[:12]}", err=True)
 
 
 @command.command(
@@ -178,8 +178,8 @@ def condition(
             }
         )
         return
-    click.echo(str(file))
-    click.echo(f"{', '.join(fingerprint.modifications)}; encoder {fingerprint.digest[:12]}", err=True)
+    echo(str(file))
+    echo(f"{', '.join(fingerprint.modifications)}; encoder {fingerprint.digest[:12]}", err=True)
 
 
 def _values(name: str, one: "ImageEmbeds") -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Finds the bundled demo checkpoint without importing the demo package."""
 
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from zrelay_client.stack.interpreter import child_environment, module_command
 from zrelay_shared.errors import CheckpointError
 
 
@@ -22,8 +22,8 @@ def demo_checkpoint() -> Path:
 def omni_checkpoint(folder: Path) -> Path:
     """Writes the demo checkpoint with the parts of Omni to `folder`, and returns it. Raises CheckpointError."""
     demo_checkpoint()
-    command = [sys.executable, "-m", "zrelay_demo.omni_folder", str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = module_command("zrelay_demo.omni_folder", str(folder))
+    made = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     if made.returncode:
         raise CheckpointError(f"the demo's Omni checkpoint cannot be written: {made.stderr.strip()[-300:]}")
     return folder

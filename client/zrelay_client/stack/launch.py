@@ -1,16 +1,15 @@
 """Starts one service as a process of its own, with its output in a log file."""
 
-import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.extras import module_of
+from zrelay_client.stack.interpreter import child_environment, module_command
 from zrelay_client.stack.processes import ProcessId, start_mark
-from zrelay_shared import paths
+from zrelay_shared import paths, private
 from zrelay_shared.errors import Unavailable
 from zrelay_shared.limits import BFLOAT16_WEIGHTS
 
@@ -63,7 +62,7 @@ class Launched:
     @property
     def address(self) -> str:
         """`host:port` once the service listens, "" before."""
-        return self.address_file.read_text() if self.address_file.exists() else ""
+        return private.read_text(self.address_file) if self.address_file.exists() else ""
 
     def last_lines(self) -> str:
         """Returns the end of its log, indented."""
@@ -87,21 +86,21 @@ def launch(role: str, options: StackOptions, budget_bytes: int | None = None) ->
         OSError: A file cannot be written.
     """
     module = module_of(role)
-    paths.make_folder(options.logs, paths.STATE_REMEDY)
+    private.make_folder(options.logs, paths.STATE_REMEDY)
     log = options.logs / f"{role}.log"
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     address_file = options.state / f"{role}.address"
     address_file.unlink(missing_ok=True)
-    with log.open("wb") as output:
+    with private.open_file(log, "wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", module, *_flags(role, options, address_file, budget_bytes)],
+            module_command(module, *_flags(role, options, address_file, budget_bytes)),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             creationflags=_NEW_GROUP,
-            env={**os.environ, "ZRELAY_STATE": str(options.state)},
+            env={**child_environment(), "ZRELAY_STATE": str(options.state)},
         )
     while (mark := start_mark(popen.pid)) is None and popen.poll() is None:
         time.sleep(0.01)

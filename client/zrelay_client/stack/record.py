@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zrelay_client.stack.processes import ProcessId
-from zrelay_shared import atomic, paths
+from zrelay_shared import atomic, paths, private
 from zrelay_shared.errors import FailedPrecondition
 
 
@@ -55,7 +55,7 @@ def load(state: Path) -> StackRecord | None:
     """
     file = _file(state)
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(private.read_text(file))
         services = tuple(
             StackService(
                 s["role"], ProcessId(int(s["process"]["pid"]), s["process"]["started"]), s["endpoint"], s["log"]
@@ -81,9 +81,8 @@ def readable(state: Path) -> StackRecord | None:
 
 
 def save(state: Path, record: StackRecord) -> None:
-    """Writes the record; the file is replaced as a whole."""
-    state.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(_file(state), json.dumps(asdict(record), indent=2).encode() + b"\n")
+    """Writes the record into a folder that exists; the file is replaced as a whole."""
+    atomic.write_bytes(_file(state), json.dumps(asdict(record), indent=2).encode() + b"\n", private=True)
 
 
 def remove(state: Path) -> None:
@@ -101,8 +100,10 @@ def locked(state: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # only for `up` and `down`: other commands must start at once
 
-    paths.make_folder(state, paths.STATE_REMEDY)
-    lock = FileLock(state / "stack.lock", timeout=0)
+    private.make_folder(state, paths.STATE_REMEDY)
+    file = state / "stack.lock"
+    private.refuse_link(file)
+    lock = FileLock(file, timeout=0, mode=private.FILE_MODE)
     try:
         lock.acquire()
     except Timeout as error:

@@ -10,7 +10,7 @@ from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client.stack import extras, memory, processes, record
 from zrelay_client.stack.launch import Launched, StackOptions, launch
 from zrelay_client.stack.record import StackRecord, StackService
-from zrelay_shared import checkpoints, exits
+from zrelay_shared import checkpoints, exits, private
 from zrelay_shared.errors import CheckpointError, DeadlineExceeded, FailedPrecondition, Unavailable, ZrelayError
 
 _POLL_S = 0.1
@@ -22,9 +22,11 @@ Report = Callable[[str], None]
 class Stack:
     """Services started by this process."""
 
-    def __init__(self, options: StackOptions, launched: list[Launched]) -> None:
+    def __init__(self, options: StackOptions, launched: list[Launched], *, tightened: str = "") -> None:
+        """Takes over started services; `tightened` is the message of `private.tighten` about their state."""
         self._options = options
         self._launched = launched
+        self._tightened = tightened
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -35,13 +37,15 @@ class Stack:
         """Waits until every service is ready.
 
         Args:
-            report: Receives a line for each service that is ready.
+            report: Receives a line for each service that is ready, and one if the state was open to other users.
             status: Receives the progress while it waits.
 
         Raises:
             Unavailable, CheckpointError: A service has ended.
             DeadlineExceeded: A service takes too long.
         """
+        if self._tightened:
+            report(self._tightened)
         started = time.monotonic()
         waiting = list(self._launched)
         while waiting:
@@ -110,12 +114,13 @@ def start(options: StackOptions) -> Stack:
                 f"{flag} {folder}: expected a checkpoint folder with config.json, got none there; name another"
             )
     with record.locked(options.state):
+        tightened = private.tighten(options.state)
         known = record.load(options.state)
         if known is not None and known.alive:
             where = ", ".join(service.summary for service in known.services)
             raise FailedPrecondition(f"a stack runs already ({where}); end it with `zrelay down`", reason="STACK_RUNS")
         shares = memory.budgets(options)
-        stack = Stack(options, [])
+        stack = Stack(options, [], tightened=tightened)
         try:
             for role in options.roles:
                 stack._launched.append(launch(role, options, shares.get(role)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zrelay_generator.cost.model import CostModel, Measurements
-from zrelay_shared import atomic
+from zrelay_shared import atomic, private
 
 log = logging.getLogger(__name__)
 _VERSION = 1
@@ -50,8 +50,8 @@ class CostCache:
         found = cost.measurements()
         content = {"version": _VERSION, "forwards": found.forwards, "decodes": found.decodes}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_bytes(self._path, json.dumps(content).encode())
+            self._path.parent.mkdir(private.FOLDER_MODE, parents=True, exist_ok=True)
+            atomic.write_bytes(self._path, json.dumps(content).encode(), private=True)
         except OSError as error:
             log.warning(
                 "the measured times cannot be kept in %s (%s): the next start measures again", self._path, error

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from zrelay_generator.store.schema import prepare
+from zrelay_shared import private
 from zrelay_shared.errors import FailedPrecondition
 
 log = logging.getLogger(__name__)
@@ -31,34 +32,58 @@ class FolderLock:
     """The lock of a state folder. It is held until `release`, or until the process ends in any way."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the lock.
+        """Makes the folder private, and takes the lock.
 
         Raises:
             FailedPrecondition: Another process holds it (STATE_LOCKED).
             OSError: The folder cannot be written.
         """
-        owner = folder / _OWNER
+        if tightened := private.tighten(folder):
+            log.warning("%s", tightened)
+        owner, file = folder / _OWNER, folder / _LOCK
+        private.refuse_link(file)
         # Acquired and released on different threads of the process.
-        self._lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
+        self._lock = FileLock(file, mode=private.FILE_MODE, thread_local=False)
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            process = owner.read_text("ascii", "replace").strip()[:20] if owner.exists() else "unknown"
+            process = _process_in(owner)
             raise FailedPrecondition(
                 f"another generator (process {process}) keeps its jobs in {folder}: stop it, or give this one a folder "
                 "of its own with --state DIR (--state none keeps jobs in memory only)",
                 reason="STATE_LOCKED",
                 metadata={"process": process},
             ) from error
-        owner.write_text(str(os.getpid()), "ascii")
+        with private.open_file(owner, "wb") as written:
+            written.write(str(os.getpid()).encode())
 
     def release(self) -> None:
         """Releases the lock."""
         self._lock.release()
 
 
+def _process_in(owner: Path) -> str:
+    """Returns the number of the process that holds the lock, as far as it is known."""
+    try:
+        found = private.read_text(owner).strip()
+    except (OSError, ValueError):
+        return "unknown"
+    return found if found.isascii() and found.isdecimal() else "unknown"
+
+
 def connect(path: Path | str) -> sqlite3.Connection:
-    """Returns a connection in autocommit mode, to be used by one thread."""
+    """Returns a connection in autocommit mode, to be used by one thread. A database that does not exist is created.
+
+    SQLite gives the files beside a database its mode.
+
+    Raises:
+        OSError: A symbolic link stands in its place, or it cannot be created.
+    """
+    if isinstance(path, Path):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            private.refuse_link(path.with_name(path.name + suffix))
+        if not path.exists():
+            private.open_file(path, "xb").close()
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA busy_timeout = 5000")
     return db

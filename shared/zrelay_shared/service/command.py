@@ -1,14 +1,16 @@
 """The command line of a service, made from its settings class, and the start of its process."""
 
+import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from zrelay_shared import config, descriptors, exits, paths
+from zrelay_shared import config, descriptors, exits, paths, private, texts
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process
 from zrelay_shared.service.listening import parse_listen
@@ -114,6 +116,7 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
     """
     process.keep_large_buffers()
     connections = descriptors.connection_share(descriptors.raise_limit())
+    process.keep_files_private()
     listen = ""
     try:
         settings = load()
@@ -121,6 +124,7 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         process.configure_logging(settings.log_level)
         for message in config.unknown_variables(os.environ):
             log.warning("%s", message)
+        _make_state_private()
         address = parse_listen(listen, insecure=settings.insecure_listen)
         service = build(settings)
         from zrelay_shared.service import lifecycle  # loads grpc, which is not needed to refuse a setting
@@ -130,16 +134,27 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         )
         return lifecycle.serve(service, options)
     except ZrelayError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        _print_error(error.message)
         return exits.code_of(error)
     except ModuleNotFoundError as error:
         if (error.name or "zrelay").startswith("zrelay"):
             raise
-        print(f"error: {error.name} is not installed: pip install 'zrelay[all]'", file=sys.stderr)
+        _print_error(f"{error.name} is not installed: pip install 'zrelay[all]'")
         return exits.LOCAL_FILE
     except OSError as error:
-        print(f"error: {error.filename or listen}: {error.strerror or error}", file=sys.stderr)
+        _print_error(f"{error.filename or listen}: {error.strerror or error}")
         return exits.LOCAL_FILE
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {texts.printable(message)}", file=sys.stderr)
+
+
+def _make_state_private() -> None:
+    """Takes the rights of other users from the state of an older zrelay."""
+    with contextlib.suppress(OSError):  # what needs the folder refuses it
+        if tightened := private.tighten(paths.state_dir()):
+            log.warning("%s", tightened)
 
 
 def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -147,4 +162,4 @@ def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: st
         names = config.load(paths.config_file(), os.environ).profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]

@@ -58,7 +58,9 @@ def _nvidia(environment: Mapping[str, str]) -> PlannedDevice | None:
     program = shutil.which("nvidia-smi", path=environment.get("PATH"))
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     first = None if visible is None else visible.split(",")[0].strip()
-    if program is None or first in ("", "-1") or not _torch_may_use_cuda():
+    if program is None or not Path(program).is_absolute():  # Windows also looks in the current folder
+        return None
+    if first in ("", "-1") or not _torch_may_use_cuda():
         return None
     query = "--query-gpu=memory.total,memory.free,compute_cap"
     try:

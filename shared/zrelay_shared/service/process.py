@@ -3,7 +3,12 @@
 import ctypes
 import gc
 import logging
+import os
 import sys
+import textwrap
+from typing import Any
+
+from zrelay_shared import private, texts
 
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 _NOISY_LOGGERS = ("asyncio", "urllib3", "filelock", "httpx")
@@ -12,11 +17,41 @@ _MMAP_BYTES = 32 << 20
 _TRIM_BYTES = 256 << 20
 
 
+class LineFormatter(logging.Formatter):
+    """Formats an event as one line, so that texts of callers cannot add lines of their own.
+
+    A traceback follows on indented lines, as no event begins.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Returns the line of the event."""
+        return texts.one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """Returns the traceback, indented."""
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        """Returns the stack, indented."""
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(texts.printable(text), "  ")
+
+
 def configure_logging(level: str) -> None:
     """Logs events of `level` (debug, info, warning, error) and above to stderr, one line each."""
-    logging.basicConfig(level=level.upper(), format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(LOG_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     for noisy in _NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def keep_files_private() -> None:
+    """Makes every file that this process creates its owner's alone, those of libraries too."""
+    os.umask(private.UMASK)
 
 
 def keep_large_buffers() -> bool:
