@@ -32,6 +32,7 @@ from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Inter
 from zrelay_generator.model.identity import hash_encoder, identify_loaded
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, SystemClocks
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
@@ -109,6 +110,7 @@ async def start(
     make_scheduler: MakeScheduler = Scheduler,
     report_device: ReportDevice = report,
     hash_weights: HashEncoder = hash_encoder,
+    clocks: SystemClocks = SYSTEM_CLOCKS,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
@@ -119,12 +121,13 @@ async def start(
         make_scheduler: Makes the scheduler.
         report_device: Describes the device, at the start and with every heartbeat.
         hash_weights: Computes the digest of the text encoder's weights after the start.
+        clocks: The clocks of the system, for the order and the age of jobs.
 
     Raises:
         CheckpointError: The model folder cannot be used.
         FailedPrecondition: The device is missing, or the state folder cannot be used.
     """
-    store = await asyncio.to_thread(open_store, config.state, retention(config))
+    store = await asyncio.to_thread(open_store, config.state, retention(config), clocks)
     if not store.durable:
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:

@@ -188,7 +188,7 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
         await store.add_image(arrival, ResultRecord(2, "{}", named(b"image"), 5), b"image")
-        await store.finish(ended(arrival, ended_at=time.time() + arrival), ResultRecord(3, "{}"))
+        await store.finish(ended(arrival, ended_s=time.time() + arrival), ResultRecord(3, "{}"))
     assert await store.retain() == 1
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 

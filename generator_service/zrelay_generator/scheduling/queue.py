@@ -13,7 +13,7 @@ from zrelay_generator.store.records import JobRecord
 
 def queued_candidate(record: JobRecord) -> Candidate[JobRecord]:
     """Returns a queued job as `order.ranked` takes it."""
-    return Candidate(record, record.caller, record.accepted_at, record.arrival, record.work_s)
+    return Candidate(record, record.caller, record.accepted_s, record.arrival, record.work_s)
 
 
 @dataclass(slots=True)
@@ -122,4 +122,4 @@ class JobQueue:
 
 
 def _place(record: JobRecord) -> tuple[float, int]:
-    return place(record.accepted_at, record.work_s), record.arrival
+    return place(record.accepted_s, record.work_s), record.arrival

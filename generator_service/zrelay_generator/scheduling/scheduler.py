@@ -299,7 +299,7 @@ class Scheduler:
         record = loaded.record
         # The estimate of a loaded job follows the device, that of a queued one does not: never more than it was.
         remaining_s = min(self._remaining_s(loaded), record.work_s) if record.work_s else self._remaining_s(loaded)
-        return Candidate(record, record.caller, record.accepted_at, record.arrival, remaining_s)
+        return Candidate(record, record.caller, record.accepted_s, record.arrival, remaining_s)
 
     def _remaining_s(self, loaded: LoadedJob) -> float:
         if loaded.device_job is None:
