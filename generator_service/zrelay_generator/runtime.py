@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.contents import DEFAULT_UPLOAD_LIMITS, UploadLimits, Uploads
 from zrelay_generator.api.replies import accepted_bytes, is_related, related_bytes
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.api.servicer import ServedModel
@@ -111,6 +111,7 @@ async def start(
     report_device: ReportDevice = report,
     hash_weights: HashEncoder = hash_encoder,
     clocks: SystemClocks = SYSTEM_CLOCKS,
+    upload_limits: UploadLimits = DEFAULT_UPLOAD_LIMITS,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
@@ -122,6 +123,7 @@ async def start(
         report_device: Describes the device, at the start and with every heartbeat.
         hash_weights: Computes the digest of the text encoder's weights after the start.
         clocks: The clocks of the system, for the order and the age of jobs.
+        upload_limits: Limits of uploads.
 
     Raises:
         CheckpointError: The model folder cannot be used.
@@ -132,7 +134,7 @@ async def start(
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
         load = load or partial(load_model, cache=cache_dir())
-        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights)
+        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights, upload_limits)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
@@ -157,6 +159,7 @@ async def _start(
     make_scheduler: MakeScheduler,
     report_device: ReportDevice,
     hash_weights: HashEncoder,
+    upload_limits: UploadLimits,
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
@@ -227,7 +230,7 @@ async def _start(
         accepts=accepts,
         loaded=loaded_identity,
         requests=requests,
-        uploads=Uploads(store),
+        uploads=Uploads(store, upload_limits),
         jobs=jobs,
         cost=estimator.cost,
         device_report=found,

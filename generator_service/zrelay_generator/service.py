@@ -6,6 +6,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.api.contents import DEFAULT_UPLOAD_LIMITS, UploadLimits
 from zrelay_generator.api.requests import parse_sampling
 from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
@@ -36,6 +37,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
         report_device: ReportDevice = report,
         hash_weights: HashEncoder = hash_encoder,
         clocks: SystemClocks = SYSTEM_CLOCKS,
+        upload_limits: UploadLimits = DEFAULT_UPLOAD_LIMITS,
     ) -> None:
         """Creates a servicer whose model is not loaded yet.
 
@@ -48,6 +50,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
             report_device: Describes the device, at the start and with every heartbeat.
             hash_weights: Computes the digest of the text encoder's weights after the start.
             clocks: The clocks of the system, for the order and the age of jobs.
+            upload_limits: Limits of uploads.
         """
         super().__init__(config)
         self._start = partial(
@@ -59,6 +62,7 @@ class GeneratorServicer(GeneratorHandlers, Service):
             report_device=report_device,
             hash_weights=hash_weights,
             clocks=clocks,
+            upload_limits=upload_limits,
         )
         self.runtime: GeneratorRuntime | None = None
 

@@ -139,7 +139,7 @@ class GeneratorHandlers:
     async def UploadBlob(
         self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
     ) -> pb.UploadBlobResponse:
-        return await self._ready().uploads.receive(parcels)
+        return await self._ready().uploads.receive(parcels, _caller(context))
 
     async def ListLoras(self, parcel: Parcel[pb.ListLorasRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
