@@ -37,7 +37,7 @@ DOCS = Path(__file__).parents[2] / "docs/explanation/jobs.md"
 def test_the_numbers_in_the_docs_are_the_defaults() -> None:
     told = dict(re.findall(r"^\| `--([a-z-]+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
     defaults = {one.flags[0][2:]: one.to_user(one.default) for one in describe(GeneratorConfig, "generator")}
-    assert len(told) == 9
+    assert len(told) == 10
     assert told.pop("max-caller-waiting") == "none"
     assert {flag: float(number) for flag, number in told.items()} == {flag: defaults[flag] for flag in told}
 

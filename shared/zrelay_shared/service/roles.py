@@ -11,6 +11,7 @@ from zrelay_shared import paths
 from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MIB, PLAIN_DTYPES
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
+from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -241,6 +242,15 @@ class GeneratorConfig(ServiceConfig):
         scale=MIB,
         minimum=0,
         help="Disk space for the inputs of waiting requests.",
+    )
+    caller_share: int = setting(
+        CALLER_SHARE_PERCENT,
+        group="Queue",
+        minimum=1,
+        maximum=100,
+        unit="percent",
+        help="Part of the queue (requests, work, disk space) that one caller (one network address) may fill, of what "
+        "other callers leave; 100 if all callers share one address.",
     )
     max_caller_waiting: int | None = setting(
         None,
