@@ -83,6 +83,15 @@ class ServiceConfig:
         help="Torch threads on a CPU.",
         example=4,
     )
+    caller_share: int = setting(
+        CALLER_SHARE_PERCENT,
+        group="Queue",
+        minimum=1,
+        maximum=100,
+        unit="percent",
+        help="Part of the queue that one caller (one network address) may fill, of what the others leave; 100 if all "
+        "callers share one address.",
+    )
 
     def __post_init__(self) -> None:
         settings.check(self, self.role)
@@ -242,15 +251,6 @@ class GeneratorConfig(ServiceConfig):
         scale=MIB,
         minimum=0,
         help="Disk space for the inputs of waiting requests.",
-    )
-    caller_share: int = setting(
-        CALLER_SHARE_PERCENT,
-        group="Queue",
-        minimum=1,
-        maximum=100,
-        unit="percent",
-        help="Part of the queue (requests, work, disk space) that one caller (one network address) may fill, of what "
-        "other callers leave; 100 if all callers share one address.",
     )
     max_caller_waiting: int | None = setting(
         None,
