@@ -73,7 +73,7 @@ def _embeds() -> Embeds:
 
 def _settings(state: Path, job_s: float, most: int) -> HostedSettings:
     rate = DeviceSpeed.of_job(job_s, SIDE, STEPS).rate
-    options = (("threads", 1), ("max_waiting", most + 100), ("max_wait_s", 1e12))
+    options = (("threads", 1), ("max_waiting", most + 100), ("max_wait_s", 1e12), ("caller_share", 100))
     return HostedSettings(CHECKPOINT, state, options, rate)
 
 

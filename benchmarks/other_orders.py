@@ -70,7 +70,7 @@ class PreviousOrder(FirstComeFirstServed):
 
     def enter(self, record: JobRecord) -> None:
         own = [one.work_s for one in self._waiting if one.caller == record.caller and one.work_s <= record.work_s]
-        key = record.accepted_at + _LEAD_S[record.priority] + 2.0 * record.work_s + sum(own)
+        key = record.accepted_s + _LEAD_S[record.priority] + 2.0 * record.work_s + sum(own)
         self._keys[record.arrival] = key
         self._waiting.append(record)
 

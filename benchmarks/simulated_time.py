@@ -162,6 +162,7 @@ class Simulation:
             work_s=self.estimator.estimate(spec).seconds,
             input_bytes=0,
             accepted_at=self.now,
+            accepted_s=self.now,
             accepted=b"",
         )
         self.scheduler.enter(record)
@@ -171,7 +172,7 @@ class Simulation:
         while (record := self.scheduler.next_to_load()) is not None:
             self.scheduler.load(record)
             spec = specs[record.arrival]
-            job = DeviceJob(record.job_id, spec, record.arrival, accepted_at=record.accepted_at, caller=record.caller)
+            job = DeviceJob(record.job_id, spec, record.arrival, accepted_at=record.accepted_s, caller=record.caller)
             self.scheduler.on_device(job)
             self.jobs.append(job)
 

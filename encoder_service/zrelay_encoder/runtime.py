@@ -102,9 +102,9 @@ class EncoderRuntime:
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
-        self.device = DeviceWorker("encoder-device", config.max_waiting)
+        self.device = DeviceWorker("encoder-device", config.max_waiting, share_percent=config.caller_share)
         self.encoder: Encoder | None = None
-        self._texts = DeviceWorker("encoder-text", config.max_waiting)
+        self._texts = DeviceWorker("encoder-text", config.max_waiting, share_percent=config.caller_share)
         self._formatter: PromptFormatter | None = None
         self._embedder: Embedder | None = None
         self._checkpoint_limit: int | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.contents import DEFAULT_UPLOAD_LIMITS, UploadLimits, Uploads
 from zrelay_generator.api.replies import accepted_bytes, is_related, related_bytes
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.api.servicer import ServedModel
@@ -34,6 +34,7 @@ from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Dependencies, Inter
 from zrelay_generator.model.identity import Identity, hash_encoder, identify_loaded
 from zrelay_generator.model.loading import LoadedModel, load_model
 from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, SystemClocks
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
@@ -112,6 +113,8 @@ async def start(
     make_scheduler: MakeScheduler = Scheduler,
     report_device: ReportDevice = report,
     hash_weights: HashEncoder = hash_encoder,
+    clocks: SystemClocks = SYSTEM_CLOCKS,
+    upload_limits: UploadLimits = DEFAULT_UPLOAD_LIMITS,
 ) -> GeneratorRuntime:
     """Starts a generator: opens the state folder, loads and hashes the model, continues unfinished jobs.
 
@@ -122,17 +125,19 @@ async def start(
         make_scheduler: Makes the scheduler.
         report_device: Describes the device, at the start and with every heartbeat.
         hash_weights: Computes the digest of the text encoder's weights after the start.
+        clocks: The clocks of the system, for the order and the age of jobs.
+        upload_limits: Limits of uploads.
 
     Raises:
         CheckpointError: The model folder cannot be used.
         FailedPrecondition: The device is missing, or the state folder cannot be used.
     """
-    store = await asyncio.to_thread(open_store, config.state, retention(config))
+    store = await asyncio.to_thread(open_store, config.state, retention(config), clocks)
     if not store.durable:
         log.warning("jobs are kept in memory alone (--state none): they are lost when this process ends")
     try:
         load = load or partial(load_model, cache=cache_dir())
-        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights)
+        return await _start(config, store, load, intervals, make_scheduler, report_device, hash_weights, upload_limits)
     except BaseException:
         await asyncio.to_thread(store.close)
         raise
@@ -157,6 +162,7 @@ async def _start(
     make_scheduler: MakeScheduler,
     report_device: ReportDevice,
     hash_weights: HashEncoder,
+    upload_limits: UploadLimits,
 ) -> GeneratorRuntime:
     loop = asyncio.get_running_loop()
     device = pick_device(config.device)
@@ -230,7 +236,7 @@ async def _start(
         accepts=accepts,
         loaded=loaded_identity,
         requests=requests,
-        uploads=Uploads(store),
+        uploads=Uploads(store, upload_limits),
         jobs=jobs,
         cost=estimator.cost,
         device_report=found,

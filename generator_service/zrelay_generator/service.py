@@ -6,12 +6,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import generation_pb2
 from zrelay.v1 import generator_pb2 as pb
+from zrelay_generator.api.contents import DEFAULT_UPLOAD_LIMITS, UploadLimits
 from zrelay_generator.api.requests import parse_sampling
 from zrelay_generator.api.servicer import GeneratorHandlers
 from zrelay_generator.jobs.manager import DEFAULT_INTERVALS, Intervals
 from zrelay_generator.model.identity import hash_encoder
 from zrelay_generator.runtime import GeneratorRuntime, HashEncoder, LoadModel, MakeScheduler, ReportDevice, start
 from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, SystemClocks
 from zrelay_shared.errors import CheckpointError, InvalidArgument
 from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.service.roles import GeneratorConfig
@@ -34,6 +36,8 @@ class GeneratorServicer(GeneratorHandlers, Service):
         make_scheduler: MakeScheduler = Scheduler,
         report_device: ReportDevice = report,
         hash_weights: HashEncoder = hash_encoder,
+        clocks: SystemClocks = SYSTEM_CLOCKS,
+        upload_limits: UploadLimits = DEFAULT_UPLOAD_LIMITS,
     ) -> None:
         """Creates a servicer whose model is not loaded yet.
 
@@ -45,6 +49,8 @@ class GeneratorServicer(GeneratorHandlers, Service):
             make_scheduler: Makes the scheduler.
             report_device: Describes the device, at the start and with every heartbeat.
             hash_weights: Computes the digest of the text encoder's weights after the start.
+            clocks: The clocks of the system, for the order and the age of jobs.
+            upload_limits: Limits of uploads.
         """
         super().__init__(config)
         self._start = partial(
@@ -55,6 +61,8 @@ class GeneratorServicer(GeneratorHandlers, Service):
             make_scheduler=make_scheduler,
             report_device=report_device,
             hash_weights=hash_weights,
+            clocks=clocks,
+            upload_limits=upload_limits,
         )
         self.runtime: GeneratorRuntime | None = None
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -23,11 +24,23 @@ from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
+_caller: ContextVar[str] = ContextVar("caller", default="")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response = Message | Parcel[Any]
 _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 """Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
 of 1e10 s would have passed at once."""
+
+
+def caller_of(context: Context) -> str:
+    """Returns the caller of a call: its address without the port."""
+    peer = str(context.peer())
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+
+
+def current_caller() -> str:
+    """Returns the caller of the call that the running task serves, "" outside of a call."""
+    return _caller.get()
 
 
 def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
@@ -55,6 +68,7 @@ def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMe
 
     async def stream(raw: bytes, context: Context) -> AsyncIterator[bytes]:
         events = None
+        _caller.set(caller_of(context))
         try:
             events = serve(Parcel.parse(request_type, raw), context)
             async for event in events:
@@ -83,6 +97,7 @@ def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMe
 
 
 async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:
+    _caller.set(caller_of(context))
     try:
         return await answer()
     except Exception as error:

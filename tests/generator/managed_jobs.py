@@ -20,6 +20,7 @@ from zrelay_generator.jobs.saver import DEFAULT_HELD_LIMITS, HeldLimits
 from zrelay_generator.priority import Priority
 from zrelay_generator.runtime import retention
 from zrelay_generator.scheduling.scheduler import Scheduler
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, SystemClocks
 from zrelay_generator.store.records import JobRecord
 from zrelay_generator.store.sqlite import open_store
 from zrelay_shared.service.roles import GeneratorConfig
@@ -45,6 +46,7 @@ class ManagedJobs:
         retry_s: float = 2.0,
         first_watch_s: float = 5.0,
         held_limits: HeldLimits = DEFAULT_HELD_LIMITS,
+        clocks: SystemClocks = SYSTEM_CLOCKS,
         **changed: Any,
     ) -> None:
         """Opens a store and creates a manager.
@@ -54,13 +56,14 @@ class ManagedJobs:
             retry_s: As in the manager's intervals.
             first_watch_s: As in the manager's intervals.
             held_limits: As in the manager's dependencies.
+            clocks: The clocks of the system.
             changed: Settings of the generator.
         """
         self.clock_s = 1000.0
         self.jobs: list[DeviceJob] = []
         self.estimator = JobEstimator()
         self.config = GeneratorConfig(model=model, **changed)
-        self.store = open_store(self.config.state, retention(self.config))
+        self.store = open_store(self.config.state, retention(self.config), clocks)
         self.scheduler = Scheduler(self.estimator)
         self.specs: dict[str, JobSpec] = {}
         self.manager = JobManager(

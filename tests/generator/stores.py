@@ -13,6 +13,7 @@ import pytest
 
 from zrelay_generator.priority import Priority
 from zrelay_generator.store.blobs import Blobs, Buffer
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, SystemClocks
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import SqliteJobStore, open_store
@@ -44,6 +45,29 @@ class InterceptedBlobs:
         return getattr(self._real, name)
 
 
+class Machine:
+    """The clocks of a machine, which a test sets.
+
+    Attributes:
+        wall_s: What the system's time shows.
+        up_s: Seconds since the boot.
+        boots: Number of boots.
+    """
+
+    def __init__(self, wall_s: float = 1e9, boots: int = 1) -> None:
+        self.wall_s, self.up_s, self.boots = wall_s, 100.0 / boots, boots
+        self.clocks = SystemClocks(lambda: self.wall_s, lambda: self.up_s, lambda: f"boot-{self.boots}")
+
+    def passes(self, seconds: float) -> None:
+        """Lets time pass while the machine runs or is suspended."""
+        self.wall_s += seconds
+        self.up_s += seconds
+
+    def booted(self, wall_s: float) -> "Machine":
+        """Returns the machine after another boot, with another system time."""
+        return Machine(wall_s, self.boots + 1)
+
+
 @contextmanager
 def intercepted_writes(store: SqliteJobStore, put: Callable[[Put, str, Buffer], None]) -> Iterator[None]:
     """Replaces writes of contents in a block: `put` receives the real function, the digest and the bytes."""
@@ -68,6 +92,7 @@ def row(arrival: int, **changed: Any) -> JobRecord:
         work_s=1.5,
         input_bytes=0,
         accepted_at=1e9,
+        accepted_s=1e9,
         accepted=b"accepted",
     )
     return replace(plain, **changed)
@@ -75,7 +100,8 @@ def row(arrival: int, **changed: Any) -> JobRecord:
 
 def ended(arrival: int, state: JobState = JobState.SUCCEEDED, **changed: Any) -> JobRecord:
     """Returns the record of the same job after its end."""
-    return row(arrival, state=state, **{"ended_at": time.time(), "sequence": 3, **changed})
+    now = time.time()
+    return row(arrival, state=state, **{"ended_at": now, "ended_s": now, "sequence": 3, **changed})
 
 
 @pytest.fixture
@@ -83,10 +109,12 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., SqliteJobStore]]:
     """Opens the store of one folder, closing the one before."""
     stores: list[SqliteJobStore] = []
 
-    def again(retention: Retention = KEEP, folder: Path = tmp_path / "state") -> SqliteJobStore:
+    def again(
+        retention: Retention = KEEP, folder: Path = tmp_path / "state", clocks: SystemClocks = SYSTEM_CLOCKS
+    ) -> SqliteJobStore:
         for store in stores:
             store.close()
-        stores[:] = [open_store(folder, retention)]
+        stores[:] = [open_store(folder, retention, clocks)]
         return stores[0]
 
     yield again

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from tests.helpers.images import encoded, picture
-from tests.helpers.polling import eventually
+from tests.helpers.polling import eventually, until_async
 from zrelay.v1 import content_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as gpb
 from zrelay.v1 import generator_pb2 as pb
@@ -87,6 +87,31 @@ async def test_uploads_are_kept_whole_or_not_at_all(serve_kept: Serve, tmp_path:
     reply = await caller.upload(data, size=0)
     assert reply.content.size_bytes == len(data) and not reply.existed
     assert [path.name for path in (tmp_path / "state" / "blobs").iterdir()] == [digest(data)]
+
+
+@pytest.mark.deep
+async def test_calls_that_end_with_their_upload_leave_no_file_without_a_row(serve_kept: Serve, tmp_path: Path) -> None:
+    """Each call is broken off at another moment around its end."""
+    caller, blobs = await serve_kept(), tmp_path / "state" / "blobs"
+    call: Any = caller.channel.stream_unary(f"/{SERVICE.full_name}/UploadBlob")
+    for turn in range(250):
+        data = turn.to_bytes(2, "big") * 1000
+
+        async def parts(data: bytes = data) -> AsyncIterator[bytes]:
+            content = content_pb2.ContentRef(sha256=digest(data))
+            yield pb.UploadBlobRequest(content=content, data=data).SerializeToString()
+
+        upload = call(parts())
+        await asyncio.sleep(turn % 25 / 2500)  # the moment is the input of this test
+        upload.cancel()
+        await asyncio.gather(upload, return_exceptions=True)
+
+    async def in_step() -> bool:
+        files = {path.name for path in blobs.iterdir()}
+        return files == {name for name in files if await caller.store.known_size(name) is not None}
+
+    await until_async(in_step, "every file has a row")
+    assert await caller.store.sweep() == 0
 
 
 async def test_an_image_by_its_digest(serve_kept: Serve, request_of: RequestOf) -> None:

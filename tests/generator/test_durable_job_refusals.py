@@ -52,7 +52,7 @@ async def test_damage_is_one_jobs_trouble(
 
 
 async def test_overload_is_refused_and_nothing_is_lost(serve_kept: Serve, request_of: RequestOf) -> None:
-    caller = await serve_kept(max_waiting=8)
+    caller = await serve_kept(max_waiting=8, caller_share=100)
     await caller.generate(request_of(num_inference_steps=1))
     started = asyncio.get_running_loop().time()
     await caller.generate(request_of(num_inference_steps=4, seed=1))
@@ -128,7 +128,7 @@ async def test_jobs_are_taken_up_to_a_count_and_up_to_a_share_of_the_disk(
 ) -> None:
     size = len(serialized(request_of(embeds(20, 128, 0))))
     limit = {"count": {"max_waiting": 20}, "bytes": {"max_waiting_bytes": int(2.5 * size)}}[bound]
-    caller = await serve_kept(max_wait_s=1e9, **limit)
+    caller = await serve_kept(max_wait_s=1e9, caller_share=100, **limit)
     taken = []
     with pytest.raises(QueueFull) as refused:
         for number in range(60):  # some of them wait next to the device, where bytes do not count

@@ -18,6 +18,7 @@ from zrelay_generator.engine.job import StageTimings
 from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobEvent, JobSucceeded, PreviewReady
 from zrelay_generator.jobs.transitions import Detached, transition
 from zrelay_generator.scheduling.scheduler import QueueStanding
+from zrelay_generator.store.clock import Moment
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import Cancelled, IdempotencyConflict, InternalError
 
@@ -49,7 +50,7 @@ def test_transitions_follow_the_table(names: list[str]) -> None:
     record, state, detached, kept = row(1), JobState.QUEUED, False, 1
     for sequence, name in enumerate(names, start=2):
         before = record
-        record = transition(record, EVENTS[name], sequence=sequence, at=float(sequence))
+        record = transition(record, EVENTS[name], sequence=sequence, at=Moment(float(sequence), 2.0 * sequence))
         if state.ended:
             assert record is before, "nothing follows the last event"
             continue
@@ -57,7 +58,7 @@ def test_transitions_follow_the_table(names: list[str]) -> None:
         if name in ("image", "succeeded", "failed", "cancelled"):
             kept = sequence
         assert (record.state, record.detached, record.sequence) == (state, detached, kept)
-        assert record.ended_at == (float(sequence) if state.ended else 0.0)
+        assert (record.ended_at, record.ended_s) == ((float(sequence), 2.0 * sequence) if state.ended else (0.0, 0.0))
         assert (record.error is not None) == (state in (JobState.FAILED, JobState.CANCELLED))
         assert (record.arrival, record.accepted, record.work_s) == (before.arrival, before.accepted, before.work_s)
 

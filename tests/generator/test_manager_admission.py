@@ -1,6 +1,7 @@
 """What is taken, what is refused before it costs anything, and the order of the line."""
 
 import asyncio
+import itertools
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,44 @@ async def test_one_caller_may_not_fill_the_queue(manager: MakeManager) -> None:
         await made.submit("c", caller="somebody")
     assert (refused.value.retry_after_s or 0.0) >= 1.0
     await made.submit("c", caller="another")
+
+
+async def fill(made: ManagedJobs, caller: str, **changed: Any) -> int:
+    """Submits jobs of a caller until one is refused because of its share; their number."""
+    for number in itertools.count():
+        try:
+            await made.submit(f"{caller} {number} {changed}", caller=caller, **changed)
+        except QuotaExceeded as error:
+            assert error.retry_after_s and "--caller-share" in error.message
+            return number
+    raise AssertionError("unreachable")
+
+
+async def test_by_default_one_caller_leaves_a_part_of_the_queue(manager: MakeManager) -> None:
+    made = manager(max_waiting=100)
+    assert [await fill(made, caller) for caller in "abc"] == [75, 19, 5]
+    await made.submit("d", caller="d")
+    with pytest.raises(QueueFull):
+        await made.submit("e", caller="e")
+    made = manager(max_waiting=100, caller_share=100)
+    for number in range(100):
+        await made.submit(f"{number}")
+    with pytest.raises(QueueFull):
+        await made.submit("100")
+
+
+async def test_one_caller_leaves_disk_space_and_work_for_the_others(manager: MakeManager) -> None:
+    made = manager(max_waiting_bytes=1000)
+    for number in range(LOADED_PER_CLASS):
+        await made.submit(f"{number}", caller="loaded")
+    assert await fill(made, "a", new_bytes=100) == 7
+    await made.submit("b", caller="b", new_bytes=300), "its first job may exceed its share"
+    made = manager(max_wait_s=100.0)
+    made.measured()
+    urgent = {"priority": Priority.INTERACTIVE, "steps": 9}
+    assert await fill(made, "a", **urgent) == 8, "10 s each: a job may come while at most 75 s are before it"
+    await made.submit("b", caller="b", steps=1, priority=Priority.BATCH)
+    await made.submit("short", caller="a", steps=1, priority=Priority.INTERACTIVE), "it passes its caller's long ones"
 
 
 async def test_one_caller_may_not_fill_the_queue_at_once_either(manager: MakeManager, tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ generated the second of three jobs. `jobs.sql` is the dump of its jobs.db.
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from zrelay.v1.generation_pb2 import GenerationSpec
 from zrelay_generator.jobs.live import complete_stored_job
 from zrelay_generator.priority import Priority
-from zrelay_generator.store.opening import DATABASE
+from zrelay_generator.store.clock import MAX_GAP_S
+from zrelay_generator.store.opening import DATABASE, salvaged
 from zrelay_generator.store.records import JobState
 from zrelay_generator.store.retention import Retention
 from zrelay_generator.store.sqlite import open_store
@@ -21,12 +25,18 @@ DATA = Path(__file__).parent / "data" / "state_before_records"
 KEEP_ALL = Retention(results_s=1e12, results=100, result_bytes=1 << 30, content_bytes=1 << 30)
 
 
-async def test_a_state_folder_of_an_earlier_release_opens(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the state folder."""
     folder = tmp_path / "state"
     shutil.copytree(DATA, folder)
     with sqlite3.connect(folder / DATABASE) as db:
         db.executescript((folder / "jobs.sql").read_text(encoding="utf-8"))
     db.close()
+    return folder
+
+
+async def test_a_state_folder_of_an_earlier_release_opens(folder: Path) -> None:
     store = open_store(folder, KEEP_ALL)
     try:
         done, cancelled = await store.by_id("64553143b9ddd714"), await store.by_id("c057c57a1101551e")
@@ -43,6 +53,18 @@ async def test_a_state_folder_of_an_earlier_release_opens(tmp_path: Path) -> Non
         assert (spec.sampling.width, spec.sampling.num_inference_steps, spec.sampling.seed) == (512, 100, 8)
         assert await store.needed([spec.prompt.content.sha256]) == {spec.prompt.content.sha256}
         assert await store.read(spec.prompt.content.sha256)
+        assert await store.retain() == 0
+        assert store.clock.now_s - done.ended_s < 2 * MAX_GAP_S, "they grow old from now on, whatever the time is"
+    finally:
+        store.close()
+
+
+async def test_a_damaged_database_of_an_earlier_release_is_salvaged(folder: Path) -> None:
+    salvaged(folder / DATABASE)[0].close()
+    store = open_store(folder, replace(KEEP_ALL, results_s=24 * 3600.0))
+    try:
+        assert len((await store.unfinished())[0]) == 1
+        assert len(await store.before(1 << 62, [JobState.SUCCEEDED, JobState.CANCELLED], 9)) == 2
         assert await store.retain() == 0
     finally:
         store.close()

@@ -37,7 +37,7 @@ DOCS = Path(__file__).parents[2] / "docs/explanation/jobs.md"
 def test_the_numbers_in_the_docs_are_the_defaults() -> None:
     told = dict(re.findall(r"^\| `--([a-z-]+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE))
     defaults = {one.flags[0][2:]: one.to_user(one.default) for one in describe(GeneratorConfig, "generator")}
-    assert len(told) == 9
+    assert len(told) == 10
     assert told.pop("max-caller-waiting") == "none"
     assert {flag: float(number) for flag, number in told.items()} == {flag: defaults[flag] for flag in told}
 
@@ -188,7 +188,7 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
     for arrival in (1, 2):
         await store.accept(row(arrival), b"spec", {}, {})
         await store.add_image(arrival, ResultRecord(2, "{}", named(b"image"), 5), b"image")
-        await store.finish(ended(arrival, ended_at=time.time() + arrival), ResultRecord(3, "{}"))
+        await store.finish(ended(arrival, ended_s=time.time() + arrival), ResultRecord(3, "{}"))
     assert await store.retain() == 1
     assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
 

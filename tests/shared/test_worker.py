@@ -7,8 +7,13 @@ import threading
 import pytest
 
 from tests.helpers.polling import eventually
-from zrelay_shared.errors import QueueFull
+from zrelay.v1 import generator_pb2 as pb
+from zrelay_shared import rpc
+from zrelay_shared.errors import QueueFull, QuotaExceeded
 from zrelay_shared.service.worker import DeviceWorker, serving_threads
+from zrelay_shared.wire import Parcel
+
+from .conftest import StartFake
 
 
 async def test_results_and_times() -> None:
@@ -33,6 +38,29 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
     go.set()
     assert (await running).value is True
     assert (await waiting).value == 2
+    await worker.close()
+
+
+async def test_one_caller_leaves_places_for_the_others(fake: StartFake) -> None:
+    worker, go = DeviceWorker("test", 7), threading.Event()
+
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.GetJobResponse:
+        await worker.run(go.wait)
+        return pb.GetJobResponse()
+
+    server = await fake(GetJob=GetJob)
+    calls = [asyncio.create_task(server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse)) for _ in range(8)]
+    await eventually(lambda: sum(call.done() for call in calls) == 2, "two of the calls are refused")
+    assert (worker.running, worker.waiting) == (1, 5)
+    another = asyncio.create_task(worker.run(lambda: "another"))
+    await asyncio.sleep(0)
+    assert worker.waiting == 6, "a call of another caller finds a place"
+    go.set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QuotaExceeded)]
+    assert [error.metadata["max_calls"] for error in refused] == ["6", "6"]
+    assert all(error.retry_after_s and "--caller-share" in error.message for error in refused)
+    assert (await another).value == "another"
     await worker.close()
 
 

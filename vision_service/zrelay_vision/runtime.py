@@ -44,7 +44,11 @@ class VisionRuntime:
 
     def __init__(self, config: VisionConfig) -> None:
         self.config = config
-        self.worker = VisionWorker(config.max_waiting, lambda: torch.set_num_threads(serving_threads(config.threads)))
+        self.worker = VisionWorker(
+            config.max_waiting,
+            lambda: torch.set_num_threads(serving_threads(config.threads)),
+            share_percent=config.caller_share,
+        )
         self.references: ReferenceSets = open_reference_sets(None)
         self.qwen3_vl: Qwen3VLEngine | None = None
         self.siglip: SiglipEngine | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
 from zrelay_shared.service.worker import DeviceWorker
 
 T = TypeVar("T")
@@ -13,9 +14,15 @@ _SLOTS = 2
 class VisionWorker(DeviceWorker):
     """Runs device work in one thread and image work in another. At most two calls are processed at the same time."""
 
-    def __init__(self, max_waiting: int, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        max_waiting: int,
+        on_start: Callable[[], None] = lambda: None,
+        *,
+        share_percent: float = CALLER_SHARE_PERCENT,
+    ) -> None:
         """Makes the worker; see `DeviceWorker`."""
-        super().__init__("vision-device", max_waiting, on_start, slots=_SLOTS)
+        super().__init__("vision-device", max_waiting, on_start, slots=_SLOTS, share_percent=share_percent)
         self._images = self.add_thread("vision-images")
 
     async def on_images(self, work: Callable[[], T]) -> T:

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import re
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,6 +19,7 @@ from zrelay_generator.store.blobs import IncomingContent
 from zrelay_generator.store.protocol import JobStore
 from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.service.shares import caller_places
 from zrelay_shared.wire import Parcel
 
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES
@@ -25,9 +28,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAMES, _VALUES = "_contents", "_embeds"
 """Endings of the two fields of a list of contents: in the contract `x_contents` names the messages of `x_embeds`."""
 _UPLOAD_FIELD = "content"
-_MAX_UPLOADS = 16
-_CHUNK_TIMEOUT_S = 60.0
-"""Longest wait for the next chunk of an upload, so that a stalled caller frees its place."""
+_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,40 +150,90 @@ def parse_digest(content: content_pb2.ContentRef, field: str) -> str:
     return content.sha256
 
 
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """Limits of uploads, so that slow ones do not keep others out.
+
+    Attributes:
+        running: Uploads at one time. One caller gets the share of `caller_places`.
+        stall_s: Longest wait for the next chunk.
+        bytes_per_s: Least rate: an upload may take `stall_s` and what its bytes take at this rate.
+        total_s: Longest time of an upload.
+    """
+
+    running: int = 16
+    stall_s: float = 60.0
+    bytes_per_s: float = 16 * 1024.0
+    total_s: float = 600.0
+
+    def time_s(self, received: int) -> float:
+        """Returns the seconds from its start after which an upload that has `received` bytes must have more."""
+        return min(self.total_s, self.stall_s + received / self.bytes_per_s)
+
+
+DEFAULT_UPLOAD_LIMITS = UploadLimits()
+
+
 class Uploads:
     """Receives contents into the store. A content is stored whole or not at all."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._running = 0
+    def __init__(
+        self,
+        store: JobStore,
+        limits: UploadLimits = DEFAULT_UPLOAD_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Creates a receiver.
+
+        Args:
+            store: Where contents are stored.
+            limits: Limits of uploads.
+            clock: Seconds that only grow.
+        """
+        self._store, self._limits, self._clock = store, limits, clock
+        self._running: Counter[str] = Counter()
 
     async def receive(
-        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
+        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]], caller: str = ""
     ) -> generator_pb2.UploadBlobResponse:
         """Receives one content. Returns before the last chunk if the content is in the store already.
+
+        Args:
+            parcels: The chunks.
+            caller: Identity of the caller.
 
         Raises:
             InvalidArgument: CONTENT_INVALID or CONTENT_SIZE.
             PayloadCorrupt: The digest does not match.
-            QuotaExceeded: Too many uploads are running.
-            DeadlineExceeded: The next chunk did not arrive in time.
+            QuotaExceeded: Too many uploads are running, of all callers or of this one.
+            DeadlineExceeded: The upload is too slow.
         """
-        if self._running >= _MAX_UPLOADS:
-            raise QuotaExceeded(
-                f"{_MAX_UPLOADS} uploads are running already; try again in 2 s",
-                metadata={"uploads": _MAX_UPLOADS},
-                retry_after_s=2.0,
-            )
-        self._running += 1
+        self._check_places(caller)
+        self._running[caller] += 1
         try:
-            return await self._receive(aiter(parcels))
+            return await self._receive(_TimedChunks(aiter(parcels), self._limits, self._clock))
         finally:
-            self._running -= 1
+            self._running[caller] -= 1
+            if not self._running[caller]:
+                del self._running[caller]
 
-    async def _receive(
-        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
-    ) -> generator_pb2.UploadBlobResponse:
-        first = await self._next(parcels)
+    def _check_places(self, caller: str) -> None:
+        running, own = self._running.total(), self._running[caller]
+        most = caller_places(self._limits.running, running - own)
+        if own < most:
+            return
+        if running >= self._limits.running:
+            text, most = f"{running} uploads are running already", self._limits.running
+        else:
+            text = (
+                f"{own} of your uploads are running already, and at most {most} of one caller may; send fewer at once"
+            )
+        raise QuotaExceeded(
+            f"{text}; try again in {_RETRY_S:.0f} s", metadata={"uploads": most}, retry_after_s=_RETRY_S
+        )
+
+    async def _receive(self, parcels: "_TimedChunks") -> generator_pb2.UploadBlobResponse:
+        first = await parcels.next()
         if first is None:
             raise invalid(_UPLOAD_FIELD, "a digest and data", "no message", reason=InvalidArgument.default_reason)
         sha256 = parse_digest(first.content, _UPLOAD_FIELD)
@@ -201,7 +252,7 @@ class Uploads:
         self,
         incoming: IncomingContent,
         first: generator_pb2.UploadBlobRequest,
-        parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]],
+        parcels: "_TimedChunks",
     ) -> int:
         """Writes all chunks. Returns the size of the content in bytes."""
         sha256, stated = first.content.sha256, first.content.size_bytes
@@ -213,7 +264,7 @@ class Uploads:
                 raise _wrong_size(f"{stated} bytes" if stated else f"at most {MAX_CONTENT_BYTES} bytes", "more")
             digest.update(chunk.data)
             await self._store.write_incoming(incoming, chunk.data)
-            chunk = await self._next(parcels)
+            chunk = await parcels.next()
         if stated and size != stated:
             raise _wrong_size(f"{stated} bytes", f"{size}")
         if digest.hexdigest() != sha256:
@@ -224,17 +275,38 @@ class Uploads:
             )
         return size
 
-    async def _next(
-        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]]
-    ) -> generator_pb2.UploadBlobRequest | None:
+
+class _TimedChunks:
+    """Receives the chunks of one upload within its time."""
+
+    def __init__(
+        self,
+        parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]],
+        limits: UploadLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._parcels, self._limits, self._clock = parcels, limits, clock
+        self._begun_s, self._received = clock(), 0
+
+    async def next(self) -> generator_pb2.UploadBlobRequest | None:
+        """Returns the next chunk, None after the last. Raises DeadlineExceeded if it is late."""
+        limits = self._limits
+        left_s = self._begun_s + limits.time_s(self._received) - self._clock()
         try:
-            parcel = await asyncio.wait_for(anext(parcels, None), _CHUNK_TIMEOUT_S)
+            if left_s <= 0.0:
+                raise TimeoutError
+            parcel = await asyncio.wait_for(anext(self._parcels, None), min(limits.stall_s, left_s))
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"no chunk of the content arrived within {_CHUNK_TIMEOUT_S:.0f} s: send it again",
+                f"{self._received} bytes arrived in {self._clock() - self._begun_s:.0f} s: send the content again "
+                f"faster, with a chunk at least every {limits.stall_s:.0f} s, {limits.bytes_per_s / 1024:.0f} KiB a "
+                f"second, and all of it within {limits.total_s:.0f} s",
                 metadata={"stage": "upload"},
             ) from error
-        return None if parcel is None else parcel.message
+        if parcel is None:
+            return None
+        self._received += len(parcel.message.data)
+        return parcel.message
 
 
 @dataclass(frozen=True, slots=True)

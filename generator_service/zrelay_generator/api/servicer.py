@@ -20,7 +20,7 @@ from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.store.records import JobState
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import ModelLoading, invalid
-from zrelay_shared.rpc import Context
+from zrelay_shared.rpc import Context, caller_of
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
@@ -84,7 +84,7 @@ class GeneratorHandlers:
             parcel,
             parcel.message.spec,
             parse_request_id(parcel.message.request_id),
-            caller=_caller(context),
+            caller=caller_of(context),
             budget_s=context.time_remaining(),
         )
         events = _events(context, served.jobs, await served.jobs.submit(submission))
@@ -99,7 +99,7 @@ class GeneratorHandlers:
             message.spec,
             parse_request_id(_required("request_id", message.request_id)),
             detached=message.detached,
-            caller=_caller(context),
+            caller=caller_of(context),
         )
         return pb.SubmitJobResponse(job=_summary(served.jobs, await served.jobs.submit(submission)))
 
@@ -139,7 +139,7 @@ class GeneratorHandlers:
     async def UploadBlob(
         self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
     ) -> pb.UploadBlobResponse:
-        return await self._ready().uploads.receive(parcels)
+        return await self._ready().uploads.receive(parcels, caller_of(context))
 
     async def ListLoras(self, parcel: Parcel[pb.ListLorasRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
@@ -168,12 +168,6 @@ async def _events(context: Context, jobs: JobManager, job: LiveJob, after: int =
 
 def _summary(jobs: JobManager, job: LiveJob) -> Job:
     return job_message(job, jobs.standing(job))
-
-
-def _caller(context: Context) -> str:
-    """Returns the caller of a request: its address without the port."""
-    peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def _required(name: str, value: str) -> str:

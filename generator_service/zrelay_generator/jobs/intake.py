@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -138,11 +137,12 @@ class JobIntake:
         record = job.record
         if submission.detached and not (record.detached or record.state.ended):
             await self._store.detach(record.arrival)
-            job.record = transition(job.record, Detached(), sequence=job.log.sequence, at=time.time())
+            job.record = transition(job.record, Detached(), sequence=job.log.sequence, at=self._store.clock.now())
 
     def _admitted(self, submission: Submission) -> LiveJob:
         """A new job with its first event. Raises as `admit`."""
         run_s = self._estimator.estimate(submission.job).seconds
+        now = self._store.clock.now()
         record = JobRecord(
             arrival=next(self._arrivals),
             job_id=secrets.token_hex(8),
@@ -153,7 +153,8 @@ class JobIntake:
             model=self._model,
             work_s=run_s,
             input_bytes=submission.new_bytes,
-            accepted_at=time.time(),
+            accepted_at=now.at,
+            accepted_s=now.clock_s,
             accepted=b"",
             detached=submission.detached,
         )

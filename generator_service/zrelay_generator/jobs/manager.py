@@ -52,12 +52,14 @@ class Intervals:
         heartbeat_s: Between two heartbeats of a job that waits.
         retry_s: Until a job that could not be read is tried again.
         retain_s: Between two applications of the limits of what the store keeps.
+        sweep_s: Between two searches for files that belong to nothing.
         first_watch_s: Least time from acceptance until somebody must watch a job, however short its lease is.
     """
 
     heartbeat_s: float = 2.0
     retry_s: float = 2.0
     retain_s: float = 10.0
+    sweep_s: float = 600.0
     first_watch_s: float = 5.0
 
 
@@ -118,7 +120,12 @@ class JobManager:
         self.scheduler = dependencies.scheduler
         self.directory = JobDirectory(dependencies.store)
         self._prefetcher = Prefetcher(
-            self.scheduler, self, dependencies.load, dependencies.start, self._intervals.retry_s
+            self.scheduler,
+            self,
+            dependencies.load,
+            dependencies.start,
+            self._intervals.retry_s,
+            dependencies.store.clock,
         )
         self._saver = ResultSaver(dependencies.store, self, self._prefetcher.wake, dependencies.held_limits)
         self._submissions = SerialTasks()
@@ -127,6 +134,7 @@ class JobManager:
             dependencies.store, dependencies.load, dependencies.is_related, dependencies.relate
         )
         self._leases: dict[str, asyncio.TimerHandle] = {}
+        self._sweep_at = self._clock() + self._intervals.sweep_s
         self._intake = JobIntake(
             config,
             dependencies.store,
@@ -224,11 +232,19 @@ class JobManager:
                 job.log.append(replace(latest, eta_s=self.scheduler.standing(job.record).eta_s))
 
     async def recover(self) -> None:
-        """Applies the limits of the store, and saves again what the disk refused if the disk works again."""
-        if not self._store.problem or await self._store.recover():
+        """Applies the limits of the store, and saves again what the disk refused if the disk works again.
+
+        Files that belong to nothing are removed too, at intervals and after a problem of the disk, which leaves some.
+        """
+        failed = bool(self._store.problem)
+        if not failed or await self._store.recover():
             self._saver.retry()
+            self._sweep_at = self._clock() if failed else self._sweep_at
         with contextlib.suppress(Unavailable):  # the store has logged it
             await self._store.retain()
+            if self._clock() >= self._sweep_at:
+                self._sweep_at = self._clock() + self._intervals.sweep_s
+                await self._store.sweep()
 
     def device_lost(self, suspects: Collection[str]) -> None:
         """Stops this process's work: the device is unusable, and the next process continues unfinished jobs.
@@ -335,7 +351,7 @@ class JobManager:
         if isinstance(event, StageProgress):
             job.progressed_at = self._clock()
             self.scheduler.started(job.record.job_id)
-        job.record = transition(job.record, event, sequence=job.log.sequence + 1, at=time.time())
+        job.record = transition(job.record, event, sequence=job.log.sequence + 1, at=self._store.clock.now())
         sequence = job.log.append(event)
         if job.record.state.ended:
             self._leave(job)

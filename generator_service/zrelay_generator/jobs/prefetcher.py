@@ -13,6 +13,7 @@ from zrelay_generator.engine.refusals import device_failure
 from zrelay_generator.features.protocol import JobSpec
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.scheduling.scheduler import LOADED_PER_CLASS, Scheduler
+from zrelay_generator.store.clock import StoreClock
 from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import Unavailable, ZrelayError
 
@@ -51,6 +52,7 @@ class Prefetcher:
         load: LoadSpec,
         start: Callable[[DeviceJob], None],
         retry_s: float,
+        clock: StoreClock,
     ) -> None:
         """Creates a prefetcher; it starts with the first job.
 
@@ -60,9 +62,10 @@ class Prefetcher:
             load: Reads the spec of a job.
             start: Hands a job to the device.
             retry_s: Seconds until a job that could not be read is tried again.
+            clock: The clock of the jobs' acceptance.
         """
         self._scheduler, self._owner, self._load, self._start = scheduler, owner, load, start
-        self._retry_s = retry_s
+        self._retry_s, self._clock = retry_s, clock
         self._retries: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -150,7 +153,7 @@ class Prefetcher:
 
     def _begin(self, job: LiveJob, spec: JobSpec) -> None:
         record = job.record
-        waited_s = max(0.0, time.time() - record.accepted_at)
+        waited_s = max(0.0, self._clock.now_s - record.accepted_s)
         if job.alone:
             spec = replace(spec, deterministic=True)
         accepted_at = time.monotonic() - waited_s

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from zrelay_generator.engine.events import JobFailed, StageProgress
 from zrelay_generator.jobs.events import ImageFinished, JobEvent, JobSucceeded
+from zrelay_generator.store.clock import Moment
 from zrelay_generator.store.records import JobRecord, JobState
 from zrelay_shared.errors import Cancelled
 
@@ -21,14 +22,14 @@ class Detached:
     """Event: the job continues without watchers from now on."""
 
 
-def transition(record: JobRecord, event: JobEvent | Detached, *, sequence: int, at: float) -> JobRecord:
+def transition(record: JobRecord, event: JobEvent | Detached, *, sequence: int, at: Moment) -> JobRecord:
     """Returns the record after an event. A pure function.
 
     Args:
         record: The job before the event.
         event: What happened.
         sequence: Sequence number of the event.
-        at: Seconds since 1970.
+        at: When it happened.
     """
     if record.state.ended:
         return record
@@ -40,14 +41,14 @@ def transition(record: JobRecord, event: JobEvent | Detached, *, sequence: int, 
         case ImageFinished():
             return replace(record, sequence=sequence)
         case JobSucceeded():
-            return replace(record, state=JobState.SUCCEEDED, ended_at=at, sequence=sequence)
+            return replace(record, state=JobState.SUCCEEDED, ended_at=at.at, ended_s=at.clock_s, sequence=sequence)
         case JobFailed(error):
             state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
-            return replace(record, state=state, ended_at=at, sequence=sequence, error=error)
+            return replace(record, state=state, ended_at=at.at, ended_s=at.clock_s, sequence=sequence, error=error)
         case _:
             return record
 
 
 def queued_again(record: JobRecord) -> JobRecord:
     """Returns the record of a job whose results the disk refused: the next process runs it again. A pure function."""
-    return replace(record, state=JobState.QUEUED, error=None, ended_at=0.0)
+    return replace(record, state=JobState.QUEUED, error=None, ended_at=0.0, ended_s=0.0)

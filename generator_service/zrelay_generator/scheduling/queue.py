@@ -13,7 +13,7 @@ from zrelay_generator.store.records import JobRecord
 
 def queued_candidate(record: JobRecord) -> Candidate[JobRecord]:
     """Returns a queued job as `order.ranked` takes it."""
-    return Candidate(record, record.caller, record.accepted_at, record.arrival, record.work_s)
+    return Candidate(record, record.caller, record.accepted_s, record.arrival, record.work_s)
 
 
 @dataclass(slots=True)
@@ -21,10 +21,16 @@ class CallerQueue:
     """The queued jobs of one caller in one class, sorted by place.
 
     Finding the position of a job takes logarithmic time; inserting or removing it also moves the entries behind it.
+
+    Attributes:
+        places: Place and arrival number of each job.
+        records: The jobs.
+        input_bytes: Bytes on disk that they need.
     """
 
     places: list[tuple[float, int]] = field(default_factory=list)
     records: list[JobRecord] = field(default_factory=list)
+    input_bytes: int = 0
     _work: list[float] | None = None
 
     def add(self, record: JobRecord) -> None:
@@ -32,6 +38,7 @@ class CallerQueue:
         at = self.position(record)
         self.places.insert(at, _place(record))
         self.records.insert(at, record)
+        self.input_bytes += record.input_bytes
         self._work = None
 
     def remove(self, record: JobRecord) -> bool:
@@ -40,6 +47,7 @@ class CallerQueue:
         if at == len(self.records) or self.records[at].arrival != record.arrival:
             return False
         del self.places[at], self.records[at]
+        self.input_bytes -= record.input_bytes
         self._work = None
         return True
 
@@ -96,9 +104,9 @@ class JobQueue:
         """Returns the number of jobs of a class and their seconds of work."""
         return self._jobs[priority], self._work_s[priority]
 
-    def jobs_of_caller(self, caller: str) -> int:
-        """Returns the number of jobs of a caller, over all classes."""
-        return sum(len(callers[caller].records) for callers in self._classes.values() if caller in callers)
+    def queues_of(self, caller: str) -> dict[Priority, CallerQueue]:
+        """Returns the queues of a caller in the classes in which it has jobs."""
+        return {priority: callers[caller] for priority, callers in self._classes.items() if caller in callers}
 
     def callers(self, priority: Priority) -> dict[str, CallerQueue]:
         """Returns the queue of each caller of a class."""
@@ -122,4 +130,4 @@ class JobQueue:
 
 
 def _place(record: JobRecord) -> tuple[float, int]:
-    return place(record.accepted_at, record.work_s), record.arrival
+    return place(record.accepted_s, record.work_s), record.arrival

@@ -10,7 +10,7 @@ from itertools import accumulate
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.job import DeviceJob
 from zrelay_generator.priority import Priority
-from zrelay_generator.scheduling.admission import Load
+from zrelay_generator.scheduling.admission import CallerLoad, Load
 from zrelay_generator.scheduling.order import Candidate, Ranked, ranked
 from zrelay_generator.scheduling.queue import JobQueue, queued_candidate
 from zrelay_generator.scheduling.shares import ServiceLedger
@@ -147,21 +147,41 @@ class Scheduler:
     def waiting_of(self, caller: str) -> int:
         """Returns the number of jobs of a caller that the device has not begun."""
         loaded = sum(one.record.caller == caller and not one.started for one in self._loaded.values())
-        return self._queue.jobs_of_caller(caller) + loaded
+        return sum(len(queue.records) for queue in self._queue.queues_of(caller).values()) + loaded
 
     def load_before(self, record: JobRecord) -> Load:
         """Returns the load that a new job would find, jobs that are being written included."""
         reserved = list(self._reserved.values())
         before = [one for one in reserved if one.priority <= record.priority]
         ahead, wait_s = self._before(record)
+        wait_s += sum(one.work_s for one in before)
         nearest = [self._remaining_s(loaded) for loaded in self._loaded.values()]
         return Load(
             waiting=self._waiting_up_to(record.priority) + len(before),
             ahead=ahead + len(before),
-            wait_s=wait_s + sum(one.work_s for one in before),
+            wait_s=wait_s,
             next_s=min(nearest, default=0.0),
             input_bytes=self._queue.input_bytes + sum(one.input_bytes for one in reserved),
             caller_waiting=self.waiting_of(record.caller) + sum(one.caller == record.caller for one in reserved),
+            caller=self._load_of_caller(record, wait_s),
+        )
+
+    def _load_of_caller(self, record: JobRecord, wait_s: float) -> CallerLoad:
+        """Returns what the caller of a new job has of its load. A short job passes its caller's long ones."""
+        caller, priority = record.caller, record.priority
+        queues = self._queue.queues_of(caller)
+        before = [queue for one, queue in queues.items() if one <= priority]
+        loaded = [
+            one for one in self._loaded.values() if one.record.caller == caller and one.record.priority <= priority
+        ]
+        reserved = [one for one in self._reserved.values() if one.caller == caller]
+        urgent = [one for one in reserved if one.priority <= priority]
+        work_s = sum(queue.work_through[-1] for queue in before) + sum(one.work_s for one in urgent)
+        waiting = sum(len(queue.records) for queue in before) + sum(not one.started for one in loaded) + len(urgent)
+        return CallerLoad(
+            waiting=waiting,
+            wait_s=min(wait_s, work_s + sum(map(self._remaining_s, loaded))),
+            input_bytes=sum(own.input_bytes for own in queues.values()) + sum(own.input_bytes for own in reserved),
         )
 
     def _waiting_up_to(self, priority: Priority) -> int:
@@ -299,7 +319,7 @@ class Scheduler:
         record = loaded.record
         # The estimate of a loaded job follows the device, that of a queued one does not: never more than it was.
         remaining_s = min(self._remaining_s(loaded), record.work_s) if record.work_s else self._remaining_s(loaded)
-        return Candidate(record, record.caller, record.accepted_at, record.arrival, remaining_s)
+        return Candidate(record, record.caller, record.accepted_s, record.arrival, remaining_s)
 
     def _remaining_s(self, loaded: LoadedJob) -> float:
         if loaded.device_job is None:

@@ -6,14 +6,14 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from zrelay_shared import atomic
-
 Buffer = bytes | bytearray | memoryview
-_OUR_NAMES = re.compile(r"[0-9a-f]{64}|\..+\.part")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = re.compile(r"\..+\.part")
 
 
 class ContentMissing(Exception):
@@ -63,6 +63,51 @@ class Blobs(Protocol):
     def names(self) -> set[str]:
         """Returns the name of every stored content."""
 
+    def sweep_partial(self) -> int:
+        """Removes what broken-off writes left, but not what is being received. Returns the number of files removed."""
+
+
+class ContentClaims:
+    """Contents that are being stored: their files may exist already, and their rows do not. `remove` spares them.
+
+    Any thread may call it, `remove` one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._claims: Counter[str] = Counter()
+        self._removing = ""
+
+    @contextlib.contextmanager
+    def claiming(self) -> Iterator[Callable[[str], None]]:
+        """Yields a function that claims a content until the end of the block. It waits while the file is removed."""
+        names: list[str] = []
+
+        def claim(sha256: str) -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._removing != sha256)
+                self._claims[sha256] += 1
+                names.append(sha256)
+
+        try:
+            yield claim
+        finally:
+            with self._changed:
+                self._claims -= Counter(names)  # drops what reaches 0
+
+    def remove(self, sha256: str, delete: Callable[[str], None]) -> None:
+        """Calls `delete` with the content, unless it is claimed."""
+        with self._changed:
+            if sha256 in self._claims:
+                return
+            self._removing = sha256
+        try:
+            delete(sha256)
+        finally:
+            with self._changed:
+                self._removing = ""
+                self._changed.notify_all()
+
 
 class FolderBlobs:
     """One file for each content. A killed process leaves at most hidden `.part` files, which `sweep` removes."""
@@ -71,6 +116,7 @@ class FolderBlobs:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._unreadable: set[str] = set()
+        self._partial: set[str] = set()
 
     def has(self, sha256: str) -> bool:
         return (self._folder / sha256).is_file()
@@ -80,12 +126,16 @@ class FolderBlobs:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_size == len(data) and sha256 not in self._unreadable:
                 return
-        atomic.write_bytes(path, data if isinstance(data, bytes | memoryview) else bytes(data))
-        self._sync_names()
+        incoming = self.incoming()
+        try:
+            incoming.write(data)
+            incoming.keep(sha256)
+        finally:
+            incoming.drop()
         self._unreadable.discard(sha256)
 
     def incoming(self) -> IncomingContent:
-        return _IncomingFile(self._folder, self._sync_names)
+        return _IncomingFile(self._folder, self._partial, self._sync_names)
 
     def read(self, sha256: str) -> bytes:
         try:
@@ -106,7 +156,15 @@ class FolderBlobs:
         (self._folder / sha256).unlink(missing_ok=True)
 
     def names(self) -> set[str]:
-        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
+        return self._files(_SHA256)
+
+    def sweep_partial(self) -> int:
+        found = self._files(_PARTIAL)
+        # Listed before `_partial` is read: a name that is not in it by now is one that nobody writes, or gone.
+        broken_off = found - self._partial
+        for name in broken_off:
+            (self._folder / name).unlink(missing_ok=True)
+        return len(broken_off)
 
     def sweep(self, known: Collection[str]) -> int:
         """Removes what a killed process left: partial files, and contents that no row of the database names.
@@ -116,11 +174,14 @@ class FolderBlobs:
         Returns:
             The number of files removed.
         """
-        files = [path for path in self._folder.iterdir() if _OUR_NAMES.fullmatch(path.name) and path.is_file()]
-        unnamed = [path for path in files if path.name not in known]
-        for path in unnamed:
-            path.unlink(missing_ok=True)
-        return len(unnamed)
+        unnamed = self.names() - set(known)
+        for sha256 in unnamed:
+            self.delete(sha256)
+        return len(unnamed) + self.sweep_partial()
+
+    def _files(self, names: re.Pattern[str]) -> set[str]:
+        with os.scandir(self._folder) as entries:
+            return {entry.name for entry in entries if names.fullmatch(entry.name) and entry.is_file()}
 
     def _sync_names(self) -> None:
         """Makes new file names durable, which requires an fsync of the folder."""
@@ -134,8 +195,15 @@ class FolderBlobs:
 class _IncomingFile:
     """A file that is created by the first write, so that an upload without data leaves no file."""
 
-    def __init__(self, folder: Path, sync_names: Callable[[], None]) -> None:
-        self._folder, self._sync_names = folder, sync_names
+    def __init__(self, folder: Path, partial: set[str], sync_names: Callable[[], None]) -> None:
+        """Creates no file yet.
+
+        Args:
+            folder: Where the content is stored.
+            partial: The names of partial files in use, to which this one is added while it exists.
+            sync_names: Makes new names in the folder durable.
+        """
+        self._folder, self._partial, self._sync_names = folder, partial, sync_names
         self._path = folder / f".{secrets.token_hex(8)}.part"
         self._file: BinaryIO | None = None
 
@@ -152,11 +220,14 @@ class _IncomingFile:
 
     def drop(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses the bytes that are still buffered
+                self._file.close()
             self._path.unlink(missing_ok=True)
+        self._partial.discard(self._path.name)
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
+            self._partial.add(self._path.name)
             self._file = self._path.open("xb")
         return self._file
 
@@ -192,6 +263,9 @@ class MemoryBlobs:
     def names(self) -> set[str]:
         with self._lock:
             return set(self._known)
+
+    def sweep_partial(self) -> int:
+        return 0
 
 
 class _IncomingBytes:

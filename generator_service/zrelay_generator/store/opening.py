@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from zrelay_generator.store.clock import SYSTEM_CLOCKS, StoreClock, SystemClocks, open_clock
 from zrelay_generator.store.schema import prepare
 from zrelay_shared import private
 from zrelay_shared.errors import FailedPrecondition
@@ -16,7 +17,7 @@ from zrelay_shared.errors import FailedPrecondition
 log = logging.getLogger(__name__)
 DATABASE = "jobs.db"
 _LOCK, _OWNER = "jobs.lock", "jobs.owner"
-_TABLES = ("jobs", "inputs", "events", "contents")
+_TABLES = ("jobs", "inputs", "events", "contents", "clock")
 _ORPHANS = (
     "DELETE FROM inputs WHERE arrival NOT IN (SELECT arrival FROM jobs)",
     "DELETE FROM events WHERE arrival NOT IN (SELECT arrival FROM jobs)",
@@ -96,15 +97,17 @@ class OpenedDatabase:
     Attributes:
         db: The connection.
         starts: Number of starts on this database, including this one.
+        clock: The clock of the database.
         whole: Whether the database existed undamaged. Only then are contents without a row known to be unused.
     """
 
     db: sqlite3.Connection
     starts: int
+    clock: StoreClock
     whole: bool
 
 
-def open_database(folder: Path) -> OpenedDatabase:
+def open_database(folder: Path, clocks: SystemClocks = SYSTEM_CLOCKS) -> OpenedDatabase:
     """Opens or creates the database of a folder.
 
     A damaged database never prevents a start: it is renamed, and every readable row is copied to a new one.
@@ -119,7 +122,7 @@ def open_database(folder: Path) -> OpenedDatabase:
     try:
         sound = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         if sound:
-            return OpenedDatabase(db, prepare(db), there)
+            return OpenedDatabase(db, prepare(db), open_clock(db, clocks), there)
     except FailedPrecondition:
         db.close()
         raise
@@ -128,7 +131,8 @@ def open_database(folder: Path) -> OpenedDatabase:
             db.close()
             raise OSError(0, str(error), str(path)) from error
     db.close()
-    return OpenedDatabase(*salvaged(path), whole=False)
+    db, starts = salvaged(path)
+    return OpenedDatabase(db, starts, open_clock(db, clocks), whole=False)
 
 
 def _damaged(error: sqlite3.OperationalError) -> bool:
@@ -170,14 +174,17 @@ def salvaged(path: Path) -> tuple[sqlite3.Connection, int]:
 
 def _copied(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
     """Copies the readable rows of a table, from both ends towards the damaged part. Returns their number."""
-    names = [row[1] for row in new.execute(f"PRAGMA table_info({table})")]
+    known = [row[1] for row in old.execute(f"PRAGMA table_info({table})")]  # an earlier release has fewer
+    names = [row[1] for row in new.execute(f"PRAGMA table_info({table})") if row[1] in known]
+    if not names:
+        return 0
     columns, marks = ", ".join(names), ", ".join("?" * len(names))
     copied = 0
     for order in ("ASC", "DESC"):
         try:
             for row in old.execute(f"SELECT {columns} FROM {table} ORDER BY {names[0]} {order}"):
                 try:
-                    new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+                    new.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
                     copied += new.execute("SELECT changes()").fetchone()[0]
                 except sqlite3.Error:  # a row that breaks the table's rules was not written like this
                     continue

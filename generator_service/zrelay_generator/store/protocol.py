@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from zrelay_generator.store.blobs import Buffer, IncomingContent
+from zrelay_generator.store.clock import StoreClock
 from zrelay_generator.store.records import JobRecord, JobState, ResultRecord
 from zrelay_shared.errors import ZrelayError
 
@@ -21,6 +22,10 @@ class JobStore(Protocol):
     @property
     def problem(self) -> str:
         """What is wrong with the storage and what to do, for the operator; "" while all is well."""
+
+    @property
+    def clock(self) -> StoreClock:
+        """The clock by which jobs are ordered and grow old."""
 
     @property
     def first_sequence(self) -> int:
@@ -122,6 +127,9 @@ class JobStore(Protocol):
 
     async def recover(self) -> bool:
         """Tests whether storage that failed works again, and returns the result."""
+
+    async def sweep(self) -> int:
+        """Removes files that belong to nothing: partial ones, and contents without a row. Returns their number."""
 
     def close(self) -> None:
         """Commits pending writes and closes the storage. Blocks; a second call does nothing."""

@@ -1,7 +1,6 @@
 """Records as rows of SQLite: values in, values out, each function within a transaction of its caller."""
 
 import sqlite3
-import time
 from collections.abc import Collection, Sequence
 
 from zrelay_generator.priority import Priority
@@ -22,8 +21,10 @@ _COLUMNS = {
     "work_s": float,
     "input_bytes": int,
     "accepted_at": float,
+    "accepted_s": float,
     "accepted": bytes,
     "ended_at": float,
+    "ended_s": float,
     "sequence": int,
     "error": str,
 }
@@ -41,12 +42,20 @@ def insert_job(db: sqlite3.Connection, record: JobRecord, spec: bytes, inputs: C
     db.executemany("INSERT INTO inputs VALUES (?, ?)", [(record.arrival, sha256) for sha256 in inputs])
 
 
-def add_content(db: sqlite3.Connection, sha256: str, size: int, *, sent: bool) -> None:
-    """Adds a row for a content that is on disk; if there is one, the content counts as used again."""
+def add_content(db: sqlite3.Connection, sha256: str, size: int, now_s: float, *, sent: bool) -> None:
+    """Adds a row for a content that is on disk; if there is one, the content counts as used again.
+
+    Args:
+        db: The connection.
+        sha256: Its digest.
+        size: Its bytes.
+        now_s: Seconds of the store's clock.
+        sent: Whether a caller sent it.
+    """
     db.execute(
         "INSERT INTO contents VALUES (?1, ?2, ?3, ?4) "
         "ON CONFLICT (sha256) DO UPDATE SET used_at = ?4, sent = max(sent, ?3)",
-        (sha256, size, sent, time.time()),
+        (sha256, size, sent, now_s),
     )
 
 
@@ -63,6 +72,15 @@ def named_contents(db: sqlite3.Connection) -> set[str]:
         for table in ("contents", "inputs", "events")
         for (sha256,) in db.execute(f"SELECT sha256 FROM {table} WHERE sha256 IS NOT NULL")
     }
+
+
+def unnamed_contents(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
+    """Returns which of these contents no row names."""
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM contents WHERE sha256 = ?1) OR EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?1) "
+        "OR EXISTS (SELECT 1 FROM events WHERE sha256 = ?1)"
+    )
+    return {sha256 for sha256 in contents if not db.execute(query, (sha256,)).fetchone()[0]}
 
 
 def needed_inputs(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
@@ -82,8 +100,8 @@ def finish_job(db: sqlite3.Connection, record: JobRecord) -> None:
     """Writes the end of a job, which needs its spec and inputs no longer."""
     error = "" if record.error is None else error_json(record.error)
     db.execute(
-        "UPDATE jobs SET state = ?, error = ?, ended_at = ?, sequence = ?, spec = NULL WHERE arrival = ?",
-        (record.state.value, error, record.ended_at, record.sequence, record.arrival),
+        "UPDATE jobs SET state = ?, error = ?, ended_at = ?, ended_s = ?, sequence = ?, spec = NULL WHERE arrival = ?",
+        (record.state.value, error, record.ended_at, record.ended_s, record.sequence, record.arrival),
     )
     db.execute("DELETE FROM inputs WHERE arrival = ?", (record.arrival,))
     clear_device_losses(db, record.arrival)

@@ -42,12 +42,14 @@ class JobRecord:
         model: Digest of what generates the image; a job is not continued by another model.
         work_s: Estimated seconds on the device at acceptance.
         input_bytes: Bytes on disk that the job keeps there while it waits.
-        accepted_at: Seconds since 1970.
+        accepted_at: Seconds since 1970 by the system's time, for people.
+        accepted_s: Seconds of the store's clock, for the order of jobs and their ages.
         accepted: Serialized JobAccepted message.
         detached: The job runs without anyone watching it.
         state: Its state.
         sequence: Sequence number of the latest event that is kept.
-        ended_at: Seconds since 1970, 0 while it is not over.
+        ended_at: Seconds since 1970 by the system's time, 0 while it is not over.
+        ended_s: Seconds of the store's clock, 0 while it is not over.
         error: Why it failed or was cancelled.
     """
 
@@ -61,11 +63,13 @@ class JobRecord:
     work_s: float
     input_bytes: int
     accepted_at: float
+    accepted_s: float
     accepted: bytes
     detached: bool = False
     state: JobState = JobState.QUEUED
     sequence: int = 1
     ended_at: float = 0.0
+    ended_s: float = 0.0
     error: ZrelayError | None = None
 
 

@@ -47,13 +47,25 @@ MIGRATIONS = (
         used_at REAL NOT NULL
     );
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN accepted_s REAL NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN ended_s REAL NOT NULL DEFAULT 0;
+    CREATE TABLE clock (
+        number INTEGER PRIMARY KEY CHECK (number = 1),
+        clock_s REAL NOT NULL,
+        wall_at REAL NOT NULL,
+        elapsed_s REAL NOT NULL,
+        boot_id TEXT NOT NULL
+    );
+    """,
 )
 """MIGRATIONS[n] takes a database of version n (`PRAGMA user_version`) to n + 1.
 
 jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` is a serialized JobAccepted; `spec` is the
 serialized GenerationSpec with contents by name, NULL once the job is over; `error` is JSON. inputs: contents that an
 unfinished job needs. events: results; `body` is JSON, `sha256` and `bytes` are those of the file that belongs to it.
-contents: `sent` is 1 if a caller sent it (kept while there is room), 0 for a result (kept as long as its job).
+contents: `sent` is 1 if a caller sent it (kept while there is room), 0 for a result (kept as long as its job);
+`used_at` is in seconds of the store's clock, as `accepted_s` and `ended_s` of jobs are. clock: one row, see `clock.py`.
 """
 
 

@@ -11,6 +11,7 @@ from zrelay_shared import paths
 from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MIB, PLAIN_DTYPES
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
+from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -81,6 +82,15 @@ class ServiceConfig:
         default_text="all cores but one",
         help="Torch threads on a CPU.",
         example=4,
+    )
+    caller_share: int = setting(
+        CALLER_SHARE_PERCENT,
+        group="Queue",
+        minimum=1,
+        maximum=100,
+        unit="percent",
+        help="Part of the queue that one caller (one network address) may fill, of what the others leave; 100 if all "
+        "callers share one address.",
     )
 
     def __post_init__(self) -> None:

@@ -6,13 +6,17 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from zrelay_shared.errors import QueueFull
+from zrelay_shared.errors import QueueFull, QuotaExceeded
+from zrelay_shared.rpc import current_caller
+from zrelay_shared.service.shares import CALLER_SHARE_PERCENT, caller_places
 
 T = TypeVar("T")
 _SMOOTHING = 0.2
@@ -67,6 +71,7 @@ class DeviceWorker:
         on_start: Callable[[], None] = lambda: None,
         *,
         slots: int = 1,
+        share_percent: float = CALLER_SHARE_PERCENT,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Makes the worker; its threads start with the first call.
@@ -76,11 +81,14 @@ class DeviceWorker:
             max_waiting: Calls that may wait; more are refused.
             on_start: Runs first in the device thread.
             slots: Calls that have their turn at the same time: one on the device, others that prepare theirs.
+            share_percent: What one caller may take of the places that the others leave.
             clock: Seconds that only grow; measures how long calls wait and compute.
         """
         self._max_waiting, self._slots, self._clock = max_waiting, slots, clock
+        self._share_percent = share_percent
         self._turns = asyncio.Semaphore(slots)
         self._calls = self._busy = 0
+        self._calls_of: Counter[str] = Counter()
         self._mean_s = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,8 +119,9 @@ class DeviceWorker:
 
         Raises:
             QueueFull: `max_waiting` calls wait already.
+            QuotaExceeded: The caller has its share of the places.
         """
-        self._check_queue()
+        caller = self._enter()
         asked = self._clock()
 
         def timed() -> Timed[T]:
@@ -120,8 +129,7 @@ class DeviceWorker:
             value = work()
             return Timed(value, began - asked, self._clock() - began)
 
-        self._calls += 1
-        result = await self._submit(self._device, timed, self._leave)
+        result = await self._submit(self._device, timed, partial(self._leave, caller))
         self._measure(result.compute_seconds)
         return result
 
@@ -131,9 +139,9 @@ class DeviceWorker:
 
         Raises:
             QueueFull: `max_waiting` calls wait already.
+            QuotaExceeded: The caller has its share of the places.
         """
-        self._check_queue()
-        self._calls += 1
+        caller = self._enter()
         self._idle.clear()
         try:
             async with self._turns:
@@ -141,7 +149,7 @@ class DeviceWorker:
                 yield
                 self._measure(self._clock() - began)
         finally:
-            self._leave()
+            self._leave(caller)
             self._set_idle()
 
     async def on_device(self, work: Callable[[], T]) -> T:
@@ -167,13 +175,31 @@ class DeviceWorker:
         for thread in reversed(self._threads):
             await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
 
-    def _check_queue(self) -> None:
+    def _enter(self) -> str:
+        """Counts a new call and returns its caller. Raises QueueFull, QuotaExceeded."""
+        caller = current_caller()
+        self._check_queue(caller)
+        self._calls += 1
+        self._calls_of[caller] += 1
+        return caller
+
+    def _check_queue(self, caller: str) -> None:
+        retry_s = max(_MIN_RETRY_S, self._mean_s)
         if self.waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self.waiting} calls are waiting, and at most {self._max_waiting} may wait: try again later, "
                 "or use another server",
-                retry_after_s=max(_MIN_RETRY_S, self._mean_s),
+                retry_after_s=retry_s,
                 metadata={"waiting": self.waiting, "max_waiting": self._max_waiting},
+            )
+        own = self._calls_of[caller]
+        most = caller_places(self._max_waiting + self._slots, self._calls - own, self._share_percent)
+        if own >= most:
+            raise QuotaExceeded(
+                f"{own} of your calls wait or run here, and at most {most} of one caller may; the other places are for "
+                "other callers: send fewer at once, use another server, or have its operator raise --caller-share",
+                retry_after_s=retry_s,
+                metadata={"calls": own, "max_calls": most, "caller_share": f"{self._share_percent:g}"},
             )
 
     async def _submit(
@@ -193,8 +219,11 @@ class DeviceWorker:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
         return await asyncio.wrap_future(future)
 
-    def _leave(self) -> None:
+    def _leave(self, caller: str) -> None:
         self._calls -= 1
+        self._calls_of[caller] -= 1
+        if not self._calls_of[caller]:
+            del self._calls_of[caller]
 
     def _measure(self, seconds: float) -> None:
         self._mean_s += _SMOOTHING * (seconds - self._mean_s) if self._mean_s else seconds
