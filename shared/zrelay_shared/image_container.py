@@ -181,6 +181,20 @@ def without_side_data(data: bytes) -> io.BytesIO:
     return kept
 
 
+def most_code_sets(data: bytes, header: ImageHeader) -> int:
+    """Returns the most sets of Huffman codes that the decoder of a file may hold; 0 unless it is a lossless WebP.
+
+    A set belongs to at least one block of 4 x 4 pixels, takes at least 20 bits and has a number of 16 bits (RFC 9649,
+    sections 3.7.2 and 3.8). Transparency of a lossy WebP may be coded without loss as well.
+    """
+    if header.format != "WebP":
+        return 0
+    if not any(part.kind in (b"VP8L", b"ALPH") for part in read_parts(ByteWindow.of_bytes(data), "WebP")):
+        return 0
+    blocks = -(-header.width // 4) * -(-header.height // 4)
+    return min(blocks, 8 * len(data) // 20, 1 << 16)
+
+
 def read_text(window: ByteWindow, part: ImagePart) -> bytes:
     """Returns the text of a tEXt, zTXt or iTXt chunk, b"" if it is damaged. A long text is cut."""
     body = window.read(part.body, min(part.size, MAX_METADATA_BYTES))

@@ -18,6 +18,7 @@ from zrelay_shared.image_container import (
     DamagedImageError,
     ImageHeader,
     format_of,
+    most_code_sets,
     read_header,
     without_side_data,
 )
@@ -26,7 +27,10 @@ Picture: TypeAlias = Image.Image
 """An image in memory."""
 BYTES_PER_PIXEL = 17
 """Memory for one pixel while a file is decoded, at most: libwebp holds two copies and PIL two. A JPEG of several scans
-needs 12 to 16, a PNG 4 to 8. A WebP without loss may need 400 MiB more for its Huffman codes."""
+needs 12 to 16, a PNG 4 to 8."""
+_CODE_SET_PIXELS = 1200
+"""Pixels that take as much memory as one set of Huffman codes of a lossless WebP, 20 KiB. A file of 295 KB with a set
+for each block of a picture of one megapixel takes 369 MiB; the most are 1.3 GiB."""
 _BAND_PIXELS = 1 << 20
 """Pixels converted at a time, so that no third copy exists beside the pixels of the file and of the result."""
 _UPRIGHT = {
@@ -71,6 +75,11 @@ class PictureFile:
     def pixels(self) -> int:
         """Pixels of the image."""
         return self.header.width * self.header.height
+
+    @property
+    def cost(self) -> int:
+        """Pixels that take as much memory as the file while it is decoded, at `BYTES_PER_PIXEL`."""
+        return self.pixels + _CODE_SET_PIXELS * most_code_sets(self.data, self.header)
 
     def decode(self, cancelled: Callable[[], bool] = lambda: False) -> Picture:
         """Decodes the file. Arguments, result and errors are those of `decode_picture`."""

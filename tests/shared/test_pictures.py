@@ -21,7 +21,7 @@ from tests.helpers.images import encoded, picture
 from tests.helpers.refusals import refused
 from zrelay_shared.errors import Cancelled
 from zrelay_shared.image_container import MAX_SCANS, ByteWindow, read_header, without_side_data
-from zrelay_shared.pictures import decode_picture
+from zrelay_shared.pictures import decode_picture, open_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MANY = 1 << 24
@@ -352,6 +352,35 @@ def test_a_jpeg_without_a_whole_frame_header_is_refused(frame: bytes) -> None:
     data = jpeg_of_scans(64, 3)
     at = data.index(b"\xff\xc2")
     refused(lambda: read(data[:at] + frame + data[at + 13 :]), reason="IMAGE_UNREADABLE")
+
+
+def test_the_codes_of_a_lossless_webp_count_as_pixels() -> None:
+    """A file of 295 KB in one megapixel may take 369 MiB for its Huffman codes."""
+    image = picture(1024, 1024)
+    lossless = encoded(image, "WEBP", lossless=True)
+    transparent = image.copy()
+    transparent.putalpha(image.convert("L"))
+    for data in (lossless, encoded(transparent, "WEBP")):
+        file = open_picture(data, max_pixels=MANY, field="image")
+        assert file.cost - file.pixels == 1200 * min(1 << 16, len(data) * 8 // 20)
+    tiny = encoded(picture(10, 9), "WEBP", lossless=True)
+    assert open_picture(tiny, max_pixels=MANY, field="image").cost == 90 + 1200 * 9
+    for format in FORMATS:
+        file = open_picture(encoded(image, format), max_pixels=MANY, field="image")
+        assert file.cost == file.pixels == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "samples"), [(8, 2, 3), (16, 2, 3), (16, 6, 4), (16, 0, 1), (16, 4, 2), (1, 0, 1)]
+)
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_of_every_depth_interlaced_or_not(depth: int, colour: int, samples: int, interlaced: bool) -> None:
+    """White in all of them. A picture of 8 x 8 has 15 rows in its seven passes."""
+    widths = [1, 1, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8] if interlaced else [8] * 8
+    rows = b"".join(b"\0" + b"\xff" * -(-width * samples * depth // 8) for width in widths)
+    header = struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, interlaced)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    assert read(b"\x89PNG\r\n\x1a\n" + chunks).getcolors() == [(64, (255, 255, 255))]
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])

@@ -39,7 +39,7 @@ def decoded(data: bytes, max_pixels: int, *, field: str, decoding: Decoding | No
     Arguments and errors are those of `read_image`.
     """
     file, decoding = open_picture(data, max_pixels=max_pixels, field=field), decoding or Decoding()
-    with decoding.reserved(file.pixels):
+    with decoding.reserved(file.cost):
         yield file.decode(decoding.cancelled)
 
 

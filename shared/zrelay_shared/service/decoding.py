@@ -18,7 +18,8 @@ from zrelay_shared.errors import Cancelled
 
 T = TypeVar("T")
 MAX_DECODING_PIXELS = 1 << 25
-"""Pixels of all pictures that a process decodes at the same time. At 17 bytes for each they take 544 MiB."""
+"""Pixels of all pictures that a process decodes at the same time. At 17 bytes for each they take 544 MiB. Other memory
+for decoding counts as the pixels that take as much (`PictureFile.cost`)."""
 LARGE_PIXELS = 1 << 22
 """Pixels of a picture after which free memory is given back to the system: they take 16 to 68 MiB."""
 _THREADS = 2
