@@ -1,12 +1,13 @@
 """Reads the settings that an image file was made with, from PNG, JPEG or WebP, without an imaging library."""
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.exif import MAX_EXIF_BYTES, read_user_comment
+from zrelay_shared.exif import MAX_METADATA_BYTES, read_user_comment
 from zrelay_shared.image_container import (
     ByteWindow,
     DamagedImageError,
@@ -21,6 +22,9 @@ from zrelay_shared.image_container import (
 _KEYWORD = b"zrelay"
 _MAX_TEXTS = 64
 """Texts of one file that are looked at. It bounds the time for a file that is made to take long."""
+_MAX_DEPTH, _MAX_VALUES, _MAX_NAME_CHARS = 32, 10_000, 1024
+"""Limits of provenance: levels of JSON, values, and characters of a name. A generator writes at most 6 levels, about
+300 values and names of labels of 1,024 characters."""
 _CODE_BYTES = 12
 """Bytes before the JSON in a UserComment, at most: the character code, a byte order mark, the first zero byte."""
 _EXIF_SEGMENT = b"Exif\0\0"
@@ -34,7 +38,7 @@ def read_provenance(data: bytes) -> dict[str, Any] | None:
     character code and byte order.
 
     Raises:
-        InvalidArgument: IMAGE_INVALID, the file is no PNG, JPEG or WebP, or it is damaged.
+        InvalidArgument: IMAGE_INVALID, the file is no PNG, JPEG or WebP, or it or its provenance is damaged.
     """
     format = format_of(data)
     if format is None:
@@ -54,7 +58,7 @@ def read_provenance(data: bytes) -> dict[str, Any] | None:
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:
-    """Returns provenance from its JSON, None for any other text.
+    """Returns provenance from its JSON, None for any other text. Raises DamagedImageError.
 
     The JSON is ASCII. Its characters are the same bytes in every code that EXIF allows, and UTF-16 puts a zero byte
     beside each of them.
@@ -65,10 +69,55 @@ def _parse(text: bytes) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(plain[start:])
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
-    ours = isinstance(content, dict) and type(content.get("version")) is int and isinstance(content.get("zrelay"), str)
-    return content if ours else None
+    except RecursionError:
+        if b'"zrelay"' in plain:
+            raise _damaged(f"more than {_MAX_DEPTH} levels") from None
+        return None
+    if not isinstance(content, dict):
+        return None
+    if type(content.get("version")) is not int or not isinstance(content.get("zrelay"), str):
+        return None
+    _check_values(content)
+    return content
+
+
+def _check_values(provenance: dict[str, Any]) -> None:
+    """Checks that provenance can be shown in bounded time and space, as text and as JSON. Raises DamagedImageError."""
+    level, count = [provenance], 0
+    for _ in range(_MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                for name in value:
+                    _check_text(name)
+                    if len(name) > _MAX_NAME_CHARS:
+                        raise _damaged(f"a name of more than {_MAX_NAME_CHARS} characters")
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise _damaged("a number that is not finite")
+        count += len(inner)
+        if count > _MAX_VALUES:
+            raise _damaged(f"more than {_MAX_VALUES} values")
+        level = inner
+    if level:
+        raise _damaged(f"more than {_MAX_DEPTH} levels")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _damaged("half a surrogate pair") from None
+
+
+def _damaged(what: str) -> DamagedImageError:
+    return DamagedImageError(f"zrelay data with {what}")
 
 
 def _texts(window: ByteWindow, format: str) -> Iterator[bytes]:
@@ -80,7 +129,7 @@ def _texts(window: ByteWindow, format: str) -> Iterator[bytes]:
         elif (exif := _exif_of(window, part, format)) is not None:
             if (comment := read_user_comment(exif)) is not None:
                 yield comment
-            joined += exif.removeprefix(_EXIF_SEGMENT)[: MAX_EXIF_BYTES - len(joined)]
+            joined += exif.removeprefix(_EXIF_SEGMENT)[: MAX_METADATA_BYTES - len(joined)]
     # A JPEG continues long EXIF data in further segments.
     if format == "JPEG" and (comment := read_user_comment(bytes(joined))) is not None:
         yield comment
@@ -90,7 +139,7 @@ def _exif_of(window: ByteWindow, part: ImagePart, format: str) -> bytes | None:
     """Returns the EXIF data of a part, None for other parts."""
     if part.kind != {"PNG": b"eXIf", "JPEG": b"\xe1", "WebP": b"EXIF"}[format]:
         return None
-    data = window.read(part.body, min(part.size, MAX_EXIF_BYTES))
+    data = window.read(part.body, min(part.size, MAX_METADATA_BYTES))
     return data if format != "JPEG" or data.startswith(_EXIF_SEGMENT) else None
 
 

@@ -78,7 +78,11 @@ def start_size(picture: tuple[int, int], default: tuple[int, int], limits: Limit
     width, height = (min(max(round(side * scale / multiple) * multiple, least), most) for side in picture)
     if scale < 1.0 and width * height > area:
         width, height = _rounded_down(picture, scale, multiple, least, area) or (width, height)
-    while width * height > limits.max_pixels and max(width, height) > least:  # rounding, or a short side at its limit
+    if width * height > limits.max_pixels:  # a short side at its limit: the long side alone becomes smaller
+        short = max(multiple, min(width, height))
+        fitting = max(short, limits.max_pixels // short // multiple * multiple)
+        width, height = min(width, fitting), min(height, fitting)
+    while width * height > limits.max_pixels and max(width, height) > least:  # rounding
         width, height = (width - multiple, height) if width >= height else (width, height - multiple)
     return width, height
 

@@ -43,6 +43,7 @@ from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import Cancelled
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.paths import cache_dir
+from zrelay_shared.service.decoding import DecodePool
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.torch_memory import compute_dtype, plan_memory, stored_dtype
 from zrelay_shared.service.worker import lower_thread_priority, serving_threads
@@ -70,6 +71,7 @@ class GeneratorRuntime(ServedModel):
         store: Where jobs are kept.
         device: The device thread.
         writer: Writes image files.
+        pictures: Decodes the pictures of requests.
         expected: The encoder that belongs to the checkpoint.
         hashing: Computes the digest of that encoder's weights after the start, None if it was known.
         heartbeats: The task that sends heartbeats.
@@ -78,6 +80,7 @@ class GeneratorRuntime(ServedModel):
     store: JobStore
     device: DeviceThread
     writer: ImageWriter
+    pictures: DecodePool
     expected: ExpectedEncoder
     hashing: "EncoderHashing | None" = None
     heartbeats: asyncio.Task[None] = field(init=False)
@@ -101,6 +104,7 @@ class GeneratorRuntime(ServedModel):
         self.expected.close()  # the image writer may wait for it
         self.device.stop()
         await asyncio.to_thread(self.device.join, 60.0)
+        await asyncio.to_thread(self.pictures.close)
         await asyncio.to_thread(self.writer.close)
         await asyncio.to_thread(self.store.close)
 
@@ -214,7 +218,10 @@ async def _start(
     # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     most_bytes = plan.room_bytes if config.memory_budget_bytes is not None else None
-    requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes))
+    pictures = DecodePool()
+    requests = RequestReader(
+        accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes), pictures
+    )
     expected = ExpectedEncoder(identity.encoder if identity.pending is None else None)
     dependencies = Dependencies(
         store,
@@ -243,6 +250,7 @@ async def _start(
         store=store,
         device=thread,
         writer=writer,
+        pictures=pictures,
         expected=expected,
     )
     restored = await jobs.restore()

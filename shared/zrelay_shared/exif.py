@@ -3,8 +3,9 @@
 import struct
 from collections.abc import Iterator
 
-MAX_EXIF_BYTES = 1 << 20
-"""Longer EXIF data is cut. A segment of a JPEG holds 64 KiB."""
+MAX_METADATA_BYTES = 2 << 20
+"""Bytes of one text, profile or EXIF structure of an image file that are read, before and after decompression. Longer
+ones are cut. The provenance of a PNG has up to 1 MiB of prompts and labels beside its other values."""
 _ORIENTATION, _EXIF_IFD, _USER_COMMENT = 0x0112, 0x8769, 0x9286
 _INTEGERS = {3: "H", 4: "I", 8: "h", 9: "i"}
 """Format of one integer by TIFF type."""
@@ -33,20 +34,22 @@ def read_user_comment(exif: bytes) -> bytes | None:
     Its first eight bytes name its character code, if the writer follows the standard.
     """
     tiff = _tiff(exif)
-    for tag, _, _, value in _entries(tiff, _first_directory(tiff)):
-        if tag == _EXIF_IFD:
-            (at,) = struct.unpack(_order(tiff) + "I", value[:4])
-            for inner, kind, count, place in _entries(tiff, at):
-                size = count * _TYPE_SIZES.get(kind, 1)
-                if inner == _USER_COMMENT and size > 4:
-                    (start,) = struct.unpack(_order(tiff) + "I", place)
-                    return tiff[start : start + size]
+    # Only the first directory counts: many entries that point to one long directory would take quadratic time.
+    found = (value for tag, _, _, value in _entries(tiff, _first_directory(tiff)) if tag == _EXIF_IFD)
+    if (place := next(found, None)) is None:
+        return None
+    (at,) = struct.unpack(_order(tiff) + "I", place)
+    for tag, kind, count, place in _entries(tiff, at):
+        size = count * _TYPE_SIZES.get(kind, 1)
+        if tag == _USER_COMMENT and size > 4:
+            (start,) = struct.unpack(_order(tiff) + "I", place)
+            return tiff[start : start + size]
     return None
 
 
 def _tiff(exif: bytes) -> bytes:
     """Returns the TIFF structure. Some writers put the prefix of a JPEG segment before it, or put it there twice."""
-    data = exif[:MAX_EXIF_BYTES]
+    data = exif[:MAX_METADATA_BYTES]
     return data.removeprefix(_PREFIX).removeprefix(_PREFIX)
 
 

@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from zrelay_shared.exif import MAX_EXIF_BYTES, read_orientation
+from zrelay_shared.exif import MAX_METADATA_BYTES, read_orientation
 
 FORMATS = ("PNG", "JPEG", "WebP")
 """The formats that all services and the client accept."""
 HEAD_BYTES = 12
 """First bytes of a file that `format_of` needs."""
-MAX_PARTS = 1 << 20
-"""Parts of one file. It bounds the time: a part takes a few microseconds."""
-MAX_TEXT_BYTES = 1 << 20
-"""Bytes of one text that are read, before and after decompression."""
+MAX_PARTS = 1 << 17
+"""Parts of one file. It bounds the time: a part takes a few microseconds. The largest file that a service accepts
+(48 MiB) has 6,144 chunks of image data in the usual size."""
+MAX_SCANS = 1000
+"""Scans of one JPEG. Encoders write 10 to 18, and no more than about 100 in unusual settings."""
+MAX_SCANNED_BLOCKS = 1 << 26
+"""Blocks of 8 x 8 values in all scans of one JPEG. Each scan passes over all blocks of its components, whatever few
+bytes it has. A photograph of 50 megapixels with the usual scans has 12 million; this many take about 2 s."""
 _MAX_TABLES = 1 << 10
 """Segments of a JPEG before its first scan, without side data. A usual file has fewer than 20."""
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,6 +40,10 @@ _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _SOI, _EOI, _SOS = b"\xd8", b"\xd9", b"\xda"
 _APP0, _APP1, _APP14 = b"\xe0", b"\xe1", b"\xee"
 _FRAME_HEADERS = frozenset(bytes((marker,)) for marker in range(0xC0, 0xD0)) - {b"\xc4", b"\xc8", b"\xcc"}
+_PROGRESSIVE = b"\xc2"
+_HUFFMAN_FRAMES = (b"\xc0", b"\xc1", _PROGRESSIVE)
+"""Frames that are decoded: baseline, extended and progressive with Huffman coding, as all browsers accept. With
+arithmetic coding a few bytes can stand for any number of values, so that no number of scans bounds the time."""
 _TABLES = frozenset(bytes((marker,)) for marker in (*range(0xC0, 0xD0), *range(0xDA, 0xE0)))
 """Segments that a decoder needs: frame headers, tables, restart intervals, scans."""
 _WEBP_KINDS = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "))
@@ -162,7 +170,8 @@ def without_side_data(data: bytes) -> io.BytesIO:
     A damaged part that is needed is copied as it is, so that the decoder refuses it. What is kept is copied once.
 
     Raises:
-        DamagedImageError: As `read_header`, or a JPEG has more than 1024 tables.
+        DamagedImageError: As `read_header`, or a JPEG has more than 1024 tables, `MAX_SCANS` scans or
+            `MAX_SCANNED_BLOCKS` blocks in them, or is coded in another way than all browsers accept.
     """
     format = format_of(data)
     if format is None:
@@ -172,9 +181,23 @@ def without_side_data(data: bytes) -> io.BytesIO:
     return kept
 
 
+def most_code_sets(data: bytes, header: ImageHeader) -> int:
+    """Returns the most sets of Huffman codes that the decoder of a file may hold; 0 unless it is a lossless WebP.
+
+    A set belongs to at least one block of 4 x 4 pixels, takes at least 20 bits and has a number of 16 bits (RFC 9649,
+    sections 3.7.2 and 3.8). Transparency of a lossy WebP may be coded without loss as well.
+    """
+    if header.format != "WebP":
+        return 0
+    if not any(part.kind in (b"VP8L", b"ALPH") for part in read_parts(ByteWindow.of_bytes(data), "WebP")):
+        return 0
+    blocks = -(-header.width // 4) * -(-header.height // 4)
+    return min(blocks, 8 * len(data) // 20, 1 << 16)
+
+
 def read_text(window: ByteWindow, part: ImagePart) -> bytes:
     """Returns the text of a tEXt, zTXt or iTXt chunk, b"" if it is damaged. A long text is cut."""
-    body = window.read(part.body, min(part.size, MAX_TEXT_BYTES))
+    body = window.read(part.body, min(part.size, MAX_METADATA_BYTES))
     _, _, rest = body.partition(b"\0")
     compressed = part.kind == b"zTXt"
     if compressed:
@@ -186,7 +209,7 @@ def read_text(window: ByteWindow, part: ImagePart) -> bytes:
     if not compressed:
         return rest
     try:
-        return zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
+        return zlib.decompressobj().decompress(rest, MAX_METADATA_BYTES)
     except zlib.error:
         return b""
 
@@ -238,7 +261,7 @@ def _png_header(window: ByteWindow) -> ImageHeader:
         raise DamagedImageError("no image data (IDAT)")
     found = None
     if exif is not None:
-        found = read_orientation(window.read(exif.body, min(exif.size, MAX_EXIF_BYTES)))
+        found = read_orientation(window.read(exif.body, min(exif.size, MAX_METADATA_BYTES)))
     elif raw_exif is not None:
         found = read_orientation(_raw_profile(read_text(window, raw_exif)))
     if found is None and xmp is not None:
@@ -351,7 +374,7 @@ def _jpeg_header(window: ByteWindow) -> ImageHeader:
             _, height, width = struct.unpack(">BHH", body)
         elif part.kind == _APP1:
             body = window.read(part.body, part.size)
-            if body.startswith(_EXIF_SEGMENT) and len(exif) < MAX_EXIF_BYTES:
+            if body.startswith(_EXIF_SEGMENT) and len(exif) < MAX_METADATA_BYTES:
                 exif += body.removeprefix(_EXIF_SEGMENT)  # a further segment continues the first
             elif body.startswith(_XMP_SEGMENT):
                 xmp = body
@@ -370,8 +393,12 @@ def _jpeg_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
     """
     view, jfif, adobe = memoryview(data), b"", b""
     tables: list[bytes | memoryview] = []
+    frame: ImagePart | None = None
     for part in read_parts(window, "JPEG"):
+        if part.kind in _FRAME_HEADERS:
+            frame = frame or part
         if part.kind == _SOS:
+            _check_scans(window, frame, part)
             tables.append(view[part.start :])
         elif part.kind in _TABLES:
             tables.append(view[part.start : part.body + part.size])
@@ -385,6 +412,64 @@ def _jpeg_kept(data: bytes, window: ByteWindow) -> io.BytesIO:
     for piece in (b"\xff" + _SOI, jfif, adobe, *tables):
         kept.write(piece)
     return kept
+
+
+def _check_scans(window: ByteWindow, header: ImagePart | None, first: ImagePart) -> None:
+    """Refuses a JPEG that takes far longer to decode than its size suggests.
+
+    Args:
+        window: The file.
+        header: The frame header, None if there is none before the first scan.
+        first: The first start of scan.
+
+    Raises:
+        DamagedImageError: The frame header is damaged or of a kind that is not decoded, or the scans exceed a limit.
+    """
+    if header is None:
+        raise DamagedImageError("no frame header (SOF) before the image data (SOS)")
+    if header.kind not in _HUFFMAN_FRAMES:
+        raise DamagedImageError(f"arithmetic, lossless or hierarchical coding (SOF{header.kind[0] - 0xC0})")
+    blocks = _blocks_of_components(window, header)
+    if header.kind != _PROGRESSIVE and len(_scanned_components(window, first)) >= len(blocks):
+        return  # decoders read no further scan
+    scans = scanned = parts = 0
+    at: int | None = first.start
+    while at is not None:
+        head = window.read(at, 4)
+        if head[1:2] == _EOI:
+            return
+        size = max(0, int.from_bytes(head[2:4], "big") - 2)
+        parts += 1
+        if head[1:2] == _SOS:
+            scans += 1
+            of_scan = _scanned_components(window, ImagePart(_SOS, at, at + 4, size))
+            scanned += sum(blocks.get(component, 0) for component in of_scan)
+        if parts > MAX_PARTS:
+            raise DamagedImageError(f"more than {MAX_PARTS} parts")
+        if scans > MAX_SCANS:
+            raise DamagedImageError(f"more than {MAX_SCANS} scans")
+        if scanned > MAX_SCANNED_BLOCKS:
+            raise DamagedImageError(f"more than {MAX_SCANNED_BLOCKS} blocks in {scans} scans")
+        at = _next_segment(window, at + 4 + size)
+
+
+def _blocks_of_components(window: ByteWindow, header: ImagePart) -> dict[int, int]:
+    """Returns the number of blocks of each component of a frame, rounded up to whole units (T.81, A.1.1 and A.2)."""
+    body = window.read(header.body, min(header.size, 6 + 3 * 255))
+    components = [body[at : at + 2] for at in range(6, len(body) - 2, 3)][: body[5] if len(body) > 5 else 0]
+    sampling = [(each[0], each[1] >> 4, each[1] & 15) for each in components]
+    if not sampling or any(not 1 <= factor <= 4 for each in sampling for factor in each[1:]):
+        raise DamagedImageError("no whole frame header (SOF)")
+    height, width = struct.unpack(">HH", body[1:5])
+    columns = -(-width // (8 * max(across for _, across, _ in sampling)))
+    rows = -(-height // (8 * max(down for _, _, down in sampling)))
+    return {component: columns * across * rows * down for component, across, down in sampling}
+
+
+def _scanned_components(window: ByteWindow, scan: ImagePart) -> bytes:
+    """Returns the identifiers of the components of a scan."""
+    body = window.read(scan.body, min(scan.size, 1 + 2 * 4))
+    return body[1::2][: body[0]] if body else b""
 
 
 # WebP
@@ -422,9 +507,9 @@ def _webp_header(window: ByteWindow) -> ImageHeader:
     width, height = canvas or picture or (0, 0)
     found = None
     if exif is not None and flags & _WEBP_EXIF:
-        found = read_orientation(window.read(exif.body, min(exif.size, MAX_EXIF_BYTES)))
+        found = read_orientation(window.read(exif.body, min(exif.size, MAX_METADATA_BYTES)))
     if found is None and xmp is not None and flags & _WEBP_XMP:
-        found = _xmp_orientation(window.read(xmp.body, min(xmp.size, MAX_TEXT_BYTES)))
+        found = _xmp_orientation(window.read(xmp.body, min(xmp.size, MAX_METADATA_BYTES)))
     return ImageHeader("WebP", width, height, max(1, frames), found or 1)
 
 

@@ -4,23 +4,33 @@ The decoder sees only the parts of a file that decide its pixels (`without_side_
 """
 
 import io
-import warnings
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from PIL import Image
 
-from zrelay_shared.errors import InvalidArgument, invalid
+from zrelay_shared.errors import Cancelled, InvalidArgument, invalid
 from zrelay_shared.image_container import (
     FORMATS,
     ByteWindow,
     DamagedImageError,
+    ImageHeader,
     format_of,
+    most_code_sets,
     read_header,
     without_side_data,
 )
 
 Picture: TypeAlias = Image.Image
 """An image in memory."""
+BYTES_PER_PIXEL = 17
+"""Memory for one pixel while a file is decoded, at most: libwebp holds two copies and PIL two. A JPEG of several scans
+needs 12 to 16, a PNG 4 to 8."""
+_CODE_SET_PIXELS = 1200
+"""Pixels that take as much memory as one set of Huffman codes of a lossless WebP, 20 KiB. A file of 295 KB with a set
+for each block of a picture of one megapixel takes 369 MiB; the most are 1.3 GiB."""
 _BAND_PIXELS = 1 << 20
 """Pixels converted at a time, so that no third copy exists beside the pixels of the file and of the result."""
 _UPRIGHT = {
@@ -38,19 +48,70 @@ _FROM_THE_END = (3, 4, 6, 7)
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations whose rows become columns."""
 
+# The size is checked by `open_picture`. PIL would warn of large pictures, and a filter for its warnings is not safe in
+# several threads.
+Image.MAX_IMAGE_PIXELS = None
+# PIL describes every part of a file at DEBUG.
+logging.getLogger("PIL").setLevel(logging.WARNING)
 
-def decode_picture(data: bytes, *, max_pixels: int, field: str) -> Picture:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureFile:
+    """An image file whose header is sound and whose size is allowed.
+
+    Attributes:
+        data: The file.
+        header: Its header.
+        max_pixels: Pixels that the image may have.
+        field: Path in the request, for refusals.
+    """
+
+    data: bytes
+    header: ImageHeader
+    max_pixels: int
+    field: str
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the image."""
+        return self.header.width * self.header.height
+
+    @property
+    def cost(self) -> int:
+        """Pixels that take as much memory as the file while it is decoded, at `BYTES_PER_PIXEL`."""
+        return self.pixels + _CODE_SET_PIXELS * most_code_sets(self.data, self.header)
+
+    def decode(self, cancelled: Callable[[], bool] = lambda: False) -> Picture:
+        """Decodes the file. Arguments, result and errors are those of `decode_picture`."""
+        format = self.header.format
+        try:
+            file = _CheckedFile(without_side_data(self.data).getvalue(), cancelled)
+            image = Image.open(file, formats=[format.upper()])
+            _check_area(image.width, image.height, self.max_pixels, self.field)
+            image.load()
+            return _upright(image, self.header.orientation, cancelled)
+        except (InvalidArgument, Cancelled, MemoryError):
+            raise
+        except DamagedImageError as error:
+            raise _unreadable(self.field, format, f": {error}") from error
+        except Exception as error:  # decoders raise many types for damaged files
+            raise _unreadable(self.field, format) from error
+
+
+def decode_picture(
+    data: bytes, *, max_pixels: int, field: str, cancelled: Callable[[], bool] = lambda: False
+) -> Picture:
     """Decodes an image file.
 
     Transparent pixels are blended with white. Colour profiles and other side data are ignored, whatever state they are
     in. A JPEG is always decoded at full size: a reduced size would change the embeddings of large photographs. Memory:
-    the file once more, and 4 bytes per pixel once, or twice if the image is converted or turned; libwebp needs twice as
-    much again while it decodes.
+    the file once more, and at most `BYTES_PER_PIXEL` for each pixel.
 
     Args:
         data: The file.
         max_pixels: Pixels that the image may have.
         field: Path in the request, for refusals.
+        cancelled: Returns whether the result is no longer needed. Decoding ends after the present 64 KiB of the file.
 
     Returns:
         An 8-bit RGB image, upright by its EXIF orientation.
@@ -58,7 +119,13 @@ def decode_picture(data: bytes, *, max_pixels: int, field: str) -> Picture:
     Raises:
         InvalidArgument: IMAGE_FORMAT, IMAGE_TOO_MANY_PIXELS (before pixels are allocated), IMAGE_ANIMATED,
             IMAGE_UNREADABLE.
+        Cancelled: The result is no longer needed.
     """
+    return open_picture(data, max_pixels=max_pixels, field=field).decode(cancelled)
+
+
+def open_picture(data: bytes, *, max_pixels: int, field: str) -> PictureFile:
+    """Reads the header of an image file. Arguments and errors are those of `decode_picture`. Allocates no pixels."""
     format = format_of(data)
     if format is None:
         raise invalid(
@@ -70,23 +137,14 @@ def decode_picture(data: bytes, *, max_pixels: int, field: str) -> Picture:
         )
     try:
         header = read_header(ByteWindow.of_bytes(data))
-        _check_area(header.width, header.height, max_pixels, field)
-        if header.frames > 1:
-            raise invalid(
-                field, "a still image", f"{header.frames} frames", reason="IMAGE_ANIMATED", remedy="send one of them"
-            )
-        image = _open(without_side_data(data), format.upper())
-        _check_area(image.width, image.height, max_pixels, field)
-        image.load()
-        return _upright(image, header.orientation)
-    except (InvalidArgument, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_many(field, max_pixels, "more than twice the largest allowed size") from error
     except DamagedImageError as error:
         raise _unreadable(field, format, f": {error}") from error
-    except Exception as error:  # decoders raise many types for damaged files
-        raise _unreadable(field, format) from error
+    _check_area(header.width, header.height, max_pixels, field)
+    if header.frames > 1:
+        raise invalid(
+            field, "a still image", f"{header.frames} frames", reason="IMAGE_ANIMATED", remedy="send one of them"
+        )
+    return PictureFile(data, header, max_pixels, field)
 
 
 def plain_picture(width: int, height: int, colour: tuple[int, int, int] = (0, 0, 0)) -> Picture:
@@ -99,13 +157,25 @@ def resized(picture: Picture, width: int, height: int) -> Picture:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _open(file: io.BytesIO, format: str) -> Picture:
-    with warnings.catch_warnings():  # max_pixels is the only limit
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=[format])
+class _CheckedFile(io.BytesIO):
+    """A file in memory, for a decoder that ends once its result is no longer needed."""
+
+    def __init__(self, data: bytes, cancelled: Callable[[], bool]) -> None:
+        super().__init__(data)
+        self._cancelled = cancelled
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads bytes. Raises Cancelled."""
+        _check(self._cancelled)
+        return super().read(size)
 
 
-def _upright(image: Picture, orientation: int) -> Picture:
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("the caller left while its image was decoded")
+
+
+def _upright(image: Picture, orientation: int, cancelled: Callable[[], bool]) -> Picture:
     """Converts a loaded file to upright RGB, band by band."""
     turn = _UPRIGHT.get(orientation)
     # The decoder of a WebP lives as long as its image and holds two more copies of it.
@@ -115,6 +185,7 @@ def _upright(image: Picture, orientation: int) -> Picture:
     plain = Image.new("RGB", (height, width) if orientation in _SIDEWAYS else (width, height), None)
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
+        _check(cancelled)
         bottom = min(top + rows, height)
         band = _rgb(image.crop((0, top, width, bottom)))
         at = height - bottom if orientation in _FROM_THE_END else top

@@ -9,8 +9,10 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from tests.helpers.jobs import NOBODY, QUICK_FLAGS
+from tests.helpers.links import spoiling
 from zrelay_client import AsyncClient
 from zrelay_client.cli import cli
+from zrelay_client.cli._files import targets
 from zrelay_client.cli._image_jobs import seeds_of
 from zrelay_client.cli.jobs import job_rows
 from zrelay_client.events import Job, JobFailure, Progress, Sampling
@@ -69,6 +71,21 @@ async def test_pictures_of_a_job_on_stdout_and_what_of_several_cannot_be_fetched
     assert (ran.returncode, [file["path"] for file in said["files"]]) == (exits.REFUSED, ["fox-3.png"])
     assert [(job["job_id"], job["reason"]) for job in said["failed"]] == [("unknown", "JOB_UNKNOWN")]
     assert (await jobs("watch", job_id, "--after", str(1 << 64))).returncode == exits.USAGE
+
+
+async def test_an_image_that_was_changed_on_its_way_is_not_written(services: Services, zrelay: Zrelay) -> None:
+    left = await zrelay("generate", "fox", "--detach", "--seed", "5", *QUICK_FLAGS, *services.flags)
+    job_id = left.stdout.strip()
+    async with spoiling(services.generator, b"IDAT", b"IDAt") as endpoint:
+        ran = await zrelay("jobs", "fetch", job_id, "-o", "fox.png", "--generator", endpoint)
+    assert ran.returncode != exits.OK and "expected a file with the digest" in ran.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_a_file_name_of_a_hostile_prompt_takes_no_time() -> None:
+    """Normalising a million combining characters in a row takes half an hour."""
+    prompt = "Fox \u0301\u0323" + "\u0301\u0323" * 500_000
+    assert targets(None, None, prompt=prompt, count=1, force=False).slug == "fox"
 
 
 async def test_a_list_says_whose_jobs_are_missing(services: Services, zrelay: Zrelay) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import struct
+import time
 import zlib
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tests.helpers.hostile_pictures import png_chunk
 from tests.helpers.refusals import refused
 from zrelay_client import InvalidArgument, read_provenance
 from zrelay_shared import exits
@@ -150,6 +153,77 @@ def test_cut_files_never_crash(format: str) -> None:
             assert read_provenance(data[:end]) in (None, SAID)
         except InvalidArgument as error:
             assert error.reason == "IMAGE_INVALID"
+
+
+def in_format(format: str, text: str) -> bytes:
+    """Returns a picture with a text in the place of provenance."""
+    if format == "PNG":
+        chunks = PngInfo()
+        chunks.add_itxt("zrelay", text)
+        return saved("PNG", pnginfo=chunks)
+    return saved(format, exif_with(b"ASCII\0\0\0" + text.encode("ascii")))
+
+
+def with_value(value: str) -> str:
+    """Returns provenance as JSON with one more value, which is JSON already."""
+    return TEXT[:-1] + f', "labels": {value}}}'
+
+
+HOSTILE = {
+    "deep": (with_value("[" * 200 + "]" * 200), "more than 32 levels"),
+    "too deep to be read": (with_value("[" * 25_000 + "]" * 25_000), "more than 32 levels"),
+    "lone surrogate": (with_value(r'"\ud800"'), "half a surrogate pair"),
+    "lone surrogate in a name": (with_value(r'{"\udfff": 1}'), "half a surrogate pair"),
+    "many values": (with_value("[" + "0," * 20_000 + "0]"), "more than 10000 values"),
+    "long name": (with_value(f'{{"{"x" * 2000}": 1}}'), "a name of more than 1024 characters"),
+    "NaN": (with_value("NaN"), "a number that is not finite"),
+    "infinity": (with_value("1e999"), "a number that is not finite"),
+}
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_provenance_is_damaged(format: str, name: str) -> None:
+    text, what = HOSTILE[name]
+    refused(lambda: read_provenance(in_format(format, text)), reason="IMAGE_INVALID", match=what)
+
+
+def test_provenance_as_large_as_a_generator_writes_is_read() -> None:
+    """Prompts and labels of a PNG may have 1 MiB, beside which the other values stand."""
+    provenance = {**SAID, "prompt": "x" * (1 << 20)}
+    assert read_provenance(in_format("PNG", json.dumps(provenance))) == provenance
+
+
+def test_exif_that_points_to_itself_takes_linear_time() -> None:
+    """Each of 60,000 entries points to a directory of as many entries: 3.6 billion in all."""
+    entries = struct.pack("<HHII", 0x8769, 4, 1, 8) * 60_000
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 60_000) + entries
+    clean = saved("PNG")
+    chunk = png_chunk(b"eXIf", exif)
+    started = time.process_time()
+    assert read_provenance(clean[:33] + chunk * 10 + clean[33:]) is None
+    assert time.process_time() - started < 10, "hours, if every entry were followed"
+
+
+async def test_info_of_hostile_files(zrelay: Zrelay) -> None:
+    Path("deep.png").write_bytes(in_format("PNG", HOSTILE["deep"][0]))
+    for flags in ((), ("--json",)):
+        ran = await zrelay("info", "deep.png", *flags)
+        assert ran.returncode == exits.REFUSED and "damaged" in ran.stderr
+    lists = '{"a": ' + "[" * 26 + '{"b": 1}' + "]" * 26 + "}"
+    Path("lists.png").write_bytes(in_format("PNG", with_value(lists)))
+    ran = await zrelay("info", "lists.png")
+    assert ran.returncode == exits.OK and re.search(r"\bb +1\n", ran.stdout)
+    text = json.dumps({**SAID, "prompt": "one line\n" * 60_000, "labels": {"end": "here"}})
+    Path("long.png").write_bytes(in_format("PNG", text))
+    ran = await zrelay("info", "long.png")
+    assert ran.returncode == exits.OK and len(ran.stdout) < 110_000 and "--json prints all of it" in ran.stdout
+    assert json.loads((await zrelay("info", "long.png", "--json")).stdout)["provenance"] == json.loads(text)
+
+
+async def test_info_of_a_file_without_an_end(zrelay: Zrelay) -> None:
+    ran = await zrelay("info", "/dev/zero")
+    assert ran.returncode == exits.REFUSED and "at most 268435456 bytes" in ran.stderr
 
 
 async def test_info_shows_it(zrelay: Zrelay) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from tests.helpers.command_line import Completed, run_zrelay
 from zrelay_client import AsyncClient, GenerateOptions
 from zrelay_client.events import Event, Notice
+from zrelay_client.info import Limits
+from zrelay_client.start_size import start_size
 from zrelay_client.testing import FakeServices
 from zrelay_shared import exits
 
@@ -146,3 +149,21 @@ def test_a_picture_from_a_pipe_has_a_size(fake: FakeServices, empty_home: Path) 
     writer.join()
     assert ran.returncode == exits.OK, ran.stderr
     assert json.loads(ran.stdout)["sampling"]["width"] == 64
+
+
+def test_sizes_and_limits_at_their_extremes_take_no_time() -> None:
+    largest = (1 << 32) - 1
+    every = Limits(
+        size_multiple=1,
+        min_side=1,
+        max_side=largest,
+        max_pixels=1,
+        max_steps=1,
+        max_images=1,
+        text_limit=1,
+        embeds_width=1,
+    )
+    assert start_size((1, (1 << 31) - 1), (largest, largest), every) == (1, 1)
+    assert start_size((1, 1), (largest, largest), replace(every, min_side=largest)) == (largest, largest)
+    wide = replace(every, min_side=64, size_multiple=16, max_pixels=1 << 20)
+    assert start_size(((1 << 31) - 1, 1), (1024, 1024), wide) == (16384, 64)

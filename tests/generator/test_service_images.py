@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from tests.helpers.hostile_pictures import jpeg_of_scans
+from tests.helpers.refusals import refused_async
 from zrelay.v1 import generation_pb2 as gpb
+from zrelay_shared.errors import InvalidArgument
 
 from .fixture_types import MakeEmbeds, RequestOf
 from .generator_client import GeneratorClient, images
@@ -84,3 +87,12 @@ async def test_previews_are_small_jpegs(caller: GeneratorClient, request_of: Req
     previews = [event.preview for event in events if event.WhichOneof("event") == "preview"]
     assert previews and all(preview.step in (2, 4) and len(preview.jpeg) <= 32768 for preview in previews)
     assert Image.open(io.BytesIO(previews[0].jpeg)).size == (16, 16)
+
+
+async def test_a_picture_that_takes_hours_to_decode_is_refused_at_once(
+    caller: GeneratorClient, request_of: RequestOf
+) -> None:
+    """2 MB in 200,000 scans, each of which passes over 33 megapixels."""
+    request = request_of(num_inference_steps=1)
+    request.message.spec.image_to_image.image.data = jpeg_of_scans(5760, 200_000)
+    await refused_async(caller.generate(request), InvalidArgument, reason="IMAGE_UNREADABLE", match="scans")

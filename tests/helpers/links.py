@@ -1,5 +1,7 @@
 """Links to a generator that can be cut in mid-job: a proxy, or a network namespace of its own."""
 
+import asyncio
+import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +18,27 @@ async def linked(target: str) -> AsyncIterator[CuttableLink]:
     """
     async with cuttable(target, "127.0.0.9") as link:
         yield link
+
+
+@asynccontextmanager
+async def spoiling(target: str, old: bytes, new: bytes) -> AsyncIterator[str]:
+    """Yields the endpoint of a proxy that replaces bytes in what an endpoint answers, as a faulty machine may."""
+    host, _, port = target.rpartition(":")
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, spoil: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 20):
+                writer.write(data.replace(old, new) if spoil else data)
+                await writer.drain()
+        writer.close()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, far_writer, spoil=False), copy(far_reader, writer, spoil=True))
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    async with server:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
 
 
 LinkTo = Callable[[str], Awaitable[CuttableLink]]

@@ -2,9 +2,11 @@
 
 import functools
 import io
+import logging
 import struct
 import time
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -14,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.hostile_pictures import jpeg_of_scans, png_chunk, segment
 from tests.helpers.images import encoded, picture
 from tests.helpers.refusals import refused
-from zrelay_shared.image_container import ByteWindow, read_header, without_side_data
-from zrelay_shared.pictures import decode_picture
+from zrelay_shared.errors import Cancelled
+from zrelay_shared.image_container import MAX_SCANS, ByteWindow, read_header, without_side_data
+from zrelay_shared.pictures import decode_picture, open_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MANY = 1 << 24
@@ -30,15 +34,6 @@ def read(data: bytes) -> Image.Image:
 
 def same(data: bytes, clean: bytes) -> bool:
     return np.array_equal(np.asarray(read(data)), np.asarray(read(clean)))
-
-
-def png_chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
-    stored = zlib.crc32(kind + body) if checksum is None else checksum
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", stored)
-
-
-def segment(marker: int, body: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
 def riff_chunk(kind: bytes, body: bytes) -> bytes:
@@ -230,6 +225,13 @@ def with_parts(format: str, *added: bytes) -> bytes:
     return joined([head, *rest[:at], *added, *rest[at:]], format)
 
 
+def with_endless_image_data() -> bytes:
+    """Returns a PNG whose compressed image data goes on for 64 MiB behind its last row."""
+    head, header, pixels, end = split(encoded(picture(40, 24)), "PNG")
+    rows = zlib.decompress(pixels[8:-4])
+    return b"".join([head, header, png_chunk(b"IDAT", zlib.compress(rows + bytes(64 * MIB), 9)), end])
+
+
 EXIF = b"MM\0*\0\0\0\x08\xff\xff"
 """EXIF data whose first directory states 65,535 entries."""
 BOMBS: dict[str, Callable[[], bytes]] = {
@@ -241,13 +243,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG, profile that expands": lambda: with_parts("PNG", png_chunk(b"iCCP", b"a\0\0" + zeros())),
     "PNG, raw EXIF that expands": lambda: with_parts("PNG", png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zeros())),
     "PNG, large EXIF": lambda: with_parts("PNG", png_chunk(b"eXIf", EXIF + bytes(20 * MIB))),
-    "PNG, many chunks": lambda: with_parts("PNG", png_chunk(b"tEXt", b"a\0b") * 50_000),
-    "JPEG, many segments": lambda: with_parts("JPEG", segment(0xE5, b"a") * 50_000),
-    "JPEG, many EXIF segments": lambda: with_parts("JPEG", segment(0xE1, b"Exif\0\0" + EXIF) * 50_000),
+    "PNG, image data that expands": lambda: with_endless_image_data(),
+    "PNG, many chunks": lambda: with_parts("PNG", png_chunk(b"tEXt", b"a\0b") * 10_000),
+    "JPEG, many segments": lambda: with_parts("JPEG", segment(0xE5, b"a") * 10_000),
+    "JPEG, many EXIF segments": lambda: with_parts("JPEG", segment(0xE1, b"Exif\0\0" + EXIF) * 10_000),
     "JPEG, large segments": lambda: with_parts("JPEG", segment(0xE1, b"Exif\0\0" + EXIF + bytes(65_000)) * 300),
     "JPEG, fill bytes": lambda: with_parts("JPEG", b"\xff" * (20 * MIB)),
     "JPEG, markers without a segment": lambda: with_parts("JPEG", b"\xff\xd0" * (10 * MIB)),
-    "WebP, many chunks": lambda: with_parts("WEBP", riff_chunk(b"abcd", b"") * 50_000),
+    "WebP, many chunks": lambda: with_parts("WEBP", riff_chunk(b"abcd", b"") * 10_000),
     "WebP, large chunk": lambda: with_parts("WEBP", riff_chunk(b"XMP ", bytes(20 * MIB))),
 }
 
@@ -267,11 +270,30 @@ def test_huge_side_data_costs_bounded_memory_and_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_the_work_grows_with_the_number_of_parts_alone(format: str) -> None:
+    part = {
+        "PNG": png_chunk(b"eXIf", EXIF),
+        "JPEG": segment(0xE1, b"Exif\0\0" + EXIF),
+        "WEBP": riff_chunk(b"EXIF", b""),
+    }
+    reads = asked = 0
+
+    def read(at: int, size: int) -> bytes:
+        nonlocal reads, asked
+        reads, asked = reads + 1, asked + len(data[at : at + size])
+        return data[at : at + size]
+
+    data = with_parts(format, part[format] * 100_000)
+    assert read_header(ByteWindow(read, len(data))).width == 40
+    assert reads < 4 * 100_000 and asked < 100_000 * 200
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_file_of_too_many_parts_is_refused(format: str) -> None:
     part = {"PNG": png_chunk(b"abCd", b""), "JPEG": segment(0xE5, b""), "WEBP": riff_chunk(b"abcd", b"")}[format]
     head, *rest = split(encoded(picture(8, 8), format), format)
-    data = joined([head, rest[0], part * ((1 << 20) + 1), *rest[1:]], format)
-    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="more than 1048576 parts")
+    data = joined([head, rest[0], part * ((1 << 17) + 1), *rest[1:]], format)
+    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="more than 131072 parts")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -293,3 +315,101 @@ def test_side_data_is_left_out(format: str) -> None:
     data = encoded(picture(40, 24), format, exif=exif)
     assert b"a secret place" in data
     assert b"a secret place" not in without_side_data(data).getvalue()
+
+
+def test_a_jpeg_of_few_scans_is_read() -> None:
+    assert read(jpeg_of_scans(64, MAX_SCANS)).size == (64, 64)
+
+
+@pytest.mark.parametrize("scans", [MAX_SCANS + 1, 200_000])
+def test_a_jpeg_of_too_many_scans_is_refused(scans: int) -> None:
+    """Each scan is 10 bytes and passes over all blocks: 2 MB would take hours at 32 megapixels."""
+    refused(lambda: read(jpeg_of_scans(64, scans)), reason="IMAGE_UNREADABLE", match=f"more than {MAX_SCANS} scans")
+
+
+def test_a_large_jpeg_may_have_fewer_scans() -> None:
+    data = jpeg_of_scans(4096, 257)
+    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="more than 67108864 blocks in 257 scans")
+
+
+def test_restart_markers_are_no_scans() -> None:
+    clean = encoded(picture(400, 240), "JPEG", progressive=True)
+    markers = encoded(picture(400, 240), "JPEG", progressive=True, restart_marker_blocks=1)
+    assert same(markers, clean) and markers.count(b"\xff\xd0") > 100
+
+
+@pytest.mark.parametrize("frame", [0xC3, 0xC5, 0xC9, 0xCA, 0xCF])
+def test_a_jpeg_that_browsers_do_not_read_is_refused_by_name(frame: int) -> None:
+    """With arithmetic coding a scan of a few bytes takes 50 times as long as one with Huffman coding."""
+    coding = rf"arithmetic, lossless or hierarchical coding \(SOF{frame - 0xC0}\)"
+    refused(lambda: read(jpeg_of_scans(64, 1, frame=frame)), reason="IMAGE_UNREADABLE", match=coding)
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", segment(0xC2, b"\x08\0\x40\0\x40\1"), segment(0xC2, b"\x08\0\x40\0\x40\1\1\x01\0")]
+)
+def test_a_jpeg_without_a_whole_frame_header_is_refused(frame: bytes) -> None:
+    data = jpeg_of_scans(64, 3)
+    at = data.index(b"\xff\xc2")
+    refused(lambda: read(data[:at] + frame + data[at + 13 :]), reason="IMAGE_UNREADABLE")
+
+
+def test_the_codes_of_a_lossless_webp_count_as_pixels() -> None:
+    """A file of 295 KB in one megapixel may take 369 MiB for its Huffman codes."""
+    image = picture(1024, 1024)
+    lossless = encoded(image, "WEBP", lossless=True)
+    transparent = image.copy()
+    transparent.putalpha(image.convert("L"))
+    for data in (lossless, encoded(transparent, "WEBP")):
+        file = open_picture(data, max_pixels=MANY, field="image")
+        assert file.cost - file.pixels == 1200 * min(1 << 16, len(data) * 8 // 20)
+    tiny = encoded(picture(10, 9), "WEBP", lossless=True)
+    assert open_picture(tiny, max_pixels=MANY, field="image").cost == 90 + 1200 * 9
+    for format in FORMATS:
+        file = open_picture(encoded(image, format), max_pixels=MANY, field="image")
+        assert file.cost == file.pixels == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "samples"), [(8, 2, 3), (16, 2, 3), (16, 6, 4), (16, 0, 1), (16, 4, 2), (1, 0, 1)]
+)
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_of_every_depth_interlaced_or_not(depth: int, colour: int, samples: int, interlaced: bool) -> None:
+    """White in all of them. A picture of 8 x 8 has 15 rows in its seven passes."""
+    widths = [1, 1, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8] if interlaced else [8] * 8
+    rows = b"".join(b"\0" + b"\xff" * -(-width * samples * depth // 8) for width in widths)
+    header = struct.pack(">IIBBBBB", 8, 8, depth, colour, 0, 0, interlaced)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    assert read(b"\x89PNG\r\n\x1a\n" + chunks).getcolors() == [(64, (255, 255, 255))]
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_decoding_ends_soon_after_its_caller_has_left(format: str) -> None:
+    noise = Image.effect_noise((2000, 1000), 80).convert("RGB")
+    data, questions = encoded(noise, format, **({"compress_level": 0} if format == "PNG" else {"quality": 100})), 0
+
+    def left() -> bool:
+        nonlocal questions
+        questions += 1
+        return questions > 8
+
+    with pytest.raises(Cancelled):
+        decode_picture(data, max_pixels=MANY, field="image", cancelled=left)
+    assert questions == 9, "the file is read in pieces of 64 KiB"
+
+
+def test_decoding_logs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """One message for each part of a file would fill a disk."""
+    root = logging.getLogger()
+    level, handler = root.level, logging.StreamHandler()
+    root.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for data in [*(make() for make in BOMBS.values()), *(file for files in CLEAN.values() for file in files)]:
+                read(data)
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+    assert capfd.readouterr() == ("", "")

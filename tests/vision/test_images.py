@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from tests.helpers.hostile_pictures import jpeg_of_scans
 from tests.helpers.images import encoded, picture
 from tests.helpers.refusals import refused
-from zrelay_shared.errors import InvalidArgument, NotFound
+from zrelay_shared.errors import Cancelled, InvalidArgument, NotFound
 from zrelay_shared.pictures import decode_picture
 from zrelay_vision.images.cache import ByteCache
 from zrelay_vision.images.store import ImageRef, ImageStore
@@ -209,3 +210,12 @@ def test_a_cache_is_bounded_in_bytes() -> None:
 
 def test_no_path_of_the_machine_in_a_refusal() -> None:
     assert str(Path.cwd()) not in refusal(b"\x89PNG\r\n\x1a\n" + b"x" * 50).message
+
+
+def test_a_caller_that_has_left_costs_no_decoding() -> None:
+    store, data = ImageStore(MAX, 1 << 25), jpeg_of_scans(5760, 4)
+    with pytest.raises(Cancelled):
+        store.open(ImageRef("image", data), lambda: True)
+    stored, _ = store.open(ImageRef("image", encoded(picture(20, 10))))
+    with pytest.raises(Cancelled):
+        store.decode(stored, "image", lambda: True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from zrelay_shared import torch_devices
+from zrelay_shared.service.decoding import LARGE_PIXELS
 from zrelay_shared.service.lifecycle import Readiness
 from zrelay_shared.service.torch_memory import compute_dtype, plan_memory
 from zrelay_shared.service.worker import serving_threads
@@ -54,6 +55,7 @@ class VisionRuntime:
         self.siglip: SiglipEngine | None = None
         self.device: torch.device | None = None
         self._images = ImageStore(config.image_cache_bytes, config.max_image_pixels)
+        self._large_decoded = False
         self._readiness = Readiness("vision service")
 
     @property
@@ -142,14 +144,22 @@ class VisionRuntime:
             except asyncio.CancelledError:
                 cancelled.set()
                 raise
+            finally:
+                if self._large_decoded:
+                    self._large_decoded = False
+                    self.worker.give_back_memory()
 
-    async def open(self, ref: ImageRef) -> tuple[StoredImage, DecodedImage | None]:
+    async def open(self, ref: ImageRef, cancelled: CancelCheck) -> tuple[StoredImage, DecodedImage | None]:
         """Finds an image of a request. See `ImageStore.open`."""
-        return await self.worker.on_images(lambda: self._images.open(ref))
+        stored, image = await self.worker.on_images(lambda: self._images.open(ref, cancelled))
+        self._large_decoded |= stored.width * stored.height >= LARGE_PIXELS
+        return stored, image
 
-    def decoded(self, ref: ImageRef, stored: StoredImage, image: DecodedImage | None) -> DecodedImage:
+    def decoded(
+        self, ref: ImageRef, stored: StoredImage, image: DecodedImage | None, cancelled: CancelCheck
+    ) -> DecodedImage:
         """Returns `image`, or decodes the stored file if there is none. Runs in the thread for images."""
-        return image if image is not None else self._images.decode(stored, ref.field)
+        return image if image is not None else self._images.decode(stored, ref.field, cancelled)
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new calls. Returns when none is running, or after `grace_s` seconds."""

@@ -1,8 +1,10 @@
 """The vision service's device worker, with a second thread that reads and decodes images."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
+from zrelay_shared.service.decoding import give_back_memory
 from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
 from zrelay_shared.service.worker import DeviceWorker
 
@@ -28,3 +30,8 @@ class VisionWorker(DeviceWorker):
     async def on_images(self, work: Callable[[], T]) -> T:
         """Runs `work` in the image thread, as a part of a call."""
         return await self.on_thread(self._images, work)
+
+    def give_back_memory(self) -> None:
+        """Gives free memory back to the system, in the image thread. Does not wait for it."""
+        with contextlib.suppress(RuntimeError):  # the threads have ended
+            self._images.submit(give_back_memory)

@@ -1,5 +1,6 @@
 """Reads the replies of encoders and generators into the values that callers see."""
 
+import hashlib
 import re
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from zrelay_client.events import (
 )
 from zrelay_client.info import Device, EncoderInfo, Feature, GeneratorInfo, Limits, Queue, VisionEngine, VisionInfo
 from zrelay_shared.enums import word
-from zrelay_shared.errors import InternalError
+from zrelay_shared.errors import InternalError, PayloadCorrupt
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
 from zrelay_shared.limits import JOB_ID
 from zrelay_shared.wire import Parcel
@@ -251,6 +252,15 @@ def _progress(message: JobProgress) -> Progress:
 
 
 def _image(message: JobImage) -> Image:
+    """Returns an image. Raises PayloadCorrupt if its file is not the one that the generator wrote."""
+    sha256 = hashlib.sha256(message.data).hexdigest()
+    if message.file_sha256 and sha256 != message.file_sha256:
+        raise PayloadCorrupt(
+            f"image {message.image_index}: expected a file with the digest {message.file_sha256[:64]}, got one with "
+            f"{sha256}: fetch the job's images again",
+            field="image",
+            metadata={"expected": message.file_sha256[:64], "got": sha256},
+        )
     return Image(
         image_index=message.image_index,
         seed=message.seed,

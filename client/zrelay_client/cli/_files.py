@@ -366,6 +366,7 @@ def _prompt_of(image: "Image") -> str:
 
 
 def _slug(prompt: str) -> str:
-    ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    # Only the beginning: normalising many combining characters in a row takes quadratic time.
+    ascii_text = unicodedata.normalize("NFKD", prompt[: 20 * _SLUG_CHARS]).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     return words[:_SLUG_CHARS].strip("-") or "zrelay"

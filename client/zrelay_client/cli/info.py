@@ -13,6 +13,12 @@ from zrelay_shared import exits
 if TYPE_CHECKING:
     from zrelay_client.info import ServiceInfo, ServiceStatus
 
+_MAX_IMAGE_BYTES = 256 << 20
+"""The largest image that is read. A generator writes at most 64 MiB."""
+_MAX_SHOWN_CHARS = 100_000
+"""Characters of provenance that are shown without --json. A terminal would need minutes for a few megabytes."""
+_LINE_CHARS = 100
+"""Characters that a line counts in addition to its own."""
 _IN_TITLE = ("role", "endpoint", "version", "contract", "ready", "features")
 
 
@@ -57,14 +63,25 @@ def field_rows(values: Mapping[str, Any], level: int = 0) -> Iterator[tuple[int,
             yield level, name, _text(name, value)
 
 
+def _shown(rows: Iterator[tuple[int, str, str]]) -> Iterator[tuple[int, str, str]]:
+    """Yields the rows up to `_MAX_SHOWN_CHARS`, and then one that says so."""
+    left = _MAX_SHOWN_CHARS
+    for level, name, value in rows:
+        lines = value[:left].split("\n")
+        yield level, name, "\n".join(lines[: max(1, left // _LINE_CHARS)])
+        left -= len(name) + len(value) + _LINE_CHARS * (value.count("\n") + 1)
+        if left <= 0:
+            yield 0, "...", "more than fits here; --json prints all of it"
+            return
+
+
 def _inner(value: object) -> dict[str, Any]:
     """Returns the named parts of a value, {} for one without."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, list | tuple) and value and all(_inner(item) for item in value):
-        parts = [_inner(item) for item in value]
+    if isinstance(value, list | tuple) and value and all(parts := [_inner(item) for item in value]):
         return {str(part.pop("name", index)): part for index, part in enumerate(parts, start=1)}
     return {}
 
@@ -130,17 +147,17 @@ def _entry(status: "ServiceStatus") -> dict[str, Any]:
 
 
 def _show_image(image: str, *, as_json: bool) -> None:
-    import hashlib
     from pathlib import Path
 
+    from zrelay_client.image_files import read_image
     from zrelay_client.provenance import read_provenance
 
-    data = Path(image).read_bytes()
-    values = {"file": str(Path(image)), "bytes": len(data), "file_sha256": hashlib.sha256(data).hexdigest()}
-    provenance = read_provenance(data)
+    file = read_image(image, max_bytes=_MAX_IMAGE_BYTES)
+    values = {"file": str(Path(image)), "bytes": len(file.data), "file_sha256": file.sha256}
+    provenance = read_provenance(file.data)
     if as_json:
         print_json({**values, "provenance": provenance})
         return
-    print_fields("", list(field_rows({**values, **(provenance or {})})))
+    print_fields("", list(_shown(field_rows({**values, **(provenance or {})}))))
     if not provenance:
         echo("the file contains no zrelay data: it says nothing of how it was made")

@@ -135,6 +135,11 @@ def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes
     return Parcel(message, *sources)
 
 
+def has_pictures(spec: pb.GenerationSpec) -> bool:
+    """Returns whether a spec may contain pictures, from the names of its fields alone."""
+    return any(field.name in _PICTURE_FIELDS for field, _ in spec.ListFields())
+
+
 def parse_digest(content: content_pb2.ContentRef, field: str) -> str:
     """Returns the digest of a ContentRef.
 
@@ -360,6 +365,18 @@ def _messages(message: Message, path: str) -> Iterator[tuple[str, Message]]:
             where = f"{path}.{field.name}" if single else f"{path}.{field.name}[{place}]"
             yield where, inner
             yield from _messages(inner, where)
+
+
+def _holds(outer: Any, inner: Any) -> bool:
+    """Returns whether messages of one kind may contain those of another, from descriptors. No kind contains itself."""
+    return outer is not None and (outer is inner or any(_holds(field.message_type, inner) for field in outer.fields))
+
+
+_PICTURE_FIELDS = frozenset(
+    field.name
+    for field in pb.GenerationSpec.DESCRIPTOR.fields
+    if _holds(field.message_type, content_pb2.ImageInput.DESCRIPTOR)
+)
 
 
 def _ref(content: content_pb2.ContentRef, path: str) -> tuple[str, str, int]:

@@ -7,10 +7,11 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from zrelay.v1 import generation_pb2 as pb
-from zrelay_generator.api.contents import named, whole
+from zrelay_generator.api.contents import has_pictures, named, whole
 from zrelay_generator.api.replies import sampling_message
 from zrelay_generator.features.acceptance import Acceptance, SamplingLimits
 from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, SamplingSettings
@@ -25,6 +26,7 @@ from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import InvalidArgument, invalid, invalid_from
 from zrelay_shared.fingerprint import from_message
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS, MAX_SEED
+from zrelay_shared.service.decoding import DecodePool, Decoding, run_decoding
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.wire import Parcel
 
@@ -62,15 +64,19 @@ def parse_request_id(text: str) -> str:
     return text
 
 
-def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance) -> JobSpec:
+def parse_spec(
+    parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance, decoding: Decoding | None = None
+) -> JobSpec:
     """Parses and validates a GenerationSpec.
 
     Args:
         parcel: The message that contains `spec`, with its tensor bytes.
         spec: The spec, with every content by value.
         accepts: Limits and defaults.
+        decoding: The decoding of the caller's pictures; None for one without other callers.
 
     Raises:
+        Cancelled: The caller has left.
         FeatureMissing: The spec uses a capability that this generator does not have; this is checked first.
         InvalidArgument: A field is invalid.
         EncoderMismatch: The encoder does not belong to the checkpoint.
@@ -82,7 +88,7 @@ def parse_spec(parcel: Parcel[Any], spec: pb.GenerationSpec, accepts: Acceptance
             raise missing(capability, f"spec.{name}")
     sampling, output = parse_sampling(spec.sampling, accepts.sampling), _output(spec)
     priority = enum_choice(spec.priority, pb.JobPriority, _PRIORITIES, "spec.priority", reason="ENUM_UNKNOWN")
-    request = SpecRequest(parcel, spec, sampling, accepts)
+    request = SpecRequest(parcel, spec, sampling, accepts, decoding or Decoding())
     for feature in FEATURES:
         feature.check(request)
     prompt, origin = request.prompt("prompt"), _origin(request, output.format)
@@ -140,15 +146,23 @@ def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> Sampl
 class RequestReader:
     """Makes jobs from requests and from stored specs. Contents by name come from the store."""
 
-    def __init__(self, accepts: Acceptance, store: JobStore, check_fits: Callable[[JobSpec], None]) -> None:
+    def __init__(
+        self,
+        accepts: Acceptance,
+        store: JobStore,
+        check_fits: Callable[[JobSpec], None],
+        pictures: DecodePool | None = None,
+    ) -> None:
         """Creates a reader.
 
         Args:
             accepts: Limits and defaults of requests.
             store: Holds contents and stored specs.
             check_fits: Raises OutOfMemory for a job that needs more memory than the device has.
+            pictures: Decodes the pictures of requests; None for a pool of its own.
         """
         self._accepts, self._store, self._check_fits = accepts, store, check_fits
+        self._pictures = DecodePool() if pictures is None else pictures
 
     async def read(
         self,
@@ -176,7 +190,11 @@ class RequestReader:
             OutOfMemory: The device has not enough memory.
             ZrelayError: What `parse_spec` raises.
         """
-        request = await asyncio.to_thread(self._read, parcel, spec, request_id, detached, caller, budget_s)
+        read = partial(self._read, parcel, spec, request_id, detached, caller, budget_s)
+        if has_pictures(spec):
+            request = await self._pictures.run(read)
+        else:
+            request = await asyncio.to_thread(read, Decoding())
         # Contents on disk that may be deleted count as new: a job that needs them keeps them there.
         needed = await self._store.needed(request.sizes)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
@@ -190,7 +208,9 @@ class RequestReader:
             PayloadCorrupt: The spec or one of its contents is damaged.
             Unavailable: STATE_UNWRITABLE.
         """
-        return await asyncio.to_thread(self._load, await self._store.spec(record.arrival))
+        raw = await self._store.spec(record.arrival)
+        # Not in the threads for pictures: an accepted job does not wait behind all new requests.
+        return await asyncio.to_thread(run_decoding, partial(self._load, raw), self._pictures.budget)
 
     def _read(
         self,
@@ -200,6 +220,7 @@ class RequestReader:
         detached: bool,
         caller: str,
         budget_s: float | None,
+        decoding: Decoding,
     ) -> Submission:
         parts = named(parcel, spec)
         fetched: dict[str, bytes] = {}
@@ -213,7 +234,7 @@ class RequestReader:
             return fetched[sha256]
 
         full = whole(parts.parcel, fetch) if parts.refs else Parcel(spec, parcel)
-        job = parse_spec(full, full.message, self._accepts)
+        job = parse_spec(full, full.message, self._accepts, decoding)
         self._check_fits(job)
         identity = parts.identity
         sizes = {sha256: len(data) for sha256, data in (parts.inputs | fetched).items()}
@@ -251,7 +272,7 @@ class RequestReader:
         except (ContentMissing, ContentDamaged) as error:
             raise content_unknown(sha256, field) from error
 
-    def _load(self, raw: bytes) -> JobSpec:
+    def _load(self, raw: bytes, decoding: Decoding) -> JobSpec:
         def read(sha256: str, size: int, field: str) -> bytes:
             try:
                 return self._store.read_now(sha256)
@@ -260,7 +281,7 @@ class RequestReader:
 
         try:
             full = whole(Parcel.parse(pb.GenerationSpec, raw), read)
-            return parse_spec(full, full.message, self._accepts)
+            return parse_spec(full, full.message, self._accepts, decoding)
         except InvalidArgument as error:
             if error.reason in ("MESSAGE_MALFORMED", "MESSAGE_TOO_COMPLEX"):
                 raise damaged("this job") from error

@@ -11,6 +11,7 @@ from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.protocol import Prompt, SamplingSettings
 from zrelay_shared.errors import FeatureMissing, invalid
 from zrelay_shared.fingerprint import compare, from_message
+from zrelay_shared.service.decoding import Decoding
 from zrelay_shared.torch_tensors import from_wire
 from zrelay_shared.wire import Parcel
 
@@ -24,12 +25,14 @@ class SpecRequest:
         spec: The spec. Contents by name have been replaced by their values.
         sampling: The parsed sampling, before any feature is applied.
         accepts: Limits and defaults.
+        decoding: The decoding of the request's pictures.
     """
 
     parcel: Parcel[Any]
     spec: pb.GenerationSpec
     sampling: SamplingSettings
     accepts: Acceptance
+    decoding: Decoding = field(default_factory=Decoding)
     _read: dict[str, Prompt] = field(default_factory=dict)
 
     @property

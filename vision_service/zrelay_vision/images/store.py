@@ -1,6 +1,7 @@
 """Keeps received image files by digest, so that a client can send a file once and refer to it later."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zrelay_shared.errors import NotFound, invalid
@@ -58,8 +59,14 @@ class ImageStore:
         self._files: ByteCache[str, StoredImage] = ByteCache(max_bytes)
         self._max_pixels = max_pixels
 
-    def open(self, ref: ImageRef) -> tuple[StoredImage, DecodedImage | None]:
+    def open(
+        self, ref: ImageRef, cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[StoredImage, DecodedImage | None]:
         """Returns the stored file of an image. Decodes and stores it first if the request contains new bytes.
+
+        Args:
+            ref: The image.
+            cancelled: Returns whether the caller has left.
 
         Returns:
             The file, and its pixels if they had to be decoded.
@@ -67,20 +74,21 @@ class ImageStore:
         Raises:
             InvalidArgument: The file is not an image that `decode_picture` accepts, or has another size (CONTENT_SIZE).
             NotFound: No file with this digest is stored (CONTENT_UNKNOWN).
+            Cancelled: The caller has left.
         """
         if ref.data is None:
             return self._find(ref), None
         sha256 = hashlib.sha256(ref.data).hexdigest()
         if (known := self._files.get(sha256)) is not None:
             return known, None
-        image = decode_picture(ref.data, max_pixels=self._max_pixels, field=ref.field)
+        image = decode_picture(ref.data, max_pixels=self._max_pixels, field=ref.field, cancelled=cancelled)
         stored = StoredImage(sha256, image.width, image.height, ref.data)
         self._files.put(sha256, stored, len(ref.data))
         return stored, DecodedImage(sha256, image.width, image.height, image)
 
-    def decode(self, stored: StoredImage, field: str) -> DecodedImage:
-        """Decodes a stored file again."""
-        image = decode_picture(stored.data, max_pixels=self._max_pixels, field=field)
+    def decode(self, stored: StoredImage, field: str, cancelled: Callable[[], bool] = lambda: False) -> DecodedImage:
+        """Decodes a stored file again. Raises Cancelled if the caller has left."""
+        image = decode_picture(stored.data, max_pixels=self._max_pixels, field=field, cancelled=cancelled)
         return DecodedImage(stored.sha256, image.width, image.height, image)
 
     def _find(self, ref: ImageRef) -> StoredImage:

@@ -104,8 +104,10 @@ async def score_images(runtime: VisionRuntime, request: ScoreImagesParameters) -
     scores = []
     async with runtime.admit() as cancelled:
         for ref in request.images:
-            stored, image = await runtime.open(ref)
-            decoded = await runtime.worker.on_images(lambda: runtime.decoded(ref, stored, image))  # noqa: B023  awaited
+            stored, image = await runtime.open(ref, cancelled)
+            decoded = await runtime.worker.on_images(
+                lambda: runtime.decoded(ref, stored, image, cancelled)  # noqa: B023  awaited
+            )
             scores.append(
                 await runtime.worker.on_device(
                     lambda: siglip.score([decoded], request.texts, cancelled=cancelled)  # noqa: B023  awaited
@@ -125,13 +127,13 @@ async def read_states(
     field: str = "image",
 ) -> tuple[ImageStates, str, tuple[int, int]]:
     """Returns an image's states in the compute dtype, the digest of its file, and its width and height."""
-    stored, image = await runtime.open(ref)
+    stored, image = await runtime.open(ref, cancelled)
     size = (stored.width, stored.height)
     prepared = await runtime.worker.on_images(
         lambda: engine.prepare(
             stored.sha256,
             size,
-            lambda: runtime.decoded(ref, stored, image).image,
+            lambda: runtime.decoded(ref, stored, image, cancelled).image,
             parameters,
             target_area,
             field=field,
@@ -144,8 +146,8 @@ async def _encode_grid(
     runtime: VisionRuntime, ref: ImageRef, request: EncodeImagesParameters, cancelled: CancelCheck
 ) -> EncodedImage:
     siglip = runtime.require_siglip(_GRIDS, "engine")
-    stored, image = await runtime.open(ref)
-    decoded = await runtime.worker.on_images(lambda: runtime.decoded(ref, stored, image))
+    stored, image = await runtime.open(ref, cancelled)
+    decoded = await runtime.worker.on_images(lambda: runtime.decoded(ref, stored, image, cancelled))
     [grid] = await runtime.worker.on_device(
         lambda: siglip.encode([decoded], target_area=request.target_area, cancelled=cancelled)
     )

@@ -51,6 +51,7 @@ def parse_image_to_image(request: SpecRequest) -> ImageToImageSpec | None:
 
     Raises:
         InvalidArgument: STRENGTH_INVALID, IMAGE_MISSING, IMAGE_TOO_LARGE, or as `decode_picture`.
+        Cancelled: The caller has left.
     """
     if not request.spec.HasField("image_to_image"):
         return None
@@ -61,5 +62,5 @@ def parse_image_to_image(request: SpecRequest) -> ImageToImageSpec | None:
         raise invalid(f"{path}.strength", "more than 0 and at most 1", f"{strength:g}")
     data = request.image(message.image, f"{path}.image")
     limit, field = request.accepts.max_image_pixels, f"{path}.image"
-    pixels = read_image(data, sampling.width, sampling.height, limit, field=field)
+    pixels = read_image(data, sampling.width, sampling.height, limit, field=field, decoding=request.decoding)
     return ImageToImageSpec(pixels, hashlib.sha256(data).hexdigest(), strength)

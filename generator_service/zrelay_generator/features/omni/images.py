@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor
 
-from zrelay_generator.images.reading import pixels_of
-from zrelay_shared.pictures import Picture, decode_picture, resized
+from zrelay_generator.images.reading import decoded, pixels_of
+from zrelay_shared.pictures import Picture, resized
+from zrelay_shared.service.decoding import Decoding
 
 RESIZED_ABOVE = 1024 * 1024
 """Pixels above which a reference is resized to the area of the generated image."""
@@ -14,7 +15,14 @@ MAX_ASPECT = 8
 
 
 def read_reference(
-    data: bytes, target_area: int, multiple: int, max_side: int, max_pixels: int, *, field: str
+    data: bytes,
+    target_area: int,
+    multiple: int,
+    max_side: int,
+    max_pixels: int,
+    *,
+    field: str,
+    decoding: Decoding | None = None,
 ) -> Tensor:
     """Decodes an image file as ZImageOmniPipeline prepares a reference.
 
@@ -27,16 +35,22 @@ def read_reference(
         max_side: Greatest side of the result in pixels.
         max_pixels: Greatest area of the file's picture.
         field: Path in the request, for refusals of the file.
+        decoding: That of the caller; None for one without other callers.
 
     Returns:
         [3, h, w] uint8 RGB.
 
     Raises:
-        InvalidArgument: As `decode_picture`.
+        InvalidArgument, Cancelled: As `decode_picture`.
         ValueError: A side is below 64 pixels, the aspect ratio is above 8 (the pipeline's `check_image_input`), or a
             side of the result would exceed `max_side`.
     """
-    picture = decode_picture(data, max_pixels=max_pixels, field=field)
+    with decoded(data, max_pixels, field=field, decoding=decoding) as picture:
+        return pixels_of(_prepared(picture, target_area, multiple, max_side))
+
+
+def _prepared(picture: Picture, target_area: int, multiple: int, max_side: int) -> Picture:
+    """Resizes and crops a picture. Arguments and errors are those of `read_reference`."""
     if min(picture.size) < MIN_SIDE or max(picture.size) > MAX_ASPECT * min(picture.size):
         raise ValueError(
             f"expected sides of at least {MIN_SIDE} pixels, one at most {MAX_ASPECT} times the other, got "
@@ -55,7 +69,7 @@ def read_reference(
     if max(width, height) > max_side:
         raise ValueError(f"expected sides of at most {max_side} pixels, got {_sides(picture)}; make it smaller")
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return pixels_of(picture.crop((left, top, left + width, top + height)))
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _sides(picture: Picture) -> str:

@@ -95,6 +95,7 @@ def parse_references(request: SpecRequest) -> OmniSpec | None:
     Raises:
         FeatureMissing: The transformer has no SigLIP parts.
         InvalidArgument: A prompt is too long, or a picture or a grid is refused.
+        Cancelled: The caller has left.
         PayloadCorrupt: A checksum does not match.
     """
     if not request.spec.HasField("omni"):
@@ -155,6 +156,7 @@ def _picture(request: SpecRequest, data: bytes, field: str, limits: OmniLimits) 
             limits.max_side,
             accepts.max_image_pixels,
             field=field,
+            decoding=request.decoding,
         )
     except ValueError as error:
         raise invalid_from(field, error, reason="REFERENCE_INVALID") from error
