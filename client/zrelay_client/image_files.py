@@ -92,7 +92,7 @@ def _size_in(name: str, window: ByteWindow) -> tuple[int, int]:
         return read_header(window).upright_size
     except DamagedImageError as error:
         got = f"one with a damaged header: {error}"
-        raise _refusal("IMAGE_UNREADABLE", f"{name}: expected a whole image file", got, "save it again") from error
+        raise _refusal("IMAGE_UNREADABLE", f"{name}: expected a whole image file", got, "save it again", "image") from error
 
 
 def _check(name: str, head: bytes, size: int, max_bytes: int) -> None:
@@ -104,9 +104,13 @@ def _check(name: str, head: bytes, size: int, max_bytes: int) -> None:
 
 
 def _check_format(name: str, head: bytes) -> None:
+    if not head:
+        raise _refusal(
+            "IMAGE_FORMAT", f"{name}: expected an image (PNG, JPEG or WebP)", "an empty file", "copy it again"
+        )
     if not looks_like_image(head):
         raise _refusal("IMAGE_FORMAT", f"{name}: expected an image (PNG, JPEG or WebP)", "another file", "convert it")
 
 
-def _refusal(reason: str, expected: str, got: str, remedy: str) -> InvalidArgument:
-    return InvalidArgument(f"{expected}, got {got}: {remedy}", field="images", reason=reason, metadata={"got": got})
+def _refusal(reason: str, expected: str, got: str, remedy: str, field: str = "images") -> InvalidArgument:
+    return InvalidArgument(f"{expected}, got {got}: {remedy}", field=field, reason=reason, metadata={"got": got})

@@ -51,9 +51,9 @@ def read_provenance(data: bytes) -> dict[str, Any] | None:
         read_header(window)
         complete = _is_complete(data, window, format)
     except DamagedImageError as error:
-        raise _refusal("a complete image file", f"a damaged one ({error})") from error
+        raise _refusal("a complete image file", f"a damaged one ({error})", "copy it again") from error
     if not complete:
-        raise _refusal("a complete image file", "one that is cut off")
+        raise _refusal("a complete image file", "one that is cut off", "copy it again")
     return None
 
 
@@ -155,9 +155,9 @@ def _is_complete(data: bytes, window: ByteWindow, format: str) -> bool:
     return last.kind == b"IEND" if format == "PNG" else data.rfind(b"\xff\xd9") > last.start
 
 
-def _refusal(expected: str, got: str) -> InvalidArgument:
+def _refusal(expected: str, got: str, remedy: str = "name an image that `zrelay generate` wrote") -> InvalidArgument:
     return InvalidArgument(
-        f"image: expected {expected}, got {got}: name an image that `zrelay generate` wrote",
+        f"image: expected {expected}, got {got}: {remedy}",
         field="image",
         reason="IMAGE_INVALID",
     )

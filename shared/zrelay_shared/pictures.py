@@ -131,9 +131,9 @@ def open_picture(data: bytes, *, max_pixels: int, field: str) -> PictureFile:
         raise invalid(
             field,
             f"an image file ({', '.join(FORMATS)})",
-            f"{len(data)} bytes in another format",
+            f"{len(data)} bytes in another format" if data else "an empty one",
             reason="IMAGE_FORMAT",
-            remedy="convert it",
+            remedy="convert it" if data else "copy it again",
         )
     try:
         header = read_header(ByteWindow.of_bytes(data))
