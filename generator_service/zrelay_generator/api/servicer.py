@@ -1,5 +1,6 @@
 """The handlers of GeneratorService: each one parses its request, calls the job manager and wraps the result."""
 
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from zrelay_generator.cost.model import CostModel
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.features.request import missing
+from zrelay_generator.jobs.image_room import ImageRoom
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.store.records import JobState
+from zrelay_shared.calls import caller_of
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import ModelLoading, invalid
 from zrelay_shared.rpc import Context
@@ -65,6 +68,7 @@ class GeneratorHandlers:
         """
         self._config = config
         self._model_id = model_id(config.model)
+        self._images = ImageRoom()
         self.served: ServedModel | None = None
 
     async def GetInfo(
@@ -84,10 +88,10 @@ class GeneratorHandlers:
             parcel,
             parcel.message.spec,
             parse_request_id(parcel.message.request_id),
-            caller=_caller(context),
+            caller=caller_of(context),
             budget_s=context.time_remaining(),
         )
-        events = _events(context, served.jobs, await served.jobs.submit(submission))
+        events = _events(context, self._images, served.jobs, await served.jobs.submit(submission))
         async with aclosing(events):
             async for event in events:
                 yield pb.GenerateResponse(event=event)
@@ -99,7 +103,7 @@ class GeneratorHandlers:
             message.spec,
             parse_request_id(_required("request_id", message.request_id)),
             detached=message.detached,
-            caller=_caller(context),
+            caller=caller_of(context),
         )
         return pb.SubmitJobResponse(job=_summary(served.jobs, await served.jobs.submit(submission)))
 
@@ -108,7 +112,7 @@ class GeneratorHandlers:
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         jobs = self._ready().jobs
         job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
-        events = _events(context, jobs, job, parcel.message.after_sequence)
+        events = _events(context, self._images, jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
                 yield pb.WatchJobResponse(event=event)
@@ -156,11 +160,13 @@ class GeneratorHandlers:
         return self.served
 
 
-async def _events(context: Context, jobs: JobManager, job: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+async def _events(
+    context: Context, images: ImageRoom, jobs: JobManager, job: LiveJob, after: int = 0
+) -> AsyncGenerator[JobEvent, None]:
     """Yields the events of a job as messages. Raises the job's error if it failed."""
     # The first event may come late. Without metadata a client's channel would hide an error by repeating the call.
     await context.send_initial_metadata(())
-    events = jobs.watch(job, after)
+    events = jobs.watch(job, after, functools.partial(images.taken, caller_of(context)))
     async with aclosing(events):
         async for sequence, event in events:
             yield event_message(job, sequence, event)
@@ -168,12 +174,6 @@ async def _events(context: Context, jobs: JobManager, job: LiveJob, after: int =
 
 def _summary(jobs: JobManager, job: LiveJob) -> Job:
     return job_message(job, jobs.standing(job))
-
-
-def _caller(context: Context) -> str:
-    """Returns the caller of a request: its address without the port."""
-    peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def _required(name: str, value: str) -> str:
