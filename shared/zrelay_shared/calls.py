@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, ref
 import grpc
 import grpc.aio
 
-from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, QuotaExceeded
+from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_OPEN_CALLS, MIB
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class CallLimits:
 
     calls: int = MAX_OPEN_CALLS
     receive_s: float = 120.0
-    prompt_receive_s: float = 1.0
-    slow_requests: int = 64
+    prompt_receive_s: float = 5.0
+    slow_requests: int = 128
     send_s: float = 30.0
     send_rate: float = 64 * 1024
     prompt_send_s: float = 10.0
@@ -215,7 +215,7 @@ class OpenCall:
                 self._slow_request = False
                 self._calls.slow_requests.give(self.caller)
         if not isinstance(raw, bytes):
-            raise InvalidArgument("expected a message, got the end of the request: send one message")
+            raise invalid("request", "one message", "none", reason=InvalidArgument.default_reason)
         return raw
 
     def drop_request(self) -> None:

@@ -38,7 +38,7 @@ class ImageRoom:
     async def taken(self, caller: str, size: int) -> AsyncIterator[None]:
         """Has room for an image of `size` bytes while the block runs. A caller waits behind itself only."""
         size = min(size, self._shares.one_caller)
-        place = _Place(self, caller, size)
+        place = _TakenRoom(self, caller, size)
         try:
             if any(other == caller for other, _ in self._waiting.values()) or not self._shares.take(caller, size):
                 turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class ImageRoom:
                 stopped.add(waiting)
 
 
-class _Place:
+class _TakenRoom:
     """Room that one image has, or had."""
 
     def __init__(self, room: ImageRoom, caller: str, size: int) -> None:
