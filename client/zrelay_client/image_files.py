@@ -92,7 +92,9 @@ def _size_in(name: str, window: ByteWindow) -> tuple[int, int]:
         return read_header(window).upright_size
     except DamagedImageError as error:
         got = f"one with a damaged header: {error}"
-        raise _refusal("IMAGE_UNREADABLE", f"{name}: expected a whole image file", got, "save it again", "image") from error
+        raise _refusal(
+            "IMAGE_UNREADABLE", f"{name}: expected a whole image file", got, "save it again", "image"
+        ) from error
 
 
 def _check(name: str, head: bytes, size: int, max_bytes: int) -> None:

@@ -130,6 +130,7 @@ class QuotaExceeded(ResourceExhausted):
     """A limit per caller is exceeded."""
 
     default_reason = "QUOTA"
+    further_reasons = ("CALLS_EXCEEDED",)
     default_retry_after_s = 1.0
 
 

@@ -9,6 +9,9 @@ MAX_MESSAGE_FIELDS = 16_384
 """Fields of one message, at all levels: more than twice the longest list of jobs (200 jobs of 30 fields). 64 MiB could
 hold 32 million fields, and parsing those takes minutes and gigabytes."""
 
+MAX_OPEN_CALLS = 4096
+"""Calls that a server has open at once by default. An idle one takes 20 KiB."""
+
 MAX_TENSOR_BYTES = 48 * MIB
 """Size of one tensor: six times the longest prompt (1,504 tokens of 2,560 bf16 values are 7.7 MB)."""
 

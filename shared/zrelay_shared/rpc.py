@@ -8,8 +8,9 @@ ZrelayError to refuse a call. A Parcel is a message whose tensor bytes are kept 
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -19,6 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from zrelay_shared import descriptors, status
+from zrelay_shared.calls import OpenCalls, caller_of
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
 from zrelay_shared.wire import Parcel
 
@@ -32,19 +34,26 @@ _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 of 1e10 s would have passed at once."""
 
 
-def caller_of(context: Context) -> str:
-    """Returns the caller of a call: its address without the port."""
-    peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
-
-
 def current_caller() -> str:
     """Returns the caller of the call that the running task serves, "" outside of a call."""
     return _caller.get()
 
 
-def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
+def add_service(
+    server: grpc.aio.Server,
+    service: ServiceDescriptor,
+    servicer: object,
+    calls_by_method: Mapping[str, OpenCalls] = MappingProxyType({}),
+    calls: OpenCalls | None = None,
+) -> None:
     """Serves every method of `service` with the servicer's method of the same name.
+
+    Args:
+        server: The server, not yet started.
+        service: The service of the contract.
+        servicer: An object with a handler for each method.
+        calls_by_method: Open calls of methods that have limits of their own.
+        calls: Open calls of the other methods; by default with the default limits.
 
     Raises:
         TypeError: The servicer lacks a method. A method that is not supported must raise FeatureMissing.
@@ -52,27 +61,45 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
     missing = [method.name for method in service.methods if not callable(getattr(servicer, method.name, None))]
     if missing:
         raise TypeError(f"{type(servicer).__name__} lacks {', '.join(missing)} of {service.full_name}")
-    handlers = {method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods}
+    calls = OpenCalls() if calls is None else calls
+    handlers = {
+        method.name: _handler(method, getattr(servicer, method.name), calls_by_method.get(method.name, calls))
+        for method in service.methods
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
     server.add_registered_method_handlers(service.full_name, handlers)  # `service.grpc_server` needs them
 
 
-def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMethodHandler[Any, Any]":
+def _handler(
+    method: MethodDescriptor, serve: Callable[..., Any], calls: OpenCalls
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Returns the handler of a method.
+
+    To gRPC every method streams its requests: the handler then starts before the request is received, and can refuse
+    it, or end the wait for it. On the wire there is no difference.
+    """
     request_type = GetMessageClass(method.input_type)
 
-    async def unary(raw: bytes, context: Context) -> bytes:
+    async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def answer() -> bytes:
-            return _raw(await serve(Parcel.parse(request_type, raw), context))
+            call = calls.open(context)
+            raw = _raw(await serve(Parcel.parse(request_type, await call.request()), context))
+            call.sending(len(raw))
+            return raw
 
         return await _guarded(answer, method, context)
 
-    async def stream(raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         events = None
         _caller.set(caller_of(context))
         try:
-            events = serve(Parcel.parse(request_type, raw), context)
+            call = calls.open(context)
+            events = serve(Parcel.parse(request_type, await call.request()), context)
             async for event in events:
-                yield _raw(event)
+                raw = _raw(event)
+                call.sending(len(raw))
+                yield raw
+                call.sent()
         except Exception as error:
             await _abort(error, method, context)
         finally:
@@ -85,15 +112,18 @@ def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMe
                 yield Parcel.parse(request_type, raw)
 
         async def answer() -> bytes:
-            return _raw(await serve(parsed(), context))
+            call = calls.open(context)
+            raw = _raw(await serve(parsed(), context))
+            call.sending(len(raw))
+            return raw
 
         return await _guarded(answer, method, context)
 
     if method.client_streaming:
         return grpc.stream_unary_rpc_method_handler(collect)
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(stream)
-    return grpc.unary_unary_rpc_method_handler(unary)
+        return grpc.stream_stream_rpc_method_handler(stream)
+    return grpc.stream_unary_rpc_method_handler(unary)
 
 
 async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:

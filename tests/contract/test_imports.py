@@ -152,10 +152,12 @@ OWNERS = {
     "rich": ("zrelay_client.cli._output",),
     "click": ("zrelay_shared.service.command", "zrelay_shared.service.options", "zrelay_client.cli.*"),
     "grpc": (
+        "zrelay_shared.calls",
         "zrelay_shared.channels",
         "zrelay_shared.healthcheck",
         "zrelay_shared.rpc",
         "zrelay_shared.service.grpc_server",
+        "zrelay_shared.service.health",
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._transport.endpoint",
@@ -163,7 +165,7 @@ OWNERS = {
         "zrelay_client.testing.*",
     ),
     "grpc_health": (
-        "zrelay_shared.service.lifecycle",
+        "zrelay_shared.service.health",
         "zrelay_shared.healthcheck",
         "zrelay_client._transport.stub",
         "zrelay_client.testing.service",

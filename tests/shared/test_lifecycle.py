@@ -153,6 +153,16 @@ async def test_a_watcher_of_health_does_not_hold_up_the_end() -> None:
         await asyncio.wait_for(server.drain(), 60)
 
 
+async def test_a_service_that_does_not_end_its_drain_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    service = ControlledService()
+    service.load_now.set()
+    options = lifecycle.ServeOptions(ANYWHERE.listen, grace_s=0.05, drain_margin_s=0.05)
+    async with lifecycle.running(service, options) as server:
+        await server.loaded
+        await asyncio.wait_for(server.drain(), 60)
+    assert "until the service drains" in caplog.text and service.closed
+
+
 async def test_an_answer_on_its_way_over_a_slow_link_arrives() -> None:
     service, asked = ControlledService(), asyncio.Event()
     service.drain_now.set()

@@ -1,5 +1,6 @@
 """The handlers of GeneratorService: each one parses its request, calls the job manager and wraps the result."""
 
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from zrelay_generator.cost.model import CostModel
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.provenance import LoadedIdentity
 from zrelay_generator.features.request import missing
+from zrelay_generator.jobs.image_room import ImageRoom
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.store.records import JobState
+from zrelay_shared.calls import caller_of
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import ModelLoading, invalid
-from zrelay_shared.rpc import Context, caller_of
+from zrelay_shared.rpc import Context
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
@@ -65,6 +68,7 @@ class GeneratorHandlers:
         """
         self._config = config
         self._model_id = model_id(config.model)
+        self._images = ImageRoom()
         self.served: ServedModel | None = None
 
     async def GetInfo(
@@ -87,7 +91,7 @@ class GeneratorHandlers:
             caller=caller_of(context),
             budget_s=context.time_remaining(),
         )
-        events = _events(context, served.jobs, await served.jobs.submit(submission))
+        events = _events(context, self._images, served.jobs, await served.jobs.submit(submission))
         async with aclosing(events):
             async for event in events:
                 yield pb.GenerateResponse(event=event)
@@ -108,7 +112,7 @@ class GeneratorHandlers:
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         jobs = self._ready().jobs
         job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
-        events = _events(context, jobs, job, parcel.message.after_sequence)
+        events = _events(context, self._images, jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
                 yield pb.WatchJobResponse(event=event)
@@ -156,11 +160,13 @@ class GeneratorHandlers:
         return self.served
 
 
-async def _events(context: Context, jobs: JobManager, job: LiveJob, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+async def _events(
+    context: Context, images: ImageRoom, jobs: JobManager, job: LiveJob, after: int = 0
+) -> AsyncGenerator[JobEvent, None]:
     """Yields the events of a job as messages. Raises the job's error if it failed."""
     # The first event may come late. Without metadata a client's channel would hide an error by repeating the call.
     await context.send_initial_metadata(())
-    events = jobs.watch(job, after)
+    events = jobs.watch(job, after, functools.partial(images.taken, caller_of(context)))
     async with aclosing(events):
         async for sequence, event in events:
             yield event_message(job, sequence, event)

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from zrelay_generator.engine.estimates import JobEstimator
 from zrelay_generator.engine.events import JobFailed, StageProgress
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 _EVENTS_AT_ONCE = 200
 """Heartbeat events after which other work of the event loop runs."""
 _DRAIN_POLL_S = 0.05
+TakeRoom: TypeAlias = Callable[[int], AbstractAsyncContextManager[None]]
+"""Has room for so many bytes while a block runs."""
 _MAX_DEVICE_LOSSES = 3
 """Losses of the device after which a job is given up. After the first it runs alone, so that others are not blamed."""
 
@@ -64,6 +68,10 @@ class Intervals:
 
 
 DEFAULT_INTERVALS = Intervals()
+
+
+def _unlimited(size: int) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +176,16 @@ class JobManager:
         job.suspended = False  # a suspended job ends too: otherwise the next process would continue it
         self._record(job, JobFailed(error or Cancelled("the job was cancelled on request")))
 
-    async def watch(self, job: LiveJob, after: int = 0) -> AsyncGenerator[tuple[int, JobEvent], None]:
-        """Yields the events of a job after a sequence number, until its last. Without watchers its lease runs."""
+    async def watch(
+        self, job: LiveJob, after: int = 0, room: TakeRoom = _unlimited
+    ) -> AsyncGenerator[tuple[int, JobEvent], None]:
+        """Yields the events of a job after a sequence number, until its last. Without watchers its lease runs.
+
+        Args:
+            job: The job.
+            after: The sequence number.
+            room: Has room in memory for an image of so many bytes, from before it is read until it was taken.
+        """
         job.watchers += 1
         self._update_lease(job)
         try:
@@ -180,7 +196,11 @@ class JobManager:
                         break
                     after, event = following
                     if not job.unrelated or isinstance(event, JobFailed):  # a failure need not wait for the relation
-                        yield after, await self._with_bytes(job, event)
+                        if isinstance(event, ImageFinished):
+                            async with room(3 * event.width * event.height):
+                                yield after, await self._with_bytes(job, event)
+                        else:
+                            yield after, event
                 if job.over and not job.held:
                     return
                 await changed.wait()
@@ -420,9 +440,9 @@ class JobManager:
             if (job := self.directory.living(record.job_id)) is not None:
                 yield job
 
-    async def _with_bytes(self, job: LiveJob, event: JobEvent) -> JobEvent:
-        """Returns the event; if it is an image, with the bytes of its file."""
-        if not isinstance(event, ImageFinished) or event.data:
+    async def _with_bytes(self, job: LiveJob, event: ImageFinished) -> ImageFinished:
+        """Returns an image with the bytes of its file."""
+        if event.data:
             return event
         try:
             return replace(event, data=await self._store.read(event.file_sha256))

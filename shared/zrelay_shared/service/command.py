@@ -130,7 +130,11 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         from zrelay_shared.service import lifecycle  # loads grpc, which is not needed to refuse a setting
 
         options = lifecycle.ServeOptions(
-            address, grace_s=settings.grace_s, address_file=settings.address_file, max_connections=connections
+            address,
+            grace_s=settings.grace_s,
+            address_file=settings.address_file,
+            max_connections=connections,
+            max_calls=settings.max_calls,
         )
         return lifecycle.serve(service, options)
     except ZrelayError as error:

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from zrelay_shared import atomic, descriptors, exits, rpc
+from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
+from zrelay_shared.limits import MAX_OPEN_CALLS
 from zrelay_shared.service import grpc_server, process, self_probe
+from zrelay_shared.service.health import HEALTH, NOT_SERVING, SERVING, HealthServicer
 from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.service.self_probe import ProbeOptions
 from zrelay_shared.service.systemd import Systemd
@@ -24,6 +26,9 @@ from zrelay_shared.signals import on_signals
 log = logging.getLogger(__name__)
 LIVENESS = "liveness"
 """Health name that only states that the event loop runs; "" and the service's own name state that it is ready."""
+_DRAIN_MARGIN_S = 4.0
+"""Seconds beyond its time after which a wait of the drain is given up. With three of them a drain stays within the 45 s
+of the deploy files."""
 
 
 class Service(Protocol):
@@ -96,30 +101,6 @@ class Readiness:
             raise ModelLoading(f"this {self._service} is still loading its model: try again in a few seconds")
 
 
-class HealthServicer(health.aio.HealthServicer):
-    """Implements grpc.health.v1. It ends all watches on drain; the library's servicer would delay the server's end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ended = asyncio.Event()
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Streams the states of a service until the caller or `end_watches` ends the stream."""
-        watching = asyncio.create_task(super().Watch(request, context))
-        ended = asyncio.create_task(self._ended.wait())
-        try:
-            done, _ = await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if watching in done:
-                watching.result()  # a watch ends by itself only with an error
-        finally:
-            watching.cancel()
-            ended.cancel()
-
-    def end_watches(self) -> None:
-        """Ends all Watch calls. Later Watch calls end immediately."""
-        self._ended.set()
-
-
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """How a service is served.
@@ -130,7 +111,9 @@ class ServeOptions:
         address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
         watch_interval_s: Seconds between two looks at `unhealthy_reason`, `restart_reason` and the accept loop.
         max_connections: Connections beyond this number are closed when they are accepted.
+        max_calls: Calls that may be open at once.
         handshake_s: Seconds that a connection may take for its HTTP/2 handshake.
+        drain_margin_s: Seconds that the service and the server may take beyond `grace_s` before the drain goes on.
         probe: When the service probes itself.
     """
 
@@ -139,7 +122,9 @@ class ServeOptions:
     address_file: Path | None = None
     watch_interval_s: float = 1.0
     max_connections: int = descriptors.MAX_CONNECTIONS
+    max_calls: int = MAX_OPEN_CALLS
     handshake_s: float = grpc_server.HANDSHAKE_S
+    drain_margin_s: float = _DRAIN_MARGIN_S
     probe: ProbeOptions = field(default_factory=ProbeOptions)
 
 
@@ -201,7 +186,12 @@ class RunningServer:
     def __init__(self, service: Service, options: ServeOptions, on_loaded: Callable[[], None] = lambda: None) -> None:
         """Prepares the server; `start` binds it. `on_loaded` runs before the service is reported as ready."""
         self.service, self._options, self._on_loaded = service, options, on_loaded
-        self._server = grpc_server.make_server(max_connections=options.max_connections, handshake_s=options.handshake_s)
+        self._server = grpc_server.make_server(
+            max_connections=options.max_connections,
+            max_streams=options.max_calls,
+            handshake_s=options.handshake_s,
+        )
+        self._calls = OpenCalls(CallLimits(calls=options.max_calls))
         self._health = HealthServicer()
         self._started = self._draining = False
         self._watches: list[asyncio.Task[None]] = []
@@ -220,13 +210,13 @@ class RunningServer:
             OSError: The address file cannot be written.
         """
         name = self.service.descriptor.full_name
-        rpc.add_service(self._server, self.service.descriptor, self.service)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        rpc.add_service(self._server, self.service.descriptor, self.service, calls=self._calls)
+        self._health.add_to(self._server)
         if self._options.listen.loopback:
-            reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+            reflection.enable_server_reflection((name, HEALTH.full_name, reflection.SERVICE_NAME), self._server)
         self.address = ListenAddress(self._options.listen.host, self._bind())
-        await self._set_ready(False)
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self._set_ready(False)
+        self._health.set(LIVENESS, SERVING)
         await self._server.start()
         self._started = True
         self.loaded = asyncio.create_task(self._load())
@@ -250,7 +240,7 @@ class RunningServer:
         if self._draining:
             return
         self._on_loaded()
-        await self._set_ready(True)
+        self._set_ready(True)
         self.systemd.notify("READY=1")
         log.info("%s ready on %s", self.service.descriptor.full_name, self.address)
         self._watches.append(asyncio.create_task(self._follow()))
@@ -262,7 +252,7 @@ class RunningServer:
             now = self.service.unhealthy_reason
             if bool(now) != bool(before):
                 log.log(logging.ERROR if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready again")
-                await self._set_ready(not now)
+                self._set_ready(not now)
             before = now
             if self.service.restart_reason:
                 self.restart_needed.set()
@@ -283,21 +273,22 @@ class RunningServer:
             log.error("the service no longer accepts connections and ends: %s", done.pop().result())
             self.restart_needed.set()
 
-    async def _set_ready(self, ready: bool) -> None:
-        state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    def _set_ready(self, ready: bool) -> None:
         for name in ("", self.service.descriptor.full_name):
-            await self._health.set(name, state)
+            self._health.set(name, SERVING if ready else NOT_SERVING)
 
     async def drain(self) -> None:
         """Reports NOT_SERVING, refuses new calls, and waits until running calls have been answered or time is up."""
         self._draining = True
         clock = asyncio.get_running_loop().time
-        ends = clock() + self._options.grace_s
-        await self._set_ready(False)
-        await self.service.drain(self._options.grace_s)
+        grace_s, margin_s = self._options.grace_s, self._options.drain_margin_s
+        ends = clock() + grace_s
+        self._set_ready(False)
+        await _bounded(self.service.drain(grace_s), grace_s + margin_s, "the service drains")
         self._health.end_watches()
         # Returns once every answer has arrived: a finished one may still be under way on a slow network.
-        await self._server.stop(max(1.0, ends - clock()))
+        rest_s = max(1.0, ends - clock())
+        await _bounded(self._server.stop(rest_s), rest_s + margin_s, "the server stops")
 
     async def close(self) -> None:
         """Ends the server and the service at once, also after a `start` that failed."""
@@ -306,9 +297,22 @@ class RunningServer:
             await asyncio.wait({self.loaded})
             for watch in self._watches:
                 watch.cancel()
-            await self._server.stop(None)
+            await _bounded(self._server.stop(None), self._options.drain_margin_s, "the server stops")
         self.systemd.close()
         await self.service.close()
+
+
+async def _bounded(work: Coroutine[Any, Any, None], limit_s: float, what: str) -> None:
+    """Waits for work, but not longer than `limit_s` seconds. Raises what it raises."""
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        task.cancel()
+    if done:
+        task.result()
+    else:
+        log.error("waited %.0f s in vain until %s: going on without", limit_s, what)
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zrelay_shared import paths
-from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MIB, PLAIN_DTYPES
+from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MAX_OPEN_CALLS, MIB, PLAIN_DTYPES
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
 from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
@@ -45,6 +45,13 @@ class ServiceConfig:
     log_level: str = setting("info", group="Server", choices=LOG_LEVELS, help="Least severe messages in the log.")
     grace_s: float = setting(
         30.0, group="Server", minimum=0, unit="seconds", help="Time that running calls get after SIGTERM."
+    )
+    max_calls: int = setting(
+        MAX_OPEN_CALLS,
+        group="Limits",
+        minimum=8,
+        help="Calls that may be open at once; one caller (one network address) may have three quarters of them. A "
+        "client has one open call for each job in flight.",
     )
     device: str = setting(
         "auto",

@@ -1,0 +1,131 @@
+"""A connection that speaks HTTP/2 as no client library does: half requests, and answers that are never read."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from zrelay_shared.rpc import Response
+from zrelay_shared.wire import Parcel
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RESET, SETTINGS, PING, GO_AWAY = 0, 1, 3, 4, 6, 7
+_ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
+_INITIAL_WINDOW_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: its type, flags and payload."""
+
+    kind: int
+    flags: int
+    payload: bytes
+
+    @property
+    def last(self) -> bool:
+        """Whether the server's side of the stream ends with it."""
+        return self.kind == RESET or (self.kind in (DATA, HEADERS) and bool(self.flags & _END_STREAM))
+
+
+class RawConnection:
+    """One connection to a server.
+
+    Attributes:
+        closed: Set when the server has closed it.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._next_stream = 1
+        self._frames: list[tuple[int, Frame]] = []
+        self._arrived = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def begin(self, path: str) -> int:
+        """Sends the headers of a call, and returns the number of its stream."""
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "test",
+            "te": "trailers",
+            "content-type": "application/grpc",
+        }
+        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
+        self._send(HEADERS, _END_HEADERS, stream, block)
+        return stream
+
+    def call(self, path: str, request: Response) -> int:
+        """Sends a whole call, and returns the number of its stream."""
+        stream = self.begin(path)
+        raw = request.to_bytes() if isinstance(request, Parcel) else request.SerializeToString()
+        self.data(stream, b"\0" + len(raw).to_bytes(4, "big") + raw, end=True)
+        return stream
+
+    def data(self, stream: int, payload: bytes, *, end: bool = False) -> None:
+        """Sends bytes of a request."""
+        self._send(DATA, _END_STREAM if end else 0, stream, payload)
+
+    async def drain(self) -> None:
+        """Waits until what was sent is under way."""
+        await self._writer.drain()
+
+    def frames(self, stream: int) -> list[Frame]:
+        """Returns what the server has sent on a stream."""
+        return [frame for number, frame in self._frames if number == stream]
+
+    def ended(self, stream: int) -> bool:
+        """Whether the server has ended a stream."""
+        return any(frame.last for frame in self.frames(stream))
+
+    async def end_of(self, stream: int) -> None:
+        """Waits until the server ends a stream."""
+        while not self.ended(stream):
+            self._arrived.clear()
+            await asyncio.wait_for(self._arrived.wait(), 60)
+
+    async def read(self) -> None:
+        """Reads frames until the connection is closed. Grants the server no further bytes."""
+        with suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                head = await self._reader.readexactly(9)
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+                self._frames.append((stream, Frame(kind, flags, payload)))
+                self._arrived.set()
+                if kind in (SETTINGS, PING) and not flags & _ACK:
+                    self._send(kind, _ACK, 0, payload if kind == PING else b"")
+        self.closed.set()
+
+    def _send(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+        self._writer.write(head + payload)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return bytes([len(raw)]) + raw
+
+
+@asynccontextmanager
+async def raw_connection(port: int, *, window: int = 65_535, host: str = "127.0.0.1") -> AsyncIterator[RawConnection]:
+    """Connects to a port of this machine.
+
+    Args:
+        port: The port.
+        window: Bytes of each answer that the server may send; no more are granted.
+        host: Address to connect from, which the server takes for the caller.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+    connection = RawConnection(reader, writer)
+    settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, window)
+    writer.write(_PREFACE + len(settings).to_bytes(3, "big") + bytes([SETTINGS, 0]) + bytes(4) + settings)
+    reading = asyncio.create_task(connection.read())
+    try:
+        yield connection
+    finally:
+        reading.cancel()
+        writer.close()
