@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from zrelay_shared import status
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
+from zrelay_shared.receiving import received
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,14 @@ def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMe
 
     async def unary(raw: bytes, context: Context) -> bytes:
         async def answer() -> bytes:
-            return _raw(await serve(Parcel.parse(request_type, raw), context))
+            return _raw(await serve(await received(method, request_type, raw), context))
 
         return await _guarded(answer, method, context)
 
     async def stream(raw: bytes, context: Context) -> AsyncIterator[bytes]:
         events = None
         try:
-            events = serve(Parcel.parse(request_type, raw), context)
+            events = serve(await received(method, request_type, raw), context)
             async for event in events:
                 yield _raw(event)
         except Exception as error:
@@ -67,7 +68,7 @@ def _handler(method: MethodDescriptor, serve: Callable[..., Any]) -> "grpc.RpcMe
     async def collect(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def parsed() -> AsyncIterator[Parcel[Any]]:
             async for raw in requests:
-                yield Parcel.parse(request_type, raw)
+                yield await received(method, request_type, raw)
 
         async def answer() -> bytes:
             return _raw(await serve(parsed(), context))

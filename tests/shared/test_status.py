@@ -17,7 +17,7 @@ from zrelay.v1 import encoder_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, errors, rpc, status
 from zrelay_shared.errors import ZrelayError
-from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES
+from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S
 from zrelay_shared.wire import Parcel
 
 from .conftest import StartFake
@@ -75,7 +75,7 @@ async def test_long_texts_are_cut_and_still_arrive(fake: StartFake, kind: type[Z
     assert got.code == kind.code  # not RESOURCE_EXHAUSTED for headers that are too large
     assert got.message.startswith("größer als erwartet") and got.message.endswith("...")
     assert got.reason.startswith("RRR") and got.field.startswith("spec.spec.")
-    assert got.metadata and got.retry_after_s == 1e6
+    assert got.metadata and got.retry_after_s == MAX_RETRY_AFTER_S, "a longer hint is cut"
     ascii_only = await received(fake, kind(**{**EXTREME, "message": "x" * 9000}))
     assert ascii_only.message.startswith("x" * 1000)
 

@@ -13,12 +13,15 @@ from zrelay_encoder.prompts.fitting import LimitSource
 from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
 from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.receiving import off_loop
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import device_info, queue_info, server_version
 from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
+_TOKEN_BYTES = 64
+"""Bytes whose copy takes as long as adding one token id to a message."""
 _SOURCES = {
     LimitSource.REQUEST: TextLimitSource.TEXT_LIMIT_SOURCE_REQUEST,
     LimitSource.CHECKPOINT: TextLimitSource.TEXT_LIMIT_SOURCE_CHECKPOINT,
@@ -58,7 +61,7 @@ class EncoderServicer(Service):
         self, parcel: Parcel[pb.EncodePromptsRequest], context: Context
     ) -> Parcel[pb.EncodePromptsResponse]:
         """Encodes prompts, all or none."""
-        request = requests.parse_encode(parcel.message, self.runtime.config)
+        request = await off_loop(parcel.size, lambda: requests.parse_encode(parcel.message, self.runtime.config))
         result = await self.runtime.encode(request)
         reply = Parcel(
             pb.EncodePromptsResponse(queue_seconds=result.queue_seconds, compute_seconds=result.compute_seconds)
@@ -69,21 +72,25 @@ class EncoderServicer(Service):
 
     async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> pb.FormatPromptResponse:
         """Formats and counts prompts. Needs the tokenizer only."""
-        request = requests.parse_format(parcel.message, self.runtime.config)
+        request = await off_loop(parcel.size, lambda: requests.parse_format(parcel.message, self.runtime.config))
         formatted = await self.runtime.format(request)
         limit = self.runtime.text_limit(request.text_limit).tokens
-        return pb.FormatPromptResponse(
-            prompts=[
-                pb.FormattedPrompt(
-                    formatted_prompt=prompt.text,
-                    token_count=len(prompt.ids),
-                    text_limit=limit,
-                    fits=prompt.fits(limit),
-                    token_ids=prompt.ids,
-                )
-                for prompt in formatted
-            ]
-        )
+
+        def reply() -> pb.FormatPromptResponse:
+            return pb.FormatPromptResponse(
+                prompts=[
+                    pb.FormattedPrompt(
+                        formatted_prompt=prompt.text,
+                        token_count=len(prompt.ids),
+                        text_limit=limit,
+                        fits=prompt.fits(limit),
+                        token_ids=prompt.ids,
+                    )
+                    for prompt in formatted
+                ]
+            )
+
+        return await off_loop(_TOKEN_BYTES * sum(len(prompt.ids) for prompt in formatted), reply)
 
     async def GetInfo(
         self, parcel: Parcel[pb.EncoderServiceGetInfoRequest], context: Context
