@@ -202,7 +202,9 @@ async def _start(
     # device refuses instead.
     idle_bytes = found.memory_free_bytes if device.type != "cpu" else 0
     most_bytes = plan.room_bytes if config.memory_budget_bytes is not None else None
-    requests = RequestReader(accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes))
+    requests = RequestReader(
+        accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes), most_bytes
+    )
     expected = ExpectedEncoder(identity.encoder if identity.pending is None else None)
     dependencies = Dependencies(
         store,

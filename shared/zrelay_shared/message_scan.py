@@ -14,7 +14,6 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared.errors import InvalidArgument, invalid
 from zrelay_shared.limits import (
     MAX_ELEMENTS,
@@ -27,6 +26,7 @@ from zrelay_shared.limits import (
 )
 
 Buffer = bytes | bytearray | memoryview
+_TENSOR_DATA = "zrelay.v1.Tensor.data"
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _MAX_VARINT_BYTES, _MAX_SIZE_BYTES = 10, 5
 _CONTINUED = bytes(range(0x80, 0x100))
@@ -83,7 +83,7 @@ def scanned_fields(descriptor: Descriptor, path: str = "") -> Fields:
 
 def _scanned(field: Any, path: str) -> ScannedField | None:
     name = f"{field.containing_type.name}.{field.name}"
-    is_data = field.containing_type.full_name == Tensor.DESCRIPTOR.full_name and field.name == "data"
+    is_data = field.full_name == _TENSOR_DATA
     is_text = field.type == field.TYPE_STRING
     repeated = is_repeated(field)
     if not (field.message_type or is_data or is_text or repeated):
