@@ -25,7 +25,8 @@ from zrelay_shared.wire import Parcel
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Response = Message | Parcel[Any]
+Response = Message | Parcel[Any] | bytes
+"""An answer: a message, a parcel, or the bytes of a message that was serialised off the event loop."""
 _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 """Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
 of 1e10 s would have passed at once."""
@@ -113,6 +114,8 @@ async def _abort(error: Exception, method: MethodDescriptor, context: Context) -
 
 
 def _raw(response: Response) -> bytes:
+    if isinstance(response, bytes):
+        return response
     return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
 
 

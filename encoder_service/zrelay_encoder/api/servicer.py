@@ -10,6 +10,7 @@ from zrelay_encoder.api import requests
 from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.prompts.fitting import LimitSource
+from zrelay_encoder.prompts.formatting import FormattedPrompt
 from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
 from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
@@ -70,25 +71,15 @@ class EncoderServicer(Service):
             _add_result(reply, prompt, parcel.message.options.return_formatted_prompts)
         return reply
 
-    async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> pb.FormatPromptResponse:
+    async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> bytes:
         """Formats and counts prompts. Needs the tokenizer only."""
         request = await off_loop(parcel.size, lambda: requests.parse_format(parcel.message, self.runtime.config))
         formatted = await self.runtime.format(request)
         limit = self.runtime.text_limit(request.text_limit).tokens
 
-        def reply() -> pb.FormatPromptResponse:
-            return pb.FormatPromptResponse(
-                prompts=[
-                    pb.FormattedPrompt(
-                        formatted_prompt=prompt.text,
-                        token_count=len(prompt.ids),
-                        text_limit=limit,
-                        fits=prompt.fits(limit),
-                        token_ids=prompt.ids,
-                    )
-                    for prompt in formatted
-                ]
-            )
+        def reply() -> bytes:
+            # The prompts of a reply follow each other in its bytes. One by one, none holds the interpreter for long.
+            return b"".join(_format_reply(prompt, limit).SerializeToString() for prompt in formatted)
 
         return await off_loop(_TOKEN_BYTES * sum(len(prompt.ids) for prompt in formatted), reply)
 
@@ -115,6 +106,17 @@ class EncoderServicer(Service):
             info.device.CopyFrom(device_info(device, encoder.fingerprint.compute_dtype))
             info.loaded_blocks, info.total_blocks = encoder.model.plan.blocks, encoder.model.total_blocks
         return info
+
+
+def _format_reply(prompt: FormattedPrompt, limit: int) -> pb.FormatPromptResponse:
+    one = pb.FormattedPrompt(
+        formatted_prompt=prompt.text,
+        token_count=len(prompt.ids),
+        text_limit=limit,
+        fits=prompt.fits(limit),
+        token_ids=prompt.ids,
+    )
+    return pb.FormatPromptResponse(prompts=[one])
 
 
 def _add_result(reply: Parcel[pb.EncodePromptsResponse], prompt: EncodedPrompt, with_text: bool) -> None:
