@@ -36,7 +36,7 @@ async def test_any_number_gets_a_proper_status(
 
 
 async def test_embeddings_of_more_rows_than_any_model_makes_are_refused(qwen: VisionClient) -> None:
-    """Twenty million tokens of width 1 are 40 MB, and conditioning them took gigabytes."""
+    """Embeddings of width 1 had millions of tokens, which were all conditioned."""
     narrow = replace(ENCODER, width=1)
     rows = MAX_EMBEDS_ROWS + 1
     error = await refused_async(
