@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from zrelay_client._pool.generators import Generator, Generators
-from zrelay_client._pool.policy import FailureKind, failure_kind
+from zrelay_client._pool.policy import MAX_PAUSE_S, FailureKind, failure_kind
 from zrelay_client._transport.deadline import CONNECT_S, DEFAULT_S, RECONNECT_S, Budget
 from zrelay_client._transport.stub import listen
 from zrelay_client._wire.replies import event_of, sequence_of
@@ -117,7 +117,7 @@ class AsyncJobs:
                 gone = failure_kind(error) in (FailureKind.LOST, FailureKind.GOING)
                 if not gone or time.monotonic() - last_message_at > RECONNECT_S:
                     raise
-                pause_s = error.retry_after_s or _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
+                pause_s = min(error.retry_after_s or 0.0, MAX_PAUSE_S) or _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)]
                 attempts += 1
                 await asyncio.sleep(min(pause_s, budget.left("generator")))
 

@@ -220,7 +220,11 @@ async def _start(
     most_bytes = plan.room_bytes if config.memory_budget_bytes is not None else None
     pictures = DecodePool()
     requests = RequestReader(
-        accepts, store, lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes), pictures
+        accepts,
+        store,
+        lambda spec: estimator.check_fits(spec, device, idle_bytes, most_bytes),
+        pictures,
+        most_bytes,
     )
     expected = ExpectedEncoder(identity.encoder if identity.pending is None else None)
     dependencies = Dependencies(

@@ -11,6 +11,123 @@ hold 32 million fields, and parsing those takes minutes and gigabytes."""
 
 MAX_OPEN_CALLS = 4096
 """Calls that a server has open at once by default. An idle one takes 20 KiB."""
+SMALL_MESSAGE_BYTES = 64 * 1024
+"""Size of a request that has neither tensors nor files nor prompts."""
+
+CHUNK_MESSAGE_BYTES = 4 * MIB
+"""Size of one message of an upload. The contract names chunks of up to 1 MiB; 4 MiB is gRPC's default limit."""
+
+PROMPTS_MESSAGE_BYTES = 17 * MIB
+"""Size of a request with prompts: 64 prompts of 65,536 characters of up to 4 bytes, and 1 MiB for the rest."""
+
+MAX_REQUEST_BYTES = {
+    "EncoderService.GetInfo": SMALL_MESSAGE_BYTES,
+    "EncoderService.FormatPrompt": PROMPTS_MESSAGE_BYTES,
+    "EncoderService.EncodePrompts": PROMPTS_MESSAGE_BYTES,
+    "VisionService.GetInfo": SMALL_MESSAGE_BYTES,
+    "VisionService.EncodeImages": MAX_MESSAGE_BYTES,
+    "VisionService.ConditionPrompt": MAX_MESSAGE_BYTES,
+    "VisionService.ScoreImages": MAX_MESSAGE_BYTES,
+    "GeneratorService.GetInfo": SMALL_MESSAGE_BYTES,
+    "GeneratorService.Generate": MAX_MESSAGE_BYTES,
+    "GeneratorService.SubmitJob": MAX_MESSAGE_BYTES,
+    "GeneratorService.WatchJob": SMALL_MESSAGE_BYTES,
+    "GeneratorService.GetJob": SMALL_MESSAGE_BYTES,
+    "GeneratorService.ListJobs": SMALL_MESSAGE_BYTES,
+    "GeneratorService.CancelJob": SMALL_MESSAGE_BYTES,
+    "GeneratorService.UploadBlob": CHUNK_MESSAGE_BYTES,
+    "GeneratorService.ListLoras": SMALL_MESSAGE_BYTES,
+    "GeneratorService.UploadLora": CHUNK_MESSAGE_BYTES,
+    "GeneratorService.RemoveLora": SMALL_MESSAGE_BYTES,
+}
+"""Method -> size of one request message. A test compares the table with the contract."""
+
+MAX_ITEMS = 1024
+"""Prompts, images or texts in one call, whatever the settings of a service allow."""
+
+MAX_STEPS = 4096
+"""Denoising steps of one image, whatever the settings of a generator allow."""
+
+MAX_EMBEDS_ROWS = 16_384
+"""Tokens of one prompt, and rows of one image's states. A tensor of 48 MiB has 9,830 rows of 2,560 bf16 values."""
+
+MAX_ELEMENTS = {
+    # requests
+    "EncodePromptsRequest.prompts": MAX_ITEMS,
+    "FormatPromptRequest.prompts": MAX_ITEMS,
+    "Conversation.messages": MAX_ITEMS,
+    "EncodeOptions.layer_weights": 256,
+    "EncodeOptions.steering": 64,
+    "EncodeImagesRequest.images": MAX_ITEMS,
+    "ScoreImagesRequest.images": MAX_ITEMS,
+    "ScoreImagesRequest.texts": MAX_ITEMS,
+    "ConditionOptions.token_weights": MAX_EMBEDS_ROWS,
+    "SamplingOptions.sigmas": MAX_STEPS,
+    "GenerationSpec.controls": 64,
+    "GenerationSpec.loras": 64,
+    "GenerationSpec.passes": 64,
+    "SkipLayerGuidance.layers": 256,
+    "OmniReferences.images": 64,
+    "OmniReferences.siglip_embeds": 64,
+    "OmniReferences.siglip_contents": 64,
+    "Provenance.labels": MAX_ITEMS,
+    "ListJobsRequest.states": 64,
+    # parts of requests and of responses
+    "PromptEmbeds.segments": 64,
+    "EncoderFingerprint.layer_weights": 256,
+    "EncoderFingerprint.modifications": 256,
+    "Tensor.shape": 64,
+    # responses
+    "ServerVersion.libraries": MAX_ITEMS,
+    "EncoderServiceGetInfoResponse.features": MAX_ITEMS,
+    "EncoderServiceGetInfoResponse.templates": MAX_ITEMS,
+    "FormatPromptResponse.prompts": MAX_ITEMS,
+    "FormattedPrompt.token_ids": 2 * MIB,  # at least one byte of text for each, and the chat template
+    "EncodePromptsResponse.results": MAX_ITEMS,
+    "VisionServiceGetInfoResponse.engines": 64,
+    "VisionServiceGetInfoResponse.features": MAX_ITEMS,
+    "VisionEngineInfo.calibrations": 4096,
+    "EncodeImagesResponse.results": MAX_ITEMS,
+    "ConditionReport.outliers": MAX_ITEMS,
+    "ScoreImagesResponse.images": MAX_ITEMS,
+    "ImageScores.probabilities": MAX_ITEMS,
+    "ImageScores.cosines": MAX_ITEMS,
+    "GeneratorServiceGetInfoResponse.features": MAX_ITEMS,
+    "JobAccepted.sigmas": MAX_STEPS + 1,
+    "JobAccepted.plan": 64,
+    "JobAccepted.encoder_differences": 256,
+    "ListJobsResponse.jobs": MAX_ITEMS,
+    "ListLorasResponse.loras": 4096,
+}
+"""Repeated field -> elements that one message may have, packed or not. They bound what parsing costs; the limits of a
+service, which its GetInfo lists, are lower. A test compares the table with the contract."""
+
+MAX_STRING_BYTES = 64 * 1024
+"""Size of a string in a message, for example of an id, as UTF-8."""
+
+MAX_TEXT_BYTES = MIB
+"""Size of a text in a message, as UTF-8."""
+
+TEXT_FIELDS = frozenset(
+    {
+        "ChatMessage.content",
+        "ChatMessage.thinking",
+        "Prompt.text",
+        "Prompt.system_prompt",
+        "Prompt.assistant_prefill",
+        "Prompt.thinking_content",
+        "Prompt.template",
+        "StatesOptions.text",
+        "StatesOptions.system_prompt",
+        "ScoreImagesRequest.texts",
+        "Provenance.prompt",
+        "Provenance.negative_prompt",
+    }
+)
+"""Strings of at most MAX_TEXT_BYTES."""
+
+UNBOUNDED_STRINGS = frozenset({"FormattedPrompt.formatted_prompt", "EncodedPrompt.formatted_prompt"})
+"""Strings of responses that hold several texts; the size of the message bounds them."""
 
 MAX_TENSOR_BYTES = 48 * MIB
 """Size of one tensor: six times the longest prompt (1,504 tokens of 2,560 bf16 values are 7.7 MB)."""
@@ -22,7 +139,10 @@ MAX_DETAILS_BYTES = 4096
 """Size of a status's details. They travel as HTTP/2 headers; larger ones arrive as RESOURCE_EXHAUSTED."""
 
 MAX_REQUEST_ID_CHARS = 64
-"""Length of a request id, which consists of [A-Za-z0-9._-]."""
+"""Length of a request id or a job id, which consist of [A-Za-z0-9._-]."""
+
+MAX_RETRY_AFTER_S = 3600.0
+"""Longest retry hint, sent or received. Longer ones and those that are no numbers count as this one."""
 
 JOB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Pattern of a job id. Ids are printed in commands and completed by shells, so that no other is accepted."""

@@ -22,13 +22,15 @@ from google.protobuf.message_factory import GetMessageClass
 from zrelay_shared import descriptors, status
 from zrelay_shared.calls import OpenCalls, caller_of
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
+from zrelay_shared.receiving import received
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 _caller: ContextVar[str] = ContextVar("caller", default="")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Response = Message | Parcel[Any]
+Response = Message | Parcel[Any] | bytes
+"""An answer: a message, a parcel, or the bytes of a message that was serialised off the event loop."""
 _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 """Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
 of 1e10 s would have passed at once."""
@@ -83,7 +85,7 @@ def _handler(
     async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def answer() -> bytes:
             call = calls.open(context)
-            raw = _raw(await serve(Parcel.parse(request_type, await call.request()), context))
+            raw = _raw(await serve(await received(method, request_type, await call.request()), context))
             call.sending(len(raw))
             return raw
 
@@ -94,7 +96,7 @@ def _handler(
         _caller.set(caller_of(context))
         try:
             call = calls.open(context)
-            events = serve(Parcel.parse(request_type, await call.request()), context)
+            events = serve(await received(method, request_type, await call.request()), context)
             async for event in events:
                 raw = _raw(event)
                 call.sending(len(raw))
@@ -109,7 +111,7 @@ def _handler(
     async def collect(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def parsed() -> AsyncIterator[Parcel[Any]]:
             async for raw in requests:
-                yield Parcel.parse(request_type, raw)
+                yield await received(method, request_type, raw)
 
         async def answer() -> bytes:
             call = calls.open(context)
@@ -161,6 +163,8 @@ async def _abort(error: Exception, method: MethodDescriptor, context: Context) -
 
 
 def _raw(response: Response) -> bytes:
+    if isinstance(response, bytes):
+        return response
     return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
 
 

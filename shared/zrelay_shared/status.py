@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from zrelay_shared import errors
 from zrelay_shared.errors import DOMAIN, ZrelayError
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S
 
 DETAILS_KEY = "grpc-status-details-bin"
 # Trailers travel as HTTP/2 headers, of which gRPC takes 8 KiB: 4 KiB of details are 5.4 KiB in base64, and the message
@@ -77,7 +77,7 @@ def to_status(error: ZrelayError) -> status_pb2.Status:
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
         delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        delay.FromNanoseconds(int(_retry_after_s(error.retry_after_s) * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.FailedPrecondition):
         broken = error_details_pb2.PreconditionFailure.Violation(
@@ -87,6 +87,11 @@ def to_status(error: ZrelayError) -> status_pb2.Status:
     for detail in details:
         status.details.add().Pack(detail)
     return status
+
+
+def _retry_after_s(seconds: float) -> float:
+    """Returns a retry hint within its bounds. A peer may send any number."""
+    return max(seconds, 0.0) if seconds <= MAX_RETRY_AFTER_S else MAX_RETRY_AFTER_S
 
 
 def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -103,8 +108,11 @@ def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cut(text: str, most: int, measure: Callable[[str], int] = lambda text: len(text.encode())) -> str:
-    """Cuts `text` to `most` bytes by `measure` and appends "..." if it was cut. Lone surrogates become "?"."""
-    whole = text.encode("utf-8", "replace").decode()
+    """Cuts `text` to `most` bytes by `measure` and appends "..." if it was cut. Lone surrogates become "?".
+
+    A character has at least one byte by any measure, so that no more than `most` characters are looked at.
+    """
+    whole = text[: most + 1].encode("utf-8", "replace").decode()
     if measure(whole) <= most:
         return whole
     low, high = 0, len(whole)
@@ -159,8 +167,15 @@ def _from_details(code: str, text: str, raw: bytes) -> ZrelayError:
         reason=info.reason or None,
         field=bad.field_violations[0].field if bad.field_violations else "",
         metadata=dict(info.metadata),
-        retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+        retry_after_s=_retry_after_s(retry.retry_delay.ToNanoseconds() / 1e9)
+        if retry.HasField("retry_delay")
+        else None,
     )
+
+
+def _received_hint(retry: error_details_pb2.RetryInfo) -> float | None:
+    seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return _retry_after_s(seconds) if retry.HasField("retry_delay") else None
 
 
 def plain_words(text: str) -> str:

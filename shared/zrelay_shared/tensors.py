@@ -14,7 +14,7 @@ from crc32c import crc32c as _crc32c
 from zrelay.v1.tensor_pb2 import Tensor, TensorDtype
 from zrelay_shared.errors import InvalidArgument, PayloadCorrupt, invalid
 from zrelay_shared.limits import MAX_TENSOR_BYTES, MAX_TENSOR_RANK
-from zrelay_shared.wire import Buffer
+from zrelay_shared.message_scan import Buffer
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8}
 """Known dtypes, by safetensors' names, and the bytes of one element."""

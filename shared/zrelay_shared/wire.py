@@ -10,46 +10,31 @@ bytes. The serialised form is identical to protobuf's, so that plain protobuf cl
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared.errors import InvalidArgument
-from zrelay_shared.limits import MAX_MESSAGE_FIELDS
+from zrelay_shared.message_scan import Buffer, MessageScan, scanned_fields
 
 M = TypeVar("M", bound=Message)
-Buffer = bytes | bytearray | memoryview
-Paths = dict[int, "Paths | None"]
-"""Sub-messages of a message: field number -> their sub-messages, None for a tensor's bytes."""
-
-_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
-_MAX_VARINT_BYTES, _MAX_SIZE_BYTES = 10, 5
 _markers = itertools.count(1)
-
-
-@cache
-def message_paths(descriptor: Descriptor) -> Paths:
-    """Returns the fields of a message type that are messages, down to `Tensor.data`. The type must not be recursive."""
-    if descriptor.full_name == Tensor.DESCRIPTOR.full_name:
-        return {Tensor.DESCRIPTOR.fields_by_name["data"].number: None}
-    return {field.number: message_paths(field.message_type) for field in descriptor.fields if field.message_type}
 
 
 class Parcel(Generic[M]):
     """A message and the tensor bytes that belong to it.
 
     `message` may be read and changed as any message, except that `Tensor.data` holds markers: use `bytes_of` and
-    `attach`. Sub-messages may be copied from parcels that are given as `sources`; their bytes come with them.
+    `attach`. Sub-messages may be copied from parcels that are given as `sources`; their bytes come with them. `size` is
+    the number of bytes that the parcel was parsed from, 0 if it was not parsed.
     """
 
-    __slots__ = ("_blobs", "message")
+    __slots__ = ("_blobs", "message", "size")
 
     def __init__(self, message: M, *sources: "Parcel[Any]") -> None:
         self.message = message
+        self.size = 0
         self._blobs: dict[bytes, memoryview] = {}
         for source in sources:
             self._blobs.update(source._blobs)
@@ -71,14 +56,15 @@ class Parcel(Generic[M]):
         """Parses a serialised message.
 
         Raises:
-            InvalidArgument: MESSAGE_MALFORMED, the bytes are not such a message; MESSAGE_TOO_COMPLEX, it has more than
-                `limits.MAX_MESSAGE_FIELDS` fields.
+            InvalidArgument: MESSAGE_MALFORMED, the bytes are not such a message; MESSAGE_TOO_COMPLEX, it has more
+                fields, or a field has more elements, than `zrelay_shared.limits` allows; TEXT_TOO_LARGE, likewise.
         """
         parcel = cls(message_type())
         try:
-            pieces = _Walk(parcel._store).pieces(memoryview(raw), message_paths(message_type.DESCRIPTOR))
+            pieces = MessageScan(raw, parcel._store).pieces(scanned_fields(message_type.DESCRIPTOR))
             skeleton = b"".join(pieces) if parcel._blobs else bytes(raw)
             parcel.message.ParseFromString(skeleton)
+            parcel.size = len(raw)
         except (DecodeError, ValueError, IndexError) as error:
             name = message_type.DESCRIPTOR.full_name
             raise InvalidArgument(
@@ -95,9 +81,9 @@ class Parcel(Generic[M]):
             ValueError: The bytes of a tensor are missing (see `bytes_of`).
         """
         skeleton = self.message.SerializeToString()
-        walk = _Walk(self._look_up)
-        pieces = walk.pieces(memoryview(skeleton), message_paths(self.message.DESCRIPTOR))
-        return b"".join(pieces) if walk.replaced else skeleton
+        scan = MessageScan(skeleton, self._look_up, bounded=False)
+        pieces = scan.pieces(scanned_fields(self.message.DESCRIPTOR))
+        return b"".join(pieces) if scan.replaced else skeleton
 
     def _store(self, data: memoryview) -> bytes:
         if not data.nbytes:
@@ -116,104 +102,3 @@ class Parcel(Generic[M]):
                 "parcel that the tensor was copied from as a source"
             )
         return blob
-
-
-class _Walk:
-    """One pass over a serialised message that replaces the bytes of every tensor and counts fields.
-
-    The count limits the cost of a hostile message: 64 MiB of empty sub-messages would take minutes and gigabytes.
-    """
-
-    __slots__ = ("_left", "_replace", "replaced")
-
-    def __init__(self, replace: Callable[[memoryview], Buffer]) -> None:
-        self._replace = replace
-        self._left = MAX_MESSAGE_FIELDS
-        self.replaced = False
-
-    def pieces(self, raw: memoryview, paths: Paths) -> list[Buffer]:
-        """Returns the message with every tensor's bytes replaced, as a list of byte strings."""
-        pieces: list[Buffer] = []
-        done = 0
-        for number, start, payload, end in self._fields(raw):
-            if payload is None or number not in paths:
-                continue
-            inner = paths[number]
-            if inner is None:
-                changed: list[Buffer] = [self._replace(payload)]
-                self.replaced = True
-            else:
-                changed = self.pieces(payload, inner)
-            size = sum(map(len, changed))
-            pieces += (raw[done:start], _varint_bytes(number << 3 | _BYTES) + _varint_bytes(size), *changed)
-            done = end
-        pieces.append(raw[done:])
-        return pieces
-
-    def _fields(self, raw: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:
-        """Yields (number, start, payload if length-delimited, end) of each field; a group is one field.
-
-        The encoding is described at protobuf.dev/programming-guides/encoding.
-
-        Raises:
-            ValueError, IndexError: The bytes are not a message.
-        """
-        at, end, start = 0, len(raw), 0
-        groups: list[int] = []
-        while at < end:
-            if not groups:
-                start = at
-            self._count()
-            key, at = _varint(raw, at, _MAX_SIZE_BYTES)
-            number, kind = key >> 3, key & 7
-            payload = None
-            if kind == _VARINT:
-                _, at = _varint(raw, at, _MAX_VARINT_BYTES)
-            elif kind == _FIXED64:
-                at += 8
-            elif kind == _FIXED32:
-                at += 4
-            elif kind == _BYTES:
-                length, at = _varint(raw, at, _MAX_SIZE_BYTES)
-                payload = raw[at : at + length]
-                at += length
-            elif kind == _GROUP:
-                groups.append(number)
-            elif kind != _GROUP_END or not groups or groups.pop() != number:
-                raise ValueError(f"wire type {kind}")
-            if at > end:
-                raise ValueError("the message ends inside a field")
-            if not groups:
-                yield number, start, payload, at
-        if groups:
-            raise ValueError("the message ends inside a group")
-
-    def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise InvalidArgument(
-                f"expected a message of at most {MAX_MESSAGE_FIELDS} fields at all levels, got more: send fewer "
-                "things in one call",
-                reason="MESSAGE_TOO_COMPLEX",
-            )
-
-
-def _varint(raw: memoryview, at: int, most: int) -> tuple[int, int]:
-    value = shift = 0
-    for _ in range(most):
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError(f"a varint of more than {most} bytes")
-
-
-def _varint_bytes(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -75,6 +75,16 @@ def test_a_busy_one_rests_and_a_lost_one_has_to_answer_first() -> None:
     assert pair.wakes_in(0.0, without={"a", "b"}) is None
 
 
+def test_an_extreme_hint_or_estimate_takes_no_generator_away() -> None:
+    a = Member("a")
+    a.rest(0.0, 3600.0)
+    assert fleet(a).wakes_in(0.0) == 60.0
+    a.report(float("nan"))
+    for run_s in (float("inf"), float("nan")):
+        a.accepted(1.0, run_s)
+    assert (a.pace, a.others_s) == (0.0, 0.0)
+
+
 def test_an_unreachable_generator_is_tried_less_and_less_often() -> None:
     member = Member("a")
     waits = []

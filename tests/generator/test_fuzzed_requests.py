@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.extremes import improper
 from zrelay.v1 import generator_pb2 as pb
 
 from .fixture_types import MakeEmbeds, RequestOf
@@ -69,6 +70,20 @@ def test_any_generate_request_gets_a_proper_status(fuzzed: FuzzedGenerator, good
     grown = fuzzed.resident_mib() - before
     print(f"\nthe process took {grown:.0f} MiB more")
     assert grown < MOST_MORE_MIB
+
+
+@pytest.mark.deep  # some hundred calls
+def test_numbers_at_their_extremes_get_a_proper_status(fuzzed: FuzzedGenerator, good: bytes) -> None:
+    base = pb.GenerateRequest.FromString(good)
+    base.spec.sampling.num_inference_steps = 1
+    assert improper(fuzzed.channel, "GeneratorService/Generate", base) == []
+    for method, request in (
+        ("ListJobs", pb.ListJobsRequest()),
+        ("WatchJob", pb.WatchJobRequest(job_id="unknown")),
+        ("GetInfo", pb.GeneratorServiceGetInfoRequest()),
+    ):
+        assert improper(fuzzed.channel, f"GeneratorService/{method}", request) == []
+    assert fuzzed.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_requests_that_are_given_up(fuzzed: FuzzedGenerator, good: bytes) -> None:

@@ -1,5 +1,6 @@
 """Schedule, latents, positions, guidance and attention, each against diffusers or by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def test_schedule_is_that_of_diffusers(steps: int, shift: float) -> None:
     torch.testing.assert_close(torch.tensor(ours.sigmas), scheduler.sigmas, rtol=1e-6, atol=1e-7)
     theirs = (1000 - scheduler.timesteps) / 1000
     torch.testing.assert_close(torch.tensor(ours.timesteps), theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 1e-300, 1e-17, 1e-7, math.inf, math.nan])
+def test_a_shift_whose_formula_divides_by_zero_is_refused(shift: float) -> None:
+    with pytest.raises(ValueError, match="shift: expected a number of at least 1e-06"):
+        shifted_schedule(8, shift)
+    assert shifted_schedule(8, 1e-6).sigmas[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])

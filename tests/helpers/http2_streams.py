@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from zrelay_shared.rpc import Response
+from google.protobuf.message import Message
+
 from zrelay_shared.wire import Parcel
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -58,7 +59,7 @@ class RawConnection:
         self._send(HEADERS, _END_HEADERS, stream, block)
         return stream
 
-    def call(self, path: str, request: Response) -> int:
+    def call(self, path: str, request: Message | Parcel[Any]) -> int:
         """Sends a whole call, and returns the number of its stream."""
         stream = self.begin(path)
         raw = request.to_bytes() if isinstance(request, Parcel) else request.SerializeToString()

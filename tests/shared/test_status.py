@@ -17,7 +17,7 @@ from zrelay.v1 import encoder_pb2
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, errors, rpc, status
 from zrelay_shared.errors import ZrelayError
-from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES
+from zrelay_shared.limits import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S
 from zrelay_shared.wire import Parcel
 
 from .conftest import StartFake
@@ -51,6 +51,30 @@ def details(error: ZrelayError) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("sent", "got"), [(float("inf"), 3600.0), (float("nan"), 3600.0), (1e18, 3600.0), (-1.0, 0.0), (2.5, 2.5)]
+)
+async def test_a_retry_hint_is_bounded_when_it_is_sent(fake: StartFake, sent: float, got: float) -> None:
+    error = await received(fake, errors.QueueFull("the queue is full", retry_after_s=sent))
+    assert isinstance(error, errors.QueueFull) and error.retry_after_s == got
+
+
+@pytest.mark.parametrize(("seconds", "got"), [(10**18, 3600.0), (-(10**18), 0.0), (3, 3.0)])
+async def test_a_retry_hint_is_bounded_when_it_is_received(fake: StartFake, seconds: int, got: float) -> None:
+    """A server of another make may send any hint."""
+    status_message = status_pb2.Status(code=8, message="full")
+    status_message.details.add().Pack(error_details_pb2.RetryInfo(retry_delay={"seconds": seconds}))
+
+    async def GetJob(parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> NoReturn:
+        trailers = ((status.DETAILS_KEY, status_message.SerializeToString()),)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailers)
+        raise AssertionError("abort raises")
+
+    server = await fake(GetJob=GetJob)
+    error = await refused_async(server.stub.call("GetJob", pb.GetJobRequest(), pb.GetJobResponse), ZrelayError)
+    assert error.retry_after_s == got
+
+
 @pytest.mark.parametrize("kind", status.CLASSES, ids=lambda kind: kind.__name__)
 async def test_every_class_over_the_wire_and_back(fake: StartFake, kind: type[ZrelayError]) -> None:
     sent = kind("width: expected 16, got 17 (größer)", field="spec.width", metadata={"got": 17, "é": "ü"})
@@ -75,7 +99,7 @@ async def test_long_texts_are_cut_and_still_arrive(fake: StartFake, kind: type[Z
     assert got.code == kind.code  # not RESOURCE_EXHAUSTED for headers that are too large
     assert got.message.startswith("größer als erwartet") and got.message.endswith("...")
     assert got.reason.startswith("RRR") and got.field.startswith("spec.spec.")
-    assert got.metadata and got.retry_after_s == 1e6
+    assert got.metadata and got.retry_after_s == MAX_RETRY_AFTER_S, "a longer hint is cut"
     ascii_only = await received(fake, kind(**{**EXTREME, "message": "x" * 9000}))
     assert ascii_only.message.startswith("x" * 1000)
 

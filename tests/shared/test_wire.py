@@ -19,7 +19,8 @@ from zrelay.v1.tensor_pb2 import Tensor, TensorDtype
 from zrelay.v1.vision_pb2 import ConditionPromptRequest, EncodeImagesResponse
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import MAX_MESSAGE_FIELDS
-from zrelay_shared.wire import Parcel, message_paths
+from zrelay_shared.message_scan import scanned_fields
+from zrelay_shared.wire import Parcel
 
 M = TypeVar("M", bound=Message)
 TYPES: tuple[type[Message], ...] = (
@@ -238,7 +239,7 @@ def test_no_message_of_the_contract_contains_itself() -> None:
     files = (content_pb2, embeds_pb2, encoder_pb2, generation_pb2, generator_pb2, info_pb2, jobs_pb2, tensor_pb2)
     for file in (*files, vision_pb2):
         for descriptor in file.DESCRIPTOR.message_types_by_name.values():
-            assert isinstance(message_paths(descriptor), dict)
+            assert isinstance(scanned_fields(descriptor), dict)
 
 
 def varint(value: int) -> bytes:

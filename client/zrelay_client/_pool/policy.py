@@ -4,6 +4,7 @@ The score of a generator is the estimated time in seconds until it would have fi
 is queued there, our own work in flight there, and the job itself at the generator's latest pace. The lowest score wins.
 """
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -26,6 +27,8 @@ _PACE_WEIGHT = 0.3
 _MIN_REST_S = 0.05
 _MAX_REST_S = 5.0
 """An unreachable generator is retried after 0.2, 0.4, ... up to this many seconds."""
+MAX_PAUSE_S = 60.0
+"""Longest pause before a retry, whatever hint the service sends."""
 
 
 class FailureKind(Enum):
@@ -94,13 +97,13 @@ class Member:
 
     def accepted(self, work: float, run_s: float) -> None:
         """Records that a job of `work` units was accepted, with its estimated duration (0: unknown)."""
-        if run_s > 0 and work > 0:
+        if 0 < run_s < math.inf and work > 0:
             latest = run_s / work
             self.pace = latest if self.pace == 0.0 else (1 - _PACE_WEIGHT) * self.pace + _PACE_WEIGHT * latest
 
     def rest(self, now: float, seconds: float | None) -> None:
-        """Records that the generator is full, loads or drains: it gets no job for `seconds`."""
-        self.rests_until = max(self.rests_until, now + max(_MIN_REST_S, seconds or 1.0))
+        """Records that the generator is full, loads or drains: it gets no job for `seconds`, at most a minute."""
+        self.rests_until = max(self.rests_until, now + min(max(_MIN_REST_S, seconds or 1.0), MAX_PAUSE_S))
 
     def lost(self, now: float) -> None:
         """Records a lost connection: no job until the generator answers again, with growing pauses between attempts."""

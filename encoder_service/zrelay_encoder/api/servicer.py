@@ -10,15 +10,19 @@ from zrelay_encoder.api import requests
 from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.prompts.fitting import LimitSource
+from zrelay_encoder.prompts.formatting import FormattedPrompt
 from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
 from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.receiving import off_loop
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import device_info, queue_info, server_version
 from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
 
+_TOKEN_BYTES = 64
+"""Bytes whose copy takes as long as adding one token id to a message."""
 _SOURCES = {
     LimitSource.REQUEST: TextLimitSource.TEXT_LIMIT_SOURCE_REQUEST,
     LimitSource.CHECKPOINT: TextLimitSource.TEXT_LIMIT_SOURCE_CHECKPOINT,
@@ -58,7 +62,7 @@ class EncoderServicer(Service):
         self, parcel: Parcel[pb.EncodePromptsRequest], context: Context
     ) -> Parcel[pb.EncodePromptsResponse]:
         """Encodes prompts, all or none."""
-        request = requests.parse_encode(parcel.message, self.runtime.config)
+        request = await off_loop(parcel.size, lambda: requests.parse_encode(parcel.message, self.runtime.config))
         result = await self.runtime.encode(request)
         reply = Parcel(
             pb.EncodePromptsResponse(queue_seconds=result.queue_seconds, compute_seconds=result.compute_seconds)
@@ -67,23 +71,17 @@ class EncoderServicer(Service):
             _add_result(reply, prompt, parcel.message.options.return_formatted_prompts)
         return reply
 
-    async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> pb.FormatPromptResponse:
+    async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> bytes:
         """Formats and counts prompts. Needs the tokenizer only."""
-        request = requests.parse_format(parcel.message, self.runtime.config)
+        request = await off_loop(parcel.size, lambda: requests.parse_format(parcel.message, self.runtime.config))
         formatted = await self.runtime.format(request)
         limit = self.runtime.text_limit(request.text_limit).tokens
-        return pb.FormatPromptResponse(
-            prompts=[
-                pb.FormattedPrompt(
-                    formatted_prompt=prompt.text,
-                    token_count=len(prompt.ids),
-                    text_limit=limit,
-                    fits=prompt.fits(limit),
-                    token_ids=prompt.ids,
-                )
-                for prompt in formatted
-            ]
-        )
+
+        def reply() -> bytes:
+            # The prompts of a reply follow each other in its bytes. One by one, none holds the interpreter for long.
+            return b"".join(_format_reply(prompt, limit).SerializeToString() for prompt in formatted)
+
+        return await off_loop(_TOKEN_BYTES * sum(len(prompt.ids) for prompt in formatted), reply)
 
     async def GetInfo(
         self, parcel: Parcel[pb.EncoderServiceGetInfoRequest], context: Context
@@ -108,6 +106,17 @@ class EncoderServicer(Service):
             info.device.CopyFrom(device_info(device, encoder.fingerprint.compute_dtype))
             info.loaded_blocks, info.total_blocks = encoder.model.plan.blocks, encoder.model.total_blocks
         return info
+
+
+def _format_reply(prompt: FormattedPrompt, limit: int) -> pb.FormatPromptResponse:
+    one = pb.FormattedPrompt(
+        formatted_prompt=prompt.text,
+        token_count=len(prompt.ids),
+        text_limit=limit,
+        fits=prompt.fits(limit),
+        token_ids=prompt.ids,
+    )
+    return pb.FormatPromptResponse(prompts=[one])
 
 
 def _add_result(reply: Parcel[pb.EncodePromptsResponse], prompt: EncodedPrompt, with_text: bool) -> None:

@@ -115,24 +115,27 @@ def whole(spec: Parcel[pb.GenerationSpec], read: Callable[[str, int, str], bytes
     """
     message = pb.GenerationSpec()
     message.CopyFrom(spec.message)
-    sources: list[Parcel[Any]] = [spec]
+    parsed: dict[tuple[type[Message], str], Parcel[Any]] = {}
+
+    def value(kind: type[Message], content: content_pb2.ContentRef, field: str) -> Message:
+        raw = read(content.sha256, content.size_bytes, field)
+        if (kind, content.sha256) not in parsed:  # one content may have several names
+            parsed[kind, content.sha256] = Parcel.parse(kind, raw)
+        found: Message = parsed[kind, content.sha256].message
+        return found
+
     for path, holder in list(_holders(message)):
         if holder.WhichOneof("source") != "content":
             continue
-        raw = read(holder.content.sha256, holder.content.size_bytes, f"{path}.content")
         if isinstance(holder, content_pb2.ImageInput):
-            holder.data = raw
+            holder.data = read(holder.content.sha256, holder.content.size_bytes, f"{path}.content")
         else:
-            embeds = Parcel.parse(embeds_pb2.PromptEmbeds, raw)
-            sources.append(embeds)
-            holder.prompt_embeds.CopyFrom(embeds.message)
+            holder.prompt_embeds.CopyFrom(value(embeds_pb2.PromptEmbeds, holder.content, f"{path}.content"))
     for each in list(_lists(message)):
         for index, content in enumerate(each.names):
-            value = Parcel.parse(each.kind, read(content.sha256, content.size_bytes, f"{each.path}[{index}]"))
-            sources.append(value)
-            each.values.add().CopyFrom(value.message)
+            each.values.add().CopyFrom(value(each.kind, content, f"{each.path}[{index}]"))
         del each.names[:]
-    return Parcel(message, *sources)
+    return Parcel(message, spec, *parsed.values())
 
 
 def has_pictures(spec: pb.GenerationSpec) -> bool:

@@ -5,13 +5,15 @@ import json
 import math
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from zrelay.v1 import generation_pb2 as pb
-from zrelay_generator.api.contents import has_pictures, named, whole
+from zrelay_generator.api.contents import NamedSpec, has_pictures, named, whole
+from zrelay_generator.api.expansion import MAX_EXPANDED_BYTES, ExpansionBudget
 from zrelay_generator.api.replies import sampling_message
 from zrelay_generator.features.acceptance import Acceptance, SamplingLimits
 from zrelay_generator.features.protocol import JobSpec, Origin, Output, Priority, SamplingSettings
@@ -26,11 +28,11 @@ from zrelay_generator.store.records import JobRecord, damaged
 from zrelay_shared.errors import InvalidArgument, invalid, invalid_from
 from zrelay_shared.fingerprint import from_message
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS, MAX_SEED
-from zrelay_shared.service.decoding import DecodePool, Decoding, run_decoding
+from zrelay_shared.service.decoding import DecodePool, Decoding, run_decoding, start_in_thread
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.wire import Parcel
 
-_REQUEST_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}")
+_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}")
 _FORMATS: dict[int, ImageFormat] = {
     pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
     pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
@@ -59,8 +61,24 @@ def parse_request_id(text: str) -> str:
     """
     if not text:
         return secrets.token_hex(16)
-    if not _REQUEST_ID.fullmatch(text):
-        raise invalid("request_id", f"at most {MAX_REQUEST_ID_CHARS} characters of A-Z a-z 0-9 . _ -", repr(text[:80]))
+    return check_id("request_id", text)
+
+
+def check_id(name: str, text: str) -> str:
+    """Returns an id of a request or a job.
+
+    Args:
+        name: `request_id` or `job_id`.
+        text: The id.
+
+    Raises:
+        InvalidArgument: It is empty (REQUEST_ID_MISSING, JOB_ID_MISSING), too long or has other characters than those
+            of ids (REQUEST_ID_INVALID, JOB_ID_INVALID).
+    """
+    if not text:
+        raise invalid(name, "one", "none", reason=f"{name.upper()}_MISSING")
+    if not _ID.fullmatch(text):
+        raise invalid(name, f"at most {MAX_REQUEST_ID_CHARS} characters of A-Z a-z 0-9 . _ -", repr(text[:80]))
     return text
 
 
@@ -82,10 +100,7 @@ def parse_spec(
         EncoderMismatch: The encoder does not belong to the checkpoint.
         PayloadCorrupt: A checksum does not match.
     """
-    present = {field.name for field, _ in spec.ListFields()}
-    for name, capability in UNBUILT.items():
-        if name in present:
-            raise missing(capability, f"spec.{name}")
+    check_counts(spec, accepts)
     sampling, output = parse_sampling(spec.sampling, accepts.sampling), _output(spec)
     priority = enum_choice(spec.priority, pb.JobPriority, _PRIORITIES, "spec.priority", reason="ENUM_UNKNOWN")
     request = SpecRequest(parcel, spec, sampling, accepts, decoding or Decoding())
@@ -105,6 +120,23 @@ def parse_spec(
         deterministic=spec.deterministic or accepts.deterministic,
         features=features,
     )
+
+
+def check_counts(spec: pb.GenerationSpec, accepts: Acceptance) -> None:
+    """Refuses what a spec requests that this generator does not have, and too many of what it has.
+
+    Needs no content: it is called before contents by name are read.
+
+    Raises:
+        FeatureMissing: The spec uses a capability that this generator does not have.
+        InvalidArgument: Too many of something.
+    """
+    present = {field.name for field, _ in spec.ListFields()}
+    for name, capability in UNBUILT.items():
+        if name in present:
+            raise missing(capability, f"spec.{name}")
+    for feature in FEATURES:
+        feature.check_counts(spec, accepts)
 
 
 def parse_sampling(message: pb.SamplingOptions, limits: SamplingLimits) -> SamplingSettings:
@@ -152,6 +184,7 @@ class RequestReader:
         store: JobStore,
         check_fits: Callable[[JobSpec], None],
         pictures: DecodePool | None = None,
+        most_bytes: int | None = None,
     ) -> None:
         """Creates a reader.
 
@@ -160,9 +193,11 @@ class RequestReader:
             store: Holds contents and stored specs.
             check_fits: Raises OutOfMemory for a job that needs more memory than the device has.
             pictures: Decodes the pictures of requests; None for a pool of its own.
+            most_bytes: Bytes that the memory budget leaves for work, None without a budget.
         """
         self._accepts, self._store, self._check_fits = accepts, store, check_fits
         self._pictures = DecodePool() if pictures is None else pictures
+        self._expansion = ExpansionBudget(min(MAX_EXPANDED_BYTES, most_bytes or MAX_EXPANDED_BYTES))
 
     async def read(
         self,
@@ -188,13 +223,23 @@ class RequestReader:
             NotFound: CONTENT_UNKNOWN.
             Unavailable: STATE_UNWRITABLE.
             OutOfMemory: The device has not enough memory.
+            MessageTooLarge: The contents that the spec names are too large together.
             ZrelayError: What `parse_spec` raises.
         """
-        read = partial(self._read, parcel, spec, request_id, detached, caller, budget_s)
-        if has_pictures(spec):
-            request = await self._pictures.run(read)
-        else:
-            request = await asyncio.to_thread(read, Decoding())
+
+        def finished(parts: NamedSpec, decoding: Decoding) -> Submission:
+            return self._read(parts, parcel, spec, request_id, detached, caller, budget_s, decoding)
+
+        def begun(decoding: Decoding) -> NamedSpec | Submission:
+            check_counts(spec, self._accepts)
+            parts = named(parcel, spec)
+            return parts if parts.refs else finished(parts, decoding)
+
+        start = self._pictures.start if has_pictures(spec) else start_in_thread
+        request = await start(begun).result()
+        if isinstance(request, NamedSpec):
+            size = await self._expanded_bytes(request)
+            request = await self._expansion.run(size, partial(start, partial(finished, request)))
         # Contents on disk that may be deleted count as new: a job that needs them keeps them there.
         needed = await self._store.needed(request.sizes)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
@@ -212,8 +257,15 @@ class RequestReader:
         # Not in the threads for pictures: an accepted job does not wait behind all new requests.
         return await asyncio.to_thread(run_decoding, partial(self._load, raw), self._pictures.budget)
 
+    async def _expanded_bytes(self, parts: NamedSpec) -> int:
+        """Returns the bytes of all contents that a spec names, each as often as it is named."""
+        times = Counter(sha256 for _, sha256, _ in parts.refs)
+        sizes = {sha256: len(parts.inputs.get(sha256, b"")) or await self._store.known_size(sha256) for sha256 in times}
+        return sum(times[sha256] * (size or 0) for sha256, size in sizes.items())
+
     def _read(
         self,
+        parts: NamedSpec,
         parcel: Parcel[Any],
         spec: pb.GenerationSpec,
         request_id: str,
@@ -222,7 +274,6 @@ class RequestReader:
         budget_s: float | None,
         decoding: Decoding,
     ) -> Submission:
-        parts = named(parcel, spec)
         fetched: dict[str, bytes] = {}
 
         def fetch(sha256: str, size: int, field: str) -> bytes:
@@ -273,17 +324,21 @@ class RequestReader:
             raise content_unknown(sha256, field) from error
 
     def _load(self, raw: bytes, decoding: Decoding) -> JobSpec:
-        def read(sha256: str, size: int, field: str) -> bytes:
+        @cache
+        def content(sha256: str) -> bytes:
             try:
                 return self._store.read_now(sha256)
             except (ContentMissing, ContentDamaged) as error:
                 raise damaged("an input of this job") from error
 
+        def read(sha256: str, size: int, field: str) -> bytes:
+            return content(sha256)
+
         try:
             full = whole(Parcel.parse(pb.GenerationSpec, raw), read)
             return parse_spec(full, full.message, self._accepts, decoding)
         except InvalidArgument as error:
-            if error.reason in ("MESSAGE_MALFORMED", "MESSAGE_TOO_COMPLEX"):
+            if error.reason in ("MESSAGE_MALFORMED", "MESSAGE_TOO_COMPLEX", "TEXT_TOO_LARGE"):
                 raise damaged("this job") from error
             raise
 

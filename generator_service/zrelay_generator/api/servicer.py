@@ -11,7 +11,7 @@ from zrelay.v1 import jobs_pb2
 from zrelay.v1.jobs_pb2 import Job, JobEvent
 from zrelay_generator.api.contents import Uploads
 from zrelay_generator.api.replies import STATE_OF, event_message, job_message, loading_info, ready_info
-from zrelay_generator.api.requests import RequestReader, parse_request_id
+from zrelay_generator.api.requests import RequestReader, check_id, parse_request_id
 from zrelay_generator.cost.model import CostModel
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.provenance import LoadedIdentity
@@ -101,7 +101,7 @@ class GeneratorHandlers:
         submission = await served.requests.read(
             parcel,
             message.spec,
-            parse_request_id(_required("request_id", message.request_id)),
+            check_id("request_id", message.request_id),
             detached=message.detached,
             caller=caller_of(context),
         )
@@ -111,7 +111,7 @@ class GeneratorHandlers:
         self, parcel: Parcel[pb.WatchJobRequest], context: Context
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         jobs = self._ready().jobs
-        job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
+        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id))
         events = _events(context, self._images, jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
@@ -119,7 +119,7 @@ class GeneratorHandlers:
 
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: Context) -> pb.GetJobResponse:
         jobs = self._ready().jobs
-        job = await jobs.directory.by_id(_required("job_id", parcel.message.job_id))
+        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id))
         return pb.GetJobResponse(job=_summary(jobs, job))
 
     async def ListJobs(self, parcel: Parcel[pb.ListJobsRequest], context: Context) -> pb.ListJobsResponse:
@@ -133,9 +133,9 @@ class GeneratorHandlers:
     async def CancelJob(self, parcel: Parcel[pb.CancelJobRequest], context: Context) -> pb.CancelJobResponse:
         request, jobs = parcel.message, self._ready().jobs
         if request.WhichOneof("target") == "request_id":
-            job = await jobs.directory.by_request(_required("request_id", request.request_id))
+            job = await jobs.directory.by_request(check_id("request_id", request.request_id))
         else:
-            job = await jobs.directory.by_id(_required("job_id", request.job_id))
+            job = await jobs.directory.by_id(check_id("job_id", request.job_id))
         jobs.cancel(job)
         await jobs.settled(job)
         return pb.CancelJobResponse(job=job_message(job))
@@ -174,12 +174,6 @@ async def _events(
 
 def _summary(jobs: JobManager, job: LiveJob) -> Job:
     return job_message(job, jobs.standing(job))
-
-
-def _required(name: str, value: str) -> str:
-    if not value:
-        raise invalid(name, "one", "none", reason=f"{name.upper()}_MISSING")
-    return value
 
 
 def _state(number: int) -> JobState:

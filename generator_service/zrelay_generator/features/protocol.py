@@ -7,7 +7,7 @@ module outside the folder knows the feature by name. docs/how-to/add-a-feature.m
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -272,6 +272,10 @@ def _no_check(request: object) -> None:
     """Refuses nothing."""
 
 
+def _no_counts(spec: object, accepts: Acceptance) -> None:
+    """Refuses nothing."""
+
+
 @dataclass(frozen=True)
 class FeatureSlice(Generic[SpecT, RequestT]):
     """Everything that the rest of the generator uses of one feature.
@@ -285,6 +289,8 @@ class FeatureSlice(Generic[SpecT, RequestT]):
         hooks: Returns the hooks of a job from the feature's part and the whole job, None if no hook is needed.
         check: Raises an error for what is invalid in the message alone. It is called for every request, before tensors
             and files are read.
+        check_counts: Raises an error for what a GenerationSpec (its first argument) requests too much of. It is called
+            before contents by name are read, so it sees names in place of contents.
     """
 
     fields: tuple[str, ...]
@@ -293,3 +299,4 @@ class FeatureSlice(Generic[SpecT, RequestT]):
     parse: Callable[[RequestT], SpecT | None]
     hooks: Callable[[SpecT, JobSpec], JobFeature | None]
     check: Callable[[RequestT], None] = _no_check
+    check_counts: Callable[[Any, Acceptance], None] = _no_counts

@@ -1,8 +1,12 @@
 """The noise schedule: sigmas from 1 to 0, and the timesteps that are the transformer's input."""
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_MIN_SHIFT = 1e-6
+"""Least shift. Near 1e-16 the divisor of the formula is rounded to 0."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ def linear_sigmas(num_inference_steps: int) -> list[float]:
 
 def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
     """Returns `s * sigma / (1 + (s - 1) * sigma)`, as FlowMatchEulerDiscreteScheduler without dynamic shifting."""
-    if not shift > 0.0:
-        raise ValueError(f"shift: expected more than 0, got {shift:.7g}")
+    if not _MIN_SHIFT <= shift < math.inf:
+        raise ValueError(f"shift: expected a number of at least {_MIN_SHIFT:g}, got {shift:.7g}")
     return [shift * sigma / (1.0 + (shift - 1.0) * sigma) for sigma in sigmas]
 
 

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from zrelay_shared.errors import Cancelled
 
@@ -107,6 +108,28 @@ class Decoding:
             raise Cancelled("the caller left before its image was decoded")
 
 
+@dataclass(frozen=True, slots=True)
+class StartedWork(Generic[T]):
+    """Work in a thread.
+
+    Attributes:
+        future: Ends when the thread has ended the work, also if the caller has left before.
+        leave: Ends the work early where that is possible.
+    """
+
+    future: asyncio.Future[T]
+    leave: Callable[[], None]
+
+    async def result(self) -> T:
+        """Returns the result. If the caller is cancelled, it leaves."""
+        try:
+            return await asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            self.leave()
+            self.future.add_done_callback(_retrieved)
+            raise
+
+
 class DecodePool:
     """Threads for work that decodes pictures, so that such work delays no other."""
 
@@ -115,18 +138,30 @@ class DecodePool:
         self.budget = PixelBudget() if budget is None else budget
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
-    async def run(self, work: Callable[[Decoding], T]) -> T:
-        """Runs `work` in a thread. If the caller is cancelled, waiting work is dropped and running work ends early."""
+    def start(self, work: Callable[[Decoding], T]) -> StartedWork[T]:
+        """Starts `work` in a thread. If its caller leaves, waiting work is dropped and running work ends early."""
         decoding = Decoding(self.budget)
-        try:
-            return await asyncio.wrap_future(self._threads.submit(_run, work, decoding))
-        except asyncio.CancelledError:
+        future = self._threads.submit(_run, work, decoding)
+
+        def leave() -> None:
             decoding.leave()
-            raise
+            future.cancel()
+
+        return StartedWork(asyncio.wrap_future(future), leave)
+
+    async def run(self, work: Callable[[Decoding], T]) -> T:
+        """Starts `work` and returns its result."""
+        return await self.start(work).result()
 
     def close(self) -> None:
         """Drops waiting work and ends the threads after the running work."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def start_in_thread(work: Callable[[Decoding], T]) -> StartedWork[T]:
+    """Starts work without pictures in one of the threads for everything."""
+    future = asyncio.get_running_loop().run_in_executor(None, work, Decoding())
+    return StartedWork(future, lambda: None)
 
 
 def run_decoding(work: Callable[[Decoding], T], budget: PixelBudget) -> T:
@@ -149,6 +184,12 @@ def give_back_memory() -> bool:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         return True
     return False
+
+
+def _retrieved(future: "asyncio.Future[Any]") -> None:
+    """Looks at the error of work whose caller has left: asyncio logs errors that nobody looks at."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _run(work: Callable[[Decoding], T], decoding: Decoding) -> T:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zrelay_shared import paths
-from zrelay_shared.limits import DEFAULT_PORTS, DEVICES, DTYPES, MAX_MESSAGE_BYTES, MAX_OPEN_CALLS, MIB, PLAIN_DTYPES
+from zrelay_shared.limits import (
+    DEFAULT_PORTS,
+    DEVICES,
+    DTYPES,
+    MAX_ITEMS,
+    MAX_MESSAGE_BYTES,
+    MAX_OPEN_CALLS,
+    MAX_STEPS,
+    MAX_TEXT_BYTES,
+    MIB,
+    PLAIN_DTYPES,
+)
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
 from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
@@ -132,8 +143,10 @@ class EncoderConfig(ServiceConfig):
     batch_tokens: int = setting(
         4096, group="Queue", minimum=1, help="Tokens in one forward; a single longer prompt runs alone."
     )
-    max_prompts: int = setting(64, group="Limits", minimum=1, help="Prompts in one call.")
-    max_prompt_chars: int = setting(65_536, group="Limits", minimum=1, help="Characters in one prompt.")
+    max_prompts: int = setting(64, group="Limits", minimum=1, maximum=MAX_ITEMS, help="Prompts in one call.")
+    max_prompt_chars: int = setting(
+        65_536, group="Limits", minimum=1, maximum=MAX_TEXT_BYTES // 4, help="Characters in one prompt."
+    )
     max_text_limit: int = setting(
         4096, group="Limits", minimum=1, help="Largest text_limit, in tokens, that a request may ask for."
     )
@@ -182,7 +195,7 @@ class VisionConfig(ServiceConfig):
     )
     listen: str = setting(f"127.0.0.1:{DEFAULT_PORTS['vision']}", **_LISTEN)
     max_waiting: int = setting(16, group="Queue", minimum=1, help="Calls that may wait for the device.")
-    max_images: int = setting(16, group="Limits", minimum=1, help="Images in one call.")
+    max_images: int = setting(16, group="Limits", minimum=1, maximum=MAX_ITEMS, help="Images in one call.")
     max_image_bytes: int = setting(
         48 * MIB,
         group="Limits",
@@ -199,8 +212,10 @@ class VisionConfig(ServiceConfig):
         minimum=1,
         help="Pixels of one image that Qwen3-VL sees; larger images are scaled down.",
     )
-    max_texts: int = setting(64, group="Limits", minimum=1, help="Texts in one ScoreImages call.")
-    max_text_chars: int = setting(8192, group="Limits", minimum=1, help="Characters in one such text.")
+    max_texts: int = setting(64, group="Limits", minimum=1, maximum=MAX_ITEMS, help="Texts in one ScoreImages call.")
+    max_text_chars: int = setting(
+        8192, group="Limits", minimum=1, maximum=MAX_TEXT_BYTES // 4, help="Characters in one such text."
+    )
     max_reply_bytes: int = setting(
         MAX_MESSAGE_BYTES - MIB,
         group="Limits",
@@ -285,7 +300,7 @@ class GeneratorConfig(ServiceConfig):
     max_side: int = setting(4096, group="Limits", minimum=1, help="Largest side of an image in pixels.")
     max_pixels: int = setting(4096 * 4096, group="Limits", minimum=1, help="Largest area of an image in pixels.")
     min_side: int = setting(64, group="Limits", minimum=1, help="Smallest side of an image in pixels.")
-    max_steps: int = setting(100, group="Limits", minimum=1, help="Largest num_inference_steps.")
+    max_steps: int = setting(100, group="Limits", minimum=1, maximum=MAX_STEPS, help="Largest num_inference_steps.")
     max_images: int = setting(16, group="Limits", minimum=1, help="Largest num_images of one request.")
     state: Path | None = setting(
         None,

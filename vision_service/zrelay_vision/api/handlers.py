@@ -5,6 +5,7 @@ import asyncio
 from zrelay.v1 import vision_pb2 as pb
 from zrelay_shared import fingerprint as encoder_fingerprint
 from zrelay_shared import torch_devices, vision_fingerprint
+from zrelay_shared.receiving import off_loop
 from zrelay_shared.service.info import device_info, queue_info
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
@@ -24,21 +25,23 @@ _TOKENS = {mode: getattr(pb.VisionTokens, f"VISION_TOKENS_{mode.name}") for mode
 
 async def encode(runtime: VisionRuntime, parcel: Parcel[pb.EncodeImagesRequest]) -> Parcel[pb.EncodeImagesResponse]:
     """Answers EncodeImages."""
-    request = requests.parse_encode(parcel.message, runtime.config)
-    return _encode_reply(await encode_images(runtime, request))
+    request = await off_loop(parcel.size, lambda: requests.parse_encode(parcel.message, runtime.config))
+    images = await encode_images(runtime, request)
+    return await off_loop(_embeds_bytes(images), lambda: _encode_reply(images))
 
 
 async def condition(
     runtime: VisionRuntime, parcel: Parcel[pb.ConditionPromptRequest]
 ) -> Parcel[pb.ConditionPromptResponse]:
     """Answers ConditionPrompt."""
-    request = requests.parse_condition(parcel, runtime.config)
-    return _condition_reply(parcel, await condition_prompt(runtime, request))
+    request = await off_loop(parcel.size, lambda: requests.parse_condition(parcel, runtime.config))
+    conditioned = await condition_prompt(runtime, request)
+    return await off_loop(parcel.size, lambda: _condition_reply(parcel, conditioned))
 
 
 async def score(runtime: VisionRuntime, parcel: Parcel[pb.ScoreImagesRequest]) -> pb.ScoreImagesResponse:
     """Answers ScoreImages."""
-    request = requests.parse_score(parcel.message, runtime.config)
+    request = await off_loop(parcel.size, lambda: requests.parse_score(parcel.message, runtime.config))
     return _score_reply(await score_images(runtime, request))
 
 
@@ -56,6 +59,11 @@ async def describe(runtime: VisionRuntime, info: pb.VisionServiceGetInfoResponse
         device = await asyncio.to_thread(torch_devices.report, runtime.device)  # the driver may block
         dtype = info.engines[0].fingerprint.compute_dtype if info.engines else ""
         info.device.CopyFrom(device_info(device, dtype))
+
+
+def _embeds_bytes(images: list[EncodedImage]) -> int:
+    tensors = [one.result.hidden_states if isinstance(one.result, ImageStates) else one.result for one in images]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _encode_reply(images: list[EncodedImage]) -> Parcel[pb.EncodeImagesResponse]:

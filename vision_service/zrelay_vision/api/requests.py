@@ -10,9 +10,11 @@ import torch
 from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.content_pb2 import ImageInput
 from zrelay.v1.embeds_pb2 import PromptEmbeds
+from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared import vision_fingerprint
 from zrelay_shared.errors import invalid
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
+from zrelay_shared.limits import MAX_EMBEDS_ROWS
 from zrelay_shared.service.parsing import enum_choice
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.torch_tensors import from_wire
@@ -101,12 +103,13 @@ def _image(given: ImageInput, field: str, config: VisionConfig) -> ImageRef:
     """Checks what can be checked without decoding the file."""
     match given.WhichOneof("source"):
         case "data":
-            if not given.data:
+            data = given.data  # protobuf copies the file on every access
+            if not data:
                 raise invalid(f"{field}.data", "an image file", "0 bytes", reason="IMAGE_MISSING")
-            if len(given.data) > config.max_image_bytes:
+            if len(data) > config.max_image_bytes:
                 expected = f"at most {config.max_image_bytes} bytes"
-                raise invalid(f"{field}.data", expected, len(given.data), reason="IMAGE_TOO_LARGE")
-            return ImageRef(f"{field}.data", given.data)
+                raise invalid(f"{field}.data", expected, len(data), reason="IMAGE_TOO_LARGE")
+            return ImageRef(f"{field}.data", data)
         case "content":
             sha256 = given.content.sha256
             if not _SHA256.fullmatch(sha256):
@@ -140,15 +143,19 @@ def _prompt(parcel: Parcel[Any], given: PromptEmbeds) -> tuple[torch.Tensor, Enc
         )
     fingerprint = from_message(given.fingerprint, path="prompt_embeds.fingerprint")
     field = "prompt_embeds.segments[0].prompt_embeds"
-    embeds = from_wire(parcel, given.segments[0].prompt_embeds, field=field, rank=2)
+    tensor = given.segments[0].prompt_embeds
+    _check_rows(tensor, field, "PROMPT_TOO_LONG", "encode a shorter prompt")
+    embeds = from_wire(parcel, tensor, field=field, rank=2)
     _check_width(embeds, fingerprint.width, field)
     return embeds, fingerprint
 
 
 def _saved_states(parcel: Parcel[Any], given: pb.VisionStates) -> SavedStates:
     fingerprint = _states_fingerprint(given.fingerprint)
-    rows = from_wire(parcel, given.hidden_states, field="states.hidden_states", rank=2)
-    _check_width(rows, fingerprint.width, "states.hidden_states")
+    field = "states.hidden_states"
+    _check_rows(given.hidden_states, field, "STATES_TOO_LONG", "encode a smaller image, or with a smaller target_area")
+    rows = from_wire(parcel, given.hidden_states, field=field, rank=2)
+    _check_width(rows, fingerprint.width, field)
     tokens = enum_choice(given.tokens, pb.VisionTokens, _TOKENS, "states.tokens") or TokenMode.FULL
     start, count = given.image_token_start, given.image_token_count
     if start + count > len(rows):
@@ -200,6 +207,12 @@ def _token_weights(weights: Sequence[float], blend: BlendMode) -> tuple[float, .
         if not 0.0 <= weight <= 1.0:
             raise invalid(field, "weights of 0 to 1", f"{weight:g}")
     return tuple(weights)
+
+
+def _check_rows(tensor: Tensor, field: str, reason: str, remedy: str) -> None:
+    """Refuses embeddings of more rows than any model makes, which narrow ones may have."""
+    if tensor.shape and tensor.shape[0] > MAX_EMBEDS_ROWS:
+        raise invalid(field, f"at most {MAX_EMBEDS_ROWS} rows", tensor.shape[0], reason=reason, remedy=remedy)
 
 
 def _check_width(rows: torch.Tensor, width: int, field: str) -> None:

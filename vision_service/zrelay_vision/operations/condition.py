@@ -135,7 +135,8 @@ async def condition_prompt(runtime: VisionRuntime, request: ConditionPromptParam
                     reference=used,
                 )
             )
-    if not all_finite(result.prompt_embeds):
+        finite = await runtime.worker.on_images(lambda: all_finite(result.prompt_embeds))
+    if not finite:
         raise FailedPrecondition(
             f"the conditioned prompt overflows {NAMES[result.prompt_embeds.dtype]}; encode the prompt in BF16, or "
             "lower alpha",

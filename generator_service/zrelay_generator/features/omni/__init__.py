@@ -2,7 +2,14 @@
 
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.omni.hooks import omni_hooks
-from zrelay_generator.features.omni.spec import CAPABILITY, OmniSpec, check_references, omni_limits, parse_references
+from zrelay_generator.features.omni.spec import (
+    CAPABILITY,
+    OmniSpec,
+    check_reference_counts,
+    check_references,
+    omni_limits,
+    parse_references,
+)
 from zrelay_generator.features.protocol import Capability, FeatureSlice
 from zrelay_shared.limits import MAX_OMNI_IMAGES
 
@@ -23,6 +30,7 @@ SLICE = FeatureSlice(
     spec=OmniSpec,
     capabilities=_capabilities,
     check=check_references,
+    check_counts=check_reference_counts,
     parse=parse_references,
     hooks=omni_hooks,
 )

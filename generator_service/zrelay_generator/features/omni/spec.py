@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zrelay.v1 import vision_pb2
+from zrelay.v1.generation_pb2 import GenerationSpec
+from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.features.omni.images import read_reference
 from zrelay_generator.features.protocol import FeatureSpec
 from zrelay_generator.features.request import SpecRequest
@@ -65,26 +67,35 @@ _MAX_GRID_TOKENS = 4096
 """Limit of one SigLIP grid: four times the grid of the largest published checkpoint."""
 
 
-def check_references(request: SpecRequest) -> None:
-    """Refuses references and prompts whose counts do not match, from the message alone.
+def check_reference_counts(spec: GenerationSpec, accepts: Acceptance) -> None:
+    """Refuses references that are too many or do not match, given by value or by name.
 
     Raises:
         FeatureMissing: The transformer has no SigLIP parts.
-        InvalidArgument: REFERENCE_COUNT, SIGLIP_COUNT or SEGMENT_COUNT.
+        InvalidArgument: REFERENCE_COUNT or SIGLIP_COUNT.
     """
-    if request.spec.HasField("omni"):
-        _limits(request, "spec.omni")
-        images, grids = len(request.spec.omni.images), len(request.spec.omni.siglip_embeds)
-        if images > MAX_OMNI_IMAGES:
-            raise invalid("spec.omni.images", f"at most {MAX_OMNI_IMAGES} references", images, reason="REFERENCE_COUNT")
-        if grids != images:
-            raise invalid(
-                "spec.omni.siglip_embeds",
-                f"{images}, one for each of the images in their order (EncodeImages of the vision service, engine "
-                "SigLIP)",
-                grids,
-                reason="SIGLIP_COUNT",
-            )
+    if not spec.HasField("omni"):
+        return
+    _limits(accepts, "spec.omni")
+    images, grids = len(spec.omni.images), max(len(spec.omni.siglip_embeds), len(spec.omni.siglip_contents))
+    if images > MAX_OMNI_IMAGES:
+        raise invalid("spec.omni.images", f"at most {MAX_OMNI_IMAGES} references", images, reason="REFERENCE_COUNT")
+    if grids != images:
+        raise invalid(
+            "spec.omni.siglip_embeds",
+            f"{images}, one for each of the images in their order (EncodeImages of the vision service, engine SigLIP)",
+            grids,
+            reason="SIGLIP_COUNT",
+        )
+
+
+def check_references(request: SpecRequest) -> None:
+    """Refuses prompts that were not encoded for the number of references, from the message alone.
+
+    Raises:
+        FeatureMissing: The transformer has no SigLIP parts.
+        InvalidArgument: SEGMENT_COUNT.
+    """
     for name in request.prompt_names:
         _check_segments(request, name)
 
@@ -102,18 +113,22 @@ def parse_references(request: SpecRequest) -> OmniSpec | None:
         return None
     for name in request.prompt_names:
         _check_positions(request, name)
-    limits, omni = _limits(request, "spec.omni"), request.spec.omni
+    limits, omni = _limits(request.accepts, "spec.omni"), request.spec.omni
     grids = [
         _grid(request, embeds, f"spec.omni.siglip_embeds[{index}]", limits)
         for index, embeds in enumerate(omni.siglip_embeds)
     ]
-    files = [request.image(image, f"spec.omni.images[{index}]") for index, image in enumerate(omni.images)]
+    files, pictures = [], {}
+    for index, image in enumerate(omni.images):
+        field = f"spec.omni.images[{index}]"
+        data = request.image(image, field)
+        files.append(hashlib.sha256(data).hexdigest())
+        if files[-1] not in pictures:  # one file may be several references
+            pictures[files[-1]] = _picture(request, data, field, limits)
     return OmniSpec(
-        pictures=tuple(
-            _picture(request, data, f"spec.omni.images[{index}]", limits) for index, data in enumerate(files)
-        ),
+        pictures=tuple(pictures[sha256] for sha256 in files),
         grids=tuple(grids),
-        files=tuple(hashlib.sha256(data).hexdigest() for data in files),
+        files=tuple(files),
         encoders=tuple(complete_digest(embeds.fingerprint) for embeds in omni.siglip_embeds),
     )
 
@@ -123,7 +138,7 @@ def _check_segments(request: SpecRequest, name: str) -> None:
     references, omni = len(request.spec.omni.images), request.spec.HasField("omni")
     field, segments = f"spec.{name}.prompt_embeds.segments", len(request.embeds(name).segments)
     if segments > 1 and not omni:
-        _limits(request, field)
+        _limits(request.accepts, field)
     wanted = segment_count(references)
     if segments != wanted:
         which = (
@@ -189,8 +204,8 @@ def _grid(request: SpecRequest, embeds: vision_pb2.SiglipEmbeds, path: str, limi
     return grid
 
 
-def _limits(request: SpecRequest, field: str) -> OmniLimits:
-    limits = omni_limits(request.accepts.model)
+def _limits(accepts: Acceptance, field: str) -> OmniLimits:
+    limits = omni_limits(accepts.model)
     if limits is None:
         raise FeatureMissing(
             f"{field} needs {CAPABILITY}, for which this generator's transformer lacks the SigLIP parts; use a "
