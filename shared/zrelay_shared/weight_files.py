@@ -160,7 +160,7 @@ class WeightFiles:
                     got = file.readinto(chunk[filled:])
                     if not got:
                         raise CheckpointError(
-                            f"{tensor.path.name}: the file ended inside {entry.name}; it changed while it was read"
+                            f"{self.name}: {tensor.path.name} ended inside {entry.name}; it changed while it was read"
                         )
                     filled += got
                 for sink in sinks:
@@ -175,7 +175,9 @@ class WeightFiles:
             if name is None:
                 continue
             if name in names:
-                raise CheckpointError(f"tensor {name!r} occurs twice in the weights; copy the checkpoint again")
+                raise CheckpointError(
+                    f"{self.name}: tensor {name!r} occurs twice in the weights; copy the checkpoint again"
+                )
             names.add(name)
             hashers[tensor] = hashlib.sha256()
         return hashers
