@@ -97,6 +97,16 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(copy: Path) -> None:
         load(copy)
 
 
+def test_a_token_without_a_row_of_the_embedding_is_refused(copy: Path) -> None:
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    more = [f"<extra_{at}>" for at in range(40)]
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"additional_special_tokens": more}))
+    with pytest.raises(
+        CheckpointError, match=r"token '<extra_22>' has id 768 \(and 17 more\), but the embedding has 768"
+    ):
+        load(copy)
+
+
 def test_a_config_that_makes_no_model_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_types": ["sliding_attention"] * 5}))
