@@ -656,7 +656,7 @@ _SIGLIP = (
     _Value("layer_norm_eps", _number(0.0), 1e-6),
 )
 _SIGLIP_IMAGES = (
-    _Value("num_channels", _whole(), 3),
+    _Value("num_channels", _only(3, "for RGB images"), 3),
     _Value("patch_size", _whole(), 16),
     _Value("vision_use_head", _flag, True),
 )
@@ -668,7 +668,7 @@ _QWEN_VISION = Table(
         _Value("hidden_act", _choice(_ACTIVATIONS), "gelu_pytorch_tanh"),
         _Value("intermediate_size", _whole(), 4304),
         _Value("num_heads", _whole(), 16, aliases=("num_attention_heads",)),
-        _Value("in_channels", _whole(), 3),
+        _Value("in_channels", _only(3, "for RGB images"), 3),
         _Value("patch_size", _whole(), 16),
         _Value("spatial_merge_size", _whole(), 2),
         _Value("temporal_patch_size", _whole(), 2),

@@ -219,7 +219,16 @@ def test_pickled_weights_are_refused(demo_models: Path, tmp_path: Path) -> None:
     ("file", "key", "value", "message"),
     [
         ("preprocessor_config.json", "patch_size", 14, "patch_size: expected 16, as config.json says, got 14"),
-        ("preprocessor_config.json", "image_mean", 3, "does not describe an image processor"),
+        ("preprocessor_config.json", "image_mean", 3, "image_mean: expected a list of three finite numbers"),
+        ("preprocessor_config.json", "image_mean", [0.5], r"image_mean: expected .*, got \[0.5\]"),
+        ("preprocessor_config.json", "image_std", [0.5, 0, 0.5], "image_std: expected .* above 0"),
+        ("preprocessor_config.json", "do_resize", False, "do_resize: expected true, .* got false"),
+        ("preprocessor_config.json", "do_normalize", "yes", "do_normalize: expected true or false"),
+        ("preprocessor_config.json", "resample", 17, "resample: expected the number of a resampling filter"),
+        ("preprocessor_config.json", "rescale_factor", 0, "rescale_factor: expected a finite number above 0"),
+        ("preprocessor_config.json", "max_num_patches", 0, "max_num_patches: expected a whole number"),
+        ("preprocessor_config.json", "patch_size", 8.5, "patch_size: expected 16"),
+        ("config.json", "vision_config", {"num_channels": 1}, "vision_config.num_channels: expected 3"),
         ("config.json", "vision_config", {"hidden_size": 96, "num_attention_heads": 7}, "config.num_attention_heads"),
     ],
 )
@@ -231,6 +240,30 @@ def test_settings_that_do_not_fit_are_refused(
     (broken / file).write_text(json.dumps({**settings, key: value}))
     with pytest.raises(CheckpointError, match=message):
         load_siglip(broken)
+
+
+def test_a_token_without_a_row_of_the_embedding_is_refused(demo_models: Path, tmp_path: Path) -> None:
+    """When the service starts, not when the first texts are scored."""
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 9
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"token '.*' has id 9 \(and \d+ more\), but the embedding has 9 rows"):
+        load_siglip(broken)
+
+
+def test_a_processor_that_crops_is_refused(demo_models: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(demo_models / "siglip_fixed", tmp_path / "broken")
+    settings = json.loads((broken / "preprocessor_config.json").read_text())
+    side = settings["size"]["height"]
+    for crop, accepted in ((side, True), (side // 2, False)):
+        crops = {"do_center_crop": True, "crop_size": {"height": crop, "width": crop}}
+        (broken / "preprocessor_config.json").write_text(json.dumps(settings | crops))
+        if accepted:
+            load_siglip(broken)
+        else:
+            with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: .*do_center_crop, do_pad: expected"):
+                load_siglip(broken)
 
 
 def test_weights_that_lack_a_tensor_are_refused(demo_models: Path, tmp_path: Path) -> None:

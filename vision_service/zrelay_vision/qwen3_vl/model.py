@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextDecoderLayer,
     Qwen3VLTextRMSNorm,
@@ -25,9 +26,11 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
-from zrelay_shared.tokenizer import load_tokenizer
+from zrelay_shared.pictures import plain_picture
+from zrelay_shared.tokenizer import check_rows, load_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles, canonical_name
+from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
 
@@ -223,7 +226,7 @@ class QwenComponents:
 
 
 def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
-    """Loads config, tokenizer and image processor, and formats one prompt. Raises CheckpointError."""
+    """Loads config, tokenizer and image processor, formats one prompt, and cuts one image. Raises CheckpointError."""
     name = folder.component.path.name
     configuration = read_component(folder.component)
     try:
@@ -234,11 +237,18 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
     tokenizer = load_tokenizer(folder.component.path, folder.chat_template)
+    check_rows(folder.component.path, tokenizer, configuration.values["text_config"]["vocab_size"])
+    file = f"{name}/{folder.processor_file}"
+    vision: Any = configuration.values["vision_config"]
+    fixed = {"patch_size": vision["patch_size"], "temporal_patch_size": vision["temporal_patch_size"]}
+    fixed["merge_size"] = vision["spatial_merge_size"]
+    check_settings(file, folder.processor, Qwen2VLImageProcessorPil, fixed)
     try:
         preprocessor = QwenPreprocessor.of(folder.processor, max_area)
         preprocessor.settings  # noqa: B018  raises if a setting is missing
+        preprocessor.patches(plain_picture(preprocessor.factor, preprocessor.factor), None)
     except Exception as error:  # a setting of the wrong type raises many types
-        raise _broken(name, "preprocessor_config.json does not describe an image processor", error) from error
+        raise _broken(file, "it does not describe an image processor", error) from error
     try:
         format_vision_prompt(tokenizer, tokens, "a", "b")
     except InvalidArgument as error:

@@ -18,12 +18,16 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from zrelay_shared.configuration import Configuration, combined_digest, read_configuration
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer import check_rows
 from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles
+from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
 
@@ -59,15 +63,23 @@ class TextTower:
 
 @dataclass(frozen=True, slots=True)
 class SiglipComponents:
-    """What is needed besides the weights. It is small, and checked before the weights are read."""
+    """What is needed besides the weights. It is small, and checked before the weights are read.
+
+    The tokenizer is None for a checkpoint that cannot score.
+    """
 
     vision_config: Any
     configuration_digest: str
     preprocessor: SiglipPreprocessor
+    tokenizer: PreTrainedTokenizerBase | None
 
 
 def load_components(folder: SiglipFolder) -> SiglipComponents:
-    """Loads the vision config and the image processor. Raises CheckpointError if they do not describe a SigLIP2."""
+    """Loads the vision config, the image processor and, for scores, the tokenizer.
+
+    Raises:
+        CheckpointError: They do not describe a SigLIP2, or do not fit together.
+    """
     name = folder.component.path.name
     kind: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
     configuration = _vision_configuration(folder)
@@ -78,6 +90,13 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
             _vision_class(folder)(config)
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a SigLIP2", error) from error
+    file = f"{name}/{folder.processor_file}"
+    check_settings(
+        file,
+        folder.processor,
+        Siglip2ImageProcessorPil if folder.naflex else SiglipImageProcessorPil,
+        {"patch_size": int(config.patch_size)} if folder.naflex else {},
+    )
     try:
         preprocessor = SiglipPreprocessor.of(
             folder.processor,
@@ -86,9 +105,14 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
             image_size=0 if folder.naflex else int(config.image_size),
         )
         preprocessor.settings  # noqa: B018  raises if a setting is missing
+        preprocessor.check_size()
     except Exception as error:  # a setting of the wrong type raises many types
-        raise _broken(name, "preprocessor_config.json does not describe an image processor for it", error) from error
-    return SiglipComponents(config, combined_digest(*towers), preprocessor)
+        raise _broken(file, "it does not describe an image processor for this model", error) from error
+    tokenizer = None
+    if folder.has_text:
+        tokenizer = _load_tokenizer(folder)
+        check_rows(folder.component.path, tokenizer, towers[1].values["vocab_size"])
+    return SiglipComponents(config, combined_digest(*towers), preprocessor, tokenizer)
 
 
 def load_vision_tower(
@@ -103,8 +127,14 @@ def load_vision_tower(
     return model
 
 
-def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> TextTower:
-    """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
+def load_text_tower(
+    folder: SiglipFolder,
+    weights: WeightFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TextTower:
+    """Loads text tower and scale of a folder with `has_text`. Raises CheckpointError."""
     name = folder.component.path.name
     arguments = _text_configuration(folder).arguments()
     config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
@@ -117,7 +147,7 @@ def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.de
         raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
     _load(model, weights, device, dtype, _TEXT)
     load_weights(scale, weights, device, dtype, name_of=lambda stored: stored if stored in _SCALE else None)
-    return TextTower(model, scale, _load_tokenizer(folder), config.max_position_embeddings)
+    return TextTower(model, scale, tokenizer, config.max_position_embeddings)
 
 
 def _load(
