@@ -227,10 +227,10 @@ def broken(source: Path, target: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("patch_size", 16, "patch_size: expected 8, as config.json says, got 16"),
-        ("patch_size", None, "patch_size: expected 8, as config.json says, got 14"),
-        ("merge_size", 1, "merge_size: expected 2, as config.json says, got 1"),
-        ("temporal_patch_size", 1, "temporal_patch_size: expected 2, as config.json says, got 1"),
+        ("patch_size", 16, "patch_size: expected 8, as config.json says (patch_size), got 16"),
+        ("patch_size", None, "patch_size: expected 8, as config.json says (patch_size), got 14"),
+        ("merge_size", 1, "merge_size: expected 2, as config.json says (spatial_merge_size), got 1"),
+        ("temporal_patch_size", 1, "temporal_patch_size: expected 2, as config.json says (temporal_patch_size), got 1"),
         ("do_resize", False, "do_resize: expected true"),
         (
             "image_mean",
@@ -250,6 +250,26 @@ def test_settings_of_the_image_processor_that_do_not_fit_are_refused(
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | {key: value}))
     error = refused(lambda: load_qwen(folder), CheckpointError)
     assert error.message.startswith("broken/preprocessor_config.json: ") and message in error.message
+
+
+@pytest.mark.parametrize(
+    "name", ["language_model.layers.6.foo", "language_model.layers.9.foo", "visual.blocks.9.foo", "foo"]
+)
+def test_a_tensor_that_the_whole_model_does_not_have_is_refused(tiny: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "more"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {f"model.{name}": torch.zeros(3)}, folder / "model.safetensors")
+    error = refused(lambda: load_qwen(folder, hidden_layer=-2), CheckpointError)
+    assert f"the weights hold model.{name}, which a model of this config.json does not have" in error.message
+
+
+def test_a_rotary_table_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "instruct"))
+    tensors = load_file(folder / "model.safetensors")
+    for part in ("language_model.rotary_emb", "visual.rotary_pos_emb"):
+        tensors[f"model.{part}.inv_freq"] = torch.ones(4)
+    save_file(tensors, folder / "model.safetensors")
+    assert load_qwen(folder).fingerprint == loaded_qwen(tiny).fingerprint
 
 
 def test_a_token_without_a_row_of_the_embedding_is_refused(tiny: Path, tmp_path: Path) -> None:

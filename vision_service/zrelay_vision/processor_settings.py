@@ -11,14 +11,14 @@ _RESAMPLING_FILTERS = 6
 """Number of Pillow's resampling filters, which have the numbers from 0."""
 
 
-def check_settings(file: str, settings: Mapping[str, object], kind: Any, fixed: Mapping[str, int]) -> None:
+def check_settings(file: str, settings: Mapping[str, object], kind: Any, fixed: Mapping[str, tuple[str, int]]) -> None:
     """Checks that an engine can use a checkpoint's settings. Keys that are absent or null have transformers' defaults.
 
     Args:
         file: Folder and name of the file, for messages.
         settings: Its content.
         kind: transformers' class of the image processor.
-        fixed: Settings whose value config.json determines.
+        fixed: Settings that config.json determines: the key there, and its value.
 
     Raises:
         CheckpointError: A value is of another type or out of range, differs from config.json, or changes images in a
@@ -28,10 +28,10 @@ def check_settings(file: str, settings: Mapping[str, object], kind: Any, fixed: 
         value = _value(settings, kind, name)
         if not accepts(value):
             raise _refusal(file, name, expected, value)
-    for name, wanted in fixed.items():
+    for name, (key, wanted) in fixed.items():
         value = _value(settings, kind, name)
         if not _is_whole(value) or value != wanted:
-            raise _refusal(file, name, f"{wanted}, as config.json says", value)
+            raise _refusal(file, name, f"{wanted}, as config.json says ({key})", value)
 
 
 def _value(settings: Mapping[str, object], kind: Any, name: str) -> Any:

@@ -5,8 +5,7 @@ parts. The prefix ends with the image, the suffix follows it and attends to the 
 be reused as long as the image and the text before it stay the same.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,8 +33,12 @@ from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
 
-_LAYER = re.compile(r"language_model\.layers\.(\d+)\.")
-_FINAL_NORM = "language_model.norm.weight"
+_FIXED_SETTINGS = {
+    "patch_size": "patch_size",
+    "temporal_patch_size": "temporal_patch_size",
+    "merge_size": "spatial_merge_size",
+}
+"""Setting of the image processor -> the key of vision_config that determines it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,8 +243,7 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
     check_rows(folder.component.path, tokenizer, configuration.values["text_config"]["vocab_size"])
     file = f"{name}/{folder.processor_file}"
     vision: Any = configuration.values["vision_config"]
-    fixed = {"patch_size": vision["patch_size"], "temporal_patch_size": vision["temporal_patch_size"]}
-    fixed["merge_size"] = vision["spatial_merge_size"]
+    fixed = {name: (key, vision[key]) for name, key in _FIXED_SETTINGS.items()}
     check_settings(file, folder.processor, Qwen2VLImageProcessorPil, fixed)
     try:
         preprocessor = QwenPreprocessor.of(folder.processor, max_area)
@@ -271,21 +273,22 @@ def load_model(
     plan = layer_plan(text.num_hidden_layers, hidden_layer)
     try:
         model = Qwen3VLModel(config, plan)
+        with torch.device("meta"):
+            complete = _LanguageModel(config, layer_plan(text.num_hidden_layers, -1))
     except Exception as error:  # no heads, a negative width: torch and Python raise many types
         raise _broken(weights.name, "config.json does not describe a Qwen3-VL", error) from error
-    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
+    unused = complete.state_dict().keys() - model.language_model.state_dict().keys()
+    names = frozenset(f"language_model.{name}" for name in unused)
+    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, names))
     model.rotary_emb.to(device)
     model.visual.rotary_pos_emb.to(device)
     return model
 
 
-def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
-    """Returns the name of a tensor in the network; None for what the plan does not need."""
+def _name_in_model(unused: Collection[str], stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for tensors of the whole model that the plan does not need."""
     name = canonical_name(stored)
-    if name is None or (name == _FINAL_NORM and not plan.final_norm):
-        return None
-    layer = _LAYER.match(name)
-    return None if layer is not None and int(layer[1]) >= plan.blocks else name
+    return None if name in unused else name
 
 
 def _broken(name: str, problem: str, error: Exception) -> CheckpointError:

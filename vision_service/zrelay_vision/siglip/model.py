@@ -1,6 +1,6 @@
 """SigLIP2's two towers, built of transformers' modules. Each is loaded when it is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,13 @@ from zrelay_shared.errors import CheckpointError
 from zrelay_shared.tokenizer import check_rows
 from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
-from zrelay_shared.weight_files import WeightFiles
+from zrelay_shared.weight_files import WeightFiles, canonical_name
 from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
 
 _VISION, _TEXT = "vision_model.", "text_model."
-_HEAD, _POSITIONS, _SCALE = "head.", "position_ids", ("logit_scale", "logit_bias")
+_HEAD, _SCALE = "head.", ("logit_scale", "logit_bias")
 
 
 class ScoreScale(nn.Module):
@@ -95,7 +95,7 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
         file,
         folder.processor,
         Siglip2ImageProcessorPil if folder.naflex else SiglipImageProcessorPil,
-        {"patch_size": int(config.patch_size)} if folder.naflex else {},
+        {"patch_size": ("patch_size", int(config.patch_size))} if folder.naflex else {},
     )
     try:
         preprocessor = SiglipPreprocessor.of(
@@ -118,12 +118,26 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
 def load_vision_tower(
     folder: SiglipFolder, weights: WeightFiles, config: Any, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """Loads the vision tower, with its pooling head only if the checkpoint can score. Raises CheckpointError."""
+    """Loads the vision tower, with its pooling head only if the checkpoint can score.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration, also those of the text tower that are loaded later.
+    """
     with torch.device("meta"):
         model = _vision_class(folder)(config)
     # A tower that was saved alone has no prefix, or the one of older versions of transformers.
     alone = folder.vision_config is folder.component.config
-    _load(model, weights, device, dtype, _VISION, alone=alone, head=_has_head(folder))
+    unused = set(_SCALE) | {f"{_VISION}{name}" for name in _head_names(folder) - model.state_dict().keys()}
+    if folder.has_text:
+        unused |= {f"{_TEXT}{name}" for name in _new_text_model(folder).state_dict()}
+
+    def name_of(stored: str) -> str | None:
+        name = f"{_VISION}{stored.removeprefix(_VISION)}" if alone else stored
+        if canonical_name(name) is None or name in unused or (stored.startswith(_TEXT) and not folder.has_text):
+            return None
+        return name.removeprefix(_VISION)
+
+    _load(model, weights, device, dtype, name_of)
     return model
 
 
@@ -135,19 +149,17 @@ def load_text_tower(
     dtype: torch.dtype,
 ) -> TextTower:
     """Loads text tower and scale of a folder with `has_text`. Raises CheckpointError."""
-    name = folder.component.path.name
-    arguments = _text_configuration(folder).arguments()
-    config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
-    model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
-    try:
-        config = config_class(**arguments)
-        with torch.device("meta"):
-            model, scale = model_class(config), ScoreScale()
-    except Exception as error:  # as above
-        raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
-    _load(model, weights, device, dtype, _TEXT)
+    model = _new_text_model(folder)
+    with torch.device("meta"):
+        scale = ScoreScale()
+
+    def name_of(stored: str) -> str | None:
+        read = stored.startswith(_TEXT) and canonical_name(stored) is not None
+        return stored.removeprefix(_TEXT) if read else None
+
+    _load(model, weights, device, dtype, name_of)
     load_weights(scale, weights, device, dtype, name_of=lambda stored: stored if stored in _SCALE else None)
-    return TextTower(model, scale, tokenizer, config.max_position_embeddings)
+    return TextTower(model, scale, tokenizer, model.config.max_position_embeddings)
 
 
 def _load(
@@ -155,17 +167,8 @@ def _load(
     weights: WeightFiles,
     device: torch.device,
     dtype: torch.dtype,
-    prefix: str,
-    *,
-    alone: bool = False,
-    head: bool = True,
+    name_of: Callable[[str], str | None],
 ) -> None:
-    def name_of(stored: str) -> str | None:
-        if not (alone or stored.startswith(prefix)) or stored.endswith(_POSITIONS):
-            return None
-        name = stored.removeprefix(prefix)
-        return None if name.startswith(_HEAD) and not head else name
-
     load_weights(model, weights, device, dtype, name_of=name_of)
     for module in model.modules():  # the only buffer that is not saved
         if isinstance(getattr(module, "position_ids", None), torch.Tensor):
@@ -198,6 +201,28 @@ def _text_configuration(folder: SiglipFolder) -> Configuration:
     config: Any = folder.component.config["text_config"]
     file = f"{folder.component.path.name}/config.json"
     return read_configuration("siglip_text", config, file=file, inside="text_config")
+
+
+def _new_text_model(folder: SiglipFolder) -> Any:
+    """Returns the text tower on the meta device. Raises CheckpointError."""
+    arguments = _text_configuration(folder).arguments()
+    config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
+    model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
+    try:
+        with torch.device("meta"):
+            return model_class(config_class(**arguments))
+    except Exception as error:  # transformers raises its own types, which change between versions
+        name = folder.component.path.name
+        raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
+
+
+def _head_names(folder: SiglipFolder) -> set[str]:
+    """Returns the names of the pooling head's tensors in the vision tower, whether it is loaded or not."""
+    config: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
+    arguments = _vision_configuration(folder).arguments() | {"num_hidden_layers": 1, "vision_use_head": True}
+    with torch.device("meta"):
+        names = _vision_class(folder)(config(**arguments)).state_dict()
+    return {name for name in names if name.startswith(_HEAD)}
 
 
 def _vision_class(folder: SiglipFolder) -> Any:
