@@ -436,7 +436,7 @@ def test_an_added_token_in_the_vocabulary_counts_where_a_merge_leads_to_it(
     folder: Path, settings_of_both: Edit, flags: dict[str, bool]
 ) -> None:
     """Its text then reaches the model where the search for added tokens has not found it."""
-    found = []
+    found: list[tuple[list[list[int]], str]] = []
     for edit in ({"merged": True}, {"listed": True}, {}):
         copy = Path(shutil.copytree(folder, folder.with_name(f"copy-{len(found)}")))
         all_of(plain_token("qz", **edit, **flags), settings_of_both)(copy)
