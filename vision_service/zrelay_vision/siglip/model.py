@@ -210,7 +210,7 @@ def _new_text_model(folder: SiglipFolder) -> Any:
     model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
     try:
         with torch.device("meta"):
-            return model_class(config_class(**arguments))
+            return model_class(config_class(**arguments, bos_token_id=None, eos_token_id=None))  # the tower reads none
     except Exception as error:  # transformers raises its own types, which change between versions
         name = folder.component.path.name
         raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
