@@ -3,7 +3,7 @@ published model's operations would, and give zeros. All around it is the real ge
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def load(
     """What `zrelay_generator.model.loading.load_model` makes of a folder, at a speed."""
     real = load_model(folder, device, dtype, stored)
     transformer, vae = SimulatedTransformer(real.transformer, speed), SimulatedVae(real.vae, speed)
-    return LoadedModel(transformer, vae, real.latent_to_rgb, real.defaults, real.limits)
+    return replace(real, transformer=transformer, vae=vae)
 
 
 def loader(speed: DeviceSpeed) -> "partial[LoadedModel]":

@@ -181,7 +181,9 @@ async def _start(
 
     def load() -> StepEngine:
         model = load_from(config.model, device, dtype, stored_dtype(plan.dtype))
-        identity = identify_loaded(config.model, model_id(config.model), cache_dir(), model.weights_digests)
+        identity = identify_loaded(
+            config.model, model_id(config.model), cache_dir(), model.weights_digests, model.configurations
+        )
         loaded.append((model, identity))
         side = warm_up_side(device.type, config.min_side, model.defaults.width)
         calibrate(

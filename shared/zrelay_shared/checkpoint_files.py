@@ -19,11 +19,22 @@ _UTF_16_AND_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE,
 
 
 def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError:
-    """Returns an error with the message `<folder as given>: <file> <problem>; <remedy>`."""
+    """Returns an error with the message `<folder as given>: <file> <problem>; <remedy>`.
+
+    For a broken symbolic link, as a pruned cache has them, the message says so and names its target.
+    """
+    if is_broken_link(path := root / file):
+        problem = f"is a broken symbolic link: its target {path.readlink()} does not exist"
+        remedy = "download it again, or copy the checkpoint with the files that its links point to (cp -rL)"
     return CheckpointError(
         f"{root}: {file} {problem}; {remedy}" if file else f"{root} {problem}; {remedy}",
         metadata={"file": file or root.name},
     )
+
+
+def is_broken_link(path: Path) -> bool:
+    """Returns whether `path` is a symbolic link whose target does not exist."""
+    return path.is_symlink() and not path.exists()
 
 
 def require_folder(path: Path) -> None:
@@ -129,6 +140,8 @@ def find_weights(
         raise refusal(root, join(inside, "config.json"), *problem)
     has_index = (folder / index_file).is_file()
     index = _read_index(root, inside, index_file) if has_index else {}
+    if is_broken_link(folder / index_file):
+        raise refusal(root, join(inside, index_file), "is missing", "copy it again")
     if not has_index and not (folder / single).is_file():
         raise _no_weights(root, inside, base)
     chosen = sorted(set(index.values())) if has_index else [single]

@@ -20,6 +20,9 @@ from zrelay_shared.errors import CheckpointError, listed
 Reader: TypeAlias = Callable[[object], object]
 """Normalises a value of config.json. Raises ValueError with what was expected."""
 
+_COPY = "copy the file again from its checkpoint"
+_OTHER_MODEL = "zrelay does not run such a model: use another checkpoint"
+_COPY_OR_OTHER = "copy the file again from its checkpoint, or use another checkpoint"
 _REQUIRED = object()
 """Stands for a default that differs between releases of the library, so the file must have the value."""
 
@@ -108,11 +111,11 @@ class _Place:
     def inside(self, key: str) -> "_Place":
         return _Place(self.file, f"{self.path}{key}.")
 
-    def refusal(self, key: str, expected: str, got: object) -> CheckpointError:
+    def refusal(self, key: str, expected: str, got: object, *, remedy: str = _COPY) -> CheckpointError:
         shown = got if isinstance(got, _Text) else _shown(got)
         name = f"{self.path}{key}"
         return CheckpointError(
-            f"{self.file}: {name}: expected {expected}, got {shown}; copy the file again from its checkpoint",
+            f"{self.file}: {name}: expected {expected}, got {shown}; {remedy}",
             metadata={"file": self.file, "key": name, "expected": expected, "got": shown},
         )
 
@@ -121,6 +124,10 @@ class _Text(str):
     """Text for an error message that is shown as it is."""
 
     __slots__ = ()
+
+
+class _Unsupported(ValueError):
+    """A value that is well-formed but describes a model that zrelay does not run. Says what was expected."""
 
 
 def _shown(value: object) -> str:
@@ -163,7 +170,8 @@ class _Value:
         try:
             return self.read(found)
         except ValueError as error:
-            raise place.refusal(self.name, str(error), found) from error
+            remedy = _COPY_OR_OTHER if isinstance(error, _Unsupported) else _COPY
+            raise place.refusal(self.name, str(error), found, remedy=remedy) from error
 
 
 Values: TypeAlias = dict[str, Any]
@@ -241,6 +249,9 @@ def _finite(value: object) -> int | float | None:
 
 
 def _flag(value: object) -> bool:
+    """Reads true or false. null is false, as for the libraries, which test a flag's truth."""
+    if value is None:
+        return False
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
@@ -252,7 +263,7 @@ def _only(wanted: object, why: str) -> Reader:
     def read(value: object) -> object:
         same = list(value) == wanted if isinstance(value, list | tuple) else value == wanted
         if not same or isinstance(value, bool) != isinstance(wanted, bool):
-            raise ValueError(f"{json.dumps(wanted)}, {why}")
+            raise _Unsupported(f"{json.dumps(wanted)}, {why}")
         return wanted
 
     return read
@@ -262,7 +273,7 @@ def _choice(names: Mapping[str, str], *, lower: bool = False) -> Reader:
     def read(value: object) -> str:
         name = value.lower() if lower and isinstance(value, str) else value
         if not isinstance(name, str) or name not in names:
-            raise ValueError(f"one of {', '.join(names)}")
+            raise _Unsupported(f"one of {', '.join(names)}")
         return names[name]
 
     return read
@@ -275,7 +286,7 @@ def _list(item: Reader, what: str, *, empty: bool = False) -> Reader:
         try:
             return [item(each) for each in value]
         except ValueError as error:
-            raise ValueError(f"a list of {what}, each {error}") from error
+            raise type(error)(f"a list of {what}, each {error}") from error
 
     return read
 
@@ -310,7 +321,8 @@ def _rope(config: Mapping[str, object], head_dim: int, place: _Place, theta_defa
         return _default_rope(theta)
     if kind not in _ROPE_TYPES:
         why = " (with it, embeddings depend on the other prompts)" if kind in _DEPENDS_ON_OTHERS else ""
-        raise place.refusal("rope_type", f"one of {', '.join(_ROPE_TYPES)}", _Text(f"{_shown(kind)}{why}"))
+        got = _Text(f"{_shown(kind)}{why}")
+        raise place.refusal("rope_type", f"one of {', '.join(_ROPE_TYPES)}", got, remedy=_OTHER_MODEL)
     present = {**_chosen(config, "partial_rotary_factor", "original_max_position_embeddings"), **_without_null(given)}
     _Value("partial_rotary_factor", _only(1.0, f"the whole head, with {kind}"), 1.0).of(present, place)
     if kind == "yarn":
@@ -334,7 +346,8 @@ def _rope_section(config: Mapping[str, object], place: _Place) -> tuple[Mapping[
     if not isinstance(given, Mapping):
         raise place.refusal(name, "an object", given)
     if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
-        raise place.refusal(name, "one set of parameters for all layers", _Text(f"some for {listed(nested)}"))
+        got = _Text(f"some for {listed(nested)}")
+        raise place.refusal(name, "one set of parameters for all layers", got, remedy=_OTHER_MODEL)
     return given, place.inside(name)
 
 
@@ -361,29 +374,53 @@ def _yarn(
     positions = _integer(_without_null(config), "max_position_embeddings", 32768, place)
     original = _integer(given, "original_max_position_embeddings", positions, place)
     factor = _real(given, "factor", positions / original, place, above=0.0)
-    scales = [_real(given, name, 0.0, place) for name in ("mscale", "mscale_all_dim")]
-    usual = _attention_scale(factor, scales[0] if all(scales) else 1.0)
-    usual = usual / _attention_scale(factor, scales[1]) if all(scales) else usual
-    attention = _real(given, "attention_factor", usual, place, above=0.0)
+    attention = _real(given, "attention_factor", _usual_attention_factor(given, factor, place), place, above=0.0)
     fast = _real(given, "beta_fast", 32.0, place, least=0.0) or 32.0
     slow = _real(given, "beta_slow", 1.0, place, least=0.0) or 1.0
     truncate = _Value("truncate", _flag, True).of(given, place)
     if theta <= 1.0:
         raise place.refusal("rope_theta", "a number above 1, as yarn needs", theta)
-    ends = [head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (fast, slow)]
-    low = max(math.floor(ends[0]) if truncate else ends[0], 0)
-    high = min(math.ceil(ends[1]) if truncate else ends[1], head_dim - 1)
+    low = _dimension_of(fast, original, head_dim, theta)
+    high = _dimension_of(slow, original, head_dim, theta)
+    if truncate:
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    low, high = max(low, 0.0), min(high, head_dim - 1.0)
     if low > high:
         expected = "values between which dimensions lie"
         keys = "beta_fast, beta_slow and original_max_position_embeddings"
         raise place.refusal(keys, expected, _Text(f"{fast:g}, {slow:g} and {original}"))
-    if factor == 1.0 or low >= head_dim // 2 - 1:  # the frequencies are the default's
-        if attention == 1.0:
-            return _default_rope(theta)
-        factor, fast, slow, original, truncate, low, high = 1.0, 32.0, 1.0, 1, True, 0, 0  # makes no ramp
-    common: Values = {"rope_type": "yarn", "rope_theta": theta, "factor": factor, "attention_factor": attention}
-    ramp = {"beta_fast": fast, "beta_slow": slow, "original_max_position_embeddings": original, "truncate": truncate}
-    return {**common, **ramp}, {**common, "low": float(low), "high": float(high)}
+    common: Values = {"rope_type": "yarn", "rope_theta": theta, "attention_factor": attention}
+    if factor != 1.0 and low < head_dim // 2 - 1:
+        ramp = {"beta_fast": fast, "beta_slow": slow, "original_max_position_embeddings": original}
+        values = {**common, "factor": factor, **ramp, "truncate": truncate}
+        return values, {**common, "factor": factor, "low": low, "high": high}
+    # The frequencies are the default's.
+    if attention == 1.0:
+        return _default_rope(theta)
+    return {**common, **_NO_RAMP}, {**common, "factor": 1.0, "low": 0.0, "high": 0.0}
+
+
+_NO_RAMP: Values = {
+    "factor": 1.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 1,
+    "truncate": True,
+}
+"""Parameters of YaRN that leave the frequencies as they are and change the factor of the attention alone."""
+
+
+def _usual_attention_factor(given: Mapping[str, object], factor: float, place: _Place) -> float:
+    """Returns YaRN's factor of the attention where the file has none."""
+    mscale, mscale_all_dim = (_real(given, name, 0.0, place) for name in ("mscale", "mscale_all_dim"))
+    if mscale and mscale_all_dim:
+        return _attention_scale(factor, mscale) / _attention_scale(factor, mscale_all_dim)
+    return _attention_scale(factor, 1.0)
+
+
+def _dimension_of(turns: float, positions: int, head_dim: int, theta: float) -> float:
+    """Returns the dimension that makes so many turns over the positions."""
+    return head_dim * math.log(positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
 def _attention_scale(factor: float, mscale: float) -> float:
@@ -445,12 +482,18 @@ def _refuse_windows(config: Mapping[str, object], layers: int, place: _Place) ->
     if kinds is None:
         if config.get("use_sliding_window") in (None, False) or config.get("sliding_window", 4096) is None:
             return
-        first = _integer(_without_null(config), "max_window_layers", 28, place)
-        kinds = ["full_attention" if layer < first else "sliding_attention" for layer in range(layers)]
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        shown = listed(sorted({str(kind) for kind in kinds})) if isinstance(kinds, list) else _shown(kinds)
+        first: Any = _Value("max_window_layers", _whole(0), 28).of(_without_null(config), place)
+        if first < layers:
+            expected = "false, since Z-Image's text encoder has no layers with a sliding window"
+            got = _Text(f"{_shown(config['use_sliding_window'])} for layers from {first} (max_window_layers)")
+            raise place.refusal("use_sliding_window", expected, got, remedy=_OTHER_MODEL)
+        return
+    if not isinstance(kinds, list):
+        raise place.refusal("layer_types", "a list of full_attention for each layer", kinds)
+    if any(kind != "full_attention" for kind in kinds):
         expected = "full_attention only, as Z-Image's text encoder has (and use_sliding_window false)"
-        raise place.refusal("layer_types", expected, _Text(shown))
+        shown = _Text(listed(sorted({str(kind) for kind in kinds})))
+        raise place.refusal("layer_types", expected, shown, remedy=_OTHER_MODEL)
     if len(kinds) != layers:
         raise place.refusal("layer_types", f"as many as num_hidden_layers ({layers})", _Text(str(len(kinds))))
 
@@ -502,7 +545,7 @@ def _finish_qwen_vision(config: Mapping[str, object], values: Values, identity: 
     given, inside = _rope_section(config, place)
     kind = _get(_without_null(given), ("rope_type", "type"), inside)
     if kind not in (_REQUIRED, "axial", "default"):
-        raise inside.refusal("rope_type", "axial", kind)
+        raise inside.refusal("rope_type", "axial", kind, remedy=_OTHER_MODEL)
     theta = _theta(config, given, inside, 10000.0)
     values["rope_parameters"] = identity["rope"] = {"rope_type": "axial", "rope_theta": theta}
 
@@ -613,7 +656,7 @@ _SIGLIP = (
     _Value("layer_norm_eps", _number(0.0), 1e-6),
 )
 _SIGLIP_IMAGES = (
-    _Value("num_channels", _whole(), 3),
+    _Value("num_channels", _only(3, "for RGB images"), 3),
     _Value("patch_size", _whole(), 16),
     _Value("vision_use_head", _flag, True),
 )
@@ -625,7 +668,7 @@ _QWEN_VISION = Table(
         _Value("hidden_act", _choice(_ACTIVATIONS), "gelu_pytorch_tanh"),
         _Value("intermediate_size", _whole(), 4304),
         _Value("num_heads", _whole(), 16, aliases=("num_attention_heads",)),
-        _Value("in_channels", _whole(), 3),
+        _Value("in_channels", _only(3, "for RGB images"), 3),
         _Value("patch_size", _whole(), 16),
         _Value("spatial_merge_size", _whole(), 2),
         _Value("temporal_patch_size", _whole(), 2),

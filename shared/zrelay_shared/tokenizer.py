@@ -7,13 +7,15 @@ transformers is imported when a tokenizer is loaded.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrelay_shared.checkpoint_files import read_json, refusal
-from zrelay_shared.errors import CheckpointError
+from zrelay_shared.errors import CheckpointError, listed
 from zrelay_shared.tokenizer_files import CONFIG_FILE, FAST_FILE, GENERIC_CLASSES, readable_tokenizer
 
 if TYPE_CHECKING:
@@ -26,9 +28,14 @@ _SPECIAL_NAMES = (
     "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start "
     "vision_end vision_pad image_pad video_pad"
 )
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _SPECIAL = frozenset(f"<|{name}|>" for name in _SPECIAL_NAMES.split())
 """Tokens that are written as special, whatever their flag: it changes no ids, unless special tokens are split."""
 _FOR_UNKNOWN_CHARACTERS = ("unk_token", "fuse_unk", "byte_fallback")
+_IDEMPOTENT = ("NFC", "NFD", "NFKC", "NFKD")
+"""Normalisers that change nothing when they run again."""
+_CHANGING_NAMES = ("strftime_now", "lipsum")
+"""Functions of chat templates whose result is another one each time. The filter `random` is one too."""
 _TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -53,8 +60,9 @@ def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase
         chat_template: The text of the template; templates in the folder are not used.
 
     Raises:
-        CheckpointError: The tokenizer cannot be loaded, or it does not give a text the same ids every time.
+        CheckpointError: The tokenizer cannot be loaded, or it does not give a prompt the same ids every time.
     """
+    _check_template(folder, chat_template)
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer  # slow, and not always needed
 
     config = read_json(folder, CONFIG_FILE)
@@ -65,6 +73,9 @@ def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase
                 readable, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # transformers and tokenizers raise their own types for damaged files
+        if keys := sorted(key for key in config if callable(getattr(kind, key, None))):
+            problem = f"has {listed(keys)}, which is no setting that transformers can read"
+            raise refusal(folder, CONFIG_FILE, problem, "remove it, or copy the file again") from error
         raise CheckpointError(
             f"{folder.name}: the tokenizer cannot be read ({type(error).__name__}); copy its files again from the "
             "checkpoint"
@@ -72,6 +83,30 @@ def load_tokenizer(folder: Path, chat_template: str) -> "PreTrainedTokenizerBase
     tokenizer.chat_template = chat_template
     _check_loaded(folder, config, tokenizer)
     return tokenizer
+
+
+def check_rows(folder: Path, tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
+    """Checks that the embedding has a row for each token.
+
+    Args:
+        folder: The tokenizer's folder, for the message.
+        tokenizer: The tokenizer with all added tokens.
+        rows: Rows of the embedding, `vocab_size` of config.json.
+
+    Raises:
+        CheckpointError: The ids of some tokens are beyond the embedding.
+    """
+    beyond = sorted((at, token) for token, at in tokenizer.get_vocab().items() if at >= rows)
+    if not beyond:
+        return
+    at, token = beyond[0]
+    more = f" (and {len(beyond) - 1} more)" if len(beyond) > 1 else ""
+    raise CheckpointError(
+        f"{folder.name}: token {token!r} has id {at}{more}, but the embedding has {rows} rows (vocab_size in "
+        "config.json); remove the tokens that were added to the tokenizer, or copy tokenizer and model again from one "
+        "checkpoint",
+        metadata={"file": folder.name, "token": token, "id": at, "rows": rows},
+    )
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -96,10 +131,11 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     backend: Any = tokenizer.backend_tokenizer
     state: Json = json.loads(backend.to_str())
+    state = {**state, "model": _without_added(state)}
     if tokenizer.split_special_tokens:
         state = {**state, "added_tokens": _found_when_split(state["added_tokens"])}
     decisive = _decisive(state) | {"post_processor": _inserted(tokenizer)}
-    if backend.token_to_id(_PAD_TOKEN) is None:
+    if tokenizer.split_special_tokens or backend.token_to_id(_PAD_TOKEN) is None:
         decisive["padding_id"] = padding_id(tokenizer)
     return _sha256(_canonical(decisive))
 
@@ -113,6 +149,31 @@ def template_digest(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     named = {name: str(value) for name in _TEMPLATE_VARIABLES if (value := getattr(tokenizer, name)) and name in text}
     content = text.replace("\r\n", "\n").removesuffix("\n").encode("utf-8")
     return _sha256(content + b"\n" + _canonical(named) if named else content)
+
+
+def _check_template(folder: Path, text: str) -> None:
+    """Refuses a template that does not format a prompt the same way every time. Raises CheckpointError."""
+    import jinja2  # comes with transformers; the client has neither
+
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        tokens = [(kind, value) for _, kind, value in environment.lex(text) if kind != "whitespace"]
+    except jinja2.TemplateSyntaxError:
+        return  # formatting the first prompt fails with the reason
+    names = {value for kind, value in tokens if kind == "name" and value in _CHANGING_NAMES}
+    values = [value for _, value in tokens]
+    piped = any(before in ("|", "filter") and value == "random" for before, value in pairwise(values))
+    mapped = any(
+        (name, bracket, value[1:-1]) == ("map", "(", "random")
+        for name, bracket, value in zip(values, values[1:], values[2:], strict=False)
+    )
+    names |= {"random"} if piped or mapped else set()
+    if names:
+        raise CheckpointError(
+            f"{folder.name}: the chat template uses {listed(sorted(names))}, so a prompt would get another text "
+            "each time; use a template without it",
+            metadata={"file": folder.name},
+        )
 
 
 def _check_loaded(folder: Path, config: Json, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -142,7 +203,7 @@ def _decisive(state: Json) -> dict[str, object]:
     """Returns the part of a serialised `tokenizers.Tokenizer` that determines ids, without default settings."""
     settings, steps = dict(state["model"]), _steps(state["pre_tokenizer"], "pretokenizers")
     merges: Sequence[Any] = settings.pop("merges")
-    if steps and steps[-1].get("type") == "ByteLevel" and settings["vocab"].keys() >= _BYTE_CHARACTERS:
+    if _is_byte_level(state) and settings["vocab"].keys() >= _BYTE_CHARACTERS:
         settings = {key: value for key, value in settings.items() if key not in _FOR_UNKNOWN_CHARACTERS}
     added = sorted(state["added_tokens"], key=lambda token: int(token["id"]))
     added = [token | {"special": token["content"] in _SPECIAL} for token in added]
@@ -153,6 +214,39 @@ def _decisive(state: Json) -> dict[str, object]:
         "normalizer": _joined(_steps(state["normalizer"], "normalizers"), "normalizers"),
         "pre_tokenizer": _joined(steps, "pretokenizers"),
     }
+
+
+def _without_added(state: Json) -> Json:
+    """Returns the model of a serialised tokenizer without entries of its vocabulary that only repeat an added token.
+
+    Files may list an added token in the vocabulary too, with the same id. The model finds an entry as a character,
+    through a merge, as the unknown token, or, with `ignore_merges`, as a whole word. Affixes and byte fallback form
+    further names. An entry that none of these can find changes nothing: the added token is found before the model
+    runs, and has the same id without the entry.
+    """
+    model: Json = state["model"]
+    if any(model.get(name) for name in ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")):
+        return model
+    if not any(token["content"] in model["vocab"] for token in state["added_tokens"]):
+        return model
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    found = {part for first, second in pairs for part in (first, second, first + second)} | {model.get("unk_token")}
+    repeated = {
+        token["content"]
+        for token in state["added_tokens"]
+        if not (token["content"] in _BYTE_CHARACTERS if _is_byte_level(state) else len(token["content"]) == 1)
+        and token["content"] not in found
+        and model["vocab"].get(token["content"]) == token["id"]
+        and not (model.get("byte_fallback") and _BYTE_TOKEN.fullmatch(token["content"]))
+    }
+    vocabulary = {content: at for content, at in model["vocab"].items() if content not in repeated}
+    return {**model, "vocab": vocabulary}
+
+
+def _is_byte_level(state: Json) -> bool:
+    """Returns whether the model reads byte characters and no others."""
+    steps = _steps(state["pre_tokenizer"], "pretokenizers")
+    return bool(steps) and steps[-1].get("type") == "ByteLevel"
 
 
 def _found_when_split(added: Sequence[Json]) -> list[Json]:
@@ -183,14 +277,16 @@ def _without_defaults(settings: Json) -> dict[str, object]:
 
 
 def _steps(part: Json | None, members: str) -> list[Json]:
-    """Returns the steps of a normaliser or pre-tokeniser, without nested sequences.
+    """Returns the steps of a normaliser or pre-tokeniser, without nested sequences and repetitions.
 
     They have no `trim_offsets`, which changes character offsets but no ids.
     """
     if part is None:
         return []
     if part.get("type") == "Sequence":
-        return [step for inner in part[members] for step in _steps(inner, members)]
+        steps = [step for inner in part[members] for step in _steps(inner, members)]
+        repeats = [one == other and one["type"] in _IDEMPOTENT for one, other in pairwise(steps)]
+        return [step for step, again in zip(steps, [False, *repeats], strict=False) if not again]
     return [{key: value for key, value in part.items() if key != "trim_offsets"}]
 
 

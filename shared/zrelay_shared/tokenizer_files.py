@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zrelay_shared.chat_templates import TEMPLATE_FILE, TEMPLATE_FOLDER
-from zrelay_shared.checkpoint_files import join, read_json, read_text, refusal, without_byte_order_marks
+from zrelay_shared.checkpoint_files import is_broken_link, join, read_json, read_text, refusal, without_byte_order_marks
 
 FAST_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -28,6 +28,9 @@ def check_tokenizer(root: Path, inside: str) -> Path:
         CheckpointError: A file is missing or damaged, or the tokenizer is none of Qwen2's.
     """
     folder = root / inside
+    for name in (FAST_FILE, CONFIG_FILE, *_SLOW_FILES, *_OPTIONAL_JSON, TEMPLATE_FILE):
+        if is_broken_link(folder / name):
+            raise refusal(root, join(inside, name), "is missing", "copy it again")
     if not has_tokenizer(folder):
         raise refusal(
             root,

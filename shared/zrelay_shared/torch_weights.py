@@ -12,6 +12,7 @@ from threading import Lock
 import torch
 from torch import nn
 
+from zrelay_shared.checkpoint_files import join
 from zrelay_shared.errors import CheckpointError, listed
 from zrelay_shared.torch_tensors import FLOAT_DTYPES
 from zrelay_shared.weight_files import Sink, StoredTensor, WeightFiles
@@ -92,12 +93,12 @@ def _check(stored: StoredTensor, shape: tuple[int, ...]) -> None:
     entry = stored.entry
     if entry.shape != shape:
         raise CheckpointError(
-            f"{stored.path.name}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
+            f"{_place(stored)}: tensor {entry.name} has shape {list(entry.shape)}, config.json requires "
             f"{list(shape)}; the weights and config.json belong to different models"
         )
     if entry.dtype not in STORED_DTYPES:
         raise CheckpointError(
-            f"{stored.path.name}: tensor {entry.name} is {entry.dtype}; expected {', '.join(STORED_DTYPES)}"
+            f"{_place(stored)}: tensor {entry.name} is {entry.dtype}; expected {', '.join(STORED_DTYPES)}"
         )
 
 
@@ -125,14 +126,25 @@ def _all_finite(values: torch.Tensor) -> bool:
 
 
 def _not_finite(stored: StoredTensor, source: torch.Tensor, dtype: torch.dtype) -> CheckpointError:
-    where, name = f"{stored.path.name}: tensor {stored.entry.name}", str(dtype).removeprefix("torch.")
+    where = f"{_place(stored)}: tensor {stored.entry.name}"
     metadata = {"file": stored.path.name, "tensor": stored.entry.name}
-    if bool(torch.isfinite(source.float()).all()):
+    wider = [_name(each) for each in (torch.bfloat16, torch.float32) if _all_finite(source.to(each))]
+    if wider:
         return CheckpointError(
-            f"{where} has values that {name} cannot hold; start with --dtype bfloat16 or float32", metadata=metadata
+            f"{where} has values that {_name(dtype)} cannot hold; start with --dtype {' or '.join(wider)}",
+            metadata=metadata,
         )
     return CheckpointError(
         f"{where} holds NaN or infinity; the file is damaged, or the model was trained to failure: copy it again, or "
         "use another checkpoint",
         metadata=metadata,
     )
+
+
+def _place(stored: StoredTensor) -> str:
+    """Returns the folder and the file of a tensor, for messages."""
+    return join(stored.path.parent.name, stored.path.name)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ CHUNK_BYTES = 4 * 1024 * 1024
 _MAX_THREADS = 8
 _LARGE_PART = 16
 """A tensor of more than this part of all bytes is read first, so that no thread ends long after the others."""
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _PREFIX = "model."
 _LM_HEAD = "lm_head."
+_DERIVED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids)$")
+"""Tables that older versions of transformers saved. They follow from the configuration and are never loaded."""
 
 log = logging.getLogger(__name__)
 Sink = Callable[[memoryview], None]
@@ -48,7 +51,8 @@ class WeightFiles:
     """The weight files of a component, as they were when this object was made.
 
     The digest is SHA-256 over the sorted lines [name, dtype, shape, SHA-256 of the bytes] of all tensors but the LM
-    head, with canonical names: a re-sharded, re-saved or bare copy of a model has the same digest.
+    head and tables that follow from the configuration, with canonical names: a re-sharded, re-saved or bare copy of a
+    model has the same digest.
 
     Attributes:
         name: Name of the component's folder, for messages.
@@ -160,7 +164,7 @@ class WeightFiles:
                     got = file.readinto(chunk[filled:])
                     if not got:
                         raise CheckpointError(
-                            f"{tensor.path.name}: the file ended inside {entry.name}; it changed while it was read"
+                            f"{self.name}: {tensor.path.name} ended inside {entry.name}; it changed while it was read"
                         )
                     filled += got
                 for sink in sinks:
@@ -175,7 +179,9 @@ class WeightFiles:
             if name is None:
                 continue
             if name in names:
-                raise CheckpointError(f"tensor {name!r} occurs twice in the weights; copy the checkpoint again")
+                raise CheckpointError(
+                    f"{self.name}: tensor {name!r} occurs twice in the weights; copy the checkpoint again"
+                )
             names.add(name)
             hashers[tensor] = hashlib.sha256()
         return hashers
@@ -247,9 +253,13 @@ def weights_digest(
 
 
 def canonical_name(name: str) -> str | None:
-    """Returns the name of a tensor without its `model.` prefix; None for the LM head, which no encoder runs."""
+    """Returns the name of a tensor without its `model.` prefix.
+
+    It is None for what changes no result: the LM head, which no encoder runs, and tables that follow from the
+    configuration.
+    """
     bare = name.removeprefix(_PREFIX)
-    return None if bare.startswith(_LM_HEAD) else bare
+    return None if bare.startswith(_LM_HEAD) or _DERIVED.search(bare) else bare
 
 
 def _both(hasher: "hashlib._Hash | None", sink: Sink | None) -> tuple[Sink, ...]:

@@ -46,8 +46,9 @@ VISION_LAYERS = {
     # likewise of the vision service
     "engines": set(),
     "images": set(),
-    "qwen3_vl": {"engines", "images"},
-    "siglip": {"engines", "images"},
+    "qwen3_vl": {"engines", "images", "processor_settings"},
+    "processor_settings": set(),
+    "siglip": {"engines", "images", "processor_settings"},
     "conditioning": {"qwen3_vl"},
     "runtime": {"conditioning", "siglip", "qwen3_vl", "engines", "images"},
     "operations": {"runtime", "conditioning", "siglip", "qwen3_vl", "engines", "images"},
@@ -144,6 +145,7 @@ OWNERS = {
         "zrelay_demo.*",
     ),
     "tokenizers": ("zrelay_demo.*",),
+    "jinja2": ("zrelay_shared.tokenizer",),  # within a function
     "diffusers": ("zrelay_generator.model.loading", "zrelay_demo.*"),
     "accelerate": ("zrelay_generator.model.loading",),
     "PIL": ("zrelay_shared.pictures", "zrelay_generator.images.writing", "zrelay_demo.*"),

@@ -97,6 +97,33 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(copy: Path) -> None:
         load(copy)
 
 
+@pytest.mark.parametrize("name", ["layers.3.foo", "layers.4.foo", "layers.9.foo", "layers.5.mlp.up_proj.weight", "foo"])
+def test_a_tensor_that_the_whole_model_does_not_have_is_refused(copy: Path, name: str) -> None:
+    """Layer -2 needs the blocks 0 to 3 of the 5."""
+    tensors = load_file(copy / "model.safetensors")
+    save_file(tensors | {f"model.{name}": torch.zeros(3)}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"hold model\.{name}, which a model of this config\.json does not have"):
+        load(copy)
+
+
+def test_a_rotary_table_and_an_lm_head_change_nothing(tiny: Path, copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    saved = {"model.rotary_emb.inv_freq": torch.ones(8), "model.layers.4.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | saved | {"lm_head.weight": torch.zeros(768, 32)}, copy / "model.safetensors")
+    encoder, plain = load(copy).encoder, loaded(tiny).encoder
+    assert encoder.fingerprint.weights_digest == plain.fingerprint.weights_digest
+
+
+def test_a_token_without_a_row_of_the_embedding_is_refused(copy: Path) -> None:
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    more = [f"<extra_{at}>" for at in range(40)]
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"additional_special_tokens": more}))
+    with pytest.raises(
+        CheckpointError, match=r"token '<extra_22>' has id 768 \(and 17 more\), but the embedding has 768"
+    ):
+        load(copy)
+
+
 def test_a_config_that_makes_no_model_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_types": ["sliding_attention"] * 5}))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.refusals import refused
-from zrelay_generator.model.identity import identify
+from zrelay_generator.model.identity import identify, identify_loaded
 from zrelay_generator.model.loading import load_component, load_model
 from zrelay_generator.service import GeneratorServicer
 from zrelay_shared.checkpoints import open_pipeline
@@ -74,7 +74,8 @@ def test_a_missing_tensor_is_not_made_up(copy: Path) -> None:
     weights = load_file(copy / WEIGHTS)
     del weights["layers.1.attention.to_k.weight"]
     save_file(weights, copy / WEIGHTS, {"format": "pt"})
-    assert "layers.1.attention.to_k.weight" in refused_folder(copy).message
+    message = refused_folder(copy).message
+    assert message.startswith("transformer: the weights lack layers.1.attention.to_k.weight, which config.json")
 
 
 def test_weights_of_another_size(copy: Path) -> None:
@@ -93,6 +94,28 @@ def test_a_config_that_makes_no_model(changed: dict[str, Any], copy: Path) -> No
     edit(copy, "transformer/config.json", **changed)
     error = refused_folder(copy)
     assert error.metadata["file"] == "transformer/config.json" and "\n" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "remedy"),
+    [
+        ("transformer", "t_scale", None, "copy the file again from its checkpoint"),
+        ("transformer", "dim", "192", "copy the file again from its checkpoint"),
+        ("transformer", "qk_norm", False, "copy the file again from its checkpoint, or use another checkpoint"),
+        ("vae", "norm_num_groups", "many", "copy the file again from its checkpoint"),
+    ],
+)
+def test_a_bad_value_is_named_with_one_remedy(part: str, key: str, value: object, remedy: str, copy: Path) -> None:
+    edit(copy, f"{part}/config.json", **{key: value})
+    error = refused_folder(copy)
+    assert error.message.startswith(f"{part}/config.json: {key}: expected ") and error.message.endswith(f"; {remedy}")
+    assert (error.metadata["file"], error.metadata["key"]) == (f"{part}/config.json", key)
+
+
+@pytest.mark.parametrize(("steps", "shown"), [("1000", '"1000"'), (500, "500"), (None, "null")])
+def test_a_wrong_number_of_training_timesteps_is_shown_as_json(steps: object, shown: str, copy: Path) -> None:
+    edit(copy, "scheduler/scheduler_config.json", num_train_timesteps=steps)
+    assert f"says num_train_timesteps {shown}, expected" in refused_folder(copy).message
 
 
 @pytest.mark.parametrize("key", ["use_dynamic_shifting", "use_karras_sigmas", "stochastic_sampling"])
@@ -245,6 +268,20 @@ def test_digests_are_those_of_what_was_loaded(demo: Path, tmp_path: Path) -> Non
     assert made.weights_digests == {name: weights_digest(pipeline.component(name)) for name in ("transformer", "vae")}
 
 
+@pytest.mark.parametrize(
+    ("file", "change"), [("transformer/config.json", {"t_scale": 500.0}), ("vae/config.json", {"scaling_factor": 0.5})]
+)
+def test_the_identity_is_that_of_the_model_in_memory(
+    copy: Path, tmp_path: Path, file: str, change: dict[str, Any]
+) -> None:
+    before = identify(copy, "tiny", tmp_path / "cache")
+    model = load_model(copy, CPU, torch.float32)
+    edit(copy, file, **change)
+    loaded = identify_loaded(copy, "tiny", tmp_path / "cache", model.weights_digests, model.configurations)
+    assert loaded == before
+    assert identify(copy, "tiny", tmp_path / "cache").image_digest != before.image_digest
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_every_tensor_of_a_file_is_used(copy: Path, part: str) -> None:
     file = copy / part / "diffusion_pytorch_model.safetensors"
@@ -261,7 +298,7 @@ def test_a_value_of_either_part_that_is_not_finite_is_named(copy: Path, part: st
     tensors[name].view(-1)[-1] = torch.inf
     save_file(tensors, file, {"format": "pt"})
     error = refused_folder(copy)
-    assert f"{part}/: diffusion_pytorch_model.safetensors: tensor {name} holds NaN or infinity" in error.message
+    assert f"{part}/diffusion_pytorch_model.safetensors: tensor {name} holds NaN or infinity" in error.message
 
 
 def test_integer_weights_are_refused_before_anything_is_loaded(copy: Path) -> None:

@@ -138,6 +138,37 @@ def test_a_missing_file_is_named(pipeline: Path, file: str) -> None:
     assert error.metadata["file"] == file
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "text_encoder/model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder/config.json",
+        "transformer/d-2.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/chat_template.jinja",
+        "",
+    ],
+)
+def test_a_broken_symbolic_link_is_called_one(pipeline: Path, file: str) -> None:
+    """As in a cache whose blobs were removed."""
+    link = pipeline / file if file else pipeline
+    if link.exists():
+        link.rename(pipeline.parent / "pruned")
+    link.symlink_to("../blobs/0123abcd")
+    error = refused_checkpoint(
+        lambda: [
+            checkpoints.open_text_encoder(pipeline),
+            checkpoints.open_pipeline(pipeline).component("transformer"),
+        ],
+        f"{link.name} is a broken symbolic link: its target ../blobs/0123abcd does not exist",
+        "copy the checkpoint with the files that its links point to",
+    )
+    assert error.metadata["file"] == (file or "z")
+
+
 def test_a_missing_shard_is_named(pipeline: Path) -> None:
     (pipeline / "transformer/d-2.safetensors").unlink()
     opened = checkpoints.open_pipeline(pipeline)

@@ -163,14 +163,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("text_encoder", {"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor"),
     ("text_encoder", {"head_dim": 15}, "head_dim: expected an even number"),
     ("text_encoder", {"layer_types": ["sliding_attention"] * 5}, "layer_types.*sliding_attention"),
-    ("text_encoder", {"use_sliding_window": True, "max_window_layers": 2}, "layer_types"),
+    ("text_encoder", {"use_sliding_window": True, "max_window_layers": 2}, "use_sliding_window: expected false"),
+    ("text_encoder", {"use_sliding_window": True, "max_window_layers": 0}, "true for layers from 0"),
+    ("text_encoder", {"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers: expected a whole"),
     ("text_encoder", {"rope_theta": -1.0}, "rope_theta"),
     ("text_encoder", {"rope_theta": float("inf")}, "rope_theta"),
     ("text_encoder", {"rope_parameters": []} | {"rope_scaling": 3}, "rope_"),
     ("text_encoder", {"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor: expected a value"),
     ("text_encoder", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "depend on the other prompts"),
     ("text_encoder", {"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2}}, "rope_type and type"),
-    ("text_encoder", {"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": None}}, "truncate"),
+    ("text_encoder", {"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": 0}}, "truncate"),
     ("text_encoder", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "some for full_attention"),
     ("transformer", {"all_patch_size": [2, 4]}, "all_patch_size"),
     ("transformer", {"qk_norm": False}, "qk_norm"),
@@ -194,6 +196,41 @@ def test_a_value_that_makes_no_model_is_refused_by_name(kind: str, edit: dict[st
         configuration_digest(kind, (TINY if kind == "text_encoder" else demo(kind)) | edit, file=f"{kind}/config.json")
     assert refused.value.metadata["file"] == f"{kind}/config.json"
     assert refused.value.metadata["key"] and refused.value.metadata["expected"] and refused.value.metadata["got"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "remedy"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "use another checkpoint"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "use another checkpoint"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "use another checkpoint"),
+        ({"layer_types": ["sliding_attention"] * 5}, "use another checkpoint"),
+        ({"use_sliding_window": True, "max_window_layers": 0}, "use another checkpoint"),
+        ({"layer_types": 3}, "copy the file again from its checkpoint"),
+        ({"rms_norm_eps": "small"}, "copy the file again from its checkpoint"),
+        ({"hidden_act": "xielu"}, "copy the file again from its checkpoint, or use another checkpoint"),
+    ],
+)
+def test_the_remedy_helps(edit: dict[str, Any], remedy: str) -> None:
+    """A copy of the file does not help where zrelay does not run what the file describes."""
+    with pytest.raises(CheckpointError) as refused:
+        configuration_digest("text_encoder", TINY | edit)
+    assert refused.value.message.endswith(remedy)
+    assert ("copy the file" in refused.value.message) == ("copy the file" in remedy)
+
+
+def test_null_is_read_as_transformers_reads_it() -> None:
+    """transformers tests the truth of a flag, so null is false, also where the default is true."""
+    yarn: dict[str, Any] = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}
+    of_null, of_false, default = (
+        TINY | {"rope_parameters": yarn | edit} for edit in ({"truncate": None}, {"truncate": False}, {})
+    )
+    digests = [configuration_digest("text_encoder", each) for each in (of_null, of_false, default)]
+    assert digests[0] == digests[1] != digests[2]
+    assert rotation(of_null) == rotation(of_false) != rotation(default)
+    null_bias = read_configuration("text_encoder", TINY | {"attention_bias": None})
+    assert null_bias.digest == configuration_digest("text_encoder", TINY)
+    assert null_bias.values["attention_bias"] is False
 
 
 def test_qwen3_vl_needs_a_rope_theta() -> None:

@@ -47,6 +47,22 @@ def test_sharding_prefix_and_lm_head_do_not_count(tmp_path: Path) -> None:
     assert plain == weights_digest(component(tmp_path / "c", s1=first, s2=second))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq",
+        "model.layers.1.self_attn.rotary_emb.inv_freq",
+        "model.visual.rotary_pos_emb.inv_freq",
+        "text_model.embeddings.position_ids",
+    ],
+)
+def test_tables_that_follow_from_the_configuration_do_not_count(tmp_path: Path, name: str) -> None:
+    plain = weights_digest(component(tmp_path / "a", model=TENSORS))
+    assert plain == weights_digest(component(tmp_path / "b", model=TENSORS | {name: b"table"}))
+    assert plain != weights_digest(component(tmp_path / "c", model=TENSORS | {f"{name}.weight": b"other"}))
+
+
 @pytest.mark.parametrize("change", [{"layers.1.w": b"One!"}, {"layers.2.w": b"more"}, {"layers.1.w": b"longer"}])
 def test_every_byte_name_and_shape_counts(tmp_path: Path, change: dict[str, bytes]) -> None:
     plain = weights_digest(component(tmp_path / "a", model=TENSORS))

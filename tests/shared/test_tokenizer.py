@@ -16,6 +16,7 @@ from zrelay_shared.chat_templates import read_chat_template
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.tokenizer import (
     TokenizerIdentity,
+    check_rows,
     identify_tokenizer,
     load_tokenizer,
     padding_id,
@@ -158,6 +159,35 @@ def older_layout(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": special}))
 
 
+def demo_tokens() -> dict[str, int]:
+    tokenizer: Json = json.loads((DEMO / "tokenizer.json").read_text())
+    return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+
+
+def listed_as_well(file: str, *, generic: bool = False) -> Edit:
+    """Returns an edit that lists the added tokens in the vocabulary too, with their ids."""
+    tokens = {
+        token["content"]: token["id"] for token in json.loads((DEMO / "tokenizer.json").read_text())["added_tokens"]
+    }
+    if file == "vocab.json":
+        return all_of(change(file, lambda content: content.update(tokens)), without("tokenizer.json"))
+    return all_of(fast(lambda content: content["model"]["vocab"].update(tokens)), *([GENERIC] if generic else []))
+
+
+def plain_token(content: str, *, merged: bool = False, listed: bool = False, **flags: bool) -> Edit:
+    """Returns an edit that adds a token of two characters, and if wanted a merge that leads to it."""
+
+    def add(tokenizer: Json) -> None:
+        flagged = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+        tokenizer["added_tokens"].append({"id": 746, "content": content} | flagged | flags)
+        if merged:
+            tokenizer["model"]["merges"].append(list(content))
+        if merged or listed:
+            tokenizer["model"]["vocab"].update(demo_tokens() | {content: 746})
+
+    return all_of(GENERIC, fast(add))
+
+
 PADDING = {
     "strategy": {"Fixed": 9},
     "direction": "Left",
@@ -174,6 +204,8 @@ MARKED = {
     "special_tokens": {"!": {"id": "!", "ids": [0], "tokens": ["!"]}},
 }
 EACH_CHARACTER = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+TWICE_NFC = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFC"}]}
+NFC_LOWER_NFC = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}, {"type": "NFC"}]}
 NESTED_NFC = {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": []}, {"type": "NFC"}]}
 GENERIC = settings(tokenizer_class="PreTrainedTokenizerFast")
 
@@ -208,6 +240,10 @@ SAME: dict[str, Edit] = {
     "a known token as additional": settings(additional_special_tokens=["<|im_start|>"]),
     "all tokens special": added_tokens(lambda token: token.update(special=True)),
     "no token special": added_tokens(lambda token: token.update(special=False)),
+    "added tokens in the vocabulary": listed_as_well("tokenizer.json"),
+    "added tokens in the vocabulary, generic class": listed_as_well("tokenizer.json", generic=True),
+    "added tokens in the vocabulary, no fast file": listed_as_well("vocab.json"),
+    "NFC twice": all_of(GENERIC, fast(lambda content: content.update(normalizer=TWICE_NFC))),
     "a post-processor that inserts nothing": fast(lambda content: content.update(post_processor=None)),
     "a normaliser that Qwen2Tokenizer ignores": fast(lambda content: content.update(normalizer=None)),
 }
@@ -230,7 +266,7 @@ OTHER: dict[str, Edit] = {
     ),
     "lstrip": added_tokens(lambda token: token.update(lstrip=True)),
     "rstrip": added_tokens(lambda token: token.update(rstrip=True)),
-    "single word": added_tokens(lambda token: token.update(single_word=True)),
+    "single words": added_tokens(lambda token: token.update(single_word=True)),
     "normalized": added_tokens(lambda token: token.update(normalized=True)),
     "prefix space": settings(add_prefix_space=True),
     "fewer merges": fast(lambda content: content["model"]["merges"].pop(0)),
@@ -242,6 +278,13 @@ OTHER: dict[str, Edit] = {
     "lower case": all_of(GENERIC, fast(lambda content: content.update(normalizer={"type": "Lowercase"}))),
     "another pre-tokeniser": all_of(GENERIC, fast(lambda content: content.update(pre_tokenizer=EACH_CHARACTER))),
     "prefix space of the file": all_of(GENERIC, byte_level(add_prefix_space=True)),
+    "NFC around lower case": all_of(GENERIC, fast(lambda content: content.update(normalizer=NFC_LOWER_NFC))),
+    "plain token": plain_token("qz"),
+    "plain token in the vocabulary": plain_token("qz", listed=True),
+    "single word": plain_token("qz", single_word=True),
+    "single word in the vocabulary": plain_token("qz", single_word=True, listed=True),
+    "single word with a merge": plain_token("qz", single_word=True, merged=True),
+    "special token in the vocabulary": plain_token("qz", special=True, listed=True),
     "inserted tokens": fast(lambda content: content.update(post_processor=MARKED)),
 }
 
@@ -274,6 +317,7 @@ def canaries(folder: Path) -> list[list[int]]:
     texts += [chr(code) for code in range(256)]
     texts += ["a small red circle", " leading", "trailing  ", "A Red CIRCLE", "it's we'LL", "!!\n\n\n##"]
     texts += ["\u00e9 e\u0301 \u212b", "\u00a0\u3000", "12345 \u0663\u0664", "\u4e00\u53ea\u732b"]
+    texts += ["qz", "a qz b", "xqzx", "QZ"]
     texts += ["\U0001f3a8\U0001f469\u200d\U0001f680", "many red and blue shapes, " * 200]
     ids: list[list[int]] = tokenizer(texts, padding=False, truncation=False).input_ids
     return [*ids, [padding_id(tokenizer)]]
@@ -315,6 +359,13 @@ EDITS = SAME | OTHER
 
 
 @example(["split"], ["named token", "split"])
+@example(["split"], ["split", "added tokens in the vocabulary"])
+@example(["split", "generic class"], ["split", "added tokens in the vocabulary, generic class"])
+@example(["single word"], ["single word in the vocabulary"])
+@example(["single word"], ["single word with a merge"])
+@example(["split", "generic class"], ["split", "special token in the vocabulary"])
+@example(["plain token"], ["plain token in the vocabulary"])
+@example(["lower case"], ["NFC around lower case"])
 @given(st.lists(st.sampled_from(sorted(EDITS)), max_size=4), st.lists(st.sampled_from(sorted(EDITS)), max_size=4))
 def test_digests_are_equal_where_token_ids_are(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
@@ -333,6 +384,66 @@ def test_digests_are_equal_where_token_ids_are(
             shutil.rmtree(folder.parent)
     (ids, one), (other_ids, other) = found
     assert (ids == other_ids) == (one == other)
+
+
+@pytest.mark.parametrize("value", [False, True, None])
+def test_a_key_that_transformers_cannot_read_is_named(folder: Path, value: object) -> None:
+    settings(add_special_tokens=value)(folder)
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer_config\.json has add_special_tokens, which is no setting"
+    ) as e:
+        load(folder)
+    assert "remove it" in e.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{% if strftime_now is defined %}{{ strftime_now('%d') }}{% endif %}{{ messages }}", "strftime_now"),
+        ("{{ ['a', 'b'] | random }}", "random"),
+        ("{{ ['a', 'b']|random }}", "random"),
+        ("{% filter random %}ab{% endfilter %}", "random"),
+        ("{{ [['a', 'b']] | map('random') | first }}", "random"),
+        ("{{ lipsum() }}", "lipsum"),
+    ],
+)
+def test_a_template_that_changes_by_itself_is_refused(folder: Path, text: str, named: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"tokenizer: the chat template uses {named}, so a prompt would"):
+        load_tokenizer(folder, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["random | strftime_now", "{# | random #}", "{{ 'strftime_now' }}", "{% set random = 1 %}", "{% for"]
+)
+def test_other_templates_are_not_refused_for_it(folder: Path, text: str) -> None:
+    assert load_tokenizer(folder, text).chat_template == text
+
+
+def test_a_token_without_a_row_of_the_embedding_is_named(folder: Path) -> None:
+    check_rows(folder, load(folder), 746)
+    settings(additional_special_tokens=[f"<extra_{at}>" for at in range(40)])(folder)
+    check_rows(folder, load(folder), 786)
+    with pytest.raises(CheckpointError, match=r"token '<extra_22>' has id 768 \(and 17 more\), .* has 768 rows"):
+        check_rows(folder, load(folder), 768)
+
+
+@pytest.mark.parametrize(
+    ("settings_of_both", "flags"),
+    [(EDITS["split"], {"special": True}), (EDITS["lower case"], {}), (all_of(), {"single_word": True})],
+    ids=["split special tokens", "a normaliser that runs after the search for added tokens", "single words"],
+)
+def test_an_added_token_in_the_vocabulary_counts_where_a_merge_leads_to_it(
+    folder: Path, settings_of_both: Edit, flags: dict[str, bool]
+) -> None:
+    """Its text then reaches the model where the search for added tokens has not found it."""
+    found: list[tuple[list[list[int]], str]] = []
+    for edit in ({"merged": True}, {"listed": True}, {}):
+        copy = Path(shutil.copytree(folder, folder.with_name(f"copy-{len(found)}")))
+        all_of(plain_token("qz", **edit, **flags), settings_of_both)(copy)
+        found.append((canaries(copy), digest(copy)))
+    (merged, merged_digest), (listed, listed_digest), (plain, plain_digest) = found
+    assert listed == plain != merged
+    assert listed_digest == plain_digest != merged_digest
 
 
 def test_a_template_counts_with_the_special_tokens_that_it_names(folder: Path) -> None:

@@ -159,6 +159,14 @@ def test_a_value_that_the_dtype_cannot_hold_is_named(tmp_path: Path) -> None:
     loaded(WeightFiles(component(tmp_path, a=stored)), torch.bfloat16)
 
 
+def test_only_a_dtype_that_holds_the_value_is_advised(tmp_path: Path) -> None:
+    for value, dtype, advised in ((3.4e38, torch.bfloat16, "float32"), (3.4e38, torch.float16, "float32")):
+        message = load_refused(tmp_path, dtype, a=tensors() | {"bias": torch.full((7,), value)})
+        assert message.endswith(f"cannot hold; start with --dtype {advised}")
+    message = load_refused(tmp_path, torch.float16, a=tensors() | {"bias": torch.full((7,), 1e6)})
+    assert message.endswith("start with --dtype bfloat16 or float32")
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("target", [torch.float32, torch.bfloat16, torch.float16])
 def test_plain_float8_is_converted_exactly(tmp_path: Path, dtype: torch.dtype, target: torch.dtype) -> None:

@@ -225,6 +225,64 @@ def broken(source: Path, target: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("patch_size", 16, "patch_size: expected 8, as config.json says (patch_size), got 16"),
+        ("patch_size", None, "patch_size: expected 8, as config.json says (patch_size), got 14"),
+        ("merge_size", 1, "merge_size: expected 2, as config.json says (spatial_merge_size), got 1"),
+        ("temporal_patch_size", 1, "temporal_patch_size: expected 2, as config.json says (temporal_patch_size), got 1"),
+        ("do_resize", False, "do_resize: expected true"),
+        (
+            "image_mean",
+            [0.5],
+            "image_mean: expected a list of three finite numbers, for red, green and blue, got [0.5]",
+        ),
+        ("image_std", ["a", 1, 1], "image_std: expected"),
+        ("size", {"shortest_edge": "a", "longest_edge": 9216}, "size: expected whole numbers of pixels"),
+        ("size", 96, "size"),
+    ],
+)
+def test_settings_of_the_image_processor_that_do_not_fit_are_refused(
+    tiny: Path, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "broken"))
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {key: value}))
+    error = refused(lambda: load_qwen(folder), CheckpointError)
+    assert error.message.startswith("broken/preprocessor_config.json: ") and message in error.message
+
+
+@pytest.mark.parametrize(
+    "name", ["language_model.layers.6.foo", "language_model.layers.9.foo", "visual.blocks.9.foo", "foo"]
+)
+def test_a_tensor_that_the_whole_model_does_not_have_is_refused(tiny: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "more"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {f"model.{name}": torch.zeros(3)}, folder / "model.safetensors")
+    error = refused(lambda: load_qwen(folder, hidden_layer=-2), CheckpointError)
+    assert f"the weights hold model.{name}, which a model of this config.json does not have" in error.message
+
+
+def test_a_rotary_table_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "instruct"))
+    tensors = load_file(folder / "model.safetensors")
+    for part in ("language_model.rotary_emb", "visual.rotary_pos_emb"):
+        tensors[f"model.{part}.inv_freq"] = torch.ones(4)
+    save_file(tensors, folder / "model.safetensors")
+    assert load_qwen(folder).fingerprint == loaded_qwen(tiny).fingerprint
+
+
+def test_a_token_without_a_row_of_the_embedding_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "more"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    rows = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+    settings["additional_special_tokens"] = ["<extra>"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    message = f"token '<extra>' has id {rows}, but the embedding has {rows} rows"
+    assert message in refused(lambda: load_qwen(folder), CheckpointError).message
+
+
+@pytest.mark.parametrize(
     ("what", "message"),
     [
         ("no folder", "config.json is missing; give the folder of a Qwen3-VL"),

@@ -218,8 +218,22 @@ def test_pickled_weights_are_refused(demo_models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "key", "value", "message"),
     [
-        ("preprocessor_config.json", "patch_size", 14, "patch_size: expected 16, as config.json says, got 14"),
-        ("preprocessor_config.json", "image_mean", 3, "does not describe an image processor"),
+        (
+            "preprocessor_config.json",
+            "patch_size",
+            14,
+            r"patch_size: expected 16, as config.json says \(patch_size\), got 14",
+        ),
+        ("preprocessor_config.json", "image_mean", 3, "image_mean: expected a list of three finite numbers"),
+        ("preprocessor_config.json", "image_mean", [0.5], r"image_mean: expected .*, got \[0.5\]"),
+        ("preprocessor_config.json", "image_std", [0.5, 0, 0.5], "image_std: expected .* above 0"),
+        ("preprocessor_config.json", "do_resize", False, "do_resize: expected true, .* got false"),
+        ("preprocessor_config.json", "do_normalize", "yes", "do_normalize: expected true or false"),
+        ("preprocessor_config.json", "resample", 17, "resample: expected the number of a resampling filter"),
+        ("preprocessor_config.json", "rescale_factor", 0, "rescale_factor: expected a finite number above 0"),
+        ("preprocessor_config.json", "max_num_patches", 0, "max_num_patches: expected a whole number"),
+        ("preprocessor_config.json", "patch_size", 8.5, "patch_size: expected 16"),
+        ("config.json", "vision_config", {"num_channels": 1}, "vision_config.num_channels: expected 3"),
         ("config.json", "vision_config", {"hidden_size": 96, "num_attention_heads": 7}, "config.num_attention_heads"),
     ],
 )
@@ -231,6 +245,59 @@ def test_settings_that_do_not_fit_are_refused(
     (broken / file).write_text(json.dumps({**settings, key: value}))
     with pytest.raises(CheckpointError, match=message):
         load_siglip(broken)
+
+
+def test_a_token_without_a_row_of_the_embedding_is_refused(demo_models: Path, tmp_path: Path) -> None:
+    """When the service starts, not when the first texts are scored."""
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 9
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"token '.*' has id 9 \(and \d+ more\), but the embedding has 9 rows"):
+        load_siglip(broken)
+
+
+@pytest.mark.parametrize(
+    "name", ["vision_model.foo", "vision_model.head.foo", "text_model.foo", "vision_model.encoder.layers.9.foo", "foo"]
+)
+@pytest.mark.parametrize("model", ["siglip", "siglip_fixed"])
+def test_a_tensor_that_the_model_does_not_have_is_refused(
+    demo_models: Path, tmp_path: Path, model: str, name: str
+) -> None:
+    """Also one of the text tower, which is loaded when texts are scored."""
+    folder = shutil.copytree(demo_models / model, tmp_path / "more")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"hold {name}, which a model of this config\.json does not have"):
+        load_siglip(folder)
+
+
+def test_position_ids_and_what_grids_do_not_need_are_skipped(demo_models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(demo_models / "siglip", tmp_path / "saved")
+    tensors = load_file(folder / "model.safetensors")
+    tables = {f"{part}_model.embeddings.position_ids": torch.arange(64)[None] for part in ("vision", "text")}
+    save_file(tensors | tables, folder / "model.safetensors")
+    found, plain = load_siglip(folder), loaded_siglip(demo_models / "siglip")
+    assert found.fingerprint is not None and plain.fingerprint is not None
+    assert found.fingerprint.weights_digest == plain.fingerprint.weights_digest
+    found.text_tower()
+    (folder / "tokenizer_config.json").unlink()
+    without_text = load_siglip(folder)
+    assert not without_text.can_score and not hasattr(without_text.loaded_towers[0], "head")
+
+
+def test_a_processor_that_crops_is_refused(demo_models: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(demo_models / "siglip_fixed", tmp_path / "broken")
+    settings = json.loads((broken / "preprocessor_config.json").read_text())
+    side = settings["size"]["height"]
+    for crop, accepted in ((side, True), (side // 2, False)):
+        crops = {"do_center_crop": True, "crop_size": {"height": crop, "width": crop}}
+        (broken / "preprocessor_config.json").write_text(json.dumps(settings | crops))
+        if accepted:
+            load_siglip(broken)
+        else:
+            with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: .*do_center_crop, do_pad: expected"):
+                load_siglip(broken)
 
 
 def test_weights_that_lack_a_tensor_are_refused(demo_models: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """A loaded text encoder: loads a checked folder to a device and computes its fingerprint."""
 
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,10 +22,6 @@ from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles, canonical_name
 
 log = logging.getLogger(__name__)
-_LAYER = re.compile(r"layers\.(\d+)\.")
-_FINAL_NORM = "norm.weight"
-_ROTARY_TABLE = "rotary_emb.inv_freq"
-"""Saved by older versions of transformers; it follows from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +126,23 @@ def load_model(
     """
     configuration = read_component(component)
     plan = layer_plan(configuration.values["num_hidden_layers"], hidden_layer)
+    whole = layer_plan(configuration.values["num_hidden_layers"], -1)
     try:
-        model = TextEncoder(Qwen3Config(**configuration.arguments()), plan)
+        model, complete = (TextEncoder(Qwen3Config(**configuration.arguments()), each) for each in (plan, whole))
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _not_a_model(component, error) from error
-    load_weights(model, weights, device, stored or dtype, name_of=partial(_name_in_model, plan))
+    unused = complete.state_dict().keys() - model.state_dict().keys()
+    load_weights(model, weights, device, stored or dtype, name_of=partial(_name_in_model, unused))
     model.rotary_emb.to(device)
     if stored not in (None, dtype):
         model.compute_in(dtype)
     return model
 
 
-def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
-    """Returns the name of a tensor in the network; None for what the plan does not need."""
+def _name_in_model(unused: Collection[str], stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for tensors of the whole model that the plan does not need."""
     name = canonical_name(stored)
-    if name is None or name.endswith(_ROTARY_TABLE) or (name == _FINAL_NORM and not plan.final_norm):
-        return None
-    layer = _LAYER.match(name)
-    return None if layer is not None and int(layer[1]) >= plan.blocks else name
+    return None if name in unused else name
 
 
 def _not_a_model(component: ComponentFolder, error: Exception) -> CheckpointError:

@@ -11,7 +11,7 @@ from zrelay_shared.checkpoints import TextEncoderFolder
 from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import CheckpointError
 from zrelay_shared.omni import fits
-from zrelay_shared.tokenizer import TokenizerIdentity, identify_tokenizer, load_tokenizer, padding_id
+from zrelay_shared.tokenizer import TokenizerIdentity, check_rows, identify_tokenizer, load_tokenizer, padding_id
 
 THINK_MODES = ("none", "empty", "content")
 _PROBE = "a prompt"
@@ -165,10 +165,12 @@ def load_formatter(folder: TextEncoderFolder) -> PromptFormatter:
     """Loads the tokenizer of a checkpoint and formats one prompt, so that a bad template fails before the model loads.
 
     Raises:
-        CheckpointError: The tokenizer cannot be read or its template cannot format a prompt.
+        CheckpointError: The tokenizer cannot be read or does not fit the model, or its template cannot format a prompt.
     """
-    read_component(folder.component)  # transformers reads config.json for the tokenizer too, and names no key
-    formatter = PromptFormatter(load_tokenizer(folder.tokenizer, folder.chat_template))
+    configuration = read_component(folder.component)  # transformers reads it for the tokenizer too, and names no key
+    tokenizer = load_tokenizer(folder.tokenizer, folder.chat_template)
+    check_rows(folder.tokenizer, tokenizer, configuration.values["vocab_size"])
+    formatter = PromptFormatter(tokenizer)
     try:
         [formatted] = formatter.format([single_turn(_PROBE)])
     except Exception as error:  # a template is a program and can raise anything

@@ -55,32 +55,47 @@ def generates_same(accepted: str, present: str) -> bool:
 
 def identify(folder: Path, model_id: str, cache: Path) -> Identity:
     """Reads the whole identity of a checkpoint without loading it. Arguments and errors as for `identify_loaded`."""
-    identity = identify_loaded(folder, model_id, cache, {})
+    identity = identify_loaded(folder, model_id, cache, {}, {})
     if identity.pending is None:
         return identity
     return replace(identity, encoder=hash_encoder(identity.encoder, identity.pending), pending=None)
 
 
-def identify_loaded(folder: Path, model_id: str, cache: Path, loaded: Mapping[str, str]) -> Identity:
-    """Reads the identity of a checkpoint, except the digest of the text encoder's weights if it is not in the cache.
+def identify_loaded(
+    folder: Path,
+    model_id: str,
+    cache: Path,
+    weights: Mapping[str, str],
+    configurations: Mapping[str, Configuration],
+) -> Identity:
+    """Computes the identity of a loaded model. The digest of the text encoder's weights is only taken from the cache.
+
+    What was loaded is not read again: the files may have changed since.
 
     Args:
         folder: A pipeline folder. The text encoder may be missing; the digests of the encoder are then unknown.
         model_id: Name for people.
         cache: Folder in which the digests of weights are kept, so that they are hashed once.
-        loaded: Digests of weights that were computed while they were loaded, by the name of the component.
+        weights: Digests of weights as they were loaded, by the name of the component. Others are read.
+        configurations: Configurations as they were loaded, by the name of the component. Others are read.
 
     Raises:
         CheckpointError: The folder is incomplete or damaged.
     """
     pipeline = open_pipeline(folder)
-    transformer, vae = pipeline.component("transformer"), pipeline.component("vae")
-    configuration, vae_configuration = read_component(transformer), read_component(vae)
+
+    def configuration_of(name: str) -> Configuration:
+        return configurations.get(name) or read_component(pipeline.component(name))
+
+    def weights_of(name: str) -> str:
+        return weights.get(name) or weights_digest(pipeline.component(name), cache=cache)
+
+    configuration, vae_configuration = configuration_of("transformer"), configuration_of("vae")
     encoder, pending = _encoder(pipeline, model_id, configuration.values["cap_feat_dim"], cache)
     return Identity(
         model_id,
-        loaded.get("transformer") or weights_digest(transformer, cache=cache),
-        _vae_digest(vae_configuration, loaded.get("vae") or weights_digest(vae, cache=cache)),
+        weights_of("transformer"),
+        _vae_digest(vae_configuration, weights_of("vae")),
         combined_digest(configuration, vae_configuration),
         encoder,
         pending,

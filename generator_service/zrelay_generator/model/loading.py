@@ -1,6 +1,7 @@
 """Loads transformer, VAE and defaults of a checkpoint folder. It opens neither the text encoder nor pickle files."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def load_model(
     stored: torch.dtype | None = None,
     cache: Path | None = None,
 ) -> LoadedModel:
-    """Loads the model of a pipeline folder, and computes the digests of its weights on the way.
+    """Loads the model of a pipeline folder, and keeps what its identity needs: digests and configurations as loaded.
 
     Args:
         folder: The pipeline folder.
@@ -65,12 +66,14 @@ def load_model(
     _check_scheduler(pipeline)
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    files = {name: WeightFiles(pipeline.component(name), cache=cache) for name in ("transformer", "vae")}
+    components = {name: pipeline.component(name) for name in ("transformer", "vae")}
+    configurations = {name: read_component(component) for name, component in components.items()}
+    files = {name: WeightFiles(component, cache=cache) for name, component in components.items()}
     model = load_component(
-        ZImageTransformer2DModel, pipeline.component("transformer"), files["transformer"], device, stored or dtype
+        ZImageTransformer2DModel, components["transformer"], files["transformer"], device, stored or dtype
     )
     compute_in(model, dtype)
-    autoencoder = load_component(AutoencoderKL, pipeline.component("vae"), files["vae"], device, dtype)
+    autoencoder = load_component(AutoencoderKL, components["vae"], files["vae"], device, dtype)
     with torch.inference_mode():
         try:
             weights = transformer_weights(model)
@@ -91,6 +94,7 @@ def load_model(
             generation_defaults,
             limits,
             {name: weights.digest for name, weights in files.items()},
+            configurations,
         )
 
 
@@ -110,22 +114,22 @@ def load_component(
         dtype: Their dtype.
 
     Raises:
-        CheckpointError: Configuration and weights do not fit together, or a value is not finite.
+        CheckpointError: config.json has a bad value, it and the weights do not fit together, or a value of the
+            weights is not finite.
         OutOfMemory: The device has not enough memory.
     """
     name = component.name
+    arguments = _arguments(kind, component)
     try:
         with torch.device("meta"):
-            model = kind(**_arguments(kind, component))
+            model = kind(**arguments)
     except Exception as error:  # diffusers does not validate configurations: no heads or a width of 0 raise any error
         raise _unusable(name, (str(error) or type(error).__name__).splitlines()[0]) from error
     renamed = _renamed_attention(model)
     try:
         load_weights(model, weights, device, dtype, name_of=lambda stored: renamed.get(stored, stored))
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{name}/: {error.message}", metadata={"file": f"{name}/config.json", **error.metadata}
-        ) from error
+        raise CheckpointError(error.message, metadata={"file": f"{name}/config.json", **error.metadata}) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -170,7 +174,7 @@ def _check_scheduler(pipeline: PipelineFolder) -> None:
     used = [key for key in _UNSUPPORTED_SCHEDULES if config.get(key)]
     steps = config.get("num_train_timesteps", _TRAIN_TIMESTEPS)
     if used or steps != _TRAIN_TIMESTEPS:
-        found = ", ".join(used) if used else f"num_train_timesteps {steps}"
+        found = ", ".join(used) if used else f"num_train_timesteps {json.dumps(steps)}"
         raise CheckpointError(
             f"scheduler/scheduler_config.json says {found}, expected a static shift over {_TRAIN_TIMESTEPS} training "
             "timesteps, as Z-Image has; set it so, or use another checkpoint",

@@ -7,6 +7,7 @@ from zrelay_generator.model.preview import LatentToRgb
 from zrelay_generator.model.transformer import PackedTransformer
 from zrelay_generator.model.vae import Vae
 from zrelay_shared.checkpoints import GenerationDefaults
+from zrelay_shared.configuration import Configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class LoadedModel:
         latent_to_rgb: The map for previews.
         defaults, limits: Defaults and limits of the checkpoint.
         weights_digests: Digests of the weights as they were loaded, by the name of the component.
+        configurations: What the components were built of, by their names.
     """
 
     transformer: PackedTransformer
@@ -47,3 +49,4 @@ class LoadedModel:
     defaults: GenerationDefaults
     limits: ModelLimits
     weights_digests: Mapping[str, str] = field(default_factory=dict)
+    configurations: Mapping[str, Configuration] = field(default_factory=dict)

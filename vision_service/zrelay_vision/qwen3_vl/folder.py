@@ -22,12 +22,14 @@ class QwenFolder:
 
     Attributes:
         component: Config and weights.
-        processor: Settings of the image processor.
+        processor_file: The file with the settings of the image processor.
+        processor: These settings.
         chat_template: Text of the template.
         hidden_layer: The layer that its zrelay.json names, else DEFAULT_HIDDEN_LAYER.
     """
 
     component: ComponentFolder
+    processor_file: str
     processor: Mapping[str, object]
     chat_template: str
     hidden_layer: int
@@ -45,20 +47,24 @@ def open_qwen3_vl(path: Path) -> QwenFolder:
     weights, index = find_weights(path, "", "model", config)
     return QwenFolder(
         ComponentFolder("qwen3_vl", path, config, weights, index),
-        _processor(path),
+        *_processor(path),
         read_chat_template(path, "", processor=True),
         _hidden_layer(path),
     )
 
 
-def _processor(path: Path) -> Mapping[str, object]:
-    """Reads preprocessor_config.json, or the part of processor_config.json that replaces it in newer transformers."""
+def _processor(path: Path) -> tuple[str, Mapping[str, object]]:
+    """Reads preprocessor_config.json, or the part of processor_config.json that replaces it in newer transformers.
+
+    Returns:
+        The file and the settings.
+    """
     if (path / "preprocessor_config.json").is_file():
-        return read_json(path, "preprocessor_config.json")
+        return "preprocessor_config.json", read_json(path, "preprocessor_config.json")
     if (path / "processor_config.json").is_file():
         nested = read_json(path, "processor_config.json").get("image_processor")
         if isinstance(nested, dict):
-            return nested
+            return "processor_config.json", nested
     raise refusal(path, "preprocessor_config.json", "is missing", "it says how images are cut; copy it again")
 
 

@@ -42,7 +42,10 @@ class QwenPreprocessor:
             ValueError: The sizes are inconsistent. Settings of another kind of processor raise TypeError or KeyError.
         """
         processor = Qwen2VLImageProcessorPil.from_dict(dict(settings))
-        smallest, largest = int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])
+        sides = (processor.size["shortest_edge"], processor.size["longest_edge"])
+        if not all(isinstance(side, int) for side in sides):
+            raise ValueError(f"size: expected whole numbers of pixels in shortest_edge and longest_edge, got {sides}")
+        smallest, largest = sides
         factor = int(processor.patch_size) * int(processor.merge_size)
         if not factor * factor <= smallest <= largest:
             expected = f"{factor * factor} <= shortest_edge <= longest_edge"

@@ -5,8 +5,7 @@ parts. The prefix ends with the image, the suffix follows it and attends to the 
 be reused as long as the image and the text before it stay the same.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLTextDecoderLayer,
     Qwen3VLTextRMSNorm,
@@ -25,14 +25,20 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from zrelay_shared.configuration import read_component
 from zrelay_shared.errors import Cancelled, CheckpointError, InvalidArgument
 from zrelay_shared.layers import LayerPlan, layer_plan
-from zrelay_shared.tokenizer import load_tokenizer
+from zrelay_shared.pictures import plain_picture
+from zrelay_shared.tokenizer import check_rows, load_tokenizer
 from zrelay_shared.torch_weights import load_weights
 from zrelay_shared.weight_files import WeightFiles, canonical_name
+from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.qwen3_vl.folder import QwenFolder
 from zrelay_vision.qwen3_vl.inputs import ImageTokens, QwenPreprocessor, format_vision_prompt
 
-_LAYER = re.compile(r"language_model\.layers\.(\d+)\.")
-_FINAL_NORM = "language_model.norm.weight"
+_FIXED_SETTINGS = {
+    "patch_size": "patch_size",
+    "temporal_patch_size": "temporal_patch_size",
+    "merge_size": "spatial_merge_size",
+}
+"""Setting of the image processor -> the key of vision_config that determines it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +229,7 @@ class QwenComponents:
 
 
 def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
-    """Loads config, tokenizer and image processor, and formats one prompt. Raises CheckpointError."""
+    """Loads config, tokenizer and image processor, formats one prompt, and cuts one image. Raises CheckpointError."""
     name = folder.component.path.name
     configuration = read_component(folder.component)
     try:
@@ -234,11 +240,17 @@ def load_components(folder: QwenFolder, max_area: int) -> QwenComponents:
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a Qwen3-VL", error) from error
     tokenizer = load_tokenizer(folder.component.path, folder.chat_template)
+    check_rows(folder.component.path, tokenizer, configuration.values["text_config"]["vocab_size"])
+    file = f"{name}/{folder.processor_file}"
+    vision: Any = configuration.values["vision_config"]
+    fixed = {name: (key, vision[key]) for name, key in _FIXED_SETTINGS.items()}
+    check_settings(file, folder.processor, Qwen2VLImageProcessorPil, fixed)
     try:
         preprocessor = QwenPreprocessor.of(folder.processor, max_area)
         preprocessor.settings  # noqa: B018  raises if a setting is missing
+        preprocessor.patches(plain_picture(preprocessor.factor, preprocessor.factor), None)
     except Exception as error:  # a setting of the wrong type raises many types
-        raise _broken(name, "preprocessor_config.json does not describe an image processor", error) from error
+        raise _broken(file, "it does not describe an image processor", error) from error
     try:
         format_vision_prompt(tokenizer, tokens, "a", "b")
     except InvalidArgument as error:
@@ -261,21 +273,22 @@ def load_model(
     plan = layer_plan(text.num_hidden_layers, hidden_layer)
     try:
         model = Qwen3VLModel(config, plan)
+        with torch.device("meta"):
+            complete = _LanguageModel(config, layer_plan(text.num_hidden_layers, -1))
     except Exception as error:  # no heads, a negative width: torch and Python raise many types
         raise _broken(weights.name, "config.json does not describe a Qwen3-VL", error) from error
-    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, plan))
+    unused = complete.state_dict().keys() - model.language_model.state_dict().keys()
+    names = frozenset(f"language_model.{name}" for name in unused)
+    load_weights(model, weights, device, dtype, name_of=partial(_name_in_model, names))
     model.rotary_emb.to(device)
     model.visual.rotary_pos_emb.to(device)
     return model
 
 
-def _name_in_model(plan: LayerPlan, stored: str) -> str | None:
-    """Returns the name of a tensor in the network; None for what the plan does not need."""
+def _name_in_model(unused: Collection[str], stored: str) -> str | None:
+    """Returns the name of a tensor in the network; None for tensors of the whole model that the plan does not need."""
     name = canonical_name(stored)
-    if name is None or (name == _FINAL_NORM and not plan.final_norm):
-        return None
-    layer = _LAYER.match(name)
-    return None if layer is not None and int(layer[1]) >= plan.blocks else name
+    return None if name in unused else name
 
 
 def _broken(name: str, problem: str, error: Exception) -> CheckpointError:

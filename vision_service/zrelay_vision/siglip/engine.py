@@ -66,7 +66,7 @@ class SiglipEngine:
 
     @property
     def components(self) -> SiglipComponents:
-        """The vision config and the image processor."""
+        """The vision config, the image processor and the tokenizer."""
         if self._components is None:
             raise RuntimeError("siglip: expected a loaded engine, got none")
         return self._components
@@ -165,13 +165,13 @@ class SiglipEngine:
                 field="texts",
                 metadata={"feature": "vision.score"},
             )
-        weights = self._weights
-        if weights is None:
+        weights, tokenizer = self._weights, self.components.tokenizer
+        if weights is None or tokenizer is None:
             raise RuntimeError("siglip: expected a loaded engine, got none")
         if self._text_tower is None:
             self._text_tower = _within_memory(
                 self._device,
-                lambda: siglip_model.load_text_tower(self._folder, weights, self._device, self._dtype),
+                lambda: siglip_model.load_text_tower(self._folder, weights, tokenizer, self._device, self._dtype),
                 lambda: torch_devices.weights_do_not_fit("the text tower of --siglip", self._device, self._dtype),
             )
         return self._text_tower

@@ -24,7 +24,8 @@ class SiglipFolder:
         component: Config and weights.
         naflex: Whether images keep their aspect ratio.
         vision_config: The vision tower's part of the config.
-        processor: Settings of the image processor.
+        processor_file: The file with the settings of the image processor, relative to the checkpoint's folder.
+        processor: These settings.
         has_text: Whether a text tower and its tokenizer are there, so that texts can be scored.
         model_id: Name for people.
     """
@@ -32,6 +33,7 @@ class SiglipFolder:
     component: ComponentFolder
     naflex: bool
     vision_config: Mapping[str, object]
+    processor_file: str
     processor: Mapping[str, object]
     has_text: bool
     model_id: str
@@ -62,11 +64,13 @@ def open_siglip(path: Path) -> SiglipFolder:
         raise refusal(path, join(inside, "config.json"), "has no vision_config", "copy it again from the checkpoint")
     weights, index = find_weights(path, inside, "model", config)
     folder = path / inside
+    processor_file, processor = _processor(path, inside, beside)
     return SiglipFolder(
         component=ComponentFolder("siglip", folder, config, weights, index),
         naflex=_KINDS[str(kind)],
         vision_config=vision,
-        processor=_processor(path, inside, beside),
+        processor_file=processor_file,
+        processor=processor,
         has_text=_has_text(folder, config, weights),
         model_id=model_id(path),
     )
@@ -80,19 +84,23 @@ def _has_text(folder: Path, config: Mapping[str, object], weights: tuple[Path, .
     return all(any(name.startswith(wanted) for name in names) for wanted in _TEXT_TENSORS)
 
 
-def _processor(path: Path, inside: str, beside: str) -> Mapping[str, object]:
-    """Reads preprocessor_config.json of the checkpoint, or of the pipeline's siglip_processor/ beside it."""
+def _processor(path: Path, inside: str, beside: str) -> tuple[str, Mapping[str, object]]:
+    """Reads preprocessor_config.json of the checkpoint, or of the pipeline's siglip_processor/ beside it.
+
+    Returns:
+        The file, relative to `path`, and the settings.
+    """
     places = (
         [inside, beside] if inside else ["", "../siglip_processor"]
     )  # the latter if `path` is the siglip/ of a pipeline
     for place in places:
         file = join(place, "preprocessor_config.json")
         if (path / file).is_file():
-            return read_json(path, file)
+            return file, read_json(path, file)
     combined = join(inside, "processor_config.json")  # where newer transformers keeps it
     if (path / combined).is_file():
         nested = read_json(path, combined).get("image_processor")
         if isinstance(nested, dict):
-            return nested
+            return combined, nested
     file = join(beside or inside, "preprocessor_config.json")
     raise refusal(path, file, "is missing", "it says how images are resized and cut; copy it from the same checkpoint")

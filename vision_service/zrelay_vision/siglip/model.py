@@ -1,6 +1,6 @@
 """SigLIP2's two towers, built of transformers' modules. Each is loaded when it is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,21 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from zrelay_shared.configuration import Configuration, combined_digest, read_configuration
 from zrelay_shared.errors import CheckpointError
+from zrelay_shared.tokenizer import check_rows
 from zrelay_shared.tokenizer_files import readable_tokenizer
 from zrelay_shared.torch_weights import load_weights
-from zrelay_shared.weight_files import WeightFiles
+from zrelay_shared.weight_files import WeightFiles, canonical_name
+from zrelay_vision.processor_settings import check_settings
 from zrelay_vision.siglip.folder import SiglipFolder
 from zrelay_vision.siglip.preprocessing import SiglipPreprocessor
 
 _VISION, _TEXT = "vision_model.", "text_model."
-_HEAD, _POSITIONS, _SCALE = "head.", "position_ids", ("logit_scale", "logit_bias")
+_HEAD, _SCALE = "head.", ("logit_scale", "logit_bias")
 
 
 class ScoreScale(nn.Module):
@@ -59,15 +63,23 @@ class TextTower:
 
 @dataclass(frozen=True, slots=True)
 class SiglipComponents:
-    """What is needed besides the weights. It is small, and checked before the weights are read."""
+    """What is needed besides the weights. It is small, and checked before the weights are read.
+
+    The tokenizer is None for a checkpoint that cannot score.
+    """
 
     vision_config: Any
     configuration_digest: str
     preprocessor: SiglipPreprocessor
+    tokenizer: PreTrainedTokenizerBase | None
 
 
 def load_components(folder: SiglipFolder) -> SiglipComponents:
-    """Loads the vision config and the image processor. Raises CheckpointError if they do not describe a SigLIP2."""
+    """Loads the vision config, the image processor and, for scores, the tokenizer.
+
+    Raises:
+        CheckpointError: They do not describe a SigLIP2, or do not fit together.
+    """
     name = folder.component.path.name
     kind: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
     configuration = _vision_configuration(folder)
@@ -78,6 +90,13 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
             _vision_class(folder)(config)
     except Exception as error:  # transformers raises its own types, which change between versions
         raise _broken(name, "config.json does not describe a SigLIP2", error) from error
+    file = f"{name}/{folder.processor_file}"
+    check_settings(
+        file,
+        folder.processor,
+        Siglip2ImageProcessorPil if folder.naflex else SiglipImageProcessorPil,
+        {"patch_size": ("patch_size", int(config.patch_size))} if folder.naflex else {},
+    )
     try:
         preprocessor = SiglipPreprocessor.of(
             folder.processor,
@@ -86,38 +105,61 @@ def load_components(folder: SiglipFolder) -> SiglipComponents:
             image_size=0 if folder.naflex else int(config.image_size),
         )
         preprocessor.settings  # noqa: B018  raises if a setting is missing
+        preprocessor.check_size()
     except Exception as error:  # a setting of the wrong type raises many types
-        raise _broken(name, "preprocessor_config.json does not describe an image processor for it", error) from error
-    return SiglipComponents(config, combined_digest(*towers), preprocessor)
+        raise _broken(file, "it does not describe an image processor for this model", error) from error
+    tokenizer = None
+    if folder.has_text:
+        tokenizer = _load_tokenizer(folder)
+        check_rows(folder.component.path, tokenizer, towers[1].values["vocab_size"])
+    return SiglipComponents(config, combined_digest(*towers), preprocessor, tokenizer)
 
 
 def load_vision_tower(
     folder: SiglipFolder, weights: WeightFiles, config: Any, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """Loads the vision tower, with its pooling head only if the checkpoint can score. Raises CheckpointError."""
+    """Loads the vision tower, with its pooling head only if the checkpoint can score.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration, also those of the text tower that are loaded later.
+    """
     with torch.device("meta"):
         model = _vision_class(folder)(config)
     # A tower that was saved alone has no prefix, or the one of older versions of transformers.
     alone = folder.vision_config is folder.component.config
-    _load(model, weights, device, dtype, _VISION, alone=alone, head=_has_head(folder))
+    unused = set(_SCALE) | {f"{_VISION}{name}" for name in _head_names(folder) - model.state_dict().keys()}
+    if folder.has_text:
+        unused |= {f"{_TEXT}{name}" for name in _new_text_model(folder).state_dict()}
+
+    def name_of(stored: str) -> str | None:
+        name = f"{_VISION}{stored.removeprefix(_VISION)}" if alone else stored
+        if canonical_name(name) is None or name in unused or (stored.startswith(_TEXT) and not folder.has_text):
+            return None
+        return name.removeprefix(_VISION)
+
+    _load(model, weights, device, dtype, name_of)
     return model
 
 
-def load_text_tower(folder: SiglipFolder, weights: WeightFiles, device: torch.device, dtype: torch.dtype) -> TextTower:
-    """Loads text tower, scale and tokenizer of a folder with `has_text`. Raises CheckpointError."""
-    name = folder.component.path.name
-    arguments = _text_configuration(folder).arguments()
-    config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
-    model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
-    try:
-        config = config_class(**arguments)
-        with torch.device("meta"):
-            model, scale = model_class(config), ScoreScale()
-    except Exception as error:  # as above
-        raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
-    _load(model, weights, device, dtype, _TEXT)
+def load_text_tower(
+    folder: SiglipFolder,
+    weights: WeightFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TextTower:
+    """Loads text tower and scale of a folder with `has_text`. Raises CheckpointError."""
+    model = _new_text_model(folder)
+    with torch.device("meta"):
+        scale = ScoreScale()
+
+    def name_of(stored: str) -> str | None:
+        read = stored.startswith(_TEXT) and canonical_name(stored) is not None
+        return stored.removeprefix(_TEXT) if read else None
+
+    _load(model, weights, device, dtype, name_of)
     load_weights(scale, weights, device, dtype, name_of=lambda stored: stored if stored in _SCALE else None)
-    return TextTower(model, scale, _load_tokenizer(folder), config.max_position_embeddings)
+    return TextTower(model, scale, tokenizer, model.config.max_position_embeddings)
 
 
 def _load(
@@ -125,17 +167,8 @@ def _load(
     weights: WeightFiles,
     device: torch.device,
     dtype: torch.dtype,
-    prefix: str,
-    *,
-    alone: bool = False,
-    head: bool = True,
+    name_of: Callable[[str], str | None],
 ) -> None:
-    def name_of(stored: str) -> str | None:
-        if not (alone or stored.startswith(prefix)) or stored.endswith(_POSITIONS):
-            return None
-        name = stored.removeprefix(prefix)
-        return None if name.startswith(_HEAD) and not head else name
-
     load_weights(model, weights, device, dtype, name_of=name_of)
     for module in model.modules():  # the only buffer that is not saved
         if isinstance(getattr(module, "position_ids", None), torch.Tensor):
@@ -168,6 +201,28 @@ def _text_configuration(folder: SiglipFolder) -> Configuration:
     config: Any = folder.component.config["text_config"]
     file = f"{folder.component.path.name}/config.json"
     return read_configuration("siglip_text", config, file=file, inside="text_config")
+
+
+def _new_text_model(folder: SiglipFolder) -> Any:
+    """Returns the text tower on the meta device. Raises CheckpointError."""
+    arguments = _text_configuration(folder).arguments()
+    config_class: Any = Siglip2TextConfig if folder.naflex else SiglipTextConfig
+    model_class: Any = Siglip2TextModel if folder.naflex else SiglipTextModel
+    try:
+        with torch.device("meta"):
+            return model_class(config_class(**arguments, bos_token_id=None, eos_token_id=None))  # the tower reads none
+    except Exception as error:  # transformers raises its own types, which change between versions
+        name = folder.component.path.name
+        raise _broken(name, "config.json does not describe a SigLIP2 text tower", error) from error
+
+
+def _head_names(folder: SiglipFolder) -> set[str]:
+    """Returns the names of the pooling head's tensors in the vision tower, whether it is loaded or not."""
+    config: Any = Siglip2VisionConfig if folder.naflex else SiglipVisionConfig
+    arguments = _vision_configuration(folder).arguments() | {"num_hidden_layers": 1, "vision_use_head": True}
+    with torch.device("meta"):
+        names = _vision_class(folder)(config(**arguments)).state_dict()
+    return {name for name in names if name.startswith(_HEAD)}
 
 
 def _vision_class(folder: SiglipFolder) -> Any:

@@ -12,7 +12,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
-from zrelay_shared.pictures import Picture, resized
+from zrelay_shared.pictures import Picture, plain_picture, resized
 
 _DECISIVE = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 RESIZED_ABOVE = 1024 * 1024
@@ -47,13 +47,14 @@ class SiglipPreprocessor:
         """Makes the preprocessor of a checkpoint.
 
         Raises:
-            ValueError: The settings do not fit the `patch_size` and `image_size` of the tower. Settings of another
-                kind of processor raise whatever transformers raises.
+            ValueError: The settings do not fit the tower. Settings of another kind of processor raise whatever
+                transformers raises.
         """
         if naflex:
             processor = Siglip2ImageProcessorPil.from_dict(dict(settings))
-            if processor.patch_size != patch_size:
-                raise ValueError(f"patch_size: expected {patch_size}, as config.json says, got {processor.patch_size}")
+            if not isinstance(processor.max_num_patches, int) or processor.max_num_patches < 1:
+                found = processor.max_num_patches
+                raise ValueError(f"max_num_patches: expected a whole number of at least 1, got {found}")
         else:
             processor = SiglipImageProcessorPil.from_dict(dict(settings))
             size = (processor.size["height"], processor.size["width"])
@@ -71,6 +72,13 @@ class SiglipPreprocessor:
         if self.naflex:
             return plain | {"patch_size": self.processor.patch_size, "max_num_patches": self.processor.max_num_patches}
         return plain | {"height": self.processor.size["height"], "width": self.processor.size["width"]}
+
+    def check_size(self) -> None:
+        """Preprocesses one small image. Raises ValueError if do_center_crop or do_pad change its size."""
+        pixels = self.inputs(plain_picture(32, 32))[0]["pixel_values"]
+        found, wanted = list(pixels.shape[-2:]), [self.image_size] * 2
+        if not self.naflex and found != wanted:
+            raise ValueError(f"do_center_crop, do_pad: expected images of {wanted} pixels after them, got {found}")
 
     def inputs(self, image: Picture) -> tuple[dict[str, torch.Tensor], tuple[int, int]]:
         """Preprocesses one RGB image.
