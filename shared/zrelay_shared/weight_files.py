@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from zrelay_shared import atomic
+from zrelay_shared import atomic, strict_json
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import Cancelled, CheckpointError
 from zrelay_shared.paths import STATE_REMEDY
@@ -193,7 +193,7 @@ class WeightFiles:
         if self._cache_entry is None:
             return ""
         try:
-            kept = json.loads(self._cache_entry.read_text(encoding="utf-8"))
+            kept = strict_json.parse(self._cache_entry.read_bytes())
         except (OSError, ValueError):
             return ""
         files = list(self._states.values())
