@@ -4,17 +4,21 @@ Each is refused with the one exception of its reader, in linear time, with a sho
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers.refusals import refused
+from zrelay_demo import CHECKPOINT
 from zrelay_shared import config, embeds_file, reference_file, safetensors_file, strict_json, vision_file
 from zrelay_shared.checkpoint_files import find_weights, read_json
 from zrelay_shared.errors import CheckpointError, InvalidArgument, ZrelayError
 from zrelay_shared.safetensors_header import SafetensorsError, read_header
+from zrelay_shared.tokenizer_files import check_tokenizer
 
 pytestmark = pytest.mark.hostile
 
@@ -164,6 +168,37 @@ def test_json_within_the_limits_is_read_as_the_library_does() -> None:
 def test_a_hostile_index_is_refused(tmp_path: Path, weight_map: object) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     check_message(refused(lambda: find_weights(tmp_path, "", "model", {}), CheckpointError))
+
+
+@pytest.mark.parametrize("token_id", [2**31, 10**60, -1, True, None, "1", [1]], ids=str)
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("tokenizer.json", ("model", "vocab", "!")),
+        ("tokenizer.json", ("added_tokens", 0, "id")),
+        ("vocab.json", ("!",)),
+    ],
+)
+def test_a_token_id_that_would_allocate_gigabytes_is_refused(
+    tmp_path: Path, file: str, place: tuple[Any, ...], token_id: object
+) -> None:
+    folder = Path(shutil.copytree(CHECKPOINT / "tokenizer", tmp_path / "tokenizer"))
+    content = json.loads((folder / file).read_text())
+    inside = content
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = token_id
+    (folder / file).write_text(json.dumps(content))
+    check_message(refused(lambda: check_tokenizer(tmp_path, "tokenizer"), CheckpointError, match="token id"))
+
+
+@pytest.mark.parametrize("token_id", ["2147483648", "-1", "x", "9" * 5000, "\u0663" * 20], ids=lambda text: text[:12])
+def test_a_declared_token_id_is_bounded(tmp_path: Path, token_id: str) -> None:
+    folder = Path(shutil.copytree(CHECKPOINT / "tokenizer", tmp_path / "tokenizer"))
+    file = folder / "tokenizer_config.json"
+    declared = {"added_tokens_decoder": {token_id: {"content": "a"}}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | declared))
+    check_message(refused(lambda: check_tokenizer(tmp_path, "tokenizer"), CheckpointError, match="token id"))
 
 
 CONFIGURATIONS = {
