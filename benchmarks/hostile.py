@@ -23,10 +23,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -41,6 +41,7 @@ from attacks import ATTACKS, attack
 from zrelay_client import AsyncClient, Embeds, GenerateKeywords, ZrelayError
 from zrelay_demo import CHECKPOINT, VISION_CHECKPOINT
 
+T = TypeVar("T")
 EVENTS = ("kill", "disk")
 NAMES = (*ATTACKS, "mixed", *EVENTS)
 MODELS = {"encoder": CHECKPOINT, "vision": VISION_CHECKPOINT, "generator": CHECKPOINT}
@@ -52,6 +53,7 @@ _SMALL: GenerateKeywords = {"width": 64, "height": 64, "num_inference_steps": 2}
 _LONG: GenerateKeywords = {"width": 128, "height": 128, "num_inference_steps": 12}
 _PROMPT = "a small red circle on a blue background"
 _PROBE_S, _SETTLE_S, _RESTART_S = 15.0, 20.0, 60.0
+_LONGEST_S = 600.0
 _SMALL_DISK_MIB = 24
 
 
@@ -151,25 +153,39 @@ class Report:
 
 
 class Caller(threading.Thread):
-    """A caller that behaves well: encodes a prompt and generates an image, again and again, one at a time."""
+    """A caller that behaves well: encodes a prompt and generates an image, again and again, one at a time.
+
+    Its event loop is the only one of the process: grpc.aio polls for one loop, and calls from a second one can hang.
+    """
 
     def __init__(self, encoder: str, generator: str) -> None:
         super().__init__(daemon=True)
         self._endpoints = encoder, generator
-        self._over = threading.Event()
-        self.latencies: list[float] = []
+        self._over, self._closed = threading.Event(), threading.Event()
+        self._loop = asyncio.new_event_loop()
         self.failures: list[str] = []
         self.phase = "before"
         self.by_phase: dict[str, list[float]] = {}
 
     def run(self) -> None:
-        """Runs until `stop`."""
-        asyncio.run(self._generate())
+        """Runs until `stop` and `close`."""
+        self._loop.run_until_complete(self._generate())
+        self._over.set()
+        self._loop.run_until_complete(asyncio.to_thread(self._closed.wait))
 
     def stop(self) -> None:
-        """Ends after the job that is under way."""
+        """Generates no more images."""
         self._over.set()
+
+    def close(self) -> None:
+        """Ends the event loop."""
+        self.stop()
+        self._closed.set()
         self.join(180.0)
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine in the caller's event loop, and returns its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_LONGEST_S)
 
     async def _generate(self) -> None:
         seed = 0
@@ -187,9 +203,9 @@ class Caller(threading.Thread):
         phase, started = self.phase, time.monotonic()
         while True:
             try:
-                result = await client.generate(
-                    _PROMPT, **_SMALL, seed=seed, timeout_s=90.0, request_id=f"caller-{os.getpid()}-{seed}"
-                )
+                options: GenerateKeywords = {**_SMALL, "seed": seed}
+                name = f"caller-{os.getpid()}-{seed}"
+                result = await client.generate(_PROMPT, options, request_id=name, timeout_s=90.0)
             except ZrelayError as error:
                 await asyncio.sleep(0.5)
                 if error.code == "UNAVAILABLE" and self.phase == "kill" and time.monotonic() - started < _RESTART_S:
@@ -232,13 +248,20 @@ class Campaign:
 
     def __init__(self, services: dict[str, AttackedService], seed: int, say: Say) -> None:
         self._services, self._seed, self._say = services, seed, say
+        self._caller = Caller(services["encoder"].endpoint, services["generator"].endpoint)
         self.report = Report()
         self.totals: Counter[str] = Counter()
 
     def run(self, names: Sequence[str], seconds: float) -> None:
         """Runs the attacks named, each against each service for `seconds` in all, and the events."""
-        caller = Caller(self._services["encoder"].endpoint, self._services["generator"].endpoint)
+        caller = self._caller
         caller.start()
+        try:
+            self._run(caller, names, seconds)
+        finally:
+            caller.close()
+
+    def _run(self, caller: Caller, names: Sequence[str], seconds: float) -> None:
         time.sleep(min(10.0, max(3.0, seconds)))
         before = {role: held_by(service.pid) for role, service in self._services.items()}
         pids = {role: service.pid for role, service in self._services.items()}
@@ -288,9 +311,7 @@ class Campaign:
                 running.append((role, name, subprocess.Popen(command, stdout=subprocess.PIPE)))
         for role, name, process in running:
             output, _ = process.communicate(timeout=seconds + 120.0)
-            found = (
-                json.loads(output) if process.returncode == 0 and output else {"done": {}, "improper": ["no report"]}
-            )
+            found: dict[str, Any] = json.loads(output or b'{"done": {}, "improper": ["the attack itself failed"]}')
             self.totals.update({f"{name} {what}": count for what, count in found["done"].items()})
             for line in found["improper"]:
                 self._expect(False, f"{role}: {name}: {line}")
@@ -333,8 +354,10 @@ class Campaign:
 
     def _tell_of(self, caller: Caller) -> None:
         quiet = caller.by_phase.get("before", []) + caller.by_phase.get("after", [])
-        loud = [s for phase, times in caller.by_phase.items() if phase not in ("before", "after") for s in times]
-        for name, times in (("without attack", quiet), ("under attack", loud)):
+        kills = caller.by_phase.get("kill", [])
+        others = caller.by_phase.keys() - {"before", "after", "kill"}
+        loud = [seconds for phase in others for seconds in caller.by_phase[phase]]
+        for name, times in (("without attack", quiet), ("under attack", loud), ("during kills", kills)):
             self.report.add(f"caller: images {name}", len(times))
             if times:
                 self.report.figures[f"caller: median s {name}"] = round(statistics.median(times), 3)
@@ -346,9 +369,11 @@ class Campaign:
     def _kill(self, rounds: int) -> None:
         """Kills the generator in the middle of jobs, starts it again, and fetches every job that it had accepted."""
         service, chance = self._services["generator"], random.Random(self._seed)
-        embeds = asyncio.run(_embeds(self._services["encoder"].endpoint))
+        embeds = self._caller.wait_for(_embeds(self._services["encoder"].endpoint))
         for number in range(rounds):
-            jobs = asyncio.run(_submit(service.endpoint, embeds, [_LONG, _SMALL] * 4, f"kill-{self._seed}-{number}"))
+            jobs = self._caller.wait_for(
+                _submit(service.endpoint, embeds, [_LONG, _SMALL] * 4, f"kill-{self._seed}-{number}")
+            )
             time.sleep(chance.uniform(0.0, 1.0))
             service.end(signal.SIGKILL)
             service.start()
@@ -356,7 +381,7 @@ class Campaign:
             self.report.add("kills", 1)
 
     def _deliver(self, service: AttackedService, jobs: Sequence[str], label: str) -> None:
-        whole, wrong = asyncio.run(_fetch(service.endpoint, jobs))
+        whole, wrong = self._caller.wait_for(_fetch(service.endpoint, jobs))
         self.report.add(f"{label}: accepted jobs", len(jobs))
         self.report.add(f"{label}: delivered whole", whole)
         for line in wrong:
@@ -368,14 +393,14 @@ class Campaign:
             if service is None:
                 self._say("hostile: disk: left out, this machine allows no file systems of users (unshare -rm)")
                 return
-            embeds = asyncio.run(_embeds(self._services["encoder"].endpoint))
+            embeds = self._caller.wait_for(_embeds(self._services["encoder"].endpoint))
             ballast = Path(f"/proc/{service.pid}/root{service.folder}/state/ballast")
-            accepted = asyncio.run(_submit(service.endpoint, embeds, [_SMALL] * 4, "disk-0"))
+            accepted = self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 4, "disk-0"))
             with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(os.urandom(1 << 16))
             refusals: list[str] = []
-            accepted += asyncio.run(_submit(service.endpoint, embeds, [_SMALL] * 30, "disk-1", refusals))
+            accepted += self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 30, "disk-1", refusals))
             time.sleep(3.0)
             self._check(service, "disk")
             self.report.add("disk: refused jobs", len(refusals))
@@ -400,7 +425,7 @@ async def _submit(
     async with AsyncClient(generator=generator, timeout_s=20.0) as client:
         for number, options in enumerate(wanted):
             try:
-                job = await client.submit(embeds, **options, seed=number, request_id=f"{name}-{number}")
+                job = await client.submit(embeds, {**options, "seed": number}, request_id=f"{name}-{number}")
                 accepted.append(job.job_id)
             except ZrelayError as error:
                 if refusals is None:
@@ -455,6 +480,7 @@ def main() -> int:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the services end
     if args.attack:
+        os.nice(10)  # what the services take, not what the attackers take, decides how long answers take
         print(json.dumps(attack(*json.loads(args.attack))))
         return 0
     only, skip = ([part for part in text.split(",") if part] for text in (args.only, args.skip))
