@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FLOORS := .venv-floors
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks docs/_generators
 
-.PHONY: help demo test test-deep tokenizer check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep test-floors hostile tokenizer check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +27,13 @@ test: $(INSTALLED)  ## run all tests except the deep ones
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep
+
+$(FLOORS)/.installed: $(INSTALLED) tests/floors.txt tests/helpers/floors.py
+	@$(BIN)/python -m tests.helpers.floors $(FLOORS)
+	@touch $@
+
+test-floors: $(FLOORS)/.installed  ## hostile tests with the oldest libraries that pyproject.toml allows
+	$(FLOORS)/bin/python -m pytest -m 'hostile and not deep' -n 2 --dist loadfile
 
 tokenizer: $(INSTALLED)  ## download the tokenizer of Qwen3 into out/qwen3-tokenizer, for tests (needs npm)
 	$(BIN)/python -m tests.helpers.qwen3_tokenizer
@@ -69,6 +77,9 @@ bench-scheduling: $(INSTALLED)  ## waiting times under the scheduler and under o
 soak: $(INSTALLED)  ## mixed load with cancelled jobs and lost connections for 15 minutes; fails where memory, files or tasks leak
 	$(BIN)/python benchmarks/soak.py --minutes 15
 
+hostile: $(INSTALLED)  ## attacks on real services for 10 minutes; fails where a promise is broken, and says which
+	$(BIN)/python benchmarks/hostile.py --minutes 10
+
 up: $(INSTALLED)  ## the services on this machine, with the demo checkpoint
 	$(BIN)/zrelay up
 
@@ -83,4 +94,4 @@ demo-eval: $(INSTALLED)  ## its accuracy on fresh held-out prompts: frames, free
 	$(BIN)/python -m zrelay_demo.evaluate
 
 clean:  ## remove what these targets made, except the trained model's work folder
-	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis out/demo.png
+	rm -rf $(VENV) $(FLOORS) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis out/demo.png

@@ -1,7 +1,6 @@
 """Reads the files of a checkpoint folder, and refuses a missing or damaged one by name."""
 
 import codecs
-import json
 import re
 import shutil
 import tempfile
@@ -9,12 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from zrelay_shared import strict_json
 from zrelay_shared.errors import CheckpointError, listed
 from zrelay_shared.safetensors_header import SafetensorsError, read_whole_header
 from zrelay_shared.weight_formats import ORIGINAL, problem_of_config, problem_of_weights
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_JSON_BYTES = 64 * 1024 * 1024
+_MAX_NAME_BYTES = 255
+"""Of a file's name, on every common file system."""
+_MAX_PROBLEM_CHARS = 1000
+"""Of what a refusal says about a file: a damaged file may hold a name or a value of megabytes."""
 _UTF_16_AND_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -26,6 +30,8 @@ def refusal(root: Path, file: str, problem: str, remedy: str) -> CheckpointError
     if is_broken_link(path := root / file):
         problem = f"is a broken symbolic link: its target {path.readlink()} does not exist"
         remedy = "download it again, or copy the checkpoint with the files that its links point to (cp -rL)"
+    if len(problem) > _MAX_PROBLEM_CHARS:
+        problem = f"{problem[:_MAX_PROBLEM_CHARS]}..."
     return CheckpointError(
         f"{root}: {file} {problem}; {remedy}" if file else f"{root} {problem}; {remedy}",
         metadata={"file": file or root.name},
@@ -52,12 +58,10 @@ def read_json(root: Path, file: str) -> Mapping[str, object]:
     path = root / file
     if not path.is_file():
         raise refusal(root, file, "is missing", "a Z-Image checkpoint has it; copy it again from its source")
-    text = read_text(root, file)
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise refusal(root, file, f"is not JSON{where}", "it is damaged or incomplete; copy it again") from error
+        content = strict_json.parse(read_text(root, file))
+    except strict_json.JsonError as error:
+        raise refusal(root, file, str(error), "it is damaged or incomplete; copy it again") from error
     if not isinstance(content, dict):
         raise refusal(root, file, f"holds a JSON {type(content).__name__}, expected an object", "copy it again")
     return content
@@ -69,10 +73,10 @@ def read_text(root: Path, file: str) -> str:
     Raises:
         CheckpointError: The file is too large, or is not UTF-8.
     """
-    path = root / file
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise refusal(root, file, f"has {path.stat().st_size} bytes, more than any such file", "copy it again")
-    data = path.read_bytes()
+    with (root / file).open("rb") as opened:
+        data = opened.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise refusal(root, file, f"has more than {MAX_JSON_BYTES} bytes, more than any such file", "copy it again")
     if data.startswith(_UTF_16_AND_32):
         raise refusal(root, file, "is UTF-16 or UTF-32 text, expected UTF-8", "save it as UTF-8, or copy it again")
     try:
@@ -146,6 +150,9 @@ def find_weights(
         raise _no_weights(root, inside, base)
     chosen = sorted(set(index.values())) if has_index else [single]
     _check_one_set(root, inside, base, chosen, has_index)
+    listed_in: dict[str, list[str]] = {}
+    for name, file in index.items():
+        listed_in.setdefault(file, []).append(name)
     owner: dict[str, str] = {}
     for file in chosen:
         if not (folder / file).is_file():
@@ -156,7 +163,7 @@ def find_weights(
                 f"it is one of {len(chosen)} shards that {index_file} lists; copy it again",
             )
         names = _tensor_names(root, join(inside, file))
-        if lost := sorted(name for name, shard in index.items() if shard == file and name not in names):
+        if lost := sorted(name for name in listed_in.get(file, ()) if name not in names):
             raise refusal(root, join(inside, file), f"lacks {listed(lost)}", f"{index_file} says it holds them")
         if twice := sorted(names & owner.keys()):
             raise refusal(
@@ -182,8 +189,10 @@ def _read_index(root: Path, inside: str, index_file: str) -> dict[str, str]:
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(v, str) for v in weight_map.values())):
         raise refusal(root, shown, "has no weight_map", "it should map each tensor to its shard; copy it again")
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise refusal(root, shown, f"lists {shard!r}", "shards are .safetensors files of the same folder")
+        plain = Path(shard).name == shard and shard.isprintable() and len(shard.encode()) <= _MAX_NAME_BYTES
+        if not plain or not shard.endswith(".safetensors"):
+            what = f"lists {strict_json.shown(shard)}"
+            raise refusal(root, shown, what, "shards are .safetensors files of the same folder")
     return dict(weight_map)
 
 

@@ -48,6 +48,12 @@ DEFAULT_PROFILE = "default"
 """The profile that is used where none is named, if the file has one of that name."""
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
 _LEAST_LIKENESS = 0.6
+
+MAX_CONFIG_BYTES = 1 << 20
+"""Size of the configuration file. The template with all settings has about 20 KiB."""
+_MAX_REFUSAL_CHARS = 1000
+_MAX_DOTS = 256
+"""Dots of one line. tomllib takes time and memory with the square of a key's parts: 200 KB took all memory."""
 """Similarity, 0 to 1, above which an unknown name is probably a misspelling of a known one."""
 S = TypeVar("S", bound=ServiceConfig)
 
@@ -202,16 +208,23 @@ def settings_of(section: str) -> tuple[Setting, ...]:
 
 def read(file: Path) -> dict[str, Any]:
     """Reads and checks the tables of a file; returns an empty dict where it does not exist. Raises as `load`."""
+    data = b""
     try:
-        data = file.read_bytes() if file.exists() else b""
+        if file.exists():
+            with file.open("rb") as opened:
+                data = opened.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         message = f"the configuration cannot be read ({error.strerror}); {CONFIG_REMEDY}"
         raise OSError(error.errno, message, str(file)) from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise _refusal(f"{file}: expected a configuration of at most {MAX_CONFIG_BYTES:,} bytes, got a larger file")
+    if (dots := max(line.count(b".") for line in data.split(b"\n"))) > _MAX_DOTS:
+        raise _refusal(f"{file}: expected lines of at most {_MAX_DOTS} dots, got one of {dots}")
     try:
         tables = tomllib.loads(texts.decode(data, f"{file}"))
     except texts.NotText as error:
         raise _refusal(f"{error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: very long numbers, deep nesting
         raise _refusal(f"{file}: not valid TOML: {error}") from error
     _check_keys(file, "the top level", tables, ("default_profile", "profile", *REQUEST_CONFIGS))
     if not isinstance(tables.get("default_profile", ""), str):
@@ -355,4 +368,6 @@ def _ratio(one: str, other: str) -> float:
 
 
 def _refusal(message: str) -> InvalidArgument:
+    if len(message) > _MAX_REFUSAL_CHARS:  # it may quote a name or a value of the file
+        message = f"{message[:_MAX_REFUSAL_CHARS]}..."
     return InvalidArgument(message, field="config", reason="CONFIG_INVALID")

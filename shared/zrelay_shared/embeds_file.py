@@ -90,14 +90,14 @@ def read(path: Path) -> Parcel[GenerationSpec]:
             spec.attach(tensor, entry.data)
     for name in ("prompt", "negative_prompt"):
         if (text := metadata.get(name)) is not None:
-            setattr(spec.message.provenance, name, text.encode("utf-8", "replace").decode())
+            setattr(spec.message.provenance, name, text)
     return spec
 
 
 def _parse(path: Path, metadata: Mapping[str, str], key: str, embeds: PromptEmbeds) -> None:
     try:
-        json_format.Parse(metadata[key], embeds, ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, RecursionError) as error:
+        safetensors_file.parse_message(metadata[key], embeds)
+    except ValueError as error:
         raise _refusal(path, f"metadata {key!r} as `zrelay encode` writes it", "something else") from error
 
 

@@ -94,7 +94,7 @@ def read(path: Path) -> ReferenceSet:
     if content.metadata.get("format") != FORMAT:
         raise _refusal(path, f"metadata with format {FORMAT!r}", "a safetensors file without it")
     try:
-        message = json_format.Parse(content.metadata["encoder"], FingerprintMessage(), ignore_unknown_fields=True)
+        message = safetensors_file.parse_message(content.metadata["encoder"], FingerprintMessage())
         return ReferenceSet(
             fingerprint=fingerprints.from_message(message, path="encoder"),
             mean=_floats(content, "mean"),
@@ -108,7 +108,7 @@ def read(path: Path) -> ReferenceSet:
         )
     except KeyError as error:
         raise _refusal(path, f"{error.args[0]!r} in it", "none") from error
-    except (json_format.ParseError, ValueError, RecursionError, ZrelayError) as error:
+    except (ValueError, ZrelayError) as error:
         raise _refusal(path, "a file of `zrelay calibrate`", f"a damaged one ({error})") from error
 
 

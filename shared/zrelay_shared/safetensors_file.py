@@ -6,14 +6,21 @@ not say which tensor is wrong or whether the file is truncated. Checkpoints are 
 (`safetensors_header.read_header`).
 """
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from zrelay_shared import atomic
-from zrelay_shared.safetensors_header import SafetensorsError, read_header
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from zrelay_shared import atomic, strict_json
+from zrelay_shared.limits import MAX_MESSAGE_FIELDS
+from zrelay_shared.safetensors_header import SafetensorsError, parse_header
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,26 @@ def write(path: Path, tensors: Iterable[tuple[str, FileTensor]], metadata: Mappi
 
 def read(path: Path, *, max_bytes: int) -> SafetensorsFile:
     """Reads a file of at most `max_bytes` and checks its header. Raises OSError and SafetensorsError."""
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise SafetensorsError(f"has {size} bytes, at most {max_bytes} are allowed")
-    entries = read_header(path)
-    raw = path.read_bytes()
-    found = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__")
-    metadata = found if isinstance(found, dict) else {}
+    with path.open("rb") as file:
+        raw = file.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise SafetensorsError(f"has more than the {max_bytes} bytes that are allowed")
+    header = parse_header(io.BytesIO(raw), len(raw))
     view = memoryview(raw)
     return SafetensorsFile(
-        {key: value for key, value in metadata.items() if isinstance(value, str)},
-        {entry.name: FileTensor(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in entries},
+        header.metadata,
+        {entry.name: FileTensor(entry.dtype, entry.shape, view[entry.begin : entry.end]) for entry in header.entries},
     )
+
+
+def parse_message(text: str, message: M) -> M:
+    """Fills a message from protobuf JSON in a file's metadata, and returns it. Unknown fields are ignored.
+
+    Raises:
+        ValueError: The text is not such a message, or has more than MAX_MESSAGE_FIELDS values.
+    """
+    content = strict_json.parse(text, max_values=MAX_MESSAGE_FIELDS)
+    try:
+        return json_format.ParseDict(content, message, ignore_unknown_fields=True)
+    except (json_format.ParseError, AttributeError, TypeError) as error:
+        raise ValueError(f"expected {message.DESCRIPTOR.name} as protobuf JSON, got something else") from error

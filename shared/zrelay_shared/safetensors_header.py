@@ -4,15 +4,27 @@ The library checks the same rules, but its errors do not name the tensor, a trun
 accepts a tensor that is named twice. Checkpoint files must be refused with the reason.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from zrelay_shared import strict_json
+from zrelay_shared.strict_json import shown
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format. The header is JSON and is parsed in memory."""
+
+MAX_RANK = 64
+"""Dimensions of a tensor; torch has the same limit."""
+
+MAX_NAME_CHARS = 1024
+"""Characters of a tensor's name. The longest of the published checkpoints has 77."""
+
+_MAX_COUNT = (1 << 63) - 1
+"""The largest size of a dimension and the largest offset: those of a file and of torch."""
 
 _DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
@@ -53,79 +65,93 @@ def read_whole_header(path: Path) -> SafetensorsHeader:
     """Returns the header of a file.
 
     Raises:
+        OSError: The file cannot be read.
         SafetensorsError: The header is malformed, a byte range does not have the size of its dtype and shape, or the
             ranges have gaps, overlap or do not end at the end of the file (the rules of the format).
     """
     with path.open("rb") as file:
-        file_bytes = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        if start == b"version ":
-            raise SafetensorsError("is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
-        if len(start) < 8:
-            raise SafetensorsError(f"has {file_bytes} bytes, too few for a safetensors file")
-        header_bytes = int.from_bytes(start, "little")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise SafetensorsError(
-                f"is not a safetensors file: a header of {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed"
-            )
-        if 8 + header_bytes > file_bytes:
-            raise SafetensorsError(f"is truncated: the header takes {header_bytes} bytes, the file has {file_bytes}")
-        header = _parse(file.read(header_bytes))
+        return parse_header(file, os.fstat(file.fileno()).st_size)
+
+
+def parse_header(file: BinaryIO, file_bytes: int) -> SafetensorsHeader:
+    """Returns the header of an open file of `file_bytes` bytes. Raises as `read_whole_header`."""
+    start = file.read(8)
+    if start == b"version ":
+        raise SafetensorsError("is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if len(start) < 8:
+        raise SafetensorsError(f"has {file_bytes} bytes, too few for a safetensors file")
+    header_bytes = int.from_bytes(start, "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise SafetensorsError(
+            f"is not a safetensors file: a header of {header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed"
+        )
+    if 8 + header_bytes > file_bytes:
+        raise SafetensorsError(f"is truncated: the header takes {header_bytes} bytes, the file has {file_bytes}")
+    header = _parse(file.read(header_bytes))
+    metadata = _metadata(header.pop("__metadata__", {}))
     entries = tuple(
         sorted(
-            (_entry(name, value, 8 + header_bytes) for name, value in header.items() if name != "__metadata__"),
+            (_entry(name, value, 8 + header_bytes) for name, value in header.items()),
             key=lambda entry: (entry.begin, entry.end),
         )
     )
     _check_ranges(entries, 8 + header_bytes, file_bytes)
-    metadata = header.get("__metadata__")
-    texts = {key: str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
-    return SafetensorsHeader(entries, texts)
+    return SafetensorsHeader(entries, metadata)
 
 
 def _parse(raw: bytes) -> dict[str, object]:
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise SafetensorsError("names a tensor twice in its header")
-        return found
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except SafetensorsError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise SafetensorsError("is not a safetensors file: its header is not JSON") from error
+        header = strict_json.parse(raw)
+    except strict_json.JsonError as error:
+        raise SafetensorsError(f"is not a safetensors file: its header {error}") from error
     if not isinstance(header, dict):
         raise SafetensorsError("is not a safetensors file: its header is not a JSON object")
     return header
 
 
+def _metadata(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise SafetensorsError("has a __metadata__ that is not an object of strings")
+    return value
+
+
 def _entry(name: str, value: object, data_start: int) -> TensorEntry:
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise SafetensorsError(f"has a header entry for tensor {name!r} that is not dtype, shape and data_offsets")
+    if len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise SafetensorsError(
+            f"has a tensor name of {len(name):,} characters, {shown(name)}; expected at most {MAX_NAME_CHARS:,} "
+            "printable ones"
+        )
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise SafetensorsError(f"has a header entry for tensor {shown(name)} that is not dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
-        raise SafetensorsError(f"has tensor {name!r} of unknown dtype {dtype!r}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise SafetensorsError(f"has tensor {name!r} with bad shape {shape!r} or data_offsets {offsets!r}")
+        raise SafetensorsError(f"has tensor {shown(name)} of unknown dtype {shown(dtype)}")
+    if not _counts(shape, MAX_RANK) or not _counts(offsets, 2) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise SafetensorsError(
+            f"has tensor {shown(name)} with bad shape {shown(shape)} or data_offsets {shown(offsets)}"
+        )
     wanted = -(-math.prod(shape) * _DTYPE_BITS[dtype] // 8)
     if offsets[1] - offsets[0] != wanted:
+        needs = f"{wanted} bytes" if wanted <= _MAX_COUNT else "more bytes than a file can have"
         raise SafetensorsError(
-            f"has tensor {name!r} with {offsets[1] - offsets[0]} bytes; {dtype} {shape} needs {wanted} bytes"
+            f"has tensor {shown(name)} with {offsets[1] - offsets[0]} bytes; {dtype} {shown(shape)} needs {needs}"
         )
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 
 
-def _counts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
+def _counts(value: object, most: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= most
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MAX_COUNT for n in value)
+    )
 
 
 def _check_ranges(entries: tuple[TensorEntry, ...], data_start: int, file_bytes: int) -> None:
     at = data_start
     for entry in entries:
         if entry.begin != at:
-            raise SafetensorsError(f"has tensor {entry.name!r} whose bytes start at {entry.begin}, expected {at}")
+            raise SafetensorsError(f"has tensor {shown(entry.name)} whose bytes start at {entry.begin}, expected {at}")
         at = entry.end
     if at > file_bytes:
         raise SafetensorsError(f"is truncated: the header says {at} bytes, the file has {file_bytes}")

@@ -1,10 +1,12 @@
 """Checks the files of a tokenizer, and provides them to transformers. Loads no library."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from zrelay_shared.chat_templates import TEMPLATE_FILE, TEMPLATE_FOLDER
 from zrelay_shared.checkpoint_files import is_broken_link, join, read_json, read_text, refusal, without_byte_order_marks
+from zrelay_shared.strict_json import shown
 
 FAST_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -13,6 +15,9 @@ GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 _QWEN_CLASSES = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")
 _SLOW_FILES = ("vocab.json", "merges.txt")
+_MAX_TOKEN_ID = 1 << 20
+"""The largest vocabularies have 262,144 tokens. The tokenizer allocates memory up to the largest id: 2^31 took three
+minutes."""
 _OPTIONAL_JSON = ("vocab.json", "added_tokens.json", "special_tokens_map.json")
 
 
@@ -55,8 +60,14 @@ def check_tokenizer(root: Path, inside: str) -> Path:
             f"says tokenizer_class {kind!r}, expected Qwen2Tokenizer",
             "this folder holds another model's tokenizer; copy the right one from the checkpoint",
         )
+    declared = config.get("added_tokens_decoder")
+    keys = declared if isinstance(declared, dict) else ()
+    _check_ids(
+        root, join(inside, CONFIG_FILE), (int(key) if len(key) < 20 and key.isdecimal() else key for key in keys)
+    )
     if (folder / FAST_FILE).is_file():
-        model = read_json(root, join(inside, FAST_FILE)).get("model")
+        whole = read_json(root, join(inside, FAST_FILE))
+        model = whole.get("model")
         found = model.get("type", "BPE") if isinstance(model, dict) else None
         if found != "BPE":
             raise refusal(
@@ -65,14 +76,27 @@ def check_tokenizer(root: Path, inside: str) -> Path:
                 f"says model type {found!r}, expected 'BPE'",
                 "copy it from the checkpoint",
             )
+        vocabulary, added = model.get("vocab") if isinstance(model, dict) else None, whole.get("added_tokens")
+        _check_ids(root, join(inside, FAST_FILE), vocabulary.values() if isinstance(vocabulary, dict) else ())
+        tokens = added if isinstance(added, list) else ()
+        _check_ids(root, join(inside, FAST_FILE), (one.get("id", 0) for one in tokens if isinstance(one, dict)))
     elif kind in GENERIC_CLASSES:
         raise refusal(root, join(inside, FAST_FILE), "is missing", f"tokenizer_class {kind!r} needs it; copy it again")
     for name in _OPTIONAL_JSON:
         if (folder / name).is_file():
-            read_json(root, join(inside, name))
+            content = read_json(root, join(inside, name))
+            if name != "special_tokens_map.json":
+                _check_ids(root, join(inside, name), content.values())
     if (folder / "merges.txt").is_file():
         read_text(root, join(inside, "merges.txt"))
     return folder
+
+
+def _check_ids(root: Path, file: str, ids: Iterable[object]) -> None:
+    for one in ids:
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one <= _MAX_TOKEN_ID:
+            problem = f"has token id {shown(one)}, expected a whole number of at most {_MAX_TOKEN_ID:,}"
+            raise refusal(root, file, problem, "it is damaged; copy it again")
 
 
 def readable_tokenizer(folder: Path) -> AbstractContextManager[Path]:

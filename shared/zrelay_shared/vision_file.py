@@ -54,8 +54,8 @@ def read(path: Path) -> Parcel[EncodeImagesResponse]:
         raise _refusal(path, f"metadata with format {FORMAT!r}", "a safetensors file without it")
     images = Parcel(EncodeImagesResponse())
     try:
-        json_format.Parse(content.metadata["images"], images.message, ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, RecursionError) as error:
+        safetensors_file.parse_message(content.metadata["images"], images.message)
+    except ValueError as error:
         raise _refusal(path, "metadata 'images' as `zrelay vision encode` writes it", "something else") from error
     if not images.message.results:
         raise _refusal(path, "at least one image", "none")

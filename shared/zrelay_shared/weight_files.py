@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from zrelay_shared import atomic, private
+from zrelay_shared import atomic, private, strict_json
 from zrelay_shared.checkpoints import ComponentFolder
 from zrelay_shared.errors import Cancelled, CheckpointError
 from zrelay_shared.paths import STATE_REMEDY
@@ -199,7 +199,7 @@ class WeightFiles:
         if self._cache_entry is None:
             return ""
         try:
-            kept = json.loads(private.read_text(self._cache_entry))
+            kept = strict_json.parse(private.read_text(self._cache_entry))
         except (OSError, ValueError):
             return ""
         files = list(self._states.values())

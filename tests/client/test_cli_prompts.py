@@ -169,7 +169,7 @@ async def test_all_lines_are_checked_before_any_runs(zrelay: Zrelay) -> None:
         ({"prompt": 3}, "prompt: expected a string, got 3"),
         ({"prompt": " "}, "prompt: expected a description of the image, got an empty prompt"),
         ({"prompt_embeds": "notes.txt"}, "notes.txt: expected a safetensors file of at most"),
-        ({"prompt": "\ud800"}, "prompt: expected Unicode text"),
+        ({"prompt": "\ud800"}, "half of a surrogate pair"),
         ({"prompt": "a", "output": "../a.png"}, "output: expected the name of a file within the output folder"),
         ({"prompt": "a", "quality": 5}, "quality: expected none for a png file"),
         ({"prompt": "a", "output": "a.bmp"}, "expected the suffix .png"),

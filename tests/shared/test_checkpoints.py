@@ -192,7 +192,9 @@ def test_an_index_cannot_point_outside_its_folder(pipeline: Path) -> None:
 
 def test_broken_json_is_named_with_its_line(pipeline: Path) -> None:
     (pipeline / "text_encoder/config.json").write_text('{"model_type": "qwen3",\n "hidden')
-    refused_checkpoint(lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/config.json is not JSON (line 2)")
+    refused_checkpoint(
+        lambda: checkpoints.open_text_encoder(pipeline), "text_encoder/config.json is not JSON (line 2, "
+    )
 
 
 def test_every_file_may_begin_with_a_byte_order_mark(tmp_path: Path, demo_checkpoint: Path) -> None:

@@ -45,7 +45,7 @@ from zrelay_client.embeds import Embeds
 from zrelay_client.events import Event, Notice
 from zrelay_client.results import Outcome, Result
 from zrelay_client.settings import Settings
-from zrelay_shared import exits, texts
+from zrelay_shared import exits, strict_json, texts
 from zrelay_shared.config import Config
 from zrelay_shared.errors import FailedPrecondition, IdempotencyConflict, InvalidArgument, Unavailable, ZrelayError
 from zrelay_shared.requests import request_settings
@@ -95,8 +95,8 @@ class ResultsFile:
         found = {}
         for line in self._path.read_bytes().split(b"\n"):
             try:
-                record = json.loads(line)
-            except ValueError:  # a record that was cut off by a crash
+                record = strict_json.parse(line)
+            except strict_json.JsonError:  # a record that was cut off by a crash
                 continue
             if isinstance(record, dict) and record.get("state") == "succeeded" and self._exist(record.get("files")):
                 found[str(record.get("id"))] = record
@@ -362,9 +362,9 @@ def _read_line(raw: str, arguments: GenerateArguments, settings: Config) -> tupl
         ValueError, click.UsageError, ZrelayError, OSError: The line is invalid.
     """
     try:
-        values = json.loads(raw)
-    except ValueError as error:
-        raise ValueError(f"expected a JSON object: {error}") from None
+        values = strict_json.parse(raw)
+    except strict_json.JsonError as error:
+        raise ValueError(f"expected a JSON object: the line {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f'expected an object such as {{"prompt": "a red fox"}}, got {raw.strip()[:40]}')
     inputs: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zrelay_client.stack.processes import ProcessId
-from zrelay_shared import atomic, paths, private
+from zrelay_shared import atomic, paths, private, strict_json
 from zrelay_shared.errors import FailedPrecondition
 
 
@@ -55,7 +55,7 @@ def load(state: Path) -> StackRecord | None:
     """
     file = _file(state)
     try:
-        content = json.loads(private.read_text(file))
+        content = strict_json.parse(private.read_text(file))
         services = tuple(
             StackService(
                 s["role"], ProcessId(int(s["process"]["pid"]), s["process"]["started"]), s["endpoint"], s["log"]
@@ -65,7 +65,7 @@ def load(state: Path) -> StackRecord | None:
         return StackRecord(content["model"], float(content["grace_s"]), services)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FailedPrecondition(
             f"{file} was not written by `zrelay up`, or is damaged: end its services by hand, and remove the file",
             reason="STACK_RECORD_INVALID",

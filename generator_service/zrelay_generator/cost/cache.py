@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zrelay_generator.cost.model import CostModel, Measurements
-from zrelay_shared import atomic, private
+from zrelay_shared import atomic, private, strict_json
 
 log = logging.getLogger(__name__)
 _VERSION = 1
@@ -34,11 +34,11 @@ class CostCache:
         A damaged file counts as none.
         """
         try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            kept = strict_json.parse(self._path.read_bytes())
             if kept["version"] != _VERSION:
                 return False
             found = Measurements(_rows(kept["forwards"], 2), _rows(kept["decodes"], 1))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             return False
         if not found.forwards or not found.decodes:
             return False
