@@ -28,7 +28,8 @@ def engines_in(model: Path) -> tuple[Path | None, Path | None]:
         model,
         "",
         "holds no engine: neither qwen3_vl/ nor siglip/, nor is it such a checkpoint itself",
-        "name a Qwen3-VL folder, a SigLIP2 folder, or a folder that holds them as qwen3_vl/ and siglip/",
+        "name a Qwen3-VL folder (--qwen3-vl or --model), a SigLIP2 folder (--siglip or --model), or a folder of both "
+        "(--model)",
     )
 
 

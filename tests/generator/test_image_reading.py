@@ -71,7 +71,7 @@ def webp_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason", "message"),
     [
-        (b"", "IMAGE_FORMAT", r"expected an image file \(PNG, JPEG, WebP\), got 0 bytes"),
+        (b"", "IMAGE_FORMAT", r"expected an image file \(PNG, JPEG, WebP\), got an empty one"),
         (b"GIF89a" + bytes(30), "IMAGE_FORMAT", "expected an image file"),
         (png_of(5000, 5000), "IMAGE_TOO_MANY_PIXELS", "expected at most 16777216 pixels, got 5000 x 5000"),
         (png_of(1 << 30, 1 << 30), "IMAGE_TOO_MANY_PIXELS", "expected at most 16777216 pixels"),

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.helpers.http2_streams import RawConnection, raw_connection
+from tests.helpers.large_messages import with_unknown_bytes
 from tests.helpers.polling import eventually
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, rpc
@@ -35,7 +36,7 @@ class Server:
         self.hold: Callable[[], Any] = asyncio.Event().wait
 
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: rpc.Context) -> pb.GetJobResponse:
-        return pb.GetJobResponse(job={"job_id": "x" * self._size})
+        return with_unknown_bytes(pb.GetJobResponse(), self._size)
 
     async def WatchJob(
         self, parcel: Parcel[pb.WatchJobRequest], context: rpc.Context
@@ -53,6 +54,13 @@ class Server:
         async with channels.dial(f"127.0.0.1:{self.port}") as channel:
             await rpc.Stub(channel, GENERATOR).call("GetJob", pb.GetJobRequest(), pb.GetJobResponse, timeout=60)
 
+    async def watch(self) -> None:
+        """Reads the first message of a WatchJob from 127.0.0.1."""
+        async with channels.dial(f"127.0.0.1:{self.port}") as channel:
+            events = rpc.Stub(channel, GENERATOR).stream("WatchJob", pb.WatchJobRequest(), pb.WatchJobResponse)
+            async with aclosing(events):
+                await anext(events)
+
 
 async def _refuse(parcel: object, context: rpc.Context) -> NoReturn:
     raise FeatureMissing("not here")
@@ -67,7 +75,9 @@ async def serving(limits: CallLimits, size: int = 0) -> AsyncIterator[Server]:
     served.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        await served.get()  # grpcio keeps the first call of a server until the server ends
+        await served.get()  # grpcio keeps the first call of a method until the server ends
+        await served.watch()
+        await eventually(lambda: not len(served.calls), "both are over")
         yield served
     finally:
         await server.stop(None)
@@ -145,7 +155,8 @@ async def test_a_caller_that_does_not_read_is_given_up(path: str) -> None:
         stream = deaf.call(path, pb.GetJobRequest())
         await eventually(lambda: deaf.frames(stream), "the answer has begun")
         await eventually(lambda: not len(server.calls) and not server.open_streams, "the call is over")
-        await server.get()  # grpcio keeps the latest call until the next one
+        await server.get()  # grpcio keeps the latest call of a method until the next one
+        await server.watch()
         await deaf.end_of(stream)
 
 
@@ -155,7 +166,7 @@ async def test_messages_of_slow_readers_are_bounded_in_total() -> None:
         streams = [deaf.call(WATCH, pb.WatchJobRequest()) for _ in range(2)]
         await eventually(lambda: all(map(deaf.frames, streams)), "both have begun")
         await eventually(lambda: len(server.calls) == 1, "one is given up")
-        await server.get()
+        await server.watch()
         await eventually(lambda: any(map(deaf.ended, streams)), "it is over")
         await eventually(lambda: len(server.calls) == 1, "the other one is open")
 

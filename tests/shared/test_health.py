@@ -93,9 +93,10 @@ async def test_check_and_list_give_the_states() -> None:
 async def test_a_watcher_that_stops_reading_is_given_up() -> None:
     servicer = HealthServicer(watches=CallLimits(prompt_send_s=0.05, send_s=0.1))
     async with serving(servicer) as (port, stub), raw_connection(port, window=0) as deaf:
+        await stub.Watch(request("a")).read()  # grpcio keeps the first call of a method until the server ends
         stream = deaf.call(WATCH, request("a"))
         await eventually(lambda: deaf.frames(stream), "the watch has begun")
-        watch = stub.Watch(request("a"))
+        watch = stub.Watch(request("a"))  # and the latest one until the next
         await watch.read()
         await deaf.end_of(stream)
         servicer.set("a", SERVING)
