@@ -23,15 +23,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from measuring import Say, sayer
-from servers import ready
 from vitals import vitals
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -53,7 +53,7 @@ _SMALL: GenerateKeywords = {"width": 64, "height": 64, "num_inference_steps": 2}
 _LONG: GenerateKeywords = {"width": 128, "height": 128, "num_inference_steps": 12}
 _PROMPT = "a small red circle on a blue background"
 _PROBE_S, _SETTLE_S, _RESTART_S = 15.0, 20.0, 60.0
-_LONGEST_S = 600.0
+_LONGEST_S = _START_S = 600.0
 _SMALL_DISK_MIB = 24
 
 
@@ -95,7 +95,15 @@ class AttackedService:
             command += ["--state", str(self.folder / "state")]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
-        self.endpoint = ready(self.process, address, self.log)
+        ends = time.monotonic() + _START_S
+        while not (address.exists() and self._listens(address.read_text())):
+            if not self.alive or time.monotonic() > ends:
+                raise RuntimeError(f"{self.role}: expected a service that starts: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _listens(self, endpoint: str) -> bool:
+        self.endpoint = endpoint
+        return self.serves()
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends the process."""
@@ -417,6 +425,18 @@ async def _embeds(encoder: str) -> Embeds:
         return await client.encode(_PROMPT)
 
 
+async def _until_reached(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls again while a restarted service cannot be reached: channels wait longer after each failure to connect."""
+    ends = time.monotonic() + _RESTART_S
+    while True:
+        try:
+            return await call()
+        except ZrelayError as error:
+            if error.code != "UNAVAILABLE" or time.monotonic() > ends:
+                raise
+        await asyncio.sleep(0.5)
+
+
 async def _submit(
     generator: str, embeds: Embeds, wanted: Sequence[GenerateKeywords], name: str, refusals: list[str] | None = None
 ) -> list[str]:
@@ -425,7 +445,9 @@ async def _submit(
     async with AsyncClient(generator=generator, timeout_s=20.0) as client:
         for number, options in enumerate(wanted):
             try:
-                job = await client.submit(embeds, {**options, "seed": number}, request_id=f"{name}-{number}")
+                chosen: GenerateKeywords = {**options, "seed": number}
+                call = partial(client.submit, embeds, chosen, request_id=f"{name}-{number}")
+                job = await (call() if refusals is not None else _until_reached(call))
                 accepted.append(job.job_id)
             except ZrelayError as error:
                 if refusals is None:
@@ -440,7 +462,7 @@ async def _fetch(generator: str, jobs: Sequence[str]) -> tuple[int, list[str]]:
     async with AsyncClient(generator=generator) as client:
         for job in jobs:
             try:
-                images = await client.jobs.fetch(job, timeout_s=180.0)
+                images = await _until_reached(partial(client.jobs.fetch, job, timeout_s=180.0))
             except ZrelayError as error:
                 wrong.append(f"an accepted job was lost: {error.code} {error.reason} {error.message[:120]}")
                 continue
