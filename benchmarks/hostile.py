@@ -55,6 +55,8 @@ _PROMPT = "a small red circle on a blue background"
 _PROBE_S, _SETTLE_S, _RESTART_S = 15.0, 20.0, 60.0
 _LONGEST_S = _START_S = 600.0
 _SMALL_DISK_MIB = 24
+_FULL = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+"""How a client reports a generator whose disk is full. It tries again after UNAVAILABLE, until its deadline."""
 
 
 @dataclass
@@ -116,15 +118,19 @@ class AttackedService:
                 self.process.wait()
 
     def serves(self) -> bool:
-        """Whether it answers a health check over a new connection."""
+        """Whether it says over a new connection that it serves."""
+        return self.health() == health_pb2.HealthCheckResponse.SERVING
+
+    def health(self) -> int | None:
+        """Returns the status that it reports over a new connection; None if it does not answer."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.endpoint, options=options) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack the methods
             try:
                 answer = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=_PROBE_S)
             except grpc.RpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+                return None
+            return int(answer.status)
 
     def incidents(self) -> int:
         """Number of bugs in its log."""
@@ -408,13 +414,20 @@ class Campaign:
                 while True:
                     file.write(os.urandom(1 << 16))
             refusals: list[str] = []
-            accepted += self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 30, "disk-1", refusals))
-            time.sleep(3.0)
-            self._check(service, "disk")
+            accepted += self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 4, "disk-1", refusals))
+            # A generator that cannot write says NOT_SERVING, and the client tries again until its deadline.
+            self._expect(service.alive, "disk: the process ended on a full disk")
+            self._expect(service.health() is not None, "disk: no answer to a health check on a full disk")
+            if not service.alive:
+                return
             self.report.add("disk: refused jobs", len(refusals))
-            for line in {line for line in refusals if line.split()[0] not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")}:
+            for line in {line for line in refusals if line.split()[0] not in _FULL}:
                 self._expect(False, f"disk: a full disk is reported as {line}")
             ballast.unlink()
+            ends = time.monotonic() + _RESTART_S
+            while not service.serves() and time.monotonic() < ends:
+                time.sleep(0.5)
+            self._expect(service.serves(), "disk: does not serve again when the disk has room")
             self._deliver(service, accepted, "disk")
             found = service.incidents()
             self._expect(not found, f"disk: {found} incidents or tracebacks in the log")
