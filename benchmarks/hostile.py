@@ -23,15 +23,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from measuring import Say, sayer
-from servers import ready
 from vitals import vitals
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -53,8 +53,10 @@ _SMALL: GenerateKeywords = {"width": 64, "height": 64, "num_inference_steps": 2}
 _LONG: GenerateKeywords = {"width": 128, "height": 128, "num_inference_steps": 12}
 _PROMPT = "a small red circle on a blue background"
 _PROBE_S, _SETTLE_S, _RESTART_S = 15.0, 20.0, 60.0
-_LONGEST_S = 600.0
+_LONGEST_S = _START_S = 600.0
 _SMALL_DISK_MIB = 24
+_FULL = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+"""How a client reports a generator whose disk is full. It tries again after UNAVAILABLE, until its deadline."""
 
 
 @dataclass
@@ -95,7 +97,15 @@ class AttackedService:
             command += ["--state", str(self.folder / "state")]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
-        self.endpoint = ready(self.process, address, self.log)
+        ends = time.monotonic() + _START_S
+        while not (address.exists() and self._listens(address.read_text())):
+            if not self.alive or time.monotonic() > ends:
+                raise RuntimeError(f"{self.role}: expected a service that starts: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _listens(self, endpoint: str) -> bool:
+        self.endpoint = endpoint
+        return self.serves()
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends the process."""
@@ -108,15 +118,19 @@ class AttackedService:
                 self.process.wait()
 
     def serves(self) -> bool:
-        """Whether it answers a health check over a new connection."""
+        """Whether it says over a new connection that it serves."""
+        return self.health() == health_pb2.HealthCheckResponse.SERVING
+
+    def health(self) -> int | None:
+        """Returns the status that it reports over a new connection; None if it does not answer."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.endpoint, options=options) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack the methods
             try:
                 answer = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=_PROBE_S)
             except grpc.RpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+                return None
+            return int(answer.status)
 
     def incidents(self) -> int:
         """Number of bugs in its log."""
@@ -400,13 +414,20 @@ class Campaign:
                 while True:
                     file.write(os.urandom(1 << 16))
             refusals: list[str] = []
-            accepted += self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 30, "disk-1", refusals))
-            time.sleep(3.0)
-            self._check(service, "disk")
+            accepted += self._caller.wait_for(_submit(service.endpoint, embeds, [_SMALL] * 4, "disk-1", refusals))
+            # A generator that cannot write says NOT_SERVING, and the client tries again until its deadline.
+            self._expect(service.alive, "disk: the process ended on a full disk")
+            self._expect(service.health() is not None, "disk: no answer to a health check on a full disk")
+            if not service.alive:
+                return
             self.report.add("disk: refused jobs", len(refusals))
-            for line in {line for line in refusals if line.split()[0] not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")}:
+            for line in {line for line in refusals if line.split()[0] not in _FULL}:
                 self._expect(False, f"disk: a full disk is reported as {line}")
             ballast.unlink()
+            ends = time.monotonic() + _RESTART_S
+            while not service.serves() and time.monotonic() < ends:
+                time.sleep(0.5)
+            self._expect(service.serves(), "disk: does not serve again when the disk has room")
             self._deliver(service, accepted, "disk")
             found = service.incidents()
             self._expect(not found, f"disk: {found} incidents or tracebacks in the log")
@@ -417,6 +438,18 @@ async def _embeds(encoder: str) -> Embeds:
         return await client.encode(_PROMPT)
 
 
+async def _until_reached(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls again while a restarted service cannot be reached: channels wait longer after each failure to connect."""
+    ends = time.monotonic() + _RESTART_S
+    while True:
+        try:
+            return await call()
+        except ZrelayError as error:
+            if error.code != "UNAVAILABLE" or time.monotonic() > ends:
+                raise
+        await asyncio.sleep(0.5)
+
+
 async def _submit(
     generator: str, embeds: Embeds, wanted: Sequence[GenerateKeywords], name: str, refusals: list[str] | None = None
 ) -> list[str]:
@@ -425,7 +458,9 @@ async def _submit(
     async with AsyncClient(generator=generator, timeout_s=20.0) as client:
         for number, options in enumerate(wanted):
             try:
-                job = await client.submit(embeds, {**options, "seed": number}, request_id=f"{name}-{number}")
+                chosen: GenerateKeywords = {**options, "seed": number}
+                call = partial(client.submit, embeds, chosen, request_id=f"{name}-{number}")
+                job = await (call() if refusals is not None else _until_reached(call))
                 accepted.append(job.job_id)
             except ZrelayError as error:
                 if refusals is None:
@@ -440,7 +475,7 @@ async def _fetch(generator: str, jobs: Sequence[str]) -> tuple[int, list[str]]:
     async with AsyncClient(generator=generator) as client:
         for job in jobs:
             try:
-                images = await client.jobs.fetch(job, timeout_s=180.0)
+                images = await _until_reached(partial(client.jobs.fetch, job, timeout_s=180.0))
             except ZrelayError as error:
                 wrong.append(f"an accepted job was lost: {error.code} {error.reason} {error.message[:120]}")
                 continue

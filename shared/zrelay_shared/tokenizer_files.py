@@ -62,9 +62,8 @@ def check_tokenizer(root: Path, inside: str) -> Path:
         )
     declared = config.get("added_tokens_decoder")
     keys = declared if isinstance(declared, dict) else ()
-    _check_ids(
-        root, join(inside, CONFIG_FILE), (int(key) if len(key) < 20 and key.isdecimal() else key for key in keys)
-    )
+    ids = (int(key) if len(key) < 20 and key.isdecimal() else key for key in keys)
+    _check_ids(root, join(inside, CONFIG_FILE), ids)
     if (folder / FAST_FILE).is_file():
         whole = read_json(root, join(inside, FAST_FILE))
         model = whole.get("model")

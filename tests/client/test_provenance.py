@@ -21,6 +21,8 @@ from zrelay_shared import exits
 
 from .conftest import Zrelay
 
+pytestmark = pytest.mark.hostile
+
 SAID = {"prompt": "a naïve fox", "version": 1, "zrelay": "0.1.0"}
 TEXT = json.dumps(SAID)
 

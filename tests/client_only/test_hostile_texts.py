@@ -29,6 +29,8 @@ from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.rpc import Context
 from zrelay_shared.wire import Parcel
 
+pytestmark = pytest.mark.hostile
+
 CONTROLS = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\x7f\u202egnp\u2066\u200f\u061c\u2028"
 HOSTILE = f"busy{CONTROLS}\nerror: forged"
 IDS = ("$(id)", "-o", "a b", "a;b", "../a", f"a{CONTROLS}", "a" * 65, "ä", "")

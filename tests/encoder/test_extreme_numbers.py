@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.extremes import improper
 from zrelay.v1 import encoder_pb2 as pb
 
+pytestmark = pytest.mark.hostile
+
 
 @pytest.mark.deep  # some hundred calls
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from zrelay_shared.errors import Unavailable
 from .fixture_types import RequestOf, Serve
 from .generator_client import GeneratorClient
 
+pytestmark = pytest.mark.hostile
+
 QUICK = Intervals(heartbeat_s=0.1, retain_s=0.1)
 
 

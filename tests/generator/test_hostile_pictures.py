@@ -17,6 +17,8 @@ from zrelay_shared.wire import Parcel
 from .fixture_types import RequestOf, Serve
 from .generator_client import GeneratorClient, images
 
+pytestmark = pytest.mark.hostile
+
 SIDE = 5760
 """Sides of a picture of almost 2 ** 25 pixels, the most that a generator accepts."""
 

@@ -4,12 +4,16 @@ import asyncio
 import functools
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.helpers.polling import eventually
 from zrelay_generator.jobs.events import ImageFinished
 from zrelay_generator.jobs.image_room import ImageRoom
 
 from .fixture_types import MakeManager
 from .managed_jobs import finished_image
+
+pytestmark = pytest.mark.hostile
 
 
 async def taken(stack: AsyncExitStack, room: ImageRoom, caller: str, size: int) -> None:

@@ -23,6 +23,8 @@ from .fixture_types import Load, RequestOf, Serve
 from .generator_client import GeneratorClient, digest, serialized
 from .parsing import accepts_of
 
+pytestmark = pytest.mark.hostile
+
 T = TypeVar("T")
 UNKNOWN = "0" * 64
 

@@ -16,7 +16,7 @@ from zrelay_shared.errors import InvalidArgument
 from .fixture_types import MakeEmbeds, RequestOf
 from .generator_client import GeneratorClient, images
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.hostile]
 
 
 async def test_same_seed_same_pixels(caller: GeneratorClient, request_of: RequestOf) -> None:

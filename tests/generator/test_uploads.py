@@ -17,6 +17,8 @@ from .fixture_types import OpenStore, Serve
 from .generator_client import SERVICE, digest
 from .stores import named
 
+pytestmark = pytest.mark.hostile
+
 Parts = AsyncIterator[Parcel[UploadBlobRequest]]
 
 

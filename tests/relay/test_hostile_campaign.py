@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ATTACKS = "messages,header-coding,half-message,rapid-reset,huge-headers,spoiled,slow-writer,kill"
+ATTACKS = "messages,rapid-reset,spoiled,kill"
 
 
 @pytest.mark.deep
 @pytest.mark.hostile
 def test_a_short_campaign_breaks_no_promise() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/hostile.py"), "--minutes", "0.2", "--only", ATTACKS, "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks/hostile.py"), "--minutes", "0.1", "--only", ATTACKS, "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     figures = json.loads(ran.stdout)

@@ -26,6 +26,8 @@ from zrelay_shared.service.self_probe import ProbeOptions, ProbeResult, probe, u
 
 from .services import NAME, ControlledService
 
+pytestmark = pytest.mark.hostile
+
 ROOT = Path(__file__).parents[2]
 GET_INFO = f"/{NAME}/GetInfo".encode()
 QUICK = ProbeOptions(interval_s=0.02, deadline_s=2.0, retry_s=0.02, failures=3)

@@ -21,6 +21,8 @@ from zrelay_shared.errors import FeatureMissing, QuotaExceeded
 from zrelay_shared.limits import MIB
 from zrelay_shared.wire import Parcel
 
+pytestmark = pytest.mark.hostile
+
 GENERATOR = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 GET, WATCH = f"/{GENERATOR.full_name}/GetJob", f"/{GENERATOR.full_name}/WatchJob"
 ELSEWHERE = "127.0.0.2"

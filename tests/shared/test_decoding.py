@@ -13,6 +13,8 @@ from tests.helpers.polling import eventually
 from zrelay_shared.errors import Cancelled
 from zrelay_shared.service.decoding import DecodePool, Decoding, PixelBudget
 
+pytestmark = pytest.mark.hostile
+
 
 def stays() -> None:
     """The check of a caller that stays."""

@@ -23,6 +23,8 @@ from zrelay_shared.wire import Parcel
 
 from .services import ControlledService
 
+pytestmark = pytest.mark.hostile
+
 
 class ReadingService(ControlledService):
     """A service that opens a file for each call."""

@@ -20,6 +20,8 @@ from zrelay_shared.service.listening import parse_listen
 
 from .services import NAME, ControlledService
 
+pytestmark = pytest.mark.hostile
+
 WATCH, CHECK = "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"
 
 

@@ -17,6 +17,8 @@ from zrelay_shared.service.roles import EncoderConfig
 
 from .test_process import launch
 
+pytestmark = pytest.mark.hostile
+
 FORGED = "\n2026-01-01 00:00:00,000 I zrelay_encoder: forged\x1b[2J\u202e"
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [DIWE] ")
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")

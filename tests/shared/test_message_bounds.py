@@ -28,6 +28,8 @@ from zrelay_shared.wire import Parcel
 
 from .conftest import StartFake
 
+pytestmark = pytest.mark.hostile
+
 FILES = sorted(path.stem for path in (Path(__file__).parents[2] / "proto/zrelay/v1").glob("*.proto"))
 MODULES: list[Any] = [importlib.import_module(f"zrelay.v1.{stem}_pb2") for stem in FILES]
 METHODS = {

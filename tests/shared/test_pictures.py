@@ -23,6 +23,8 @@ from zrelay_shared.errors import Cancelled
 from zrelay_shared.image_container import MAX_SCANS, ByteWindow, read_header, without_side_data
 from zrelay_shared.pictures import decode_picture, open_picture
 
+pytestmark = pytest.mark.hostile
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 MANY = 1 << 24
 MIB = 1 << 20

@@ -16,6 +16,8 @@ from zrelay_shared.wire import Parcel
 
 from .conftest import StartFake
 
+pytestmark = pytest.mark.hostile
+
 GENERATOR = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
 

@@ -17,6 +17,8 @@ from zrelay_shared.wire import Parcel
 
 from .helpers import ENCODER, INPUT, VisionClient, condition_request, conditions, prompt
 
+pytestmark = pytest.mark.hostile
+
 
 @pytest.mark.deep  # some hundred calls
 @pytest.mark.parametrize("method", ["EncodeImages", "ConditionPrompt", "ScoreImages", "GetInfo"])

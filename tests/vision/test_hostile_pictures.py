@@ -13,6 +13,8 @@ from zrelay.v1.content_pb2 import ImageInput
 from zrelay.v1.vision_pb2 import VISION_ENGINE_QWEN3_VL, EncodeImagesRequest
 from zrelay_shared.errors import InvalidArgument
 
+pytestmark = pytest.mark.hostile
+
 
 def request(*files: bytes) -> EncodeImagesRequest:
     """Returns a request for the states of image files."""
