@@ -5,7 +5,13 @@ import json
 import grpc
 import grpc.aio
 
-from zrelay_shared.limits import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, LEAST_PING_INTERVAL_S, MAX_MESSAGE_BYTES
+from zrelay_shared.limits import (
+    KEEPALIVE_S,
+    KEEPALIVE_TIMEOUT_S,
+    LEAST_PING_INTERVAL_S,
+    MAX_MESSAGE_BYTES,
+    MAX_PENDING_CALLS,
+)
 
 _MESSAGE_BOUNDS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -48,6 +54,10 @@ SERVER_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),  # and 2 hours without calls
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    # Calls that wait for the event loop. Beyond gRPC's default of 1,000 it ends calls of all callers at random with
+    # CANCELLED, which one caller can cause by calls that it resets at once.
+    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
 ]
 
 

@@ -9,6 +9,9 @@ MAX_MESSAGE_FIELDS = 16_384
 """Fields of one message, at all levels: more than twice the longest list of jobs (200 jobs of 30 fields). 64 MiB could
 hold 32 million fields, and parsing those takes minutes and gigabytes."""
 
+MAX_PENDING_CALLS = 16_384
+"""Calls that have arrived at a server and that its event loop has not accepted yet."""
+
 MAX_OPEN_CALLS = 4096
 """Calls that a server has open at once by default. An idle one takes 20 KiB."""
 SMALL_MESSAGE_BYTES = 64 * 1024

@@ -167,13 +167,12 @@ def _from_details(code: str, text: str, raw: bytes) -> ZrelayError:
         reason=info.reason or None,
         field=bad.field_violations[0].field if bad.field_violations else "",
         metadata=dict(info.metadata),
-        retry_after_s=_retry_after_s(retry.retry_delay.ToNanoseconds() / 1e9)
-        if retry.HasField("retry_delay")
-        else None,
+        retry_after_s=_received_hint(retry),
     )
 
 
 def _received_hint(retry: error_details_pb2.RetryInfo) -> float | None:
+    """Returns the retry hint of a status, None without one."""
     seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return _retry_after_s(seconds) if retry.HasField("retry_delay") else None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ATTACKS = "messages,header-coding,spoiled,kill"
+ATTACKS = "messages,rapid-reset,header-coding,spoiled,kill"
 
 
 @pytest.mark.deep
