@@ -214,6 +214,8 @@ class OpenCall:
             if self._slow_request:
                 self._slow_request = False
                 self._calls.slow_requests.give(self.caller)
+        if self._dropped:  # its place was given away while the request arrived
+            raise self._request_refusal()
         if not isinstance(raw, bytes):
             raise invalid("request", "one message", "none", reason=InvalidArgument.default_reason)
         return raw

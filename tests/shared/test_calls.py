@@ -79,7 +79,7 @@ async def serving(limits: CallLimits, size: int = 0) -> AsyncIterator[Server]:
     try:
         await served.get()  # grpcio keeps the first call of a method until the server ends
         await served.watch()
-        await eventually(lambda: not len(served.calls), "both are over")
+        await eventually(lambda: not len(served.calls) and not served.open_streams, "both are over")
         yield served
     finally:
         await server.stop(None)
@@ -110,8 +110,8 @@ async def test_a_request_that_ends_without_a_message_is_refused() -> None:
 async def test_one_caller_cannot_take_the_calls_of_others() -> None:
     async with serving(CallLimits(calls=8)) as server, raw_connection(server.port, host=ELSEWHERE) as greedy:
         streams = [greedy.call(WATCH, pb.WatchJobRequest()) for _ in range(7)]
-        await greedy.end_of(streams[6])
-        assert len(server.calls) == server.open_streams == 6
+        await eventually(lambda: any(map(greedy.ended, streams)), "one is refused")
+        await eventually(lambda: len(server.calls) == server.open_streams == 6, "the others are open")
         await server.get()
 
 
@@ -145,8 +145,8 @@ async def test_slow_requests_of_one_caller_are_few() -> None:
     limits = CallLimits(prompt_receive_s=0.05, slow_requests=8)
     async with serving(limits) as server, raw_connection(server.port) as slow:
         streams = [half(slow, GET) for _ in range(3)]
-        await slow.end_of(streams[2])
-        assert len(server.calls) == 2
+        await eventually(lambda: any(map(slow.ended, streams)), "one is refused")
+        await eventually(lambda: len(server.calls) == 2, "the others are open")
         await server.get()
 
 
