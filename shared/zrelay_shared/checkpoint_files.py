@@ -1,6 +1,7 @@
 """Reads the files of a checkpoint folder, and refuses a missing or damaged one by name."""
 
 import codecs
+import os
 import re
 import shutil
 import tempfile
@@ -74,7 +75,8 @@ def read_text(root: Path, file: str) -> str:
         CheckpointError: The file is too large, or is not UTF-8.
     """
     with (root / file).open("rb") as opened:
-        data = opened.read(MAX_JSON_BYTES + 1)
+        # `read(n)` allocates n bytes at once, whatever the size of the file.
+        data = opened.read(min(os.fstat(opened.fileno()).st_size, MAX_JSON_BYTES) + 1)
     if len(data) > MAX_JSON_BYTES:
         raise refusal(root, file, f"has more than {MAX_JSON_BYTES} bytes, more than any such file", "copy it again")
     if data.startswith(_UTF_16_AND_32):
