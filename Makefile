@@ -26,7 +26,8 @@ test: $(INSTALLED)  ## run all tests except the deep ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
-	$(BIN)/python -m pytest -m deep --hypothesis-profile deep
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 2 --dist loadfile --ignore tests/relay
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep tests/relay
 
 $(FLOORS)/.installed: $(INSTALLED) tests/floors.txt tests/helpers/floors.py
 	@$(BIN)/python -m tests.helpers.floors $(FLOORS)
