@@ -10,23 +10,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from raw_http2 import (
-    ACK,
-    CONTINUATION,
-    DATA,
-    END_HEADERS,
-    HEADERS,
-    PING,
-    RST_STREAM,
-    SETTINGS,
-    WINDOW_UPDATE,
-    RawConnection,
-    call_fields,
-    frame,
-    headers,
-    hpack,
-    message,
-)
+from http2_frames import ACK, END_HEADERS, FrameKind, call_fields, frame, grpc_message, header_block
+from raw_http2 import RawConnection, headers
 
 from tests.generator.fuzzing import changed, fields_of
 from zrelay.v1 import encoder_pb2, generator_pb2, vision_pb2
@@ -93,7 +78,7 @@ def messages(target: Target) -> None:
 def path(target: Target) -> None:
     """Calls a path with a byte that is no UTF-8."""
     with RawConnection(target.endpoint) as raw:
-        raw.call(1, b"/zrelay.v1.\xff/GetInfo", message(b""))
+        raw.call(1, b"/zrelay.v1.\xff/GetInfo", grpc_message(b""))
         raw.drain()
 
 
@@ -118,7 +103,7 @@ def half_message(target: Target) -> None:
             raw.call(
                 stream,
                 target.path,
-                message(b"x" * 100, length=target.chance.choice((101, 1 << 20, 0xFFFFFFFF))),
+                grpc_message(b"x" * 100, length=target.chance.choice((101, 1 << 20, 0xFFFFFFFF))),
                 end=False,
             )
         time.sleep(target.chance.uniform(0, 0.5))
@@ -127,11 +112,12 @@ def half_message(target: Target) -> None:
 def rapid_reset(target: Target) -> None:
     """Opens and resets streams as fast as it can (CVE-2023-44487)."""
     with RawConnection(target.endpoint) as raw:
-        block = hpack(call_fields(target.path))
+        block = header_block(call_fields(target.path))
         for start in range(1, 2000, 200):
             raw.send(
                 b"".join(
-                    headers(s, block) + frame(RST_STREAM, 0, s, b"\0\0\0\x08") for s in range(start, start + 200, 2)
+                    headers(s, block) + frame(FrameKind.RST_STREAM, 0, s, b"\0\0\0\x08")
+                    for s in range(start, start + 200, 2)
                 )
             )
 
@@ -140,25 +126,25 @@ def ping_flood(target: Target) -> None:
     """Sends pings as fast as it can."""
     with RawConnection(target.endpoint) as raw:
         for _ in range(50):
-            raw.send(frame(PING, 0, 0, bytes(8)) * 200)
+            raw.send(frame(FrameKind.PING, 0, 0, bytes(8)) * 200)
 
 
 def settings_flood(target: Target) -> None:
     """Sends settings as fast as it can, each of which has to be acknowledged."""
     with RawConnection(target.endpoint) as raw:
         for _ in range(50):
-            raw.send(frame(SETTINGS) * 200)
+            raw.send(frame(FrameKind.SETTINGS) * 200)
 
 
 def huge_headers(target: Target) -> None:
     """Sends metadata of megabytes, or a header block that never ends."""
     with RawConnection(target.endpoint) as raw:
         if target.chance.random() < 0.5:
-            raw.call(1, target.path, message(b""), (b"x-fill", b"a" * 2_000_000))
+            raw.call(1, target.path, grpc_message(b""), (b"x-fill", b"a" * 2_000_000))
         else:
-            raw.send(frame(HEADERS, 0, 1, hpack(call_fields(target.path))))
+            raw.send(frame(FrameKind.HEADERS, 0, 1, header_block(call_fields(target.path))))
             for _ in range(300):
-                raw.send(frame(CONTINUATION, 0, 1, hpack([(b"x-fill", b"a" * 8000)])))
+                raw.send(frame(FrameKind.CONTINUATION, 0, 1, header_block([(b"x-fill", b"a" * 8000)])))
         raw.drain()
 
 
@@ -166,15 +152,15 @@ def spoiled(target: Target) -> None:
     """Sends frames that are wrong, and cuts the connection in the middle of right ones."""
     chance = target.chance
     with RawConnection(target.endpoint) as raw:
-        whole = headers(1, hpack(call_fields(target.path))) + frame(DATA, 1, 1, message(b""))
+        whole = headers(1, header_block(call_fields(target.path))) + frame(FrameKind.DATA, 1, 1, grpc_message(b""))
         choices = (
             whole[: chance.randrange(len(whole))],
             chance.randbytes(chance.randrange(1, 300)),
-            frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\0"),
-            frame(DATA, 0, 2, b"x"),
-            frame(SETTINGS, ACK, 0, b"x" * 6),
-            frame(PING, 0, 5, b"x"),
-            frame(HEADERS, END_HEADERS, 0, b""),
+            frame(FrameKind.WINDOW_UPDATE, 0, 0, b"\0\0\0\0"),
+            frame(FrameKind.DATA, 0, 2, b"x"),
+            frame(FrameKind.SETTINGS, ACK, 0, b"x" * 6),
+            frame(FrameKind.PING, 0, 5, b"x"),
+            frame(FrameKind.HEADERS, END_HEADERS, 0, b""),
             frame(chance.randrange(256), chance.randrange(256), chance.randrange(9), chance.randbytes(40)),
             b"\xff\xff\xff" + whole[3:],
         )
@@ -189,9 +175,9 @@ def slow_reader(target: Target) -> None:
         for _ in range(10):
             raw = RawConnection(target.endpoint, receive_bytes=1024)
             held.append(raw)
-            raw.call(1, b"/grpc.health.v1.Health/Watch", message(b""))
+            raw.call(1, b"/grpc.health.v1.Health/Watch", grpc_message(b""))
             for stream in range(3, 40, 2):
-                raw.call(stream, target.path, message(b""))
+                raw.call(stream, target.path, grpc_message(b""))
         while target.going:
             time.sleep(0.1)
     finally:
@@ -200,9 +186,9 @@ def slow_reader(target: Target) -> None:
 
 
 def slow_writer(target: Target) -> None:
-    """Sends a byte of its call now and then."""
+    """Sends a call byte by byte, with long pauses."""
     held = [RawConnection(target.endpoint) for _ in range(20)]
-    whole = headers(1, hpack(call_fields(target.path))) + frame(DATA, 1, 1, message(b""))
+    whole = headers(1, header_block(call_fields(target.path))) + frame(FrameKind.DATA, 1, 1, grpc_message(b""))
     try:
         for byte in whole:
             if not target.going:

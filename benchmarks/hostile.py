@@ -108,7 +108,7 @@ class AttackedService:
         return self.serves()
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """Ends the process."""
+        """Sends a signal to the service's process and waits until it has ended."""
         if self.process is not None:
             self.process.send_signal(number)
             try:
@@ -167,7 +167,7 @@ class Report:
 
 
 class Caller(threading.Thread):
-    """A caller that behaves well: encodes a prompt and generates an image, again and again, one at a time.
+    """A well-behaved caller. It encodes a prompt and generates an image, one after the other, until it is stopped.
 
     Its event loop is the only one of the process: grpc.aio polls for one loop, and calls from a second one can hang.
     """
@@ -251,7 +251,7 @@ class Pinger(threading.Thread):
                     self.worst = max(self.worst, time.monotonic() - started)
 
     def stop(self) -> float:
-        """Ends, and returns the worst time in seconds."""
+        """Stops the health checks and returns the longest one in seconds."""
         self._over.set()
         self.join(40.0)
         return self.worst

@@ -233,7 +233,7 @@ class OpenCall:
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._message_is_slow, size)
 
     def sent(self) -> None:
-        """The message has left."""
+        """Records that the message was sent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -289,7 +289,7 @@ _keepers: "WeakKeyDictionary[asyncio.Task[Any], ref[asyncio.Task[Any]]]" = WeakK
 
 
 def _cancel(handler: "asyncio.Task[Any]") -> None:
-    """Cancels a handler and its call, also while a message waits for a caller that does not read.
+    """Cancels a handler and its call, even if a message still waits for a caller that does not read it.
 
     grpc.aio has no function for this: a status can only follow the message that waits, and a handler that ends leaves
     the call, with its message, to a task of gRPC that waits for the caller. When that task is cancelled, gRPC releases

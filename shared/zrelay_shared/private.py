@@ -46,7 +46,7 @@ def open_file(path: Path, mode: str) -> IO[bytes]:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file. Raises as `open_file`, and UnicodeDecodeError."""
+    """Returns the text of a UTF-8 file. Errors are those of `open_file`, and UnicodeDecodeError."""
     with open_file(path, "rb") as file:
         return file.read().decode()
 

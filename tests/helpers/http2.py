@@ -4,24 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from enum import IntEnum
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
-_HEADER_TABLE_SIZE = 1
-
-
-class FrameKind(IntEnum):
-    """Types of frames (RFC 9113, section 6)."""
-
-    DATA = 0
-    HEADERS = 1
-    RST_STREAM = 3
-    SETTINGS = 4
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
+from http2_frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    HEADER_TABLE_SIZE,
+    PREFACE,
+    FrameKind,
+    call_fields,
+    frame,
+    grpc_message,
+    header_block,
+    settings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +30,6 @@ class Frame:
     payload: bytes
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Returns the bytes of a frame."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def settings(*values: tuple[int, int]) -> bytes:
-    """Returns the bytes of a SETTINGS frame with these identifiers and values."""
-    return frame(
-        FrameKind.SETTINGS, 0, 0, b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values)
-    )
-
-
-def header_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Encodes header fields as HPACK literals without indexing and without Huffman codes (RFC 7541, section 6.2.2)."""
-    return b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
-
-
-def call_fields(path: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Returns the header fields of a gRPC call."""
-    pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost")]
-    return [*pseudo, (b"te", b"trailers"), (b"content-type", b"application/grpc"), *more]
-
-
-def grpc_message(message: bytes) -> bytes:
-    """Returns an uncompressed gRPC message with its prefix."""
-    return b"\x00" + len(message).to_bytes(4, "big") + message
-
-
 def grpc_status(frames: Iterable[Frame]) -> int | None:
     """Returns the grpc-status of an answer, None where it has none. The answer's table size must be 0 (`connected`)."""
     for one in frames:
@@ -69,22 +37,6 @@ def grpc_status(frames: Iterable[Frame]) -> int | None:
             start = at + len(name) + 1
             return int(one.payload[start : start + one.payload[start - 1]])
     return None
-
-
-def _string(value: bytes) -> bytes:
-    return _integer(len(value)) + value
-
-
-def _integer(value: int) -> bytes:
-    """Encodes the length of a string: an integer with a prefix of 7 bits (RFC 7541, section 5.1)."""
-    if value < 127:
-        return bytes((value,))
-    out, rest = bytearray((127,)), value - 127
-    while rest >= 128:
-        out.append(rest % 128 + 128)
-        rest //= 128
-    out.append(rest)
-    return bytes(out)
 
 
 class RawConnection:
@@ -110,7 +62,7 @@ class RawConnection:
 
     async def handshake(self, *values: tuple[int, int]) -> None:
         """Sends the preface and settings, with a header table of size 0 unless `values` says otherwise."""
-        await self.send(PREFACE, settings((_HEADER_TABLE_SIZE, 0), *values))
+        await self.send(PREFACE, settings((HEADER_TABLE_SIZE, 0), *values))
 
     async def start_call(self, path: bytes, *more: tuple[bytes, bytes], end: bool = False) -> int:
         """Sends the headers of a call, and returns its stream."""

@@ -1,20 +1,27 @@
 """A connection that speaks HTTP/2 as no client library does: half requests, and answers that are never read."""
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
+from http2_frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    INITIAL_WINDOW_SIZE,
+    PREFACE,
+    FrameKind,
+    call_fields,
+    frame,
+    grpc_message,
+    header_block,
+    settings,
+)
 
 from zrelay_shared.wire import Parcel
-
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, PING, GO_AWAY = 0, 1, 3, 4, 6, 7
-_ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
-_INITIAL_WINDOW_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Frame:
     @property
     def last(self) -> bool:
         """Whether the server's side of the stream ends with it."""
-        return self.kind == RESET or (self.kind in (DATA, HEADERS) and bool(self.flags & _END_STREAM))
+        return self.kind == FrameKind.RST_STREAM or (
+            self.kind in (FrameKind.DATA, FrameKind.HEADERS) and bool(self.flags & END_STREAM)
+        )
 
 
 class RawConnection:
@@ -48,28 +57,19 @@ class RawConnection:
     def begin(self, path: str) -> int:
         """Sends the headers of a call, and returns the number of its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "test",
-            "te": "trailers",
-            "content-type": "application/grpc",
-        }
-        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
-        self._send(HEADERS, _END_HEADERS, stream, block)
+        self._send(FrameKind.HEADERS, END_HEADERS, stream, header_block(call_fields(path.encode())))
         return stream
 
     def call(self, path: str, request: Message | Parcel[Any]) -> int:
         """Sends a whole call, and returns the number of its stream."""
         stream = self.begin(path)
         raw = request.to_bytes() if isinstance(request, Parcel) else request.SerializeToString()
-        self.data(stream, b"\0" + len(raw).to_bytes(4, "big") + raw, end=True)
+        self.data(stream, grpc_message(raw), end=True)
         return stream
 
     def data(self, stream: int, payload: bytes, *, end: bool = False) -> None:
         """Sends bytes of a request."""
-        self._send(DATA, _END_STREAM if end else 0, stream, payload)
+        self._send(FrameKind.DATA, END_STREAM if end else 0, stream, payload)
 
     async def drain(self) -> None:
         """Waits until what was sent is under way."""
@@ -77,11 +77,11 @@ class RawConnection:
 
     def frames(self, stream: int) -> list[Frame]:
         """Returns what the server has sent on a stream."""
-        return [frame for number, frame in self._frames if number == stream]
+        return [one for number, one in self._frames if number == stream]
 
     def ended(self, stream: int) -> bool:
         """Whether the server has ended a stream."""
-        return any(frame.last for frame in self.frames(stream))
+        return any(one.last for one in self.frames(stream))
 
     async def end_of(self, stream: int) -> None:
         """Waits until the server ends a stream."""
@@ -98,18 +98,12 @@ class RawConnection:
                 payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
                 self._frames.append((stream, Frame(kind, flags, payload)))
                 self._arrived.set()
-                if kind in (SETTINGS, PING) and not flags & _ACK:
-                    self._send(kind, _ACK, 0, payload if kind == PING else b"")
+                if kind in (FrameKind.SETTINGS, FrameKind.PING) and not flags & ACK:
+                    self._send(kind, ACK, 0, payload if kind == FrameKind.PING else b"")
         self.closed.set()
 
     def _send(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
-        self._writer.write(head + payload)
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return bytes([len(raw)]) + raw
+        self._writer.write(frame(kind, flags, stream, payload))
 
 
 @asynccontextmanager
@@ -123,8 +117,7 @@ async def raw_connection(port: int, *, window: int = 65_535, host: str = "127.0.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
     connection = RawConnection(reader, writer)
-    settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, window)
-    writer.write(_PREFACE + len(settings).to_bytes(3, "big") + bytes([SETTINGS, 0]) + bytes(4) + settings)
+    writer.write(PREFACE + settings((INITIAL_WINDOW_SIZE, window)))
     reading = asyncio.create_task(connection.read())
     try:
         yield connection

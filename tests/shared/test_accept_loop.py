@@ -15,6 +15,7 @@ import grpc
 import psutil
 import pytest
 from grpc._cython import cygrpc
+from http2_frames import PREFACE, FrameKind, frame
 
 from tests.helpers import http2
 from tests.helpers.descriptors import few_free
@@ -77,8 +78,8 @@ async def test_unknown_methods_called_many_times_leave_nothing_behind(caplog: py
         async with http2.connected(server.address.host, server.address.port) as connection:
             streams = [await connection.start_call(b"/\xff", end=bool(number % 2)) for number in range(90)]
             for stream in streams[::3]:  # these callers leave at once
-                await connection.send(http2.frame(http2.FrameKind.RST_STREAM, 0, stream, bytes((0, 0, 0, 8))))
-            await connection.send(http2.frame(http2.FrameKind.PING, 0, 0, bytes(8)))
+                await connection.send(frame(FrameKind.RST_STREAM, 0, stream, bytes((0, 0, 0, 8))))
+            await connection.send(frame(FrameKind.PING, 0, 0, bytes(8)))
         async with http2.connected(server.address.host, server.address.port) as connection:
             assert http2.grpc_status(await connection.call(GET_INFO)) == 0
             await eventually(lambda: len(asyncio.all_tasks()) <= before, "the refused calls have ended", 60)
@@ -221,7 +222,7 @@ async def status(connection: http2.RawConnection) -> int | None:
         return None
 
 
-@pytest.mark.parametrize("sent", [b"", http2.PREFACE[:10], http2.PREFACE])
+@pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE])
 async def test_a_connection_without_a_handshake_is_closed(sent: bytes) -> None:
     async with served(handshake_s=0.2) as server:
         async with http2.connected(server.address.host, server.address.port, handshake=False) as connection:

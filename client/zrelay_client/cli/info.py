@@ -64,7 +64,7 @@ def field_rows(values: Mapping[str, Any], level: int = 0) -> Iterator[tuple[int,
 
 
 def _shown(rows: Iterator[tuple[int, str, str]]) -> Iterator[tuple[int, str, str]]:
-    """Yields the rows up to `_MAX_SHOWN_CHARS`, and then one that says so."""
+    """Yields rows of at most `_MAX_SHOWN_CHARS` characters together; if rows are left out, the last row says so."""
     left = _MAX_SHOWN_CHARS
     for level, name, value in rows:
         lines = value[:left].split("\n")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zrelay_client.settings import Settings
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 _STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 _COMPLETE_S = 1.0
@@ -77,6 +78,18 @@ def _checked_ids(ctx: click.Context, param: click.Parameter, value: str | tuple[
         if re.fullmatch(JOB_ID, one) is None:
             raise click.BadParameter(f"expected the id of a job, at most 64 of A-Z a-z 0-9 . _ -, got {one[:80]!r}")
     return value
+
+
+def _job_ids(*states: str) -> Callable[[F], F]:
+    """Declares the argument JOB_ID..., for which shells offer the jobs in these states."""
+    return click.argument(
+        "job_ids",
+        nargs=-1,
+        required=True,
+        callback=_checked_ids,
+        metavar="JOB_ID...",
+        shell_complete=complete_jobs(*states),
+    )
 
 
 _job_id = click.argument("job_id", callback=_checked_ids, shell_complete=complete_jobs())
@@ -183,14 +196,7 @@ def watch(
 @command.command(
     "fetch", short_help="Write the images of jobs.", cls=OptionsCommand, settings=_TIMEOUT, roles=("generator",)
 )
-@click.argument(
-    "job_ids",
-    nargs=-1,
-    required=True,
-    callback=_checked_ids,
-    metavar="JOB_ID...",
-    shell_complete=complete_jobs("succeeded"),
-)
+@_job_ids("succeeded")
 @_output
 @force_option
 @json_option
@@ -220,14 +226,7 @@ def fetch(
 
 
 @command.command("cancel", short_help="Cancel jobs.", cls=OptionsCommand, roles=("generator",))
-@click.argument(
-    "job_ids",
-    nargs=-1,
-    required=True,
-    callback=_checked_ids,
-    metavar="JOB_ID...",
-    shell_complete=complete_jobs("queued", "running"),
-)
+@_job_ids("queued", "running")
 @json_option
 def cancel(job_ids: tuple[str, ...], as_json: bool, flags: Flags, profile: str | None) -> int:
     """Cancel jobs. A running job ends within one denoising step; one that has ended does not change.

@@ -175,7 +175,7 @@ class UploadLimits:
     total_s: float = 600.0
 
     def time_s(self, received: int) -> float:
-        """Returns the seconds from its start after which an upload that has `received` bytes must have more."""
+        """Returns the seconds that an upload of which `received` bytes have arrived may take until its next bytes."""
         return min(self.total_s, self.stall_s + received / self.bytes_per_s)
 
 

@@ -269,11 +269,11 @@ class Capability:
 
 
 def _no_check(request: object) -> None:
-    """Refuses nothing."""
+    """Accepts every request: the default of a feature that checks nothing before it reads its input."""
 
 
 def _no_counts(spec: object, accepts: Acceptance) -> None:
-    """Refuses nothing."""
+    """Accepts every spec: the default of a feature without repeated fields."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class DecodePool:
         return await self.start(work).result()
 
     def close(self) -> None:
-        """Drops waiting work and ends the threads after the running work."""
+        """Drops the work that waits, lets the running work finish, and ends the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 

@@ -496,7 +496,7 @@ def _steps(needs: ServiceNeeds, device: PlannedDevice) -> list[int]:
 
 
 def _usable(needs: ServiceNeeds, device: PlannedDevice) -> int:
-    """Returns the budget, which was divided before the services began to load, else what is free less the reserve.
+    """Returns the bytes that a service may use: its budget, or without one what is free less the reserve.
 
     A budget for another device than the service finds, or a mistaken one, is cut to the device's memory.
     """
