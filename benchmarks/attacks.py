@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from http2_frames import ACK, END_HEADERS, FrameKind, call_fields, frame, grpc_message, header_block
 from raw_http2 import RawConnection, headers
 
 from tests.generator.fuzzing import changed, fields_of
+from tests.helpers.http2_frames import ACK, END_HEADERS, FrameKind, call_fields, frame, grpc_message, header_block
 from zrelay.v1 import encoder_pb2, generator_pb2, vision_pb2
 
 SERVICES = {

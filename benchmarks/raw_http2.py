@@ -3,7 +3,7 @@
 import socket
 from types import TracebackType
 
-from http2_frames import (
+from tests.helpers.http2_frames import (
     END_HEADERS,
     END_STREAM,
     MAX_FRAME_BYTES,

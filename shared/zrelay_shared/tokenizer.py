@@ -131,11 +131,12 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     backend: Any = tokenizer.backend_tokenizer
     state: Json = json.loads(backend.to_str())
-    state = {**state, "model": _without_added(state)}
+    added = {token["content"] for token in state["added_tokens"]}
+    state = {**state, "model": _without_unreachable(state)}
     if tokenizer.split_special_tokens:
         state = {**state, "added_tokens": _found_when_split(state["added_tokens"])}
     decisive = _decisive(state) | {"post_processor": _inserted(tokenizer)}
-    if tokenizer.split_special_tokens or backend.token_to_id(_PAD_TOKEN) is None:
+    if tokenizer.split_special_tokens or _PAD_TOKEN not in added:
         decisive["padding_id"] = padding_id(tokenizer)
     return _sha256(_canonical(decisive))
 
@@ -216,31 +217,30 @@ def _decisive(state: Json) -> dict[str, object]:
     }
 
 
-def _without_added(state: Json) -> Json:
-    """Returns the model of a serialised tokenizer without entries of its vocabulary that only repeat an added token.
+def _without_unreachable(state: Json) -> Json:
+    """Returns the model of a serialised tokenizer without entries of its vocabulary that no text can reach.
 
-    Files may list an added token in the vocabulary too, with the same id. The model finds an entry as a character,
-    through a merge, as the unknown token, or, with `ignore_merges`, as a whole word. Affixes and byte fallback form
-    further names. An entry that none of these can find changes nothing: the added token is found before the model
-    runs, and has the same id without the entry.
+    The model finds an entry as a character, through a merge, as the unknown token, or, with `ignore_merges`, as a whole
+    word. Affixes and byte fallback form further names. All other entries change nothing. Files list added tokens there
+    too: an added token is found before the model runs, and has the same id without the entry.
     """
     model: Json = state["model"]
     if any(model.get(name) for name in ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")):
         return model
-    if not any(token["content"] in model["vocab"] for token in state["added_tokens"]):
-        return model
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    found = {part for first, second in pairs for part in (first, second, first + second)} | {model.get("unk_token")}
-    repeated = {
-        token["content"]
-        for token in state["added_tokens"]
-        if not (token["content"] in _BYTE_CHARACTERS if _is_byte_level(state) else len(token["content"]) == 1)
-        and token["content"] not in found
-        and model["vocab"].get(token["content"]) == token["id"]
-        and not (model.get("byte_fallback") and _BYTE_TOKEN.fullmatch(token["content"]))
-    }
-    vocabulary = {content: at for content, at in model["vocab"].items() if content not in repeated}
-    return {**model, "vocab": vocabulary}
+    reached = {part for first, second in pairs for part in (first, second, first + second)} | {model.get("unk_token")}
+    ids = {token["content"]: token["id"] for token in state["added_tokens"]}
+    byte_level, byte_fallback = _is_byte_level(state), bool(model.get("byte_fallback"))
+
+    def counts(content: str, at: int) -> bool:
+        return (
+            content in reached
+            or (content in _BYTE_CHARACTERS if byte_level else len(content) == 1)
+            or (byte_fallback and _BYTE_TOKEN.fullmatch(content) is not None)
+            or ids.get(content, at) != at
+        )
+
+    return {**model, "vocab": {content: at for content, at in model["vocab"].items() if counts(content, at)}}
 
 
 def _is_byte_level(state: Json) -> bool:

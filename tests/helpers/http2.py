@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from http2_frames import (
+from tests.helpers.http2_frames import (
     ACK,
     END_HEADERS,
     END_STREAM,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
-from http2_frames import (
+
+from tests.helpers.http2_frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
@@ -20,7 +21,6 @@ from http2_frames import (
     header_block,
     settings,
 )
-
 from zrelay_shared.wire import Parcel
 
 

@@ -15,10 +15,10 @@ import grpc
 import psutil
 import pytest
 from grpc._cython import cygrpc
-from http2_frames import PREFACE, FrameKind, frame
 
 from tests.helpers import http2
 from tests.helpers.descriptors import few_free
+from tests.helpers.http2_frames import PREFACE, FrameKind, frame
 from tests.helpers.polling import eventually, until_async
 from zrelay_shared import exits
 from zrelay_shared.service import grpc_server, lifecycle

@@ -366,6 +366,7 @@ EDITS = SAME | OTHER
 @example(["split", "generic class"], ["split", "special token in the vocabulary"])
 @example(["plain token"], ["plain token in the vocabulary"])
 @example(["lower case"], ["NFC around lower case"])
+@example([], ["special token in the vocabulary", "class of version 4"])
 @given(st.lists(st.sampled_from(sorted(EDITS)), max_size=4), st.lists(st.sampled_from(sorted(EDITS)), max_size=4))
 def test_digests_are_equal_where_token_ids_are(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
