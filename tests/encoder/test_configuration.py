@@ -84,6 +84,7 @@ def test_digests_are_equal_exactly_where_embeddings_are(tiny: Path, first: Edit,
     check_alike(tiny, first, second)
 
 
+@pytest.mark.deep
 def test_every_single_edit(tiny: Path) -> None:
     single = [*ROPES, *({name: value} for name, values in CHOICES.items() for value in values)]
     for edit in single:

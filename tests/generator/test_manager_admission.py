@@ -204,6 +204,7 @@ async def test_what_runs_is_ahead_whatever_was_thought_of_it_before(manager: Mak
     assert accepted.queue_position == 1 and accepted.wait_s > 0.0
 
 
+@pytest.mark.deep
 async def test_many_jobs_wait_at_a_small_price(manager: MakeManager) -> None:
     made = manager(max_wait_s=1e9, max_waiting=20_000)
     made.measured()

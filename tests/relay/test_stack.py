@@ -132,6 +132,7 @@ def test_a_record_of_processes_that_are_gone_is_no_stack(machine: Machine) -> No
     (machine.state / "stack.json").unlink()
 
 
+@pytest.mark.deep
 def test_a_stack_that_lost_a_service_is_reported_ended_and_started_again(machine: Machine) -> None:
     machine.state.mkdir()
     stranger = {"pid": os.getpid(), "started": "before the reboot"}

@@ -155,10 +155,12 @@ def check_every(results: Results, choices: dict[str, dict[str, list[Any]]]) -> N
     assert sum(results.of(json.dumps(edit)) is not None for edit in single) > len(single) / 2
 
 
+@pytest.mark.deep
 def test_every_edit_of_siglip(siglip: Results) -> None:
     check_every(siglip, SIGLIP)
 
 
+@pytest.mark.deep
 def test_every_edit_of_qwen3_vl(qwen: Results) -> None:
     check_every(qwen, QWEN)
 
