@@ -1,0 +1,1 @@
+"""Who may call an installation: its certificate authority, its members, their permissions, and pairing."""

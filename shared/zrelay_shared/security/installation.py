@@ -1,0 +1,344 @@
+"""The security folder of an installation: authority, server certificate, members and tokens.
+
+    authority.pem, authority.key    the certificate authority of this installation
+    server.pem, server.key          the certificate that the services show
+    members.json                    the certificates that were issued: name, serial, permissions, validity
+    tokens.json                     hashes of bearer tokens
+
+Every file is private to its owner and written atomically. A lock file serialises changes; readers need no lock.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from zrelay_shared import atomic
+from zrelay_shared.errors import FailedPrecondition, NotFound, invalid
+from zrelay_shared.security import certificates
+from zrelay_shared.security.permissions import CALLER, Permission
+
+log = logging.getLogger(__name__)
+TOKEN_PREFIX = "zrt_"
+MAX_TOKEN_CHARACTERS = 128
+MAX_MEMBERS, MAX_TOKENS = 1000, 1000
+_MAX_FILE_BYTES = 1 << 20
+_LOCK_S = 10.0
+RENEW_DAYS = 30
+"""Days before its end from which on a certificate is reported and can be renewed automatically."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A certificate that the authority has issued.
+
+    Attributes:
+        name: Name of the machine, person or script.
+        serial: Serial number of the certificate, hexadecimal.
+        permissions: What its owner may do.
+        issued, expires: Validity, ISO 8601 in UTC.
+        revoked: When it was revoked, "" if it is valid.
+    """
+
+    name: str
+    serial: str
+    permissions: tuple[str, ...]
+    issued: str
+    expires: str
+    revoked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A bearer token, of which only the hash is kept: it has 256 random bits, so that a plain SHA-256 cannot be guessed.
+
+    Attributes:
+        name: Name of the person or script.
+        sha256: Hash of the token, hexadecimal.
+        permissions: What its owner may do.
+        created: ISO 8601 in UTC.
+        expires: When it ends, "" for never. A replaced token ends after the overlap.
+    """
+
+    name: str
+    sha256: str
+    permissions: tuple[str, ...]
+    created: str
+    expires: str = ""
+
+
+class Installation:
+    """The security folder. Cheap to make; nothing is read before it is needed."""
+
+    def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Names the folder.
+
+        Args:
+            folder: The folder; `prepare` creates it.
+            clock: The present time, in UTC.
+        """
+        self.folder, self._clock = folder, clock
+        self._cached: dict[str, tuple[tuple[int, int, int], list[Any]]] = {}
+
+    @property
+    def prepared(self) -> bool:
+        """Whether there is an authority and a server certificate."""
+        return all((self.folder / name).is_file() for name in ("authority.pem", "server.pem", "server.key"))
+
+    @property
+    def authority_certificate(self) -> bytes:
+        """The certificate of the authority. Raises FailedPrecondition if there is none."""
+        return self._read("authority.pem")
+
+    @property
+    def server_pair(self) -> tuple[bytes, bytes]:
+        """Key and certificate of the services. Raises FailedPrecondition if there are none."""
+        return self._read("server.key"), self._read("server.pem")
+
+    def prepare(self, name: str, server_names: Sequence[str]) -> bool:
+        """Makes what is missing: authority and server certificate. A new name of the server needs a new certificate.
+
+        Args:
+            name: Name of this machine.
+            server_names: Host names and addresses under which callers reach it.
+
+        Returns:
+            Whether anything was made.
+
+        Raises:
+            CertificateInvalid: A name cannot be used.
+            OSError: The folder cannot be written.
+        """
+        with self._changing():
+            made = False
+            if not (self.folder / "authority.pem").is_file() or not (self.folder / "authority.key").is_file():
+                authority = certificates.Authority.create(f"zrelay authority of {name}", self._clock())
+                self._write("authority.key", authority.key)
+                self._write("authority.pem", authority.certificate)
+                made = True
+            if made or not self._serves(server_names):
+                self._issue_server(name, server_names)
+                made = True
+            return made
+
+    def issue(self, request: bytes, name: str, permissions: frozenset[Permission] = CALLER) -> bytes:
+        """Issues a certificate to a member, and replaces an earlier one of the same name, which is revoked.
+
+        Args:
+            request: The signing request of the member's key.
+            name: The member's name.
+            permissions: What the member may do.
+
+        Raises:
+            CertificateInvalid: Request or name cannot be used.
+            FailedPrecondition: There is no authority, or there are too many members.
+        """
+        with self._changing():
+            members = self.members()
+            if len(members) >= MAX_MEMBERS:
+                raise FailedPrecondition(
+                    f"this installation has {MAX_MEMBERS} members, the most that it may have; remove "
+                    f"{self.folder / 'members.json'} entries that are revoked",
+                    reason="MEMBERS_LIMIT",
+                )
+            certificate = self._authority().issue(request, name, self._clock())
+            found = certificates.describe(certificate)
+            now = _text(self._clock())
+            kept = [replace(each, revoked=now) if each.name == name and not each.revoked else each for each in members]
+            kept.append(Member(name, found.serial, tuple(sorted(permissions)), now, _text(found.not_after)))
+            self._write_records("members.json", kept)
+            return certificate
+
+    def revoke(self, name: str) -> int:
+        """Revokes a member's certificates and tokens. Returns how many.
+
+        Raises:
+            NotFound: There is neither a valid certificate nor a token of this name.
+        """
+        with self._changing():
+            now = _text(self._clock())
+            members, tokens = self.members(), self.tokens()
+            hit = [each for each in members if each.name == name and not each.revoked]
+            ended = [each for each in tokens if each.name == name]
+            if not hit and not ended:
+                known = sorted({each.name for each in members if not each.revoked} | {each.name for each in tokens})
+                raise NotFound(
+                    f"no valid certificate or token belongs to {name[:63]!r}; there are: {', '.join(known[:20]) or 'none'}",
+                    reason="MEMBER_UNKNOWN",
+                )
+            self._write_records("members.json", [replace(e, revoked=now) if e in hit else e for e in members])
+            self._write_records("tokens.json", [each for each in tokens if each not in ended])
+            return len(hit) + len(ended)
+
+    def new_token(self, name: str, permissions: frozenset[Permission], *, overlap: timedelta = timedelta(0)) -> str:
+        """Makes a bearer token, and ends earlier ones of the same name.
+
+        Args:
+            name: Name of the person or script.
+            permissions: What the token allows.
+            overlap: How long earlier tokens of this name stay valid.
+
+        Returns:
+            The token. It is not kept, and cannot be shown again.
+
+        Raises:
+            CertificateInvalid: The name cannot be used.
+            FailedPrecondition: There are too many tokens.
+        """
+        certificates.checked_name(name)
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        with self._changing():
+            now = self._clock()
+            ends = _text(now + overlap)
+            kept = [
+                replace(each, expires=min(each.expires or ends, ends)) if each.name == name else each
+                for each in self.tokens()
+                if not each.expires or each.expires > _text(now)
+            ]
+            if len(kept) >= MAX_TOKENS:
+                raise FailedPrecondition(
+                    f"this installation has {MAX_TOKENS} tokens, the most that it may have; revoke some",
+                    reason="TOKENS_LIMIT",
+                )
+            kept.append(TokenRecord(name, _hash(token), tuple(sorted(permissions)), _text(now)))
+            self._write_records("tokens.json", kept)
+        return token
+
+    def members(self) -> list[Member]:
+        """Returns all certificates that were issued, the revoked ones too."""
+        return [Member(**{**each, "permissions": tuple(each["permissions"])}) for each in self._records("members.json")]
+
+    def tokens(self) -> list[TokenRecord]:
+        """Returns the records of all tokens."""
+        found = self._records("tokens.json")
+        return [TokenRecord(**{**each, "permissions": tuple(each["permissions"])}) for each in found]
+
+    def member_of(self, serial: str) -> Member | None:
+        """Returns the member with a valid certificate of this serial number, None if there is none."""
+        return next((each for each in self.members() if each.serial == serial and not each.revoked), None)
+
+    def token_of(self, token: str) -> TokenRecord | None:
+        """Returns the record of a valid token. Every hash is compared in constant time."""
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return None
+        hashed, now, match = _hash(token), _text(self._clock()), None
+        for each in self.tokens():
+            if hmac.compare_digest(each.sha256, hashed) and (not each.expires or now < each.expires):
+                match = each
+        return match
+
+    def _serves(self, server_names: Sequence[str]) -> bool:
+        """Returns whether the server certificate is valid for these names for a while, and by this authority."""
+        try:
+            pem = (self.folder / "server.pem").read_bytes()
+            key = (self.folder / "server.key").read_bytes()
+            found = certificates.describe(pem)
+            fits = certificates.belong_together(pem, key)
+            ours = certificates.is_issued_by(pem, self.authority_certificate)
+        except (OSError, certificates.CertificateInvalid):
+            return False
+        has = set(found.server_names)
+        wanted = {certificates.checked_server_name(name) for name in server_names}
+        return fits and ours and wanted <= has and found.not_after - self._clock() > timedelta(days=RENEW_DAYS)
+
+    def _issue_server(self, name: str, server_names: Sequence[str]) -> None:
+        key = certificates.new_key()
+        request = certificates.new_request(key, name)
+        certificate = self._authority().issue(request, name, self._clock(), server_names=server_names)
+        self._write("server.key", key)
+        self._write("server.pem", certificate)
+
+    def _authority(self) -> certificates.Authority:
+        return certificates.Authority(self._read("authority.pem"), self._read("authority.key"))
+
+    def _read(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                return file.read(certificates.MAX_PEM_BYTES + 1)
+        except FileNotFoundError:
+            raise FailedPrecondition(
+                f"{path} is missing: run `zrelay pair` on this machine, as the user of the services",
+                reason="NOT_PAIRED",
+            ) from None
+
+    def _write(self, name: str, data: bytes) -> None:
+        atomic.write_bytes(self.folder / name, data, private=True)
+
+    def _records(self, name: str) -> list[Any]:
+        """Returns the records of a file; the file is read again when it has changed."""
+        path = self.folder / name
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return []
+        state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        cached = self._cached.get(name)
+        if cached is None or cached[0] != state:
+            cached = state, self._load(path)
+            self._cached[name] = cached
+        return cached[1]
+
+    def _load(self, path: Path) -> list[Any]:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        try:
+            if len(data) > _MAX_FILE_BYTES:
+                raise ValueError(f"expected at most {_MAX_FILE_BYTES} bytes")
+            found = json.loads(data)
+            return [{**each, "permissions": list(each["permissions"])} for each in found["records"]]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise FailedPrecondition(
+                f"{path} is damaged ({error}): restore it from a backup, or remove it and pair the machines again",
+                reason="SECURITY_FILE_DAMAGED",
+            ) from error
+
+    def _write_records(self, name: str, records: Sequence[Member | TokenRecord]) -> None:
+        content = {"version": 1, "records": [asdict(each) for each in records]}
+        self._write(name, json.dumps(content, indent=1).encode())
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / "lock", timeout=_LOCK_S, mode=0o600):
+                yield
+        except Timeout:
+            raise FailedPrecondition(
+                f"another process has changed {self.folder} for {_LOCK_S:.0f} s: end it, or try again",
+                reason="SECURITY_FOLDER_LOCKED",
+            ) from None
+
+
+def read_token(path: Path) -> str:
+    """Returns a bearer token from a file, without spaces at its ends.
+
+    Raises:
+        InvalidArgument: TOKEN_INVALID, the file holds no token.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(4 * MAX_TOKEN_CHARACTERS)
+    text = data.decode("ascii", "replace").strip()
+    if not text.startswith(TOKEN_PREFIX) or len(text) > MAX_TOKEN_CHARACTERS or not text.isprintable():
+        raise invalid(
+            "token", f"a file with one token that begins with {TOKEN_PREFIX}", f"{path}", reason="TOKEN_INVALID"
+        )
+    return text
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
