@@ -1,6 +1,6 @@
 """The open calls of a server: how many there may be, and how long their callers may take to send and to read.
 
-A caller is a network address. A call is open from its first header until its answer has left. Each of these is bounded,
+A call is open from its first header until its answer has left. Each of these is bounded,
 in total and for one caller:
 
 - open calls,
@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, ref
 import grpc
 import grpc.aio
 
+from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_OPEN_CALLS, MIB
 
@@ -90,12 +91,6 @@ class Shares:
     def used_by(self, caller: str) -> int:
         """Returns what a caller uses."""
         return self._by_caller.get(caller, 0)
-
-
-def caller_of(context: _Context) -> str:
-    """Returns the caller of a call: its address without the port."""
-    peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 class OpenCalls:
@@ -182,7 +177,7 @@ class OpenCall:
 
     def __init__(self, calls: OpenCalls, context: _Context) -> None:
         self._calls, self._context = calls, context
-        self.caller = caller_of(context)
+        self.caller = current_caller().name
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("open call: expected a task, got none")

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,14 +19,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from zrelay_shared import descriptors, status
-from zrelay_shared.calls import OpenCalls, caller_of
+from zrelay_shared.callers import Identify, by_address, set_current_caller
+from zrelay_shared.calls import OpenCalls
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
 from zrelay_shared.receiving import received
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
-_caller: ContextVar[str] = ContextVar("caller", default="")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response = Message | Parcel[Any] | bytes
 """An answer: a message, a parcel, or the bytes of a message that was serialised off the event loop."""
@@ -36,17 +35,13 @@ _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 of 1e10 s would have passed at once."""
 
 
-def current_caller() -> str:
-    """Returns the caller of the call that the running task serves, "" outside of a call."""
-    return _caller.get()
-
-
 def add_service(
     server: grpc.aio.Server,
     service: ServiceDescriptor,
     servicer: object,
     calls_by_method: Mapping[str, OpenCalls] = MappingProxyType({}),
     calls: OpenCalls | None = None,
+    identify: Identify = by_address,
 ) -> None:
     """Serves every method of `service` with the servicer's method of the same name.
 
@@ -56,6 +51,7 @@ def add_service(
         servicer: An object with a handler for each method.
         calls_by_method: Open calls of methods that have limits of their own.
         calls: Open calls of the other methods; by default with the default limits.
+        identify: Identifies the caller of a call, and refuses callers that may not make it.
 
     Raises:
         TypeError: The servicer lacks a method. A method that is not supported must raise FeatureMissing.
@@ -65,7 +61,7 @@ def add_service(
         raise TypeError(f"{type(servicer).__name__} lacks {', '.join(missing)} of {service.full_name}")
     calls = OpenCalls() if calls is None else calls
     handlers = {
-        method.name: _handler(method, getattr(servicer, method.name), calls_by_method.get(method.name, calls))
+        method.name: _handler(method, getattr(servicer, method.name), calls_by_method.get(method.name, calls), identify)
         for method in service.methods
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
@@ -73,7 +69,7 @@ def add_service(
 
 
 def _handler(
-    method: MethodDescriptor, serve: Callable[..., Any], calls: OpenCalls
+    method: MethodDescriptor, serve: Callable[..., Any], calls: OpenCalls, identify: Identify
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """Returns the handler of a method.
 
@@ -81,9 +77,11 @@ def _handler(
     it, or end the wait for it. On the wire there is no difference.
     """
     request_type = GetMessageClass(method.input_type)
+    name = f"{method.containing_service.full_name}/{method.name}"
 
     async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def answer() -> bytes:
+            set_current_caller(identify(name, context))
             call = calls.open(context)
             raw = _raw(await serve(await received(method, request_type, await call.request()), context))
             call.sending(len(raw))
@@ -93,8 +91,8 @@ def _handler(
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         events = None
-        _caller.set(caller_of(context))
         try:
+            set_current_caller(identify(name, context))
             call = calls.open(context)
             events = serve(await received(method, request_type, await call.request()), context)
             async for event in events:
@@ -114,6 +112,7 @@ def _handler(
                 yield await received(method, request_type, raw)
 
         async def answer() -> bytes:
+            set_current_caller(identify(name, context))
             call = calls.open(context)
             raw = _raw(await serve(parsed(), context))
             call.sending(len(raw))
@@ -129,7 +128,6 @@ def _handler(
 
 
 async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:
-    _caller.set(caller_of(context))
     try:
         return await answer()
     except Exception as error:

@@ -20,7 +20,7 @@ from zrelay_generator.jobs.image_room import ImageRoom
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.jobs.manager import JobManager
 from zrelay_generator.store.records import JobState
-from zrelay_shared.calls import caller_of
+from zrelay_shared.callers import current_caller
 from zrelay_shared.checkpoints import model_id
 from zrelay_shared.errors import ModelLoading, invalid
 from zrelay_shared.rpc import Context
@@ -88,7 +88,7 @@ class GeneratorHandlers:
             parcel,
             parcel.message.spec,
             parse_request_id(parcel.message.request_id),
-            caller=caller_of(context),
+            caller=current_caller().name,
             budget_s=context.time_remaining(),
         )
         events = _events(context, self._images, served.jobs, await served.jobs.submit(submission))
@@ -103,7 +103,7 @@ class GeneratorHandlers:
             message.spec,
             check_id("request_id", message.request_id),
             detached=message.detached,
-            caller=caller_of(context),
+            caller=current_caller().name,
         )
         return pb.SubmitJobResponse(job=_summary(served.jobs, await served.jobs.submit(submission)))
 
@@ -143,7 +143,7 @@ class GeneratorHandlers:
     async def UploadBlob(
         self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
     ) -> pb.UploadBlobResponse:
-        return await self._ready().uploads.receive(parcels, caller_of(context))
+        return await self._ready().uploads.receive(parcels, current_caller().name)
 
     async def ListLoras(self, parcel: Parcel[pb.ListLorasRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
@@ -166,7 +166,7 @@ async def _events(
     """Yields the events of a job as messages. Raises the job's error if it failed."""
     # The first event may come late. Without metadata a client's channel would hide an error by repeating the call.
     await context.send_initial_metadata(())
-    events = jobs.watch(job, after, functools.partial(images.taken, caller_of(context)))
+    events = jobs.watch(job, after, functools.partial(images.taken, current_caller().name))
     async with aclosing(events):
         async for sequence, event in events:
             yield event_message(job, sequence, event)

@@ -59,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """A bearer token, of which only the hash is kept: it has 256 random bits, so that a plain SHA-256 cannot be guessed.
+    """A bearer token, of which only the hash is kept. It has 256 random bits, so that a plain SHA-256 is enough.
 
     Attributes:
         name: Name of the person or script.
@@ -171,8 +171,9 @@ class Installation:
             ended = [each for each in tokens if each.name == name]
             if not hit and not ended:
                 known = sorted({each.name for each in members if not each.revoked} | {each.name for each in tokens})
+                names = ", ".join(known[:20]) or "none"
                 raise NotFound(
-                    f"no valid certificate or token belongs to {name[:63]!r}; there are: {', '.join(known[:20]) or 'none'}",
+                    f"no valid certificate or token belongs to {name[:63]!r}; there are: {names}",
                     reason="MEMBER_UNKNOWN",
                 )
             self._write_records("members.json", [replace(e, revoked=now) if e in hit else e for e in members])

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import QueueFull, QuotaExceeded
-from zrelay_shared.rpc import current_caller
 from zrelay_shared.service.shares import CALLER_SHARE_PERCENT, caller_places
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class DeviceWorker:
 
     def _enter(self) -> str:
         """Counts a new call and returns its caller. Raises QueueFull, QuotaExceeded."""
-        caller = current_caller()
+        caller = current_caller().name
         self._check_queue(caller)
         self._calls += 1
         self._calls_of[caller] += 1
