@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
@@ -138,7 +139,10 @@ class Authority:
             CertificateInvalid: The request, the name or a server name cannot be used.
         """
         asked, issuer = _request(request), _certificate(self.certificate)
-        public_key = asked.public_key()
+        try:
+            public_key = asked.public_key()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise CertificateInvalid("expected a request for a key on the curve P-256, got an unknown key") from error
         if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
             raise CertificateInvalid("expected a request for a key on the curve P-256, got another kind of key")
         if not asked.is_signature_valid:
@@ -237,20 +241,21 @@ def is_issued_by(certificate: bytes, authority: bytes) -> bool:
     Raises:
         CertificateInvalid: One of them is no certificate.
     """
+    subject, issuer = _certificate(certificate), _certificate(authority)
     try:
-        _certificate(certificate).verify_directly_issued_by(_certificate(authority))
+        subject.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
 
 
 def belong_together(certificate: bytes, key: bytes) -> bool:
-    """Returns whether a certificate was issued for a private key.
+    """Returns whether a certificate was issued for a private key of any kind.
 
     Raises:
         CertificateInvalid: One of them cannot be read.
     """
-    return _certificate(certificate).public_key() == _key(key).public_key()
+    return _certificate(certificate).public_key() == _any_key(key).public_key()
 
 
 def checked_server_name(name: str) -> str:
@@ -327,15 +332,19 @@ def _request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(_bounded(pem, "a private key"), password=None)
-    except CertificateInvalid:
-        raise
-    except (ValueError, TypeError) as error:  # TypeError: it is encrypted
-        raise CertificateInvalid("expected an unencrypted private key in PEM, got something else") from error
+    key = _any_key(pem)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateInvalid("expected a private key on an elliptic curve, got another kind of key")
     return key
+
+
+def _any_key(pem: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(_bounded(pem, "a private key"), password=None)
+    except CertificateInvalid:
+        raise
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+        raise CertificateInvalid("expected an unencrypted private key in PEM, got something else") from error
 
 
 def _bounded(pem: bytes, what: str) -> bytes:

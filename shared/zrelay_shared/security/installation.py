@@ -15,10 +15,10 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -30,6 +30,8 @@ from zrelay_shared.security.tokens import MAX_TOKEN_CHARACTERS, TOKEN_PREFIX
 
 log = logging.getLogger(__name__)
 MAX_MEMBERS, MAX_TOKENS = 1000, 1000
+_MEMBERS, _TOKENS = "members.json", "tokens.json"
+_VERSION = 1
 _MAX_FILE_BYTES = 1 << 20
 _MAX_SERVER_NAMES = 64
 _LOCK_S = 10.0
@@ -38,7 +40,7 @@ RENEW_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class MemberRecord:
     """A certificate that the authority has issued.
 
     Attributes:
@@ -76,18 +78,82 @@ class TokenRecord:
     expires: str = ""
 
 
+R = TypeVar("R", bound=MemberRecord | TokenRecord)
+
+
+class _RecordFile(Generic[R]):
+    """A file of records, which is read again when it has changed."""
+
+    def __init__(self, path: Path, kind: Callable[..., R]) -> None:
+        self._path, self._kind = path, kind
+        self._cached: tuple[tuple[int, int, int], tuple[R, ...]] | None = None
+
+    def read(self) -> tuple[R, ...]:
+        """Returns the records, none if the file does not exist.
+
+        Raises:
+            FailedPrecondition: SECURITY_FILE_DAMAGED, the file holds something else.
+            OSError: The file cannot be read.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return ()
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, self._load()
+        return self._cached[1]
+
+    def write(self, records: Sequence[R]) -> None:
+        """Replaces the file."""
+        content = {"version": _VERSION, "records": [asdict(each) for each in records]}
+        atomic.write_bytes(self._path, json.dumps(content, indent=1).encode(), private=True)
+
+    def _load(self) -> tuple[R, ...]:
+        with self._path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        try:
+            if len(data) > _MAX_FILE_BYTES:
+                raise ValueError(f"expected at most {_MAX_FILE_BYTES} bytes")
+            found = json.loads(data)
+            if found["version"] != _VERSION:
+                raise ValueError(f"expected version {_VERSION}, got {str(found['version'])[:20]}")
+            return tuple(self._record(each) for each in found["records"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise FailedPrecondition(
+                f"{self._path} is damaged ({str(error)[:200]}): restore it from a backup, or remove it and pair the "
+                "machines again",
+                reason="SECURITY_FILE_DAMAGED",
+            ) from error
+
+    def _record(self, values: dict[str, Any]) -> R:
+        permissions = [Permission(each).value for each in values["permissions"]]
+        record = self._kind(**{**values, "permissions": tuple(permissions)})
+        for each in fields(record):
+            value = getattr(record, each.name)
+            if each.name != "permissions" and not isinstance(value, str):
+                raise TypeError(f"{each.name}: expected a string, got {type(value).__name__}")
+            if each.name in ("issued", "created", "expires", "revoked") and value:
+                datetime.fromisoformat(value)
+        return record
+
+
 class Installation:
     """The security folder. Cheap to make; nothing is read before it is needed."""
 
-    def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC), *, tokens: Path | None = None
+    ) -> None:
         """Names the folder.
 
         Args:
             folder: The folder; `prepare` creates it.
             clock: The present time, in UTC.
+            tokens: A file of token records that takes the place of the folder's own.
         """
         self.folder, self._clock = folder, clock
-        self._cached: dict[str, tuple[tuple[int, int, int], list[Any]]] = {}
+        self._members = _RecordFile(folder / _MEMBERS, MemberRecord)
+        self._tokens = _RecordFile(tokens or folder / _TOKENS, TokenRecord)
 
     @property
     def now(self) -> datetime:
@@ -176,16 +242,16 @@ class Installation:
                 )
             if len(members) >= MAX_MEMBERS:
                 raise FailedPrecondition(
-                    f"this installation has {MAX_MEMBERS} members, the most that it may have; remove "
-                    f"{self.folder / 'members.json'} entries that are revoked",
+                    f"this installation has issued {MAX_MEMBERS} certificates, the most that it may: remove revoked "
+                    f"ones from {self.folder / _MEMBERS}",
                     reason="MEMBERS_LIMIT",
                 )
             certificate = self._authority().issue(request, name, self._clock())
             found = certificates.describe(certificate)
             now = _text(self._clock())
             kept = [replace(each, revoked=now) if each.name == name and not each.revoked else each for each in members]
-            kept.append(Member(name, found.serial, tuple(sorted(permissions)), now, _text(found.not_after)))
-            self._write_records("members.json", kept)
+            kept.append(MemberRecord(name, found.serial, tuple(sorted(permissions)), now, _text(found.not_after)))
+            self._members.write(kept)
             return certificate
 
     def revoke(self, name: str) -> int:
@@ -206,8 +272,8 @@ class Installation:
                     f"no valid certificate or token belongs to {name[:63]!r}; there are: {names}",
                     reason="MEMBER_UNKNOWN",
                 )
-            self._write_records("members.json", [replace(e, revoked=now) if e in hit else e for e in members])
-            self._write_records("tokens.json", [each for each in tokens if each not in ended])
+            self._members.write([replace(e, revoked=now) if e in hit else e for e in members])
+            self._tokens.write([each for each in tokens if each not in ended])
             return len(hit) + len(ended)
 
     def new_token(self, name: str, permissions: frozenset[Permission], *, overlap: timedelta = timedelta(0)) -> str:
@@ -241,10 +307,10 @@ class Installation:
                     reason="TOKENS_LIMIT",
                 )
             kept.append(TokenRecord(name, _hash(token), tuple(sorted(permissions)), _text(now)))
-            self._write_records("tokens.json", kept)
+            self._tokens.write(kept)
         return token
 
-    def latest(self, name: str) -> Member:
+    def latest(self, name: str) -> MemberRecord:
         """Returns the last certificate that was issued to a member, also if it is revoked.
 
         Raises:
@@ -256,26 +322,28 @@ class Installation:
             raise NotFound(f"no member has the name {name[:63]!r}; there are: {names}", reason="MEMBER_UNKNOWN")
         return found[-1]
 
-    def members(self) -> list[Member]:
+    def members(self) -> tuple[MemberRecord, ...]:
         """Returns all certificates that were issued, the revoked ones too."""
-        return [Member(**{**each, "permissions": tuple(each["permissions"])}) for each in self._records("members.json")]
+        return self._members.read()
 
-    def tokens(self) -> list[TokenRecord]:
+    def tokens(self) -> tuple[TokenRecord, ...]:
         """Returns the records of all tokens."""
-        found = self._records("tokens.json")
-        return [TokenRecord(**{**each, "permissions": tuple(each["permissions"])}) for each in found]
+        return self._tokens.read()
 
-    def member_of(self, serial: str) -> Member | None:
-        """Returns the member with a valid certificate of this serial number, None if there is none."""
-        return next((each for each in self.members() if each.serial == serial and not each.revoked), None)
+    def member_of(self, serial: str) -> MemberRecord | None:
+        """Returns the record of the certificate with a serial number, also if it is revoked; None if there is none."""
+        return next((each for each in self.members() if each.serial == serial), None)
 
     def token_of(self, token: str) -> TokenRecord | None:
-        """Returns the record of a valid token. Every hash is compared in constant time."""
+        """Returns the record of a token, also if it has ended; None if there is none.
+
+        Every hash is compared in constant time.
+        """
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
-        hashed, now, match = _hash(token), _text(self._clock()), None
+        hashed, match = _hash(token), None
         for each in self.tokens():
-            if hmac.compare_digest(each.sha256, hashed) and (not each.expires or now < each.expires):
+            if hmac.compare_digest(each.sha256, hashed):
                 match = each
         return match
 
@@ -323,38 +391,6 @@ class Installation:
 
     def _write(self, name: str, data: bytes) -> None:
         atomic.write_bytes(self.folder / name, data, private=True)
-
-    def _records(self, name: str) -> list[Any]:
-        """Returns the records of a file; the file is read again when it has changed."""
-        path = self.folder / name
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return []
-        state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        cached = self._cached.get(name)
-        if cached is None or cached[0] != state:
-            cached = state, self._load(path)
-            self._cached[name] = cached
-        return cached[1]
-
-    def _load(self, path: Path) -> list[Any]:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-        try:
-            if len(data) > _MAX_FILE_BYTES:
-                raise ValueError(f"expected at most {_MAX_FILE_BYTES} bytes")
-            found = json.loads(data)
-            return [{**each, "permissions": list(each["permissions"])} for each in found["records"]]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise FailedPrecondition(
-                f"{path} is damaged ({error}): restore it from a backup, or remove it and pair the machines again",
-                reason="SECURITY_FILE_DAMAGED",
-            ) from error
-
-    def _write_records(self, name: str, records: Sequence[Member | TokenRecord]) -> None:
-        content = {"version": 1, "records": [asdict(each) for each in records]}
-        self._write(name, json.dumps(content, indent=1).encode())
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -161,7 +161,8 @@ def _checked(answer: pb.JoinResponse, where: str, name: str, key: bytes, now: da
         services = {each.role: _checked_endpoint(each.role, each.endpoint) for each in answer.services}
         there = answer.time.ToDatetime(UTC)
         _expect(
-            found.not_before <= there < found.not_after - timedelta(days=1), "a certificate that is valid at other times"
+            found.not_before <= there < found.not_after - timedelta(days=1),
+            "a certificate that is valid at other times",
         )
     except (ValueError, OverflowError) as error:
         raise _invalid_answer(where, str(error)) from error

@@ -16,8 +16,9 @@ ALL = frozenset(Permission)
 CALLER = frozenset({Permission.ENCODE, Permission.VISION, Permission.GENERATE})
 """The permissions of a machine that joins: everything but administering."""
 
-OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
-"""Services that everyone may call. Supervisors and load balancers have no credentials."""
+OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "zrelay.v1.PairingService"})
+"""Services that need no certificate or token: supervisors and load balancers have none, and a machine that is being
+paired proves with its code that it may be."""
 
 SERVICE_PERMISSIONS = {
     "zrelay.v1.EncoderService": Permission.ENCODE,
@@ -30,6 +31,9 @@ METHOD_PERMISSIONS: dict[str, Permission | None] = {
     "zrelay.v1.EncoderService/GetInfo": None,
     "zrelay.v1.VisionService/GetInfo": None,
     "zrelay.v1.GeneratorService/GetInfo": None,
+    "zrelay.v1.GeneratorService/UploadLora": Permission.ADMINISTER,  # these two change what all callers use
+    "zrelay.v1.GeneratorService/RemoveLora": Permission.ADMINISTER,
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": None,
 }
 """Methods with another permission than their service's. None is enough for every authenticated caller."""
 
@@ -41,7 +45,7 @@ def needed(method: str) -> Permission | None:
         method: Full name, for example `zrelay.v1.EncoderService/Encode`.
 
     Raises:
-        KeyError: No service of the contract has this name.
+        KeyError: The table does not have the method, or it belongs to one of `OPEN_SERVICES`.
     """
     if method in METHOD_PERMISSIONS:
         return METHOD_PERMISSIONS[method]
