@@ -34,6 +34,18 @@ def cache_dir() -> Path:
     return state_dir() / "cache"
 
 
+def security_dir() -> Path:
+    """Returns the folder with the certificates, members and tokens of this installation."""
+    return state_dir() / "security"
+
+
+def credential(name: str) -> Path | None:
+    """Returns a file that systemd hands to a service (LoadCredential=), None if it hands over no such file."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(folder) / name if folder else None
+    return file if file is not None and file.is_file() else None
+
+
 def logs_dir() -> Path:
     """Returns the folder for logs of the services that `zrelay up` starts."""
     return state_dir() / "logs"

@@ -6,6 +6,7 @@ ZrelayError to refuse a call. A Parcel is a message whose tensor bytes are kept 
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -101,7 +102,7 @@ def _handler(
                 yield raw
                 call.sent()
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method.name, context)
         finally:
             if events is not None:
                 await events.aclose()
@@ -127,15 +128,29 @@ def _handler(
     return grpc.stream_unary_rpc_method_handler(unary)
 
 
+@contextlib.asynccontextmanager
+async def refusing(method: str, context: Context) -> AsyncIterator[None]:
+    """Ends the call with the status of an error that the block raises, for handlers that `add_service` does not add.
+
+    Args:
+        method: Name for the log.
+        context: The call's context.
+    """
+    try:
+        yield
+    except Exception as error:
+        await _abort(error, method, context)
+
+
 async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:
     try:
         return await answer()
     except Exception as error:
-        await _abort(error, method, context)
+        await _abort(error, method.name, context)
         raise  # not reached: abort raises
 
 
-async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
+async def _abort(error: Exception, method: str, context: Context) -> None:
     """Ends the call with the status of an error.
 
     Any exception other than ZrelayError is a bug, unless no descriptor is free: it is logged with its traceback, and
@@ -144,14 +159,14 @@ async def _abort(error: Exception, method: MethodDescriptor, context: Context) -
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ZrelayError):
-        log.info("%s refused: %s %s", method.name, error.code, error.reason)
+        log.info("%s refused: %s %s", method, error.code, error.reason)
         refusal = error
     elif descriptors.exhausted(error):
-        log.warning("%s refused: %s", method.name, error)
+        log.warning("%s refused: %s", method, error)
         refusal = descriptors.refusal()
     else:
         incident = secrets.token_hex(4)
-        log.error("%s failed, incident %s", method.name, incident, exc_info=error)
+        log.error("%s failed, incident %s", method, incident, exc_info=error)
         refusal = InternalError(
             f"a bug in the server, incident {incident}: its log has the rest", metadata={"incident": incident}
         )

@@ -58,10 +58,10 @@ def test_loopback_may_be_listened_on(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("text", ["0.0.0.0:7501", "[::]:7501", "192.168.1.5:1", "gpu-box:7503", "10.0.0.1:0"])
 def test_beyond_loopback_only_on_demand(text: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"SSH tunnel .*--insecure-listen") as refusal:
+    with pytest.raises(InvalidArgument, match=r"run `zrelay pair` .* SSH tunnel, .*--insecure-listen") as refusal:
         parse_listen(text)
     assert (refusal.value.reason, refusal.value.field) == ("LISTEN_INSECURE", "listen")
-    assert str(parse_listen(text, insecure=True)) == text
+    assert str(parse_listen(text, insecure=True)) == str(parse_listen(text, secured=True)) == text
 
 
 @pytest.mark.parametrize(

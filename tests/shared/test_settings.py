@@ -106,11 +106,15 @@ def test_each_setting_by_flag_variable_and_key(one: Setting, empty: Path) -> Non
 OPTIONAL = [one for one in SETTINGS if one.optional]
 
 
+SECURITY = ("security", "token_listen", "tokens", "tls_certificate", "tls_key", "tls_ca", "health_listen")
+
+
 def test_the_settings_that_may_be_none() -> None:
     assert {one.dotted for one in OPTIONAL} == {
         *(f"{role}.{key}" for role in SERVICE_CONFIGS for key in ("address_file", "threads", "memory_budget_mib")),
         *(f"vision.{key}" for key in ("qwen3_vl", "siglip", "model", "reference_stats", "hidden_layer", "cache")),
         *("encoder.cache", "generator.state", "generator.max_caller_waiting"),
+        *(f"{role}.{key}" for role in SERVICE_CONFIGS for key in SECURITY),
     }
 
 

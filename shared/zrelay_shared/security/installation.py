@@ -97,7 +97,7 @@ class _RecordFile(Generic[R]):
         """
         try:
             found = self._path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return ()
         state = (found.st_mtime_ns, found.st_size, found.st_ino)
         if self._cached is None or self._cached[0] != state:

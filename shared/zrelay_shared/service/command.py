@@ -12,8 +12,7 @@ import click
 
 from zrelay_shared import config, descriptors, exits, paths, private, texts
 from zrelay_shared.errors import InvalidArgument, ZrelayError
-from zrelay_shared.service import process
-from zrelay_shared.service.listening import parse_listen
+from zrelay_shared.service import process, securing
 from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.roles import ServiceConfig
 from zrelay_shared.service.settings import SERVICE_GROUPS, describe
@@ -125,12 +124,16 @@ def start(load: Callable[[], S], build: Callable[[S], "Service"]) -> int:
         for message in config.unknown_variables(os.environ):
             log.warning("%s", message)
         _make_state_private()
-        address = parse_listen(listen, insecure=settings.insecure_listen)
+        ports = securing.ports_of(settings)
         service = build(settings)
         from zrelay_shared.service import lifecycle  # loads grpc, which is not needed to refuse a setting
 
         options = lifecycle.ServeOptions(
-            address,
+            ports.listen,
+            tls=ports.tls,
+            security=securing.security_of(settings) if ports.secured else None,
+            token_listen=ports.token_listen,
+            health_listen=ports.health_listen,
             grace_s=settings.grace_s,
             address_file=settings.address_file,
             max_connections=connections,

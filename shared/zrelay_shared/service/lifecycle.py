@@ -4,20 +4,22 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
+import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_reflection.v1alpha import reflection
 
 from zrelay_shared import atomic, descriptors, exits, rpc
+from zrelay_shared.callers import PortKind
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
 from zrelay_shared.limits import MAX_OPEN_CALLS
-from zrelay_shared.service import grpc_server, process, self_probe
-from zrelay_shared.service.health import HEALTH, NOT_SERVING, SERVING, HealthServicer
+from zrelay_shared.service import grpc_server, process, reflection, self_probe
+from zrelay_shared.service.authentication import Authenticator, ServerSecurity
+from zrelay_shared.service.health import CHECK_LIMITS, HEALTH, NOT_SERVING, SERVING, HealthServicer
 from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.service.self_probe import ProbeOptions
 from zrelay_shared.service.systemd import Systemd
@@ -29,6 +31,8 @@ LIVENESS = "liveness"
 _DRAIN_MARGIN_S = 4.0
 """Seconds beyond its time after which a wait of the drain is given up. With three of them a drain stays within the 45 s
 of the deploy files."""
+_HEALTH_CONNECTIONS = 256
+"""Connections of the port that answers health checks alone."""
 
 
 class Service(Protocol):
@@ -107,6 +111,10 @@ class ServeOptions:
 
     Attributes:
         listen: The address to bind.
+        tls: Whether this port has TLS, and its callers show certificates; else it is plaintext.
+        security: Certificate of the service, and who its callers are. Required for TLS.
+        token_listen: A second port, with TLS, whose callers send bearer tokens.
+        health_listen: A further port, in plaintext, which answers health checks alone.
         grace_s: Seconds that running calls get after SIGTERM.
         address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
         watch_interval_s: Seconds between two looks at `unhealthy_reason`, `restart_reason` and the accept loop.
@@ -118,6 +126,10 @@ class ServeOptions:
     """
 
     listen: ListenAddress
+    tls: bool = False
+    security: ServerSecurity | None = None
+    token_listen: ListenAddress | None = None
+    health_listen: ListenAddress | None = None
     grace_s: float = 30.0
     address_file: Path | None = None
     watch_interval_s: float = 1.0
@@ -191,12 +203,17 @@ class RunningServer:
             max_streams=options.max_calls,
             handshake_s=options.handshake_s,
         )
+        self._health_server = grpc_server.make_server(
+            max_connections=_HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
+        )
+        self._authenticator = Authenticator(_plaintext(options), options.security)
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
         self._health = HealthServicer()
         self._started = self._draining = False
         self._watches: list[asyncio.Task[None]] = []
         self.systemd = Systemd(os.environ)
         self.address = options.listen
+        self.token_address, self.health_address = options.token_listen, options.health_listen
         self.loaded: asyncio.Task[None]
         """Ends when loading has succeeded or failed; set by `start`."""
         self.restart_needed = asyncio.Event()
@@ -206,34 +223,50 @@ class RunningServer:
         """Binds the address, answers health checks and calls, and starts to load the model.
 
         Raises:
-            Unavailable: LISTEN_FAILED, the address cannot be bound.
+            Unavailable: LISTEN_FAILED, an address cannot be bound.
             OSError: The address file cannot be written.
         """
+        options, identify = self._options, self._authenticator.identify
         name = self.service.descriptor.full_name
-        rpc.add_service(self._server, self.service.descriptor, self.service, calls=self._calls)
+        rpc.add_service(self._server, self.service.descriptor, self.service, calls=self._calls, identify=identify)
         self._health.add_to(self._server)
-        if self._options.listen.loopback:
-            reflection.enable_server_reflection((name, HEALTH.full_name, reflection.SERVICE_NAME), self._server)
-        self.address = ListenAddress(self._options.listen.host, self._bind())
+        if _plaintext(options) is not PortKind.INSECURE:
+            reflection.add_to(self._server, (name, HEALTH.full_name), self._calls, identify)
+        self.address = _bind(
+            self._server, options.listen, "--listen", self._credentials(of_clients=True, tls=options.tls)
+        )
+        if options.token_listen is not None:
+            credentials = self._credentials(of_clients=False, tls=True)
+            self.token_address = _bind(self._server, options.token_listen, "--token-listen", credentials)
+        if options.health_listen is not None:
+            self._health.add_to(self._health_server)
+            self.health_address = _bind(self._health_server, options.health_listen, "--health-listen", None)
         self._set_ready(False)
         self._health.set(LIVENESS, SERVING)
         await self._server.start()
+        await self._health_server.start()
         self._started = True
         self.loaded = asyncio.create_task(self._load())
         self._watches.append(asyncio.create_task(self._watch_connections()))
+        if options.security is not None:
+            self._watches.append(asyncio.create_task(self._watch_certificate(options.security)))
         if self._options.address_file is not None:
             atomic.write_bytes(self._options.address_file, str(self.address).encode())
-        log.info("%s listening on %s, loading", name, self.address)
+        log.info("%s listening on %s%s, loading", name, self.address, " with TLS" if options.tls else "")
+        if self.token_address is not None:
+            log.info("tokens are accepted on %s", self.token_address)
+        if self.health_address is not None:
+            log.info("health is answered in plaintext on %s", self.health_address)
+        if _plaintext(options) is PortKind.INSECURE:
+            log.warning("%s is neither encrypted nor authenticated: every caller may do everything", self.address)
 
-    def _bind(self) -> int:
-        try:
-            return int(self._server.add_insecure_port(str(self._options.listen)))
-        except RuntimeError as error:
-            raise Unavailable(
-                f"cannot listen on {self._options.listen}: the port is taken or the address is not this machine's; "
-                "choose another with --listen HOST:PORT, or end the process that holds it",
-                reason="LISTEN_FAILED",
-            ) from error
+    def _credentials(self, *, of_clients: bool, tls: bool) -> grpc.ServerCredentials | None:
+        """Returns the credentials of a port, None for plaintext."""
+        if not tls:
+            return None
+        if self._options.security is None:
+            raise ValueError("security: expected the certificate of the service, got none")
+        return self._options.security.certificate.credentials(of_clients=of_clients)
 
     async def _load(self) -> None:
         await self.service.load()
@@ -260,10 +293,14 @@ class RunningServer:
 
     async def _watch_connections(self) -> None:
         """Sets `restart_needed` once the server no longer accepts connections: nothing in this process repairs that."""
+        options, security = self._options, self._options.security
+        tls = None if security is None else security.certificate.client_context
         signs = {
-            asyncio.create_task(grpc_server.ended(self._server, self._options.watch_interval_s)),
-            asyncio.create_task(self_probe.until_deaf(self.address, self._options.probe)),
+            asyncio.create_task(grpc_server.ended(self._server, options.watch_interval_s)),
+            asyncio.create_task(self_probe.until_deaf(self.address, options.probe, tls if options.tls else None)),
         }
+        if self.token_address is not None:
+            signs.add(asyncio.create_task(self_probe.until_deaf(self.token_address, options.probe, tls)))
         try:
             done, _ = await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -272,6 +309,13 @@ class RunningServer:
         if not self._draining:
             log.error("the service no longer accepts connections and ends: %s", done.pop().result())
             self.restart_needed.set()
+
+    async def _watch_certificate(self, security: ServerSecurity) -> None:
+        """Reads new files of the certificate, and warns before it ends."""
+        while True:
+            await asyncio.to_thread(security.certificate.refresh)
+            security.certificate.warn()
+            await asyncio.sleep(self._options.watch_interval_s)
 
     def _set_ready(self, ready: bool) -> None:
         for name in ("", self.service.descriptor.full_name):
@@ -289,6 +333,7 @@ class RunningServer:
         # Returns once every answer has arrived: a finished one may still be under way on a slow network.
         rest_s = max(1.0, ends - clock())
         await _bounded(self._server.stop(rest_s), rest_s + margin_s, "the server stops")
+        await self._health_server.stop(0)
 
     async def close(self) -> None:
         """Ends the server and the service at once, also after a `start` that failed."""
@@ -297,14 +342,40 @@ class RunningServer:
             await asyncio.wait({self.loaded})
             for watch in self._watches:
                 watch.cancel()
-            await _bounded(self._server.stop(None), self._options.drain_margin_s, "the server stops")
+            stops = asyncio.gather(self._server.stop(None), self._health_server.stop(None))
+            await _bounded(stops, self._options.drain_margin_s, "the server stops")
         self.systemd.close()
         await self.service.close()
 
 
-async def _bounded(work: Coroutine[Any, Any, None], limit_s: float, what: str) -> None:
+def _plaintext(options: ServeOptions) -> PortKind | None:
+    """Returns the kind of the plaintext port, None if there is none."""
+    if options.tls:
+        return None
+    return PortKind.LOOPBACK if options.listen.loopback else PortKind.INSECURE
+
+
+def _bind(
+    server: grpc.aio.Server, address: ListenAddress, flag: str, credentials: grpc.ServerCredentials | None
+) -> ListenAddress:
+    """Binds an address, in plaintext without credentials, and returns it with its port. Raises Unavailable."""
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            port = server.add_secure_port(str(address), credentials)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: the port is taken or the address is not this machine's; choose another with "
+            f"{flag} HOST:PORT, or end the process that holds it",
+            reason="LISTEN_FAILED",
+        ) from error
+    return ListenAddress(address.host, int(port))
+
+
+async def _bounded(work: Awaitable[object], limit_s: float, what: str) -> None:
     """Waits for work, but not longer than `limit_s` seconds. Raises what it raises."""
-    task = asyncio.create_task(work)
+    task = asyncio.ensure_future(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
     finally:

@@ -43,27 +43,35 @@ class ListenAddress:
         return "127.0.0.1" if host.version == 4 else "::1"
 
 
-def parse_listen(text: str, *, insecure: bool = False) -> ListenAddress:
+def parse_listen(text: str, *, insecure: bool = False, secured: bool = False, setting: str = "listen") -> ListenAddress:
     """Parses the address of a server.
 
     Args:
         text: `HOST:PORT`, or `PORT` on 127.0.0.1.
-        insecure: Whether other machines may reach the address. Nothing is encrypted yet.
+        insecure: Whether other machines may reach the address in plaintext.
+        secured: Whether the port is secured with TLS.
+        setting: Name of the setting, for refusals.
 
     Raises:
         InvalidArgument: LISTEN_INVALID, it is no address; LISTEN_INSECURE, other machines can reach it.
     """
     found = _LISTEN.fullmatch(text)
     if found is None or int(found["port"]) > 65535:
-        raise invalid("listen", "HOST:PORT (an IPv6 host in brackets) with a port of 0 to 65535", repr(text))
-    address = ListenAddress(found["v6"] or found["host"] or "127.0.0.1", int(found["port"]))
-    if not address.loopback and not insecure:
         raise invalid(
-            "listen",
-            "an address that other machines cannot reach, because nothing is encrypted or authenticated",
+            setting,
+            "HOST:PORT (an IPv6 host in brackets) with a port of 0 to 65535",
+            repr(text),
+            reason="LISTEN_INVALID",
+        )
+    address = ListenAddress(found["v6"] or found["host"] or "127.0.0.1", int(found["port"]))
+    if not (address.loopback or insecure or secured):
+        raise invalid(
+            setting,
+            "an address that other machines cannot reach, because this one has no certificates yet",
             address,
             reason="LISTEN_INSECURE",
-            remedy="listen on 127.0.0.1 and use an SSH tunnel (README, Two machines), or pass --insecure-listen where "
-            "the network is protected otherwise, for example by a network policy",
+            remedy="run `zrelay pair` on this machine, as the user of the service, which makes them; or listen on "
+            "127.0.0.1 and use an SSH tunnel, or pass --insecure-listen where the network is protected otherwise, for "
+            "example by a network policy",
         )
     return address

@@ -38,6 +38,10 @@ def _references_dir() -> Path:
     return paths.state_dir() / "references"
 
 
+def _tokens_file() -> Path | None:
+    return paths.credential("tokens.json")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
     """Settings that every service has."""
@@ -45,17 +49,77 @@ class ServiceConfig:
     role: ClassVar[str] = ""
 
     listen: str = setting("127.0.0.1:0", **_LISTEN)
-    insecure_listen: bool = setting(
-        False,
-        group="Server",
-        help="Allow an address that other machines can reach. Nothing is encrypted or authenticated.",
-    )
     address_file: Path | None = setting(
         None, group="Server", metavar="FILE", help="Write HOST:PORT to this file once the service listens."
     )
     log_level: str = setting("info", group="Server", choices=LOG_LEVELS, help="Least severe messages in the log.")
     grace_s: float = setting(
         30.0, group="Server", minimum=0, unit="seconds", help="Time that running calls get after SIGTERM."
+    )
+    tls: bool = setting(
+        False,
+        group="Security",
+        help="Use TLS, and authenticate callers, on a loopback address too; on other addresses this is always so.",
+    )
+    insecure_listen: bool = setting(
+        False,
+        group="Security",
+        help="Allow an address that other machines can reach in plaintext. Nothing is encrypted or authenticated.",
+    )
+    security: Path | None = setting(
+        None,
+        group="Security",
+        computed=paths.security_dir,
+        default_text="security/ in the state folder",
+        help="Folder with the certificates, members and tokens that `zrelay pair` makes.",
+    )
+    token_listen: str | None = setting(
+        None,
+        group="Security",
+        metavar="HOST:PORT",
+        default_text="no such port",
+        help="Second port, with TLS, for callers that send a bearer token; port 0 takes a free port.",
+        example="0.0.0.0:7601",
+    )
+    tokens: Path | None = setting(
+        None,
+        group="Security",
+        metavar="FILE",
+        computed=_tokens_file,
+        default_text="tokens.json in $CREDENTIALS_DIRECTORY or in the security folder",
+        help="Records of the tokens that are accepted; they hold no tokens, but hashes.",
+    )
+    tls_certificate: Path | None = setting(
+        None,
+        group="Security",
+        metavar="FILE",
+        default_text="that of the security folder",
+        help="Certificate of the service and its chain, in PEM, from another authority.",
+    )
+    tls_key: Path | None = setting(
+        None, group="Security", metavar="FILE", default_text="that of the security folder", help="Its private key."
+    )
+    tls_ca: Path | None = setting(
+        None,
+        group="Security",
+        metavar="FILE",
+        default_text="that of the security folder",
+        help="Authority whose clients are admitted; the common name of a certificate names its owner.",
+    )
+    tls_permissions: str = setting(
+        "encode,vision,generate",
+        group="Security",
+        metavar="LIST",
+        several=True,
+        help="What the clients of --tls-ca may do: encode, vision, generate, administer, or all.",
+    )
+    health_listen: str | None = setting(
+        None,
+        group="Security",
+        metavar="HOST:PORT",
+        default_text="no such port",
+        help="Further port, in plaintext, that answers health checks alone, for supervisors without a certificate.",
+        example="0.0.0.0:7701",
     )
     max_calls: int = setting(
         MAX_OPEN_CALLS,

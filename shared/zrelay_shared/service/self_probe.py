@@ -7,7 +7,10 @@ restarts the process helps then, so a false alarm is expensive: a service that i
 import asyncio
 import enum
 import logging
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from zrelay_shared import descriptors
 from zrelay_shared.service.listening import ListenAddress
@@ -16,6 +19,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.1
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS = 0, 1, 3, 4
 _END_STREAM, _END_HEADERS = 1, 4
+Tls: TypeAlias = Callable[[], ssl.SSLContext]
+"""Makes the settings with which a probe connects to a port that has TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,14 @@ class ProbeResult(enum.Enum):
     connections."""
 
 
-async def until_deaf(address: ListenAddress, options: ProbeOptions) -> str:
+async def until_deaf(address: ListenAddress, options: ProbeOptions, tls: Tls | None = None) -> str:
     """Probes the server at `address` until it hears nobody, and returns why.
 
     A server that never answered is not judged: the machine does not permit the connection, for example by a firewall.
     """
     failures, answered = 0, False
     while True:
-        outcome = await probe(address, options)
+        outcome = await probe(address, options, tls)
         if outcome is ProbeResult.ANSWERED:
             failures, answered = 0, True
         elif outcome is not ProbeResult.UNKNOWN:
@@ -68,10 +73,13 @@ async def until_deaf(address: ListenAddress, options: ProbeOptions) -> str:
         await asyncio.sleep(options.interval_s if outcome is ProbeResult.ANSWERED else options.retry_s)
 
 
-async def probe(address: ListenAddress, options: ProbeOptions) -> ProbeResult:
-    """Calls the health service of the server at `address` over a new connection."""
+async def probe(address: ListenAddress, options: ProbeOptions, tls: Tls | None = None) -> ProbeResult:
+    """Calls the health service of the server at `address` over a new connection.
+
+    A server that refuses the certificate of the probe has answered: it may admit clients of another authority.
+    """
     clock = asyncio.get_running_loop().time
-    call = asyncio.create_task(_call(address))
+    call = asyncio.create_task(_call(address, tls))
     ends, lag = clock() + options.deadline_s, 0.0
     try:
         while not call.done() and (before := clock()) < ends:
@@ -83,6 +91,9 @@ async def probe(address: ListenAddress, options: ProbeOptions) -> ProbeResult:
             return ProbeResult.ANSWERED if call.result() else ProbeResult.UNKNOWN
         except ConnectionRefusedError:
             return ProbeResult.REFUSED
+        except ssl.SSLError as error:  # an OSError, too
+            log.debug("the service refuses its own probe: %s", error)
+            return ProbeResult.ANSWERED
         except OSError as error:  # no descriptor, no port, no route
             log.debug("the service cannot connect to itself: %s", error)
             return ProbeResult.UNKNOWN
@@ -91,12 +102,13 @@ async def probe(address: ListenAddress, options: ProbeOptions) -> ProbeResult:
         await asyncio.wait({call})
 
 
-async def _call(address: ListenAddress) -> bool:
+async def _call(address: ListenAddress, tls: Tls | None) -> bool:
     """Sends a call and waits for the first frame of the answer. Returns False if the server ends the connection.
 
     A channel of gRPC would do the same, but it does not report why it cannot connect.
     """
-    reader, writer = await asyncio.open_connection(address.local_host, address.port)
+    context = None if tls is None else tls()
+    reader, writer = await asyncio.open_connection(address.local_host, address.port, ssl=context)
     try:
         writer.write(_REQUEST)
         while True:

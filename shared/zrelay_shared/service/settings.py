@@ -30,7 +30,7 @@ Value: TypeAlias = "Scalar | tuple[Scalar, ...] | None"
 NONE = "none"
 """The word that users write for the value None of an optional setting."""
 
-SERVICE_GROUPS = ("Model", "Server", "Device", "Queue", "Limits", "Storage", "Client")
+SERVICE_GROUPS = ("Model", "Server", "Security", "Device", "Queue", "Limits", "Storage", "Client")
 REQUEST_GROUPS = ("Image", "Guidance", "Prompt", "Reference images", "Output", "Many images", "Connection")
 GROUPS = SERVICE_GROUPS + REQUEST_GROUPS
 """Headings under which settings are listed, in this order: those of services, then those of requests."""
