@@ -31,6 +31,10 @@ def paired(empty: EncoderConfig) -> EncoderConfig:
     return empty
 
 
+def changed(settings: EncoderConfig, **values: Any) -> EncoderConfig:
+    return replace(settings, **values)
+
+
 def given(tmp_path: Path) -> dict[str, Any]:
     certificate, key = issued("box", server_names=["localhost"]).write(tmp_path, "given")
     ca = tmp_path / "ca.pem"
@@ -90,7 +94,7 @@ def test_further_ports(paired: EncoderConfig) -> None:
 
 @pytest.mark.parametrize("field", ["token_listen", "health_listen"])
 def test_a_further_port_that_is_no_address(paired: EncoderConfig, field: str) -> None:
-    refused(lambda: ports_of(replace(paired, **{field: "x y"})), reason="LISTEN_INVALID", field=field)
+    refused(lambda: ports_of(changed(paired, **{field: "x y"})), reason="LISTEN_INVALID", field=field)
 
 
 @pytest.mark.parametrize("missing", ["tls_certificate", "tls_key", "tls_ca"])

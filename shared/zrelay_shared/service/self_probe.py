@@ -91,7 +91,9 @@ async def probe(address: ListenAddress, options: ProbeOptions, tls: Tls | None =
             return ProbeResult.ANSWERED if call.result() else ProbeResult.UNKNOWN
         except ConnectionRefusedError:
             return ProbeResult.REFUSED
-        except ssl.SSLError as error:  # an OSError, too
+        except ssl.SSLEOFError:
+            return ProbeResult.UNKNOWN
+        except ssl.SSLError as error:  # an alert
             log.debug("the service refuses its own probe: %s", error)
             return ProbeResult.ANSWERED
         except OSError as error:  # no descriptor, no port, no route
@@ -103,7 +105,7 @@ async def probe(address: ListenAddress, options: ProbeOptions, tls: Tls | None =
 
 
 async def _call(address: ListenAddress, tls: Tls | None) -> bool:
-    """Sends a call and waits for the first frame of the answer. Returns False if the server ends the connection.
+    """Sends a call and waits for the first frame of the answer. Returns whether the server has answered.
 
     A channel of gRPC would do the same, but it does not report why it cannot connect.
     """
@@ -117,7 +119,7 @@ async def _call(address: ListenAddress, tls: Tls | None) -> bool:
             if head[3] in (_HEADERS, _RST_STREAM):
                 return True
     except (asyncio.IncompleteReadError, ConnectionError):
-        return False
+        return context is not None  # after the handshake the server ends a connection that has no certificate
     finally:
         writer.transport.abort()
 
