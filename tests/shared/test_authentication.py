@@ -27,7 +27,7 @@ from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.service.self_probe import ProbeOptions, ProbeResult, probe
 from zrelay_shared.wire import Parcel
 
-from .services import NAME, VISION, ControlledService
+from .services import NAME, ControlledService
 
 pytestmark = pytest.mark.hostile
 
@@ -296,7 +296,7 @@ async def test_a_wrong_role(box: Box, permission: Permission) -> None:
         with pytest.raises(PermissionDenied) as refusal:
             await attempt
         assert refusal.value.reason == "PERMISSION_MISSING" and refusal.value.metadata["permission"] == "vision"
-        assert f"needs the permission vision, and" in refusal.value.message and str(permission) in refusal.value.message
+        assert "needs the permission vision, and" in refusal.value.message and str(permission) in refusal.value.message
     with pytest.raises(FeatureMissing):  # the handler itself
         await encode_over(box.channel(box.member("good", frozenset({Permission.ADMINISTER}))))
 
@@ -423,7 +423,7 @@ async def test_a_broken_certificate_leaves_the_previous_one(box: Box, caplog: py
 
 
 async def test_a_new_authority_ends_the_trust_in_the_old_one(box: Box) -> None:
-    old, (key, certificate) = box.member("mac"), box.security.server_pair
+    old = box.member("mac")
     new = certificates.Authority.create("new", datetime.now(UTC))
     KeyPair(new.key, new.certificate).write(box.security.folder, "authority")
     with pytest.raises(Unavailable):

@@ -34,7 +34,7 @@ _PAIR_AGAIN = "pair the machines again: `zrelay pair` on the machine of the serv
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class CredentialOwner:
     """Whom a certificate or token belongs to.
 
     Attributes:
@@ -60,8 +60,8 @@ class ServerSecurity:
     """
 
     certificate: "ServerCertificate"
-    member: "Callable[[CertificateInfo], Identity]"
-    token: Callable[[str], Identity]
+    member: "Callable[[CertificateInfo], CredentialOwner]"
+    token: Callable[[str], CredentialOwner]
     clock: Callable[[], datetime]
 
 
@@ -88,9 +88,9 @@ def installed(folder: "Path", tokens: "Path | None", clock: Callable[[], datetim
     certificate = ServerCertificate(files, clock)
     installation = Installation(folder, clock, tokens=tokens)
 
-    def member(found: "CertificateInfo") -> Identity:
+    def member(found: "CertificateInfo") -> CredentialOwner:
         if found.serial == certificate.info.serial:  # who can read its key owns the service
-            return Identity("owner", ALL, found.not_after)
+            return CredentialOwner("owner", ALL, found.not_after)
         record = installation.member_of(found.serial)
         if record is None:
             raise Unauthenticated(
@@ -103,7 +103,7 @@ def installed(folder: "Path", tokens: "Path | None", clock: Callable[[], datetim
                 f"the client again; otherwise {_PAIR_AGAIN}",
                 reason="CERTIFICATE_REVOKED",
             )
-        return Identity(f"member {record.name}", _permissions(record.permissions), found.not_after)
+        return CredentialOwner(f"member {record.name}", _permissions(record.permissions), found.not_after)
 
     return ServerSecurity(certificate, member, _token_owner(installation, clock), clock)
 
@@ -124,7 +124,7 @@ def given(
     """
     from zrelay_shared.security.certificates import CertificateInvalid, checked_name
 
-    def member(found: "CertificateInfo") -> Identity:
+    def member(found: "CertificateInfo") -> CredentialOwner:
         try:
             name = checked_name(found.name)
         except CertificateInvalid as error:
@@ -132,13 +132,13 @@ def given(
                 f"the common name of the certificate names the caller: {error}; issue a certificate with such a name",
                 reason="CERTIFICATE_NAME_INVALID",
             ) from error
-        return Identity(f"member {name}", permissions, found.not_after)
+        return CredentialOwner(f"member {name}", permissions, found.not_after)
 
     return ServerSecurity(certificate, member, _token_owner(installation, clock), clock)
 
 
-def _token_owner(installation: "Installation", clock: Callable[[], datetime]) -> Callable[[str], Identity]:
-    def token(text: str) -> Identity:
+def _token_owner(installation: "Installation", clock: Callable[[], datetime]) -> Callable[[str], CredentialOwner]:
+    def token(text: str) -> CredentialOwner:
         record = installation.token_of(text)
         if record is None:
             raise Unauthenticated(
@@ -152,7 +152,7 @@ def _token_owner(installation: "Installation", clock: Callable[[], datetime]) ->
                 f"with `zrelay pair --token {record.name}` on the machine of the service",
                 reason="TOKEN_EXPIRED",
             )
-        return Identity(f"token {record.name}", _permissions(record.permissions), ends)
+        return CredentialOwner(f"token {record.name}", _permissions(record.permissions), ends)
 
     return token
 
@@ -221,7 +221,7 @@ class Authenticator:
     def _token(self, security: ServerSecurity, token: str) -> Caller:
         return self._found(PortKind.TOKEN, security, lambda: security.token(token))
 
-    def _found(self, port: PortKind, security: ServerSecurity, find: Callable[[], Identity]) -> Caller:
+    def _found(self, port: PortKind, security: ServerSecurity, find: Callable[[], CredentialOwner]) -> Caller:
         try:
             identity = find()
         except Unauthenticated:

@@ -111,10 +111,6 @@ class ServeOptions:
 
     Attributes:
         listen: The address to bind.
-        tls: Whether this port has TLS, and its callers show certificates; else it is plaintext.
-        security: Certificate of the service, and who its callers are. Required for TLS.
-        token_listen: A second port, with TLS, whose callers send bearer tokens.
-        health_listen: A further port, in plaintext, which answers health checks alone.
         grace_s: Seconds that running calls get after SIGTERM.
         address_file: Where to write `host:port` once bound; `zrelay up` learns a free port from it.
         watch_interval_s: Seconds between two looks at `unhealthy_reason`, `restart_reason` and the accept loop.
@@ -123,13 +119,13 @@ class ServeOptions:
         handshake_s: Seconds that a connection may take for its HTTP/2 handshake.
         drain_margin_s: Seconds that the service and the server may take beyond `grace_s` before the drain goes on.
         probe: When the service probes itself.
+        tls: Whether `listen` has TLS, and its callers show certificates; else it is plaintext.
+        security: Certificate of the service, and who its callers are. Required for TLS.
+        token_listen: A second port, with TLS, whose callers send bearer tokens.
+        health_listen: A further port, in plaintext, which answers health checks alone.
     """
 
     listen: ListenAddress
-    tls: bool = False
-    security: ServerSecurity | None = None
-    token_listen: ListenAddress | None = None
-    health_listen: ListenAddress | None = None
     grace_s: float = 30.0
     address_file: Path | None = None
     watch_interval_s: float = 1.0
@@ -138,6 +134,10 @@ class ServeOptions:
     handshake_s: float = grpc_server.HANDSHAKE_S
     drain_margin_s: float = _DRAIN_MARGIN_S
     probe: ProbeOptions = field(default_factory=ProbeOptions)
+    tls: bool = False
+    security: ServerSecurity | None = None
+    token_listen: ListenAddress | None = None
+    health_listen: ListenAddress | None = None
 
 
 def serve(service: Service, options: ServeOptions) -> int:
