@@ -1,13 +1,15 @@
 """Service processes: systemd's messages, signals, failing loads, wrong flags; each a real process."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -15,7 +17,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.helpers.processes import ended, log_until
+from zrelay.v1 import vision_pb2
 from zrelay_shared import exits
+from zrelay_shared.security.installation import Installation
+from zrelay_shared.security.permissions import CALLER
 
 NAME = "zrelay.v1.VisionService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -26,18 +31,24 @@ PRELUDE = textwrap.dedent("""
     from zrelay_shared.errors import CheckpointError
     from zrelay_shared.service import command
     from zrelay_shared.service.roles import VisionConfig
+    from pathlib import PosixPath, WindowsPath
     from zrelay_vision.api.servicer import VisionServicer
     class Service(VisionServicer):
         async def load(self): {load}
         async def drain(self, grace_s): {drain}
-    sys.exit(command.start(lambda: VisionConfig(listen="{listen}", grace_s=5.0), {build}))
+    sys.exit(command.start(lambda: VisionConfig(listen="{listen}", grace_s=5.0, **{settings!r}), {build}))
 """)
 
 
 def start(
-    load: str = "pass", drain: str = "pass", build: str = "Service", listen: str = "127.0.0.1:0", **environment: str
+    load: str = "pass",
+    drain: str = "pass",
+    build: str = "Service",
+    listen: str = "127.0.0.1:0",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    script = PRELUDE.format(load=load, drain=drain, build=build, listen=listen)
+    script = PRELUDE.format(load=load, drain=drain, build=build, listen=listen, settings=dict(settings))
     return launch([sys.executable, "-c", script], **environment)
 
 
@@ -87,6 +98,36 @@ def test_a_load_that_fails_ends_the_process(load: str, code: int, said: str) -> 
     assert ("Traceback" in log) == (code == exits.BUG)
 
 
+def test_a_process_with_tls(tmp_path: Path) -> None:
+    box, address = Installation(tmp_path / "security"), tmp_path / "address"
+    box.prepare("box", ["localhost"])
+    ports = {"token_listen": "127.0.0.1:0", "health_listen": "127.0.0.1:0", "security": box.folder}
+    process = start(listen="0.0.0.0:0", settings={**ports, "address_file": address})
+    log = log_until(process, "ready on")
+    assert "listening on 0.0.0.0:" in log and " with TLS, loading" in log
+    tokens = re.search(r"accepted on (127\.0\.0\.1:\d+)$", log, re.MULTILINE)
+    health = re.search(r"plaintext on (127\.0\.0\.1:\d+)$", log, re.MULTILINE)
+    assert tokens is not None and health is not None
+    key, certificate = box.server_pair
+    token = ("authorization", f"Bearer {box.new_token('ci', CALLER)}")
+    mutual = grpc.ssl_channel_credentials(box.authority_certificate, key, certificate)
+    server_only = grpc.ssl_channel_credentials(box.authority_certificate)
+    for credentials, port, metadata, caller in (
+        (mutual, address.read_text().rpartition(":")[2], (), "owner"),
+        (server_only, tokens[1].rpartition(":")[2], (token,), "token ci"),
+    ):
+        with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+            call: Any = channel.unary_unary(f"/{NAME}/GetInfo")
+            answer = vision_pb2.VisionServiceGetInfoResponse.FromString(call(b"", timeout=20, metadata=metadata))
+        assert answer.connection.caller == caller
+    with grpc.insecure_channel(health[1]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        assert stub.Check(health_pb2.HealthCheckRequest(service=NAME), timeout=20).status == SERVING
+    process.send_signal(signal.SIGTERM)
+    code, log = ended(process)
+    assert code == exits.OK and "Traceback" not in log and "zrt_" not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_loading_ends_the_process_at_once(number: signal.Signals) -> None:
     process = start(load="await asyncio.to_thread(time.sleep, 3600)")
@@ -127,7 +168,9 @@ def test_a_second_signal_ends_the_drain() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--listen", "0.0.0.0:0"], exits.REFUSED, "--insecure-listen"),
+        (["--listen", "0.0.0.0:0"], exits.REFUSED, "run `zrelay pair` on this machine"),
+        (["--listen", "127.0.0.1:0", "--tls"], exits.REFUSED, "run `zrelay pair` on this machine"),
+        (["--tls-key", "x"], exits.REFUSED, "--tls-certificate, --tls-key and --tls-ca together"),
         (["--listen", "nowhere"], exits.REFUSED, "expected HOST:PORT"),
         (["--log-level", "loud"], exits.USAGE, "'--log-level': expected one of debug, info"),
         (

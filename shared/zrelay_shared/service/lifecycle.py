@@ -31,7 +31,7 @@ LIVENESS = "liveness"
 _DRAIN_MARGIN_S = 4.0
 """Seconds beyond its time after which a wait of the drain is given up. With three of them a drain stays within the 45 s
 of the deploy files."""
-_HEALTH_CONNECTIONS = 256
+HEALTH_CONNECTIONS = 256
 """Connections of the port that answers health checks alone."""
 
 
@@ -204,7 +204,7 @@ class RunningServer:
             handshake_s=options.handshake_s,
         )
         self._health_server = grpc_server.make_server(
-            max_connections=_HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
+            max_connections=HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
         )
         self._authenticator = Authenticator(_plaintext(options), options.security)
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
