@@ -453,6 +453,15 @@ async def test_the_self_probe_over_tls(box: Box) -> None:
     assert await probe(box.server.address, QUICK, tls) is ProbeResult.ANSWERED
 
 
+@pytest.mark.parametrize("setting", ["token_listen", "health_listen"])
+async def test_a_further_port_that_is_taken(box: Box, setting: str) -> None:
+    with pytest.raises(Unavailable) as refusal:
+        async with serving(box.security.folder, **{setting: box.server.address}):
+            pytest.fail("two servers share a port")
+    assert refusal.value.reason == "LISTEN_FAILED"
+    assert f"--{setting.replace('_', '-')} HOST:PORT" in refusal.value.message
+
+
 def test_a_caller_is_looked_up_again_after_a_second(tmp_path: Path) -> None:
     now, found = 0.0, 0
 

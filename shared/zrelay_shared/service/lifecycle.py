@@ -203,9 +203,7 @@ class RunningServer:
             max_streams=options.max_calls,
             handshake_s=options.handshake_s,
         )
-        self._health_server = grpc_server.make_server(
-            max_connections=HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
-        )
+        self._health_server: grpc.aio.Server | None = None
         self._authenticator = Authenticator(_plaintext(options), options.security)
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
         self._health = HealthServicer()
@@ -239,12 +237,16 @@ class RunningServer:
             credentials = self._credentials(of_clients=False, tls=True)
             self.token_address = _bind(self._server, options.token_listen, "--token-listen", credentials)
         if options.health_listen is not None:
+            self._health_server = grpc_server.make_server(
+                max_connections=HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
+            )
             self._health.add_to(self._health_server)
             self.health_address = _bind(self._health_server, options.health_listen, "--health-listen", None)
         self._set_ready(False)
         self._health.set(LIVENESS, SERVING)
         await self._server.start()
-        await self._health_server.start()
+        if self._health_server is not None:
+            await self._health_server.start()
         self._started = True
         self.loaded = asyncio.create_task(self._load())
         self._watches.append(asyncio.create_task(self._watch_connections()))
@@ -333,7 +335,11 @@ class RunningServer:
         # Returns once every answer has arrived: a finished one may still be under way on a slow network.
         rest_s = max(1.0, ends - clock())
         await _bounded(self._server.stop(rest_s), rest_s + margin_s, "the server stops")
-        await self._health_server.stop(0)
+        await self._stop_health()
+
+    async def _stop_health(self) -> None:
+        if self._health_server is not None:
+            await self._health_server.stop(None)
 
     async def close(self) -> None:
         """Ends the server and the service at once, also after a `start` that failed."""
@@ -342,7 +348,7 @@ class RunningServer:
             await asyncio.wait({self.loaded})
             for watch in self._watches:
                 watch.cancel()
-            stops = asyncio.gather(self._server.stop(None), self._health_server.stop(None))
+            stops = asyncio.gather(self._server.stop(None), self._stop_health())
             await _bounded(stops, self._options.drain_margin_s, "the server stops")
         self.systemd.close()
         await self.service.close()
