@@ -35,7 +35,7 @@ def test_queue() -> None:
 async def test_the_connection_of_an_authenticated_caller() -> None:
     ends = datetime(2030, 1, 2, tzinfo=UTC)
     connection = Connection(PortKind.CERTIFICATE, ends, datetime(2030, 1, 1, tzinfo=UTC))
-    set_current_caller(Caller("member mac", CALLER, connection))
+    set_current_caller(Caller("member mac", CALLER, connection=connection))
     found = info.connection_info()
     assert (found.security, found.caller) == (info_pb2.PORT_SECURITY_CERTIFICATE, "member mac")
     assert list(found.permissions) == ["encode", "generate", "vision"]
@@ -45,7 +45,7 @@ async def test_the_connection_of_an_authenticated_caller() -> None:
 
 @pytest.mark.parametrize("kind", PortKind)
 async def test_every_kind_of_port_has_a_name_in_the_contract(kind: PortKind) -> None:
-    set_current_caller(Caller("ipv4:127.0.0.1", ALL, Connection(kind)))
+    set_current_caller(Caller("ipv4:127.0.0.1", ALL, connection=Connection(kind)))
     found = info.connection_info()
     assert info_pb2.PortSecurity.Name(found.security) == f"PORT_SECURITY_{kind.name}"
     assert (found.credentials_end, found.server_certificate_ends) == (0, 0)

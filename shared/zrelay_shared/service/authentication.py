@@ -4,13 +4,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from zrelay_shared.callers import Caller, Connection, PortKind, address_of
+from zrelay_shared.callers import Caller, Connection, PortKind, by_address
 from zrelay_shared.errors import PermissionDenied, Unauthenticated, Unavailable, ZrelayError
 from zrelay_shared.security.permissions import ALL, Permission, may_call, needed
 
@@ -180,7 +180,7 @@ class Authenticator:
 
     def identify(self, method: str, context: _Context) -> Caller:
         """Returns the caller of a method; see `callers.Identify`."""
-        caller = self._caller(context)
+        caller = self._caller(method, context)
         if not may_call(caller.permissions, method):
             permission, has = needed(method), ", ".join(sorted(caller.permissions)) or "none"
             raise PermissionDenied(
@@ -191,10 +191,10 @@ class Authenticator:
             )
         return caller
 
-    def _caller(self, context: _Context) -> Caller:
+    def _caller(self, method: str, context: _Context) -> Caller:
         security = self._security
         if security is None:
-            return self._anyone(context)
+            return self._anyone(method, context)
         properties = context.auth_context()
         if certificate := next(iter(properties.get("x509_pem_cert", ())), b""):
             return self._by_certificate.get(certificate, lambda: self._member(security, certificate))
@@ -202,12 +202,12 @@ class Authenticator:
             token = _bearer(context)
             key = sha256(token.encode("utf-8", "replace")).digest()  # so that no token stays in memory
             return self._by_token.get(key, lambda: self._token(security, token))
-        return self._anyone(context)
+        return self._anyone(method, context)
 
-    def _anyone(self, context: _Context) -> Caller:
+    def _anyone(self, method: str, context: _Context) -> Caller:
         if self._plaintext is None:
             raise Unauthenticated("this port needs TLS: connect with a certificate or a token")
-        return Caller(address_of(context), ALL, Connection(self._plaintext))
+        return replace(by_address(method, context), connection=Connection(self._plaintext))
 
     def _member(self, security: ServerSecurity, pem: bytes) -> Caller:
         found = _described(pem)
@@ -235,7 +235,7 @@ class Authenticator:
             ) from error
         self._trouble = ""
         connection = Connection(port, identity.ends, security.certificate.info.not_after)
-        return Caller(identity.name, identity.permissions, connection)
+        return Caller(identity.name, identity.permissions, connection=connection)
 
 
 class _Cache(Generic[K]):
