@@ -158,7 +158,7 @@ def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfi
             raise ValueError("names a box twice")
     except (ValueError, KeyError, TypeError, AttributeError, InvalidArgument) as error:
         raise FailedPrecondition(
-            f"{file}: no profile of joined boxes ({_why(error)}): correct it, or remove it and join again with `zrelay join`",
+            f"{file}: no profile of joined boxes ({_why(error)}): correct it, or remove it and join again",
             reason="PROFILE_INVALID",
         ) from error
     return JoinedProfile(name, boxes, file)
