@@ -5,7 +5,9 @@ A caller is identified by `service/authentication.py`, or by its network address
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrelay_shared.security.permissions import ALL, Permission
@@ -16,17 +18,48 @@ if TYPE_CHECKING:
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
+class PortKind(StrEnum):
+    """How a port of a server is secured."""
+
+    LOOPBACK = "loopback"
+    """Plaintext; only this machine reaches it."""
+    INSECURE = "insecure"
+    """Plaintext; other machines reach it, because --insecure-listen allows that."""
+    CERTIFICATE = "certificate"
+    """TLS; callers show a certificate."""
+    TOKEN = "token"
+    """TLS; callers send a bearer token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a call reaches the server.
+
+    Attributes:
+        port: How the port is secured.
+        credentials_end: When the caller's certificate or token ends, None for never.
+        certificate_ends: When the server's certificate ends, None without TLS.
+    """
+
+    port: PortKind = PortKind.LOOPBACK
+    credentials_end: datetime | None = None
+    certificate_ends: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who makes a call.
 
     Attributes:
-        name: Identity, which shares and quotas are counted for: "member mac", "token ci", or a network address.
+        name: Identity, which shares and quotas are counted for: "member mac", "token ci", "owner", or a network
+            address.
         permissions: What the caller may do.
+        connection: How the call reaches the server.
     """
 
     name: str
     permissions: frozenset[Permission]
+    connection: Connection = field(default=Connection(), compare=False)
 
     @property
     def administers(self) -> bool:
@@ -49,8 +82,13 @@ _current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 def by_address(method: str, context: _Context) -> Caller:
     """Returns a caller with every permission, identified by its address without the port."""
+    return Caller(address_of(context), ALL)
+
+
+def address_of(context: _Context) -> str:
+    """Returns the network address of a caller, without the port."""
     peer = str(context.peer())
-    return Caller(peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer, ALL)
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def current_caller() -> Caller:

@@ -82,6 +82,7 @@ MAX_ELEMENTS = {
     "Tensor.shape": 64,
     # responses
     "ServerVersion.libraries": MAX_ITEMS,
+    "ConnectionInfo.permissions": 64,
     "EncoderServiceGetInfoResponse.features": MAX_ITEMS,
     "EncoderServiceGetInfoResponse.templates": MAX_ITEMS,
     "FormatPromptResponse.prompts": MAX_ITEMS,

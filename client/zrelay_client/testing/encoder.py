@@ -13,7 +13,7 @@ from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_OMNI_IMAGES
 from zrelay_shared.omni import segment_count, text_segment
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.info import server_version
+from zrelay_shared.service.info import connection_info, server_version
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.wire import Parcel
 
@@ -87,6 +87,7 @@ class FakeEncoder(FakeService):
             max_message_bytes=MAX_MESSAGE_BYTES,
             loaded_blocks=-_LAYERS.start - 1,
             total_blocks=-_LAYERS.start,
+            connection=connection_info(),
         )
 
     async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> pb.FormatPromptResponse:

@@ -39,7 +39,7 @@ from zrelay_shared.errors import (
 )
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.info import server_version
+from zrelay_shared.service.info import connection_info, server_version
 from zrelay_shared.wire import Parcel
 
 _PAGE_SIZE, _MAX_PAGE_SIZE = 50, 200
@@ -179,6 +179,7 @@ class FakeGenerator(FakeService):
                 waiting=len(self._waiting), running=int(self._running is not None), max_waiting=self.max_waiting
             ),
             cost=pb.CostModel(),
+            connection=connection_info(),
         )
 
     async def Generate(

@@ -27,7 +27,7 @@ from zrelay_shared.errors import FailedPrecondition, NotFound, invalid
 from zrelay_shared.image_container import format_of
 from zrelay_shared.limits import MAX_MESSAGE_BYTES, MIB
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.info import server_version
+from zrelay_shared.service.info import connection_info, server_version
 from zrelay_shared.tensors import FLOATS, dtype_name
 from zrelay_shared.vision_fingerprint import VisionFingerprint
 from zrelay_shared.wire import Parcel
@@ -83,6 +83,7 @@ class FakeVision(FakeService):
             max_image_bytes=_MAX_IMAGE_BYTES,
             max_image_pixels=1 << 26,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            connection=connection_info(),
         )
 
     async def EncodeImages(

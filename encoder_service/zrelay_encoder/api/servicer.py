@@ -16,7 +16,7 @@ from zrelay_shared import fingerprint, torch_devices
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.receiving import off_loop
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.info import device_info, queue_info, server_version
+from zrelay_shared.service.info import connection_info, device_info, queue_info, server_version
 from zrelay_shared.service.lifecycle import Service
 from zrelay_shared.torch_tensors import to_wire
 from zrelay_shared.wire import Parcel
@@ -99,6 +99,7 @@ class EncoderServicer(Service):
             text_limit=limit.tokens,
             text_limit_source=_SOURCES[limit.source],
             max_message_bytes=MAX_MESSAGE_BYTES,
+            connection=connection_info(),
         )
         if encoder is not None:
             device = await asyncio.to_thread(torch_devices.report, encoder.device)  # the driver may block

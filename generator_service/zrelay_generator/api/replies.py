@@ -23,7 +23,7 @@ from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS, EncoderFingerprint, to_message
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.service.info import device_info, server_version
+from zrelay_shared.service.info import connection_info, device_info, server_version
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
 
@@ -188,6 +188,7 @@ def loading_info(
             info_pb2.Feature(name=each.name, available=each.available, note=each.note)
             for each in _capabilities(state, accepts)
         ],
+        connection=connection_info(),
     )
 
 

@@ -111,7 +111,7 @@ class EncoderServiceGetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EncoderServiceGetInfoResponse(_message.Message):
-    __slots__ = ("version", "ready", "fingerprint", "device", "features", "queue", "max_prompts", "max_prompt_chars", "text_limit", "text_limit_source", "max_message_bytes", "templates", "loaded_blocks", "total_blocks")
+    __slots__ = ("version", "ready", "fingerprint", "device", "features", "queue", "max_prompts", "max_prompt_chars", "text_limit", "text_limit_source", "max_message_bytes", "templates", "loaded_blocks", "total_blocks", "connection")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class EncoderServiceGetInfoResponse(_message.Message):
     TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     LOADED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
     version: _info_pb2.ServerVersion
     ready: bool
     fingerprint: _embeds_pb2.EncoderFingerprint
@@ -140,7 +141,8 @@ class EncoderServiceGetInfoResponse(_message.Message):
     templates: _containers.RepeatedScalarFieldContainer[str]
     loaded_blocks: int
     total_blocks: int
-    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., fingerprint: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., max_prompts: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., text_limit: _Optional[int] = ..., text_limit_source: _Optional[_Union[_embeds_pb2.TextLimitSource, str]] = ..., max_message_bytes: _Optional[int] = ..., templates: _Optional[_Iterable[str]] = ..., loaded_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ...) -> None: ...
+    connection: _info_pb2.ConnectionInfo
+    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., fingerprint: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., max_prompts: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., text_limit: _Optional[int] = ..., text_limit_source: _Optional[_Union[_embeds_pb2.TextLimitSource, str]] = ..., max_message_bytes: _Optional[int] = ..., templates: _Optional[_Iterable[str]] = ..., loaded_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., connection: _Optional[_Union[_info_pb2.ConnectionInfo, _Mapping]] = ...) -> None: ...
 
 class FormatPromptRequest(_message.Message):
     __slots__ = ("prompts", "text_limit")

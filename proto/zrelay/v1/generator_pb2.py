@@ -29,7 +29,7 @@ from zrelay.v1 import info_pb2 as zrelay_dot_v1_dot_info__pb2
 from zrelay.v1 import jobs_pb2 as zrelay_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19zrelay/v1/generator.proto\x12\tzrelay.v1\x1a\x17zrelay/v1/content.proto\x1a\x16zrelay/v1/embeds.proto\x1a\x1azrelay/v1/generation.proto\x1a\x14zrelay/v1/info.proto\x1a\x14zrelay/v1/jobs.proto\" \n\x1eGeneratorServiceGetInfoRequest\"\xe5\x01\n\x0fGeneratorLimits\x12\x15\n\rsize_multiple\x18\x01 \x01(\r\x12\x10\n\x08min_side\x18\x02 \x01(\r\x12\x10\n\x08max_side\x18\x03 \x01(\r\x12\x12\n\nmax_pixels\x18\x04 \x01(\x04\x12\x11\n\tmax_steps\x18\x05 \x01(\r\x12\x12\n\nmax_images\x18\x06 \x01(\r\x12\x12\n\ntext_limit\x18\x07 \x01(\r\x12\x14\n\x0c\x65mbeds_width\x18\x08 \x01(\r\x12\x19\n\x11max_message_bytes\x18\t \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\n \x01(\x04\"\xc0\x01\n\tCostModel\x12\x11\n\tforward_s\x18\x01 \x01(\x01\x12\x1b\n\x13\x66orward_s_per_token\x18\x02 \x01(\x01\x12#\n\x1b\x66orward_s_per_token_squared\x18\x03 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x1a\n\x12\x64\x65\x63ode_s_per_pixel\x18\x05 \x01(\x01\x12\x17\n\x0f\x62ytes_per_token\x18\x06 \x01(\x04\x12\x17\n\x0f\x62ytes_per_pixel\x18\x07 \x01(\x04\"\xe4\x03\n\x1fGeneratorServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x1a\n\x12transformer_digest\x18\x04 \x01(\t\x12\x37\n\x10\x65xpected_encoder\x18\x05 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12,\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1a.zrelay.v1.SamplingOptions\x12*\n\x06limits\x18\x07 \x01(\x0b\x32\x1a.zrelay.v1.GeneratorLimits\x12%\n\x06\x64\x65vice\x18\x08 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\t \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\n \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\"\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x14.zrelay.v1.CostModel\x12\x12\n\nvae_digest\x18\x0c \x01(\t\x12\x1c\n\x14\x63onfiguration_digest\x18\r \x01(\t\"N\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.zrelay.v1.GenerationSpec\"6\n\x10GenerateResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.zrelay.v1.JobEvent\"a\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.zrelay.v1.GenerationSpec\x12\x10\n\x08\x64\x65tached\x18\x03 \x01(\x08\"0\n\x11SubmitJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"6\n\x10WatchJobResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.zrelay.v1.JobEvent\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"]\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12#\n\x06states\x18\x03 \x03(\x0e\x32\x13.zrelay.v1.JobState\"I\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.zrelay.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x10\x43\x61ncelJobRequest\x12\x10\n\x06job_id\x18\x01 \x01(\tH\x00\x12\x14\n\nrequest_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"0\n\x11\x43\x61ncelJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"I\n\x11UploadBlobRequest\x12&\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\x12UploadBlobResponse\x12&\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"f\n\x04Lora\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\t\x12\x0e\n\x06layers\x18\x06 \x01(\r\"\x12\n\x10ListLorasRequest\"3\n\x11ListLorasResponse\x12\x1e\n\x05loras\x18\x01 \x03(\x0b\x32\x0f.zrelay.v1.Lora\"W\n\x11UploadLoraRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"3\n\x12UploadLoraResponse\x12\x1d\n\x04lora\x18\x01 \x01(\x0b\x32\x0f.zrelay.v1.Lora\"!\n\x11RemoveLoraRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12RemoveLoraResponse2\xc3\x06\n\x10GeneratorService\x12`\n\x07GetInfo\x12).zrelay.v1.GeneratorServiceGetInfoRequest\x1a*.zrelay.v1.GeneratorServiceGetInfoResponse\x12\x45\n\x08Generate\x12\x1a.zrelay.v1.GenerateRequest\x1a\x1b.zrelay.v1.GenerateResponse0\x01\x12\x46\n\tSubmitJob\x12\x1b.zrelay.v1.SubmitJobRequest\x1a\x1c.zrelay.v1.SubmitJobResponse\x12\x45\n\x08WatchJob\x12\x1a.zrelay.v1.WatchJobRequest\x1a\x1b.zrelay.v1.WatchJobResponse0\x01\x12=\n\x06GetJob\x12\x18.zrelay.v1.GetJobRequest\x1a\x19.zrelay.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.zrelay.v1.ListJobsRequest\x1a\x1b.zrelay.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\x1b.zrelay.v1.CancelJobRequest\x1a\x1c.zrelay.v1.CancelJobResponse\x12K\n\nUploadBlob\x12\x1c.zrelay.v1.UploadBlobRequest\x1a\x1d.zrelay.v1.UploadBlobResponse(\x01\x12\x46\n\tListLoras\x12\x1b.zrelay.v1.ListLorasRequest\x1a\x1c.zrelay.v1.ListLorasResponse\x12K\n\nUploadLora\x12\x1c.zrelay.v1.UploadLoraRequest\x1a\x1d.zrelay.v1.UploadLoraResponse(\x01\x12I\n\nRemoveLora\x12\x1c.zrelay.v1.RemoveLoraRequest\x1a\x1d.zrelay.v1.RemoveLoraResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19zrelay/v1/generator.proto\x12\tzrelay.v1\x1a\x17zrelay/v1/content.proto\x1a\x16zrelay/v1/embeds.proto\x1a\x1azrelay/v1/generation.proto\x1a\x14zrelay/v1/info.proto\x1a\x14zrelay/v1/jobs.proto\" \n\x1eGeneratorServiceGetInfoRequest\"\xe5\x01\n\x0fGeneratorLimits\x12\x15\n\rsize_multiple\x18\x01 \x01(\r\x12\x10\n\x08min_side\x18\x02 \x01(\r\x12\x10\n\x08max_side\x18\x03 \x01(\r\x12\x12\n\nmax_pixels\x18\x04 \x01(\x04\x12\x11\n\tmax_steps\x18\x05 \x01(\r\x12\x12\n\nmax_images\x18\x06 \x01(\r\x12\x12\n\ntext_limit\x18\x07 \x01(\r\x12\x14\n\x0c\x65mbeds_width\x18\x08 \x01(\r\x12\x19\n\x11max_message_bytes\x18\t \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\n \x01(\x04\"\xc0\x01\n\tCostModel\x12\x11\n\tforward_s\x18\x01 \x01(\x01\x12\x1b\n\x13\x66orward_s_per_token\x18\x02 \x01(\x01\x12#\n\x1b\x66orward_s_per_token_squared\x18\x03 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x1a\n\x12\x64\x65\x63ode_s_per_pixel\x18\x05 \x01(\x01\x12\x17\n\x0f\x62ytes_per_token\x18\x06 \x01(\x04\x12\x17\n\x0f\x62ytes_per_pixel\x18\x07 \x01(\x04\"\x93\x04\n\x1fGeneratorServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x1a\n\x12transformer_digest\x18\x04 \x01(\t\x12\x37\n\x10\x65xpected_encoder\x18\x05 \x01(\x0b\x32\x1d.zrelay.v1.EncoderFingerprint\x12,\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1a.zrelay.v1.SamplingOptions\x12*\n\x06limits\x18\x07 \x01(\x0b\x32\x1a.zrelay.v1.GeneratorLimits\x12%\n\x06\x64\x65vice\x18\x08 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\t \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\n \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\"\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x14.zrelay.v1.CostModel\x12\x12\n\nvae_digest\x18\x0c \x01(\t\x12\x1c\n\x14\x63onfiguration_digest\x18\r \x01(\t\x12-\n\nconnection\x18\x0e \x01(\x0b\x32\x19.zrelay.v1.ConnectionInfo\"N\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.zrelay.v1.GenerationSpec\"6\n\x10GenerateResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.zrelay.v1.JobEvent\"a\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.zrelay.v1.GenerationSpec\x12\x10\n\x08\x64\x65tached\x18\x03 \x01(\x08\"0\n\x11SubmitJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"6\n\x10WatchJobResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.zrelay.v1.JobEvent\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"]\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12#\n\x06states\x18\x03 \x03(\x0e\x32\x13.zrelay.v1.JobState\"I\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.zrelay.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x10\x43\x61ncelJobRequest\x12\x10\n\x06job_id\x18\x01 \x01(\tH\x00\x12\x14\n\nrequest_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"0\n\x11\x43\x61ncelJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.zrelay.v1.Job\"I\n\x11UploadBlobRequest\x12&\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\x12UploadBlobResponse\x12&\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"f\n\x04Lora\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\t\x12\x0e\n\x06layers\x18\x06 \x01(\r\"\x12\n\x10ListLorasRequest\"3\n\x11ListLorasResponse\x12\x1e\n\x05loras\x18\x01 \x03(\x0b\x32\x0f.zrelay.v1.Lora\"W\n\x11UploadLoraRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x15.zrelay.v1.ContentRef\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"3\n\x12UploadLoraResponse\x12\x1d\n\x04lora\x18\x01 \x01(\x0b\x32\x0f.zrelay.v1.Lora\"!\n\x11RemoveLoraRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12RemoveLoraResponse2\xc3\x06\n\x10GeneratorService\x12`\n\x07GetInfo\x12).zrelay.v1.GeneratorServiceGetInfoRequest\x1a*.zrelay.v1.GeneratorServiceGetInfoResponse\x12\x45\n\x08Generate\x12\x1a.zrelay.v1.GenerateRequest\x1a\x1b.zrelay.v1.GenerateResponse0\x01\x12\x46\n\tSubmitJob\x12\x1b.zrelay.v1.SubmitJobRequest\x1a\x1c.zrelay.v1.SubmitJobResponse\x12\x45\n\x08WatchJob\x12\x1a.zrelay.v1.WatchJobRequest\x1a\x1b.zrelay.v1.WatchJobResponse0\x01\x12=\n\x06GetJob\x12\x18.zrelay.v1.GetJobRequest\x1a\x19.zrelay.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.zrelay.v1.ListJobsRequest\x1a\x1b.zrelay.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\x1b.zrelay.v1.CancelJobRequest\x1a\x1c.zrelay.v1.CancelJobResponse\x12K\n\nUploadBlob\x12\x1c.zrelay.v1.UploadBlobRequest\x1a\x1d.zrelay.v1.UploadBlobResponse(\x01\x12\x46\n\tListLoras\x12\x1b.zrelay.v1.ListLorasRequest\x1a\x1c.zrelay.v1.ListLorasResponse\x12K\n\nUploadLora\x12\x1c.zrelay.v1.UploadLoraRequest\x1a\x1d.zrelay.v1.UploadLoraResponse(\x01\x12I\n\nRemoveLora\x12\x1c.zrelay.v1.RemoveLoraRequest\x1a\x1d.zrelay.v1.RemoveLoraResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,49 +43,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COSTMODEL']._serialized_start=428
   _globals['_COSTMODEL']._serialized_end=620
   _globals['_GENERATORSERVICEGETINFORESPONSE']._serialized_start=623
-  _globals['_GENERATORSERVICEGETINFORESPONSE']._serialized_end=1107
-  _globals['_GENERATEREQUEST']._serialized_start=1109
-  _globals['_GENERATEREQUEST']._serialized_end=1187
-  _globals['_GENERATERESPONSE']._serialized_start=1189
-  _globals['_GENERATERESPONSE']._serialized_end=1243
-  _globals['_SUBMITJOBREQUEST']._serialized_start=1245
-  _globals['_SUBMITJOBREQUEST']._serialized_end=1342
-  _globals['_SUBMITJOBRESPONSE']._serialized_start=1344
-  _globals['_SUBMITJOBRESPONSE']._serialized_end=1392
-  _globals['_WATCHJOBREQUEST']._serialized_start=1394
-  _globals['_WATCHJOBREQUEST']._serialized_end=1451
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1453
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1507
-  _globals['_GETJOBREQUEST']._serialized_start=1509
-  _globals['_GETJOBREQUEST']._serialized_end=1540
-  _globals['_GETJOBRESPONSE']._serialized_start=1542
-  _globals['_GETJOBRESPONSE']._serialized_end=1587
-  _globals['_LISTJOBSREQUEST']._serialized_start=1589
-  _globals['_LISTJOBSREQUEST']._serialized_end=1682
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1684
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1757
-  _globals['_CANCELJOBREQUEST']._serialized_start=1759
-  _globals['_CANCELJOBREQUEST']._serialized_end=1827
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1829
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1877
-  _globals['_UPLOADBLOBREQUEST']._serialized_start=1879
-  _globals['_UPLOADBLOBREQUEST']._serialized_end=1952
-  _globals['_UPLOADBLOBRESPONSE']._serialized_start=1954
-  _globals['_UPLOADBLOBRESPONSE']._serialized_end=2031
-  _globals['_LORA']._serialized_start=2033
-  _globals['_LORA']._serialized_end=2135
-  _globals['_LISTLORASREQUEST']._serialized_start=2137
-  _globals['_LISTLORASREQUEST']._serialized_end=2155
-  _globals['_LISTLORASRESPONSE']._serialized_start=2157
-  _globals['_LISTLORASRESPONSE']._serialized_end=2208
-  _globals['_UPLOADLORAREQUEST']._serialized_start=2210
-  _globals['_UPLOADLORAREQUEST']._serialized_end=2297
-  _globals['_UPLOADLORARESPONSE']._serialized_start=2299
-  _globals['_UPLOADLORARESPONSE']._serialized_end=2350
-  _globals['_REMOVELORAREQUEST']._serialized_start=2352
-  _globals['_REMOVELORAREQUEST']._serialized_end=2385
-  _globals['_REMOVELORARESPONSE']._serialized_start=2387
-  _globals['_REMOVELORARESPONSE']._serialized_end=2407
-  _globals['_GENERATORSERVICE']._serialized_start=2410
-  _globals['_GENERATORSERVICE']._serialized_end=3245
+  _globals['_GENERATORSERVICEGETINFORESPONSE']._serialized_end=1154
+  _globals['_GENERATEREQUEST']._serialized_start=1156
+  _globals['_GENERATEREQUEST']._serialized_end=1234
+  _globals['_GENERATERESPONSE']._serialized_start=1236
+  _globals['_GENERATERESPONSE']._serialized_end=1290
+  _globals['_SUBMITJOBREQUEST']._serialized_start=1292
+  _globals['_SUBMITJOBREQUEST']._serialized_end=1389
+  _globals['_SUBMITJOBRESPONSE']._serialized_start=1391
+  _globals['_SUBMITJOBRESPONSE']._serialized_end=1439
+  _globals['_WATCHJOBREQUEST']._serialized_start=1441
+  _globals['_WATCHJOBREQUEST']._serialized_end=1498
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1500
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1554
+  _globals['_GETJOBREQUEST']._serialized_start=1556
+  _globals['_GETJOBREQUEST']._serialized_end=1587
+  _globals['_GETJOBRESPONSE']._serialized_start=1589
+  _globals['_GETJOBRESPONSE']._serialized_end=1634
+  _globals['_LISTJOBSREQUEST']._serialized_start=1636
+  _globals['_LISTJOBSREQUEST']._serialized_end=1729
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1731
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1804
+  _globals['_CANCELJOBREQUEST']._serialized_start=1806
+  _globals['_CANCELJOBREQUEST']._serialized_end=1874
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1876
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1924
+  _globals['_UPLOADBLOBREQUEST']._serialized_start=1926
+  _globals['_UPLOADBLOBREQUEST']._serialized_end=1999
+  _globals['_UPLOADBLOBRESPONSE']._serialized_start=2001
+  _globals['_UPLOADBLOBRESPONSE']._serialized_end=2078
+  _globals['_LORA']._serialized_start=2080
+  _globals['_LORA']._serialized_end=2182
+  _globals['_LISTLORASREQUEST']._serialized_start=2184
+  _globals['_LISTLORASREQUEST']._serialized_end=2202
+  _globals['_LISTLORASRESPONSE']._serialized_start=2204
+  _globals['_LISTLORASRESPONSE']._serialized_end=2255
+  _globals['_UPLOADLORAREQUEST']._serialized_start=2257
+  _globals['_UPLOADLORAREQUEST']._serialized_end=2344
+  _globals['_UPLOADLORARESPONSE']._serialized_start=2346
+  _globals['_UPLOADLORARESPONSE']._serialized_end=2397
+  _globals['_REMOVELORAREQUEST']._serialized_start=2399
+  _globals['_REMOVELORAREQUEST']._serialized_end=2432
+  _globals['_REMOVELORARESPONSE']._serialized_start=2434
+  _globals['_REMOVELORARESPONSE']._serialized_end=2454
+  _globals['_GENERATORSERVICE']._serialized_start=2457
+  _globals['_GENERATORSERVICE']._serialized_end=3292
 # @@protoc_insertion_point(module_scope)

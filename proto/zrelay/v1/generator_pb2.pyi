@@ -58,7 +58,7 @@ class CostModel(_message.Message):
     def __init__(self, forward_s: _Optional[float] = ..., forward_s_per_token: _Optional[float] = ..., forward_s_per_token_squared: _Optional[float] = ..., decode_s: _Optional[float] = ..., decode_s_per_pixel: _Optional[float] = ..., bytes_per_token: _Optional[int] = ..., bytes_per_pixel: _Optional[int] = ...) -> None: ...
 
 class GeneratorServiceGetInfoResponse(_message.Message):
-    __slots__ = ("version", "ready", "model_id", "transformer_digest", "expected_encoder", "defaults", "limits", "device", "features", "queue", "cost", "vae_digest", "configuration_digest")
+    __slots__ = ("version", "ready", "model_id", "transformer_digest", "expected_encoder", "defaults", "limits", "device", "features", "queue", "cost", "vae_digest", "configuration_digest", "connection")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class GeneratorServiceGetInfoResponse(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     VAE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONFIGURATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
     version: _info_pb2.ServerVersion
     ready: bool
     model_id: str
@@ -85,7 +86,8 @@ class GeneratorServiceGetInfoResponse(_message.Message):
     cost: CostModel
     vae_digest: str
     configuration_digest: str
-    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., model_id: _Optional[str] = ..., transformer_digest: _Optional[str] = ..., expected_encoder: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., defaults: _Optional[_Union[_generation_pb2.SamplingOptions, _Mapping]] = ..., limits: _Optional[_Union[GeneratorLimits, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., cost: _Optional[_Union[CostModel, _Mapping]] = ..., vae_digest: _Optional[str] = ..., configuration_digest: _Optional[str] = ...) -> None: ...
+    connection: _info_pb2.ConnectionInfo
+    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., model_id: _Optional[str] = ..., transformer_digest: _Optional[str] = ..., expected_encoder: _Optional[_Union[_embeds_pb2.EncoderFingerprint, _Mapping]] = ..., defaults: _Optional[_Union[_generation_pb2.SamplingOptions, _Mapping]] = ..., limits: _Optional[_Union[GeneratorLimits, _Mapping]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., cost: _Optional[_Union[CostModel, _Mapping]] = ..., vae_digest: _Optional[str] = ..., configuration_digest: _Optional[str] = ..., connection: _Optional[_Union[_info_pb2.ConnectionInfo, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "spec")

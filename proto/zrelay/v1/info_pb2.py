@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14zrelay/v1/info.proto\x12\tzrelay.v1\"\xb1\x01\n\rServerVersion\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12:\n\tlibraries\x18\x04 \x03(\x0b\x32\'.zrelay.v1.ServerVersion.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0c\n\x04note\x18\x03 \x01(\t\"v\n\nDeviceInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x03 \x01(\x04\x12\x19\n\x11memory_free_bytes\x18\x04 \x01(\x04\x12\x15\n\rcompute_dtype\x18\x05 \x01(\t\"\\\n\tQueueInfo\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\r\x12\x18\n\x10\x65stimated_wait_s\x18\x04 \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14zrelay/v1/info.proto\x12\tzrelay.v1\"\xb1\x01\n\rServerVersion\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12:\n\tlibraries\x18\x04 \x03(\x0b\x32\'.zrelay.v1.ServerVersion.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0c\n\x04note\x18\x03 \x01(\t\"v\n\nDeviceInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x03 \x01(\x04\x12\x19\n\x11memory_free_bytes\x18\x04 \x01(\x04\x12\x15\n\rcompute_dtype\x18\x05 \x01(\t\"\\\n\tQueueInfo\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\r\x12\x18\n\x10\x65stimated_wait_s\x18\x04 \x01(\x02\"\xaf\x01\n\x0e\x43onnectionInfo\x12)\n\x08security\x18\x01 \x01(\x0e\x32\x17.zrelay.v1.PortSecurity\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x13\n\x0bpermissions\x18\x03 \x03(\t\x12\x17\n\x0f\x63redentials_end\x18\x04 \x01(\x03\x12\x1f\n\x17server_certificate_ends\x18\x05 \x01(\x03\x12\x13\n\x0bserver_time\x18\x06 \x01(\x03*\x9d\x01\n\x0cPortSecurity\x12\x1d\n\x19PORT_SECURITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16PORT_SECURITY_LOOPBACK\x10\x01\x12\x1a\n\x16PORT_SECURITY_INSECURE\x10\x02\x12\x1d\n\x19PORT_SECURITY_CERTIFICATE\x10\x03\x12\x17\n\x13PORT_SECURITY_TOKEN\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SERVERVERSION_LIBRARIESENTRY']._loaded_options = None
   _globals['_SERVERVERSION_LIBRARIESENTRY']._serialized_options = b'8\001'
+  _globals['_PORTSECURITY']._serialized_start=666
+  _globals['_PORTSECURITY']._serialized_end=823
   _globals['_SERVERVERSION']._serialized_start=36
   _globals['_SERVERVERSION']._serialized_end=213
   _globals['_SERVERVERSION_LIBRARIESENTRY']._serialized_start=165
@@ -43,4 +45,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEINFO']._serialized_end=391
   _globals['_QUEUEINFO']._serialized_start=393
   _globals['_QUEUEINFO']._serialized_end=485
+  _globals['_CONNECTIONINFO']._serialized_start=488
+  _globals['_CONNECTIONINFO']._serialized_end=663
 # @@protoc_insertion_point(module_scope)

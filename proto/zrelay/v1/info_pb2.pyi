@@ -1,10 +1,24 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class PortSecurity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PORT_SECURITY_UNSPECIFIED: _ClassVar[PortSecurity]
+    PORT_SECURITY_LOOPBACK: _ClassVar[PortSecurity]
+    PORT_SECURITY_INSECURE: _ClassVar[PortSecurity]
+    PORT_SECURITY_CERTIFICATE: _ClassVar[PortSecurity]
+    PORT_SECURITY_TOKEN: _ClassVar[PortSecurity]
+PORT_SECURITY_UNSPECIFIED: PortSecurity
+PORT_SECURITY_LOOPBACK: PortSecurity
+PORT_SECURITY_INSECURE: PortSecurity
+PORT_SECURITY_CERTIFICATE: PortSecurity
+PORT_SECURITY_TOKEN: PortSecurity
 
 class ServerVersion(_message.Message):
     __slots__ = ("service", "version", "contract", "libraries")
@@ -60,3 +74,19 @@ class QueueInfo(_message.Message):
     max_waiting: int
     estimated_wait_s: float
     def __init__(self, waiting: _Optional[int] = ..., running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., estimated_wait_s: _Optional[float] = ...) -> None: ...
+
+class ConnectionInfo(_message.Message):
+    __slots__ = ("security", "caller", "permissions", "credentials_end", "server_certificate_ends", "server_time")
+    SECURITY_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIALS_END_FIELD_NUMBER: _ClassVar[int]
+    SERVER_CERTIFICATE_ENDS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    security: PortSecurity
+    caller: str
+    permissions: _containers.RepeatedScalarFieldContainer[str]
+    credentials_end: int
+    server_certificate_ends: int
+    server_time: int
+    def __init__(self, security: _Optional[_Union[PortSecurity, str]] = ..., caller: _Optional[str] = ..., permissions: _Optional[_Iterable[str]] = ..., credentials_end: _Optional[int] = ..., server_certificate_ends: _Optional[int] = ..., server_time: _Optional[int] = ...) -> None: ...

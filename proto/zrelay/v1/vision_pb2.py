@@ -28,25 +28,25 @@ from zrelay.v1 import info_pb2 as zrelay_dot_v1_dot_info__pb2
 from zrelay.v1 import tensor_pb2 as zrelay_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zrelay/v1/vision.proto\x12\tzrelay.v1\x1a\x17zrelay/v1/content.proto\x1a\x16zrelay/v1/embeds.proto\x1a\x14zrelay/v1/info.proto\x1a\x16zrelay/v1/tensor.proto\"\x8b\x02\n\x11VisionFingerprint\x12\'\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x18\n\x10processor_digest\x18\x05 \x01(\t\x12\x14\n\x0chidden_layer\x18\x06 \x01(\x11\x12\r\n\x05width\x18\x07 \x01(\r\x12\x15\n\rcompute_dtype\x18\x08 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x1c\n\x14\x63onfiguration_digest\x18\x0b \x01(\t\"b\n\x0cSiglipEmbeds\x12\x1f\n\x04grid\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x31\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\"\xca\x01\n\x0cVisionStates\x12(\n\rhidden_states\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x31\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\x12\x19\n\x11image_token_start\x18\x03 \x01(\r\x12\x19\n\x11image_token_count\x18\x04 \x01(\r\x12\'\n\x06tokens\x18\x05 \x01(\x0e\x32\x17.zrelay.v1.VisionTokens\"\x1d\n\x1bVisionServiceGetInfoRequest\"\x93\x01\n\x10VisionEngineInfo\x12\'\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x31\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\x12\x14\n\x0c\x63\x61librations\x18\x04 \x03(\t\"\xda\x02\n\x1cVisionServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12,\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x1b.zrelay.v1.VisionEngineInfo\x12%\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\x06 \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\x12\n\nmax_images\x18\x07 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x08 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\t \x01(\x04\x12\x19\n\x11max_message_bytes\x18\n \x01(\x04\"\x89\x01\n\rStatesOptions\x12\x19\n\x0chidden_layer\x18\x01 \x01(\x11H\x00\x88\x01\x01\x12\'\n\x06tokens\x18\x02 \x01(\x0e\x32\x17.zrelay.v1.VisionTokens\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\tB\x0f\n\r_hidden_layer\"\xe8\x01\n\x13\x45ncodeImagesRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.zrelay.v1.ImageInput\x12\'\n\x06\x65ngine\x18\x02 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\x18\n\x0btarget_area\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x30\n\x0estates_options\x18\x04 \x01(\x0b\x32\x18.zrelay.v1.StatesOptions\x12%\n\x05\x64type\x18\x05 \x01(\x0e\x32\x16.zrelay.v1.TensorDtypeB\x0e\n\x0c_target_area\"\x8b\x01\n\x0c\x45ncodedImage\x12\x30\n\rsiglip_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.SiglipEmbedsH\x00\x12)\n\x06states\x18\x02 \x01(\x0b\x32\x17.zrelay.v1.VisionStatesH\x00\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\tB\x08\n\x06result\"@\n\x14\x45ncodeImagesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.zrelay.v1.EncodedImage\"\xb0\x02\n\x10\x43onditionOptions\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12#\n\x05\x62lend\x18\x02 \x01(\x0e\x32\x14.zrelay.v1.BlendMode\x12\x34\n\rnormalization\x18\x03 \x01(\x0e\x32\x1d.zrelay.v1.StateNormalization\x12,\n\x0coutlier_mask\x18\x04 \x01(\x0e\x32\x16.zrelay.v1.OutlierMask\x12\x1e\n\x11outlier_threshold\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12(\n\x05\x63urve\x18\x06 \x01(\x0e\x32\x19.zrelay.v1.GraduatedCurve\x12\x15\n\rtoken_weights\x18\x07 \x03(\x02\x42\x08\n\x06_alphaB\x14\n\x12_outlier_threshold\"\x85\x02\n\x16\x43onditionPromptRequest\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.zrelay.v1.ImageInputH\x00\x12)\n\x06states\x18\x03 \x01(\x0b\x32\x17.zrelay.v1.VisionStatesH\x00\x12\x30\n\x0estates_options\x18\x04 \x01(\x0b\x32\x18.zrelay.v1.StatesOptions\x12,\n\x07options\x18\x05 \x01(\x0b\x32\x1b.zrelay.v1.ConditionOptionsB\x08\n\x06source\"4\n\x10OutlierDimension\x12\x11\n\tdimension\x18\x01 \x01(\r\x12\r\n\x05ratio\x18\x02 \x01(\x02\"P\n\x10\x45mbedsStatistics\x12\x11\n\ttoken_rms\x18\x01 \x01(\x02\x12\x0c\n\x04mean\x18\x02 \x01(\x02\x12\x0b\n\x03std\x18\x03 \x01(\x02\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"\xf1\x01\n\x0f\x43onditionReport\x12+\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12+\n\x06states\x18\x02 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12*\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12-\n\x08outliers\x18\x04 \x03(\x0b\x32\x1b.zrelay.v1.OutlierDimension\x12\x15\n\routlier_count\x18\x05 \x01(\r\x12\x12\n\ncalibrated\x18\x06 \x01(\x08\"\x8b\x01\n\x17\x43onditionPromptResponse\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.zrelay.v1.ConditionReport\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\t\"J\n\x12ScoreImagesRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.zrelay.v1.ImageInput\x12\r\n\x05texts\x18\x02 \x03(\t\"5\n\x0bImageScores\x12\x15\n\rprobabilities\x18\x01 \x03(\x02\x12\x0f\n\x07\x63osines\x18\x02 \x03(\x02\"=\n\x13ScoreImagesResponse\x12&\n\x06images\x18\x01 \x03(\x0b\x32\x16.zrelay.v1.ImageScores*c\n\x0cVisionEngine\x12\x1d\n\x19VISION_ENGINE_UNSPECIFIED\x10\x00\x12\x18\n\x14VISION_ENGINE_SIGLIP\x10\x01\x12\x1a\n\x16VISION_ENGINE_QWEN3_VL\x10\x02*\xa4\x01\n\x0cVisionTokens\x12\x1d\n\x19VISION_TOKENS_UNSPECIFIED\x10\x00\x12\x16\n\x12VISION_TOKENS_FULL\x10\x01\x12\x1b\n\x17VISION_TOKENS_TEXT_ONLY\x10\x02\x12\x1c\n\x18VISION_TOKENS_IMAGE_ONLY\x10\x03\x12\"\n\x1eVISION_TOKENS_IMAGE_NO_MARKERS\x10\x04*\xdb\x01\n\x12StateNormalization\x12#\n\x1fSTATE_NORMALIZATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATE_NORMALIZATION_NONE\x10\x01\x12!\n\x1dSTATE_NORMALIZATION_TOKEN_RMS\x10\x02\x12\x1e\n\x1aSTATE_NORMALIZATION_GLOBAL\x10\x03\x12\x1f\n\x1bSTATE_NORMALIZATION_PER_DIM\x10\x04\x12\x1e\n\x1aSTATE_NORMALIZATION_HYBRID\x10\x05*\x89\x01\n\x0bOutlierMask\x12\x1c\n\x18OUTLIER_MASK_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTLIER_MASK_NONE\x10\x01\x12\x15\n\x11OUTLIER_MASK_ZERO\x10\x02\x12\x16\n\x12OUTLIER_MASK_CLAMP\x10\x03\x12\x16\n\x12OUTLIER_MASK_SCALE\x10\x04*\xf8\x01\n\tBlendMode\x12\x1a\n\x16\x42LEND_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42LEND_MODE_INTERPOLATE\x10\x01\x12\x15\n\x11\x42LEND_MODE_LINEAR\x10\x02\x12\x14\n\x10\x42LEND_MODE_ADAIN\x10\x03\x12\x1c\n\x18\x42LEND_MODE_ADAIN_PER_DIM\x10\x04\x12\x18\n\x14\x42LEND_MODE_GRADUATED\x10\x05\x12\x14\n\x10\x42LEND_MODE_SLERP\x10\x06\x12\x1a\n\x16\x42LEND_MODE_STYLE_DELTA\x10\x07\x12\x1c\n\x18\x42LEND_MODE_TOKEN_WEIGHTS\x10\x08*\x88\x01\n\x0eGraduatedCurve\x12\x1f\n\x1bGRADUATED_CURVE_UNSPECIFIED\x10\x00\x12\x1a\n\x16GRADUATED_CURVE_LINEAR\x10\x01\x12\x1b\n\x17GRADUATED_CURVE_EASE_IN\x10\x02\x12\x1c\n\x18GRADUATED_CURVE_EASE_OUT\x10\x03\x32\xe4\x02\n\rVisionService\x12Z\n\x07GetInfo\x12&.zrelay.v1.VisionServiceGetInfoRequest\x1a\'.zrelay.v1.VisionServiceGetInfoResponse\x12O\n\x0c\x45ncodeImages\x12\x1e.zrelay.v1.EncodeImagesRequest\x1a\x1f.zrelay.v1.EncodeImagesResponse\x12X\n\x0f\x43onditionPrompt\x12!.zrelay.v1.ConditionPromptRequest\x1a\".zrelay.v1.ConditionPromptResponse\x12L\n\x0bScoreImages\x12\x1d.zrelay.v1.ScoreImagesRequest\x1a\x1e.zrelay.v1.ScoreImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16zrelay/v1/vision.proto\x12\tzrelay.v1\x1a\x17zrelay/v1/content.proto\x1a\x16zrelay/v1/embeds.proto\x1a\x14zrelay/v1/info.proto\x1a\x16zrelay/v1/tensor.proto\"\x8b\x02\n\x11VisionFingerprint\x12\'\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x18\n\x10processor_digest\x18\x05 \x01(\t\x12\x14\n\x0chidden_layer\x18\x06 \x01(\x11\x12\r\n\x05width\x18\x07 \x01(\r\x12\x15\n\rcompute_dtype\x18\x08 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x1c\n\x14\x63onfiguration_digest\x18\x0b \x01(\t\"b\n\x0cSiglipEmbeds\x12\x1f\n\x04grid\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x31\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\"\xca\x01\n\x0cVisionStates\x12(\n\rhidden_states\x18\x01 \x01(\x0b\x32\x11.zrelay.v1.Tensor\x12\x31\n\x0b\x66ingerprint\x18\x02 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\x12\x19\n\x11image_token_start\x18\x03 \x01(\r\x12\x19\n\x11image_token_count\x18\x04 \x01(\r\x12\'\n\x06tokens\x18\x05 \x01(\x0e\x32\x17.zrelay.v1.VisionTokens\"\x1d\n\x1bVisionServiceGetInfoRequest\"\x93\x01\n\x10VisionEngineInfo\x12\'\n\x06\x65ngine\x18\x01 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x31\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1c.zrelay.v1.VisionFingerprint\x12\x14\n\x0c\x63\x61librations\x18\x04 \x03(\t\"\x89\x03\n\x1cVisionServiceGetInfoResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.zrelay.v1.ServerVersion\x12\r\n\x05ready\x18\x02 \x01(\x08\x12,\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x1b.zrelay.v1.VisionEngineInfo\x12%\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x15.zrelay.v1.DeviceInfo\x12$\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x12.zrelay.v1.Feature\x12#\n\x05queue\x18\x06 \x01(\x0b\x32\x14.zrelay.v1.QueueInfo\x12\x12\n\nmax_images\x18\x07 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x08 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\t \x01(\x04\x12\x19\n\x11max_message_bytes\x18\n \x01(\x04\x12-\n\nconnection\x18\x0b \x01(\x0b\x32\x19.zrelay.v1.ConnectionInfo\"\x89\x01\n\rStatesOptions\x12\x19\n\x0chidden_layer\x18\x01 \x01(\x11H\x00\x88\x01\x01\x12\'\n\x06tokens\x18\x02 \x01(\x0e\x32\x17.zrelay.v1.VisionTokens\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\tB\x0f\n\r_hidden_layer\"\xe8\x01\n\x13\x45ncodeImagesRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.zrelay.v1.ImageInput\x12\'\n\x06\x65ngine\x18\x02 \x01(\x0e\x32\x17.zrelay.v1.VisionEngine\x12\x18\n\x0btarget_area\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x30\n\x0estates_options\x18\x04 \x01(\x0b\x32\x18.zrelay.v1.StatesOptions\x12%\n\x05\x64type\x18\x05 \x01(\x0e\x32\x16.zrelay.v1.TensorDtypeB\x0e\n\x0c_target_area\"\x8b\x01\n\x0c\x45ncodedImage\x12\x30\n\rsiglip_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.SiglipEmbedsH\x00\x12)\n\x06states\x18\x02 \x01(\x0b\x32\x17.zrelay.v1.VisionStatesH\x00\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\tB\x08\n\x06result\"@\n\x14\x45ncodeImagesResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.zrelay.v1.EncodedImage\"\xb0\x02\n\x10\x43onditionOptions\x12\x12\n\x05\x61lpha\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12#\n\x05\x62lend\x18\x02 \x01(\x0e\x32\x14.zrelay.v1.BlendMode\x12\x34\n\rnormalization\x18\x03 \x01(\x0e\x32\x1d.zrelay.v1.StateNormalization\x12,\n\x0coutlier_mask\x18\x04 \x01(\x0e\x32\x16.zrelay.v1.OutlierMask\x12\x1e\n\x11outlier_threshold\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12(\n\x05\x63urve\x18\x06 \x01(\x0e\x32\x19.zrelay.v1.GraduatedCurve\x12\x15\n\rtoken_weights\x18\x07 \x03(\x02\x42\x08\n\x06_alphaB\x14\n\x12_outlier_threshold\"\x85\x02\n\x16\x43onditionPromptRequest\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.zrelay.v1.ImageInputH\x00\x12)\n\x06states\x18\x03 \x01(\x0b\x32\x17.zrelay.v1.VisionStatesH\x00\x12\x30\n\x0estates_options\x18\x04 \x01(\x0b\x32\x18.zrelay.v1.StatesOptions\x12,\n\x07options\x18\x05 \x01(\x0b\x32\x1b.zrelay.v1.ConditionOptionsB\x08\n\x06source\"4\n\x10OutlierDimension\x12\x11\n\tdimension\x18\x01 \x01(\r\x12\r\n\x05ratio\x18\x02 \x01(\x02\"P\n\x10\x45mbedsStatistics\x12\x11\n\ttoken_rms\x18\x01 \x01(\x02\x12\x0c\n\x04mean\x18\x02 \x01(\x02\x12\x0b\n\x03std\x18\x03 \x01(\x02\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"\xf1\x01\n\x0f\x43onditionReport\x12+\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12+\n\x06states\x18\x02 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12*\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x1b.zrelay.v1.EmbedsStatistics\x12-\n\x08outliers\x18\x04 \x03(\x0b\x32\x1b.zrelay.v1.OutlierDimension\x12\x15\n\routlier_count\x18\x05 \x01(\r\x12\x12\n\ncalibrated\x18\x06 \x01(\x08\"\x8b\x01\n\x17\x43onditionPromptResponse\x12.\n\rprompt_embeds\x18\x01 \x01(\x0b\x32\x17.zrelay.v1.PromptEmbeds\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.zrelay.v1.ConditionReport\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\t\"J\n\x12ScoreImagesRequest\x12%\n\x06images\x18\x01 \x03(\x0b\x32\x15.zrelay.v1.ImageInput\x12\r\n\x05texts\x18\x02 \x03(\t\"5\n\x0bImageScores\x12\x15\n\rprobabilities\x18\x01 \x03(\x02\x12\x0f\n\x07\x63osines\x18\x02 \x03(\x02\"=\n\x13ScoreImagesResponse\x12&\n\x06images\x18\x01 \x03(\x0b\x32\x16.zrelay.v1.ImageScores*c\n\x0cVisionEngine\x12\x1d\n\x19VISION_ENGINE_UNSPECIFIED\x10\x00\x12\x18\n\x14VISION_ENGINE_SIGLIP\x10\x01\x12\x1a\n\x16VISION_ENGINE_QWEN3_VL\x10\x02*\xa4\x01\n\x0cVisionTokens\x12\x1d\n\x19VISION_TOKENS_UNSPECIFIED\x10\x00\x12\x16\n\x12VISION_TOKENS_FULL\x10\x01\x12\x1b\n\x17VISION_TOKENS_TEXT_ONLY\x10\x02\x12\x1c\n\x18VISION_TOKENS_IMAGE_ONLY\x10\x03\x12\"\n\x1eVISION_TOKENS_IMAGE_NO_MARKERS\x10\x04*\xdb\x01\n\x12StateNormalization\x12#\n\x1fSTATE_NORMALIZATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATE_NORMALIZATION_NONE\x10\x01\x12!\n\x1dSTATE_NORMALIZATION_TOKEN_RMS\x10\x02\x12\x1e\n\x1aSTATE_NORMALIZATION_GLOBAL\x10\x03\x12\x1f\n\x1bSTATE_NORMALIZATION_PER_DIM\x10\x04\x12\x1e\n\x1aSTATE_NORMALIZATION_HYBRID\x10\x05*\x89\x01\n\x0bOutlierMask\x12\x1c\n\x18OUTLIER_MASK_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTLIER_MASK_NONE\x10\x01\x12\x15\n\x11OUTLIER_MASK_ZERO\x10\x02\x12\x16\n\x12OUTLIER_MASK_CLAMP\x10\x03\x12\x16\n\x12OUTLIER_MASK_SCALE\x10\x04*\xf8\x01\n\tBlendMode\x12\x1a\n\x16\x42LEND_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42LEND_MODE_INTERPOLATE\x10\x01\x12\x15\n\x11\x42LEND_MODE_LINEAR\x10\x02\x12\x14\n\x10\x42LEND_MODE_ADAIN\x10\x03\x12\x1c\n\x18\x42LEND_MODE_ADAIN_PER_DIM\x10\x04\x12\x18\n\x14\x42LEND_MODE_GRADUATED\x10\x05\x12\x14\n\x10\x42LEND_MODE_SLERP\x10\x06\x12\x1a\n\x16\x42LEND_MODE_STYLE_DELTA\x10\x07\x12\x1c\n\x18\x42LEND_MODE_TOKEN_WEIGHTS\x10\x08*\x88\x01\n\x0eGraduatedCurve\x12\x1f\n\x1bGRADUATED_CURVE_UNSPECIFIED\x10\x00\x12\x1a\n\x16GRADUATED_CURVE_LINEAR\x10\x01\x12\x1b\n\x17GRADUATED_CURVE_EASE_IN\x10\x02\x12\x1c\n\x18GRADUATED_CURVE_EASE_OUT\x10\x03\x32\xe4\x02\n\rVisionService\x12Z\n\x07GetInfo\x12&.zrelay.v1.VisionServiceGetInfoRequest\x1a\'.zrelay.v1.VisionServiceGetInfoResponse\x12O\n\x0c\x45ncodeImages\x12\x1e.zrelay.v1.EncodeImagesRequest\x1a\x1f.zrelay.v1.EncodeImagesResponse\x12X\n\x0f\x43onditionPrompt\x12!.zrelay.v1.ConditionPromptRequest\x1a\".zrelay.v1.ConditionPromptResponse\x12L\n\x0bScoreImages\x12\x1d.zrelay.v1.ScoreImagesRequest\x1a\x1e.zrelay.v1.ScoreImagesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zrelay.v1.vision_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VISIONENGINE']._serialized_start=3107
-  _globals['_VISIONENGINE']._serialized_end=3206
-  _globals['_VISIONTOKENS']._serialized_start=3209
-  _globals['_VISIONTOKENS']._serialized_end=3373
-  _globals['_STATENORMALIZATION']._serialized_start=3376
-  _globals['_STATENORMALIZATION']._serialized_end=3595
-  _globals['_OUTLIERMASK']._serialized_start=3598
-  _globals['_OUTLIERMASK']._serialized_end=3735
-  _globals['_BLENDMODE']._serialized_start=3738
-  _globals['_BLENDMODE']._serialized_end=3986
-  _globals['_GRADUATEDCURVE']._serialized_start=3989
-  _globals['_GRADUATEDCURVE']._serialized_end=4125
+  _globals['_VISIONENGINE']._serialized_start=3154
+  _globals['_VISIONENGINE']._serialized_end=3253
+  _globals['_VISIONTOKENS']._serialized_start=3256
+  _globals['_VISIONTOKENS']._serialized_end=3420
+  _globals['_STATENORMALIZATION']._serialized_start=3423
+  _globals['_STATENORMALIZATION']._serialized_end=3642
+  _globals['_OUTLIERMASK']._serialized_start=3645
+  _globals['_OUTLIERMASK']._serialized_end=3782
+  _globals['_BLENDMODE']._serialized_start=3785
+  _globals['_BLENDMODE']._serialized_end=4033
+  _globals['_GRADUATEDCURVE']._serialized_start=4036
+  _globals['_GRADUATEDCURVE']._serialized_end=4172
   _globals['_VISIONFINGERPRINT']._serialized_start=133
   _globals['_VISIONFINGERPRINT']._serialized_end=400
   _globals['_SIGLIPEMBEDS']._serialized_start=402
@@ -58,33 +58,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VISIONENGINEINFO']._serialized_start=739
   _globals['_VISIONENGINEINFO']._serialized_end=886
   _globals['_VISIONSERVICEGETINFORESPONSE']._serialized_start=889
-  _globals['_VISIONSERVICEGETINFORESPONSE']._serialized_end=1235
-  _globals['_STATESOPTIONS']._serialized_start=1238
-  _globals['_STATESOPTIONS']._serialized_end=1375
-  _globals['_ENCODEIMAGESREQUEST']._serialized_start=1378
-  _globals['_ENCODEIMAGESREQUEST']._serialized_end=1610
-  _globals['_ENCODEDIMAGE']._serialized_start=1613
-  _globals['_ENCODEDIMAGE']._serialized_end=1752
-  _globals['_ENCODEIMAGESRESPONSE']._serialized_start=1754
-  _globals['_ENCODEIMAGESRESPONSE']._serialized_end=1818
-  _globals['_CONDITIONOPTIONS']._serialized_start=1821
-  _globals['_CONDITIONOPTIONS']._serialized_end=2125
-  _globals['_CONDITIONPROMPTREQUEST']._serialized_start=2128
-  _globals['_CONDITIONPROMPTREQUEST']._serialized_end=2389
-  _globals['_OUTLIERDIMENSION']._serialized_start=2391
-  _globals['_OUTLIERDIMENSION']._serialized_end=2443
-  _globals['_EMBEDSSTATISTICS']._serialized_start=2445
-  _globals['_EMBEDSSTATISTICS']._serialized_end=2525
-  _globals['_CONDITIONREPORT']._serialized_start=2528
-  _globals['_CONDITIONREPORT']._serialized_end=2769
-  _globals['_CONDITIONPROMPTRESPONSE']._serialized_start=2772
-  _globals['_CONDITIONPROMPTRESPONSE']._serialized_end=2911
-  _globals['_SCOREIMAGESREQUEST']._serialized_start=2913
-  _globals['_SCOREIMAGESREQUEST']._serialized_end=2987
-  _globals['_IMAGESCORES']._serialized_start=2989
-  _globals['_IMAGESCORES']._serialized_end=3042
-  _globals['_SCOREIMAGESRESPONSE']._serialized_start=3044
-  _globals['_SCOREIMAGESRESPONSE']._serialized_end=3105
-  _globals['_VISIONSERVICE']._serialized_start=4128
-  _globals['_VISIONSERVICE']._serialized_end=4484
+  _globals['_VISIONSERVICEGETINFORESPONSE']._serialized_end=1282
+  _globals['_STATESOPTIONS']._serialized_start=1285
+  _globals['_STATESOPTIONS']._serialized_end=1422
+  _globals['_ENCODEIMAGESREQUEST']._serialized_start=1425
+  _globals['_ENCODEIMAGESREQUEST']._serialized_end=1657
+  _globals['_ENCODEDIMAGE']._serialized_start=1660
+  _globals['_ENCODEDIMAGE']._serialized_end=1799
+  _globals['_ENCODEIMAGESRESPONSE']._serialized_start=1801
+  _globals['_ENCODEIMAGESRESPONSE']._serialized_end=1865
+  _globals['_CONDITIONOPTIONS']._serialized_start=1868
+  _globals['_CONDITIONOPTIONS']._serialized_end=2172
+  _globals['_CONDITIONPROMPTREQUEST']._serialized_start=2175
+  _globals['_CONDITIONPROMPTREQUEST']._serialized_end=2436
+  _globals['_OUTLIERDIMENSION']._serialized_start=2438
+  _globals['_OUTLIERDIMENSION']._serialized_end=2490
+  _globals['_EMBEDSSTATISTICS']._serialized_start=2492
+  _globals['_EMBEDSSTATISTICS']._serialized_end=2572
+  _globals['_CONDITIONREPORT']._serialized_start=2575
+  _globals['_CONDITIONREPORT']._serialized_end=2816
+  _globals['_CONDITIONPROMPTRESPONSE']._serialized_start=2819
+  _globals['_CONDITIONPROMPTRESPONSE']._serialized_end=2958
+  _globals['_SCOREIMAGESREQUEST']._serialized_start=2960
+  _globals['_SCOREIMAGESREQUEST']._serialized_end=3034
+  _globals['_IMAGESCORES']._serialized_start=3036
+  _globals['_IMAGESCORES']._serialized_end=3089
+  _globals['_SCOREIMAGESRESPONSE']._serialized_start=3091
+  _globals['_SCOREIMAGESRESPONSE']._serialized_end=3152
+  _globals['_VISIONSERVICE']._serialized_start=4175
+  _globals['_VISIONSERVICE']._serialized_end=4531
 # @@protoc_insertion_point(module_scope)

@@ -158,7 +158,7 @@ class VisionEngineInfo(_message.Message):
     def __init__(self, engine: _Optional[_Union[VisionEngine, str]] = ..., ready: bool = ..., fingerprint: _Optional[_Union[VisionFingerprint, _Mapping]] = ..., calibrations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VisionServiceGetInfoResponse(_message.Message):
-    __slots__ = ("version", "ready", "engines", "device", "features", "queue", "max_images", "max_image_bytes", "max_image_pixels", "max_message_bytes")
+    __slots__ = ("version", "ready", "engines", "device", "features", "queue", "max_images", "max_image_bytes", "max_image_pixels", "max_message_bytes", "connection")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     ENGINES_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,7 @@ class VisionServiceGetInfoResponse(_message.Message):
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
     version: _info_pb2.ServerVersion
     ready: bool
     engines: _containers.RepeatedCompositeFieldContainer[VisionEngineInfo]
@@ -179,7 +180,8 @@ class VisionServiceGetInfoResponse(_message.Message):
     max_image_bytes: int
     max_image_pixels: int
     max_message_bytes: int
-    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., engines: _Optional[_Iterable[_Union[VisionEngineInfo, _Mapping]]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    connection: _info_pb2.ConnectionInfo
+    def __init__(self, version: _Optional[_Union[_info_pb2.ServerVersion, _Mapping]] = ..., ready: bool = ..., engines: _Optional[_Iterable[_Union[VisionEngineInfo, _Mapping]]] = ..., device: _Optional[_Union[_info_pb2.DeviceInfo, _Mapping]] = ..., features: _Optional[_Iterable[_Union[_info_pb2.Feature, _Mapping]]] = ..., queue: _Optional[_Union[_info_pb2.QueueInfo, _Mapping]] = ..., max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., connection: _Optional[_Union[_info_pb2.ConnectionInfo, _Mapping]] = ...) -> None: ...
 
 class StatesOptions(_message.Message):
     __slots__ = ("hidden_layer", "tokens", "text", "system_prompt")

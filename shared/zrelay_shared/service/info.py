@@ -1,19 +1,31 @@
 """The parts of GetInfo that all services have."""
 
 import contextlib
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
 
-from zrelay.v1.info_pb2 import DeviceInfo, QueueInfo, ServerVersion
+from zrelay.v1 import info_pb2
+from zrelay.v1.info_pb2 import ConnectionInfo, DeviceInfo, QueueInfo, ServerVersion
 from zrelay_shared import __version__
+from zrelay_shared.callers import PortKind, current_caller
 
 if TYPE_CHECKING:
     from zrelay_shared.torch_devices import DeviceReport
 
 CONTRACT = "v1"
 """Version of the contract, the last part of its package name."""
+
+
+_PORTS = {
+    PortKind.LOOPBACK: info_pb2.PORT_SECURITY_LOOPBACK,
+    PortKind.INSECURE: info_pb2.PORT_SECURITY_INSECURE,
+    PortKind.CERTIFICATE: info_pb2.PORT_SECURITY_CERTIFICATE,
+    PortKind.TOKEN: info_pb2.PORT_SECURITY_TOKEN,
+}
 
 
 class QueueState(Protocol):
@@ -60,6 +72,24 @@ def queue_info(queue: QueueState, max_waiting: int) -> QueueInfo:
         max_waiting=max_waiting,
         estimated_wait_s=queue.estimated_wait_s,
     )
+
+
+def connection_info() -> ConnectionInfo:
+    """Returns how the running call reaches this server, and who makes it."""
+    caller = current_caller()
+    connection = caller.connection
+    return ConnectionInfo(
+        security=_PORTS[connection.port],
+        caller=caller.name,
+        permissions=sorted(caller.permissions),
+        credentials_end=_seconds(connection.credentials_end),
+        server_certificate_ends=_seconds(connection.certificate_ends),
+        server_time=int(time.time()),
+    )
+
+
+def _seconds(moment: datetime | None) -> int:
+    return 0 if moment is None else int(moment.timestamp())
 
 
 def device_info(report: "DeviceReport", compute_dtype: str) -> DeviceInfo:

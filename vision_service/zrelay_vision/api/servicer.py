@@ -9,7 +9,7 @@ from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.info_pb2 import QueueInfo
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
 from zrelay_shared.rpc import Context
-from zrelay_shared.service.info import server_version
+from zrelay_shared.service.info import connection_info, server_version
 from zrelay_shared.service.lifecycle import Readiness, Service
 from zrelay_shared.vision_fingerprint import ENGINES
 from zrelay_shared.wire import Parcel
@@ -102,6 +102,7 @@ class VisionServicer(Service):
             max_image_bytes=config.max_image_bytes,
             max_image_pixels=config.max_image_pixels,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            connection=connection_info(),
         )
         if runtime is not None:
             from zrelay_vision.api import handlers
