@@ -53,8 +53,8 @@ _SECTIONS = {
     "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
     "connection": (
         "Connections of clients",
-        "Table `[profile.NAME.connection]`. Flags are those of all commands that call services. The files are used for\n"
-        "every endpoint but those of this machine and of joined boxes that are named as boxes; `tls:HOST:PORT` uses\n"
+        "Table `[profile.NAME.connection]`. Flags are those of all commands that call services. The files are used\n"
+        "for every endpoint but those of this machine and of joined boxes named as such; `tls:HOST:PORT` uses\n"
         "them on this machine, too. Machines that `zrelay join` has paired need none: see [Files](files.md).",
     ),
     "generate": (

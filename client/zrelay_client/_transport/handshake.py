@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import grpc
+
 from zrelay_client._transport.credentials import TlsOptions
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_shared.errors import Unauthenticated, Unavailable, ZrelayError
@@ -31,6 +33,7 @@ _PLAINTEXT = {
 """OpenSSL's reasons for an answer that is not TLS."""
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAMES = 9, 10, (62, 64)
 """X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL."""
+_CLOCKS = "correct the clocks of both machines (`date -u`)"
 _JOIN = "run `zrelay pair` there and `zrelay join CODE` here"
 
 
@@ -154,65 +157,70 @@ async def _refused_certificate(endpoint: Endpoint, where: str, now: datetime) ->
         return _refusal(
             endpoint,
             "CERTIFICATE_MISSING",
-            f"{where} wants a client certificate, and this client has none for it: {_JOIN}, or pass --tls-certificate "
-            "FILE and --tls-key FILE",
+            f"{where} wants a client certificate, and this client has none for it",
+            f"{_JOIN}, or pass --tls-certificate FILE and --tls-key FILE",
         )
     try:
         found = describe(own)
     except CertificateInvalid as error:
-        return _refusal(endpoint, "CERTIFICATE_REFUSED", f"the client certificate for {where} cannot be used: {error}")
+        return _refusal(
+            endpoint, "CERTIFICATE_REFUSED", f"the client certificate for {where} cannot be used ({error})", _JOIN
+        )
     if now > found.not_after:
-        return _refusal(
-            endpoint,
-            "CERTIFICATE_EXPIRED",
-            f"the client certificate {found.name} for {where} expired on {found.not_after:%Y-%m-%d %H:%M} UTC: {_JOIN}",
-        )
+        problem = f"the client certificate {found.name} for {where} expired on {found.not_after:%Y-%m-%d %H:%M} UTC"
+        return _refusal(endpoint, "CERTIFICATE_EXPIRED", problem, _JOIN)
     if now < found.not_before:
-        return _refusal(
-            endpoint,
-            "CERTIFICATE_NOT_YET_VALID",
+        problem = (
             f"the client certificate {found.name} for {where} is valid from {found.not_before:%Y-%m-%d %H:%M} UTC, and "
-            f"this machine's clock shows {now:%Y-%m-%d %H:%M} UTC: correct the clocks of both machines (`date -u`)",
+            f"this machine's clock shows {now:%Y-%m-%d %H:%M} UTC"
         )
+        return _refusal(endpoint, "CERTIFICATE_NOT_YET_VALID", problem, _CLOCKS)
     if await _connects(endpoint):
         return None
-    return _refusal(
-        endpoint,
-        "CERTIFICATE_REFUSED",
-        f"{where} refuses the client certificate {found.name}: another authority has issued it, or the clock there is "
-        f"wrong (`date -u`); {_JOIN}",
+    problem = (
+        f"{where} refuses the client certificate {found.name}; another authority has issued it, or the clock there is "
+        "wrong"
     )
+    return _refusal(endpoint, "CERTIFICATE_REFUSED", problem, f"{_JOIN}, and compare the clocks (`date -u`)")
 
 
 async def _connects(endpoint: Endpoint) -> bool:
     """Returns whether a new channel connects now."""
     channel = endpoint.channel()
+
+    async def settled() -> bool:
+        state = channel.get_state(try_to_connect=True)
+        while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
+        return state is grpc.ChannelConnectivity.READY
+
     try:
-        await asyncio.wait_for(channel.channel_ready(), DIAGNOSIS_S)
+        return await asyncio.wait_for(settled(), DIAGNOSIS_S)
     except TimeoutError:
         return False
     finally:
         await channel.close()
-    return True
 
 
 def _error(endpoint: Endpoint, where: str, found: _Found) -> ZrelayError | None:
     from zrelay_shared.security.certificates import CertificateInvalid, describe  # only where a connection fails
 
     if found.problem == "tls_required":
+        given = f" with the endpoint tls:{endpoint}" if endpoint.is_local else ""
         return _refusal(
             endpoint,
             "TLS_REQUIRED",
-            f"{where} wants TLS, and this client connects without: {_JOIN}, or pass --tls-authority FILE"
-            + (f" with the endpoint tls:{endpoint}" if endpoint.is_local else ""),
+            f"{where} wants TLS, and this client connects without",
+            f"{_JOIN}, or pass --tls-authority FILE{given}",
         )
     if found.problem == "tls_not_offered":
         return _refusal(
             endpoint,
             "TLS_NOT_OFFERED",
-            f"{where} answers without TLS, and this client wants it: is the port right? If the service is meant to be "
-            "open (--insecure-listen), leave out --tls-authority, or remove its box from the profile; otherwise run "
-            "`zrelay pair` there and start the service again",
+            f"{where} answers without TLS, and this client wants it",
+            "check the port; run `zrelay pair` there and start the service again, or leave out --tls-authority if the "
+            "service is open on purpose (--insecure-listen)",
         )
     try:
         server = describe(found.certificate)
@@ -222,31 +230,32 @@ def _error(endpoint: Endpoint, where: str, found: _Found) -> ZrelayError | None:
         return _refusal(
             endpoint,
             "CERTIFICATE_EXPIRED",
-            f"the certificate of {where} expired on {server.not_after:%Y-%m-%d %H:%M} UTC: run `zrelay pair --renew` "
-            "there, and check the clock of this machine (`date -u`)",
+            f"the certificate of {where} expired on {server.not_after:%Y-%m-%d %H:%M} UTC",
+            "run `zrelay pair --renew` there, and check the clock of this machine (`date -u`)",
         )
     if found.problem == "not_yet_valid":
-        return _refusal(
-            endpoint,
-            "CERTIFICATE_NOT_YET_VALID",
+        problem = (
             f"the certificate of {where} is valid from {server.not_before:%Y-%m-%d %H:%M} UTC, which is in the future "
-            "for this machine: correct the clocks of both machines (`date -u`)",
+            "for this machine"
         )
+        return _refusal(endpoint, "CERTIFICATE_NOT_YET_VALID", problem, _CLOCKS)
     if found.problem == "name":
         names = ", ".join(server.server_names[:20]) or "no name"
         return _refusal(
             endpoint,
             "SERVER_NAME_MISMATCH",
-            f"the certificate of {where} is valid for {names}, not for the name that this client uses: use one of "
-            "these names, or run `zrelay pair` there again with this one",
+            f"the certificate of {where} is valid for {names}, not for the name that this client uses",
+            "use one of these names, or run `zrelay pair` there again with this one",
         )
     return _refusal(
         endpoint,
         "AUTHORITY_UNKNOWN",
-        f"the certificate of {where} is not from the authority that this client trusts ({found.words}): if the machine "
-        f"was set up again, {_JOIN}; otherwise another machine may answer in its place",
+        f"the certificate of {where} is not from the authority that this client trusts ({found.words}); perhaps "
+        "another machine answers in its place",
+        f"if that machine was set up again, {_JOIN}",
     )
 
 
-def _refusal(endpoint: Endpoint, reason: str, message: str) -> Unauthenticated:
-    return Unauthenticated(message, reason=reason, metadata={"service": endpoint.role, "endpoint": endpoint.address})
+def _refusal(endpoint: Endpoint, reason: str, problem: str, remedy: str) -> Unauthenticated:
+    metadata = {"service": endpoint.role, "endpoint": endpoint.address, "remedy": remedy}
+    return Unauthenticated(f"{problem}: {remedy}", reason=reason, metadata=metadata)
