@@ -163,6 +163,7 @@ OWNERS = {
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._transport.endpoint",
+        "zrelay_client._transport.handshake",
         "zrelay_client._transport.stub",
         "zrelay_client.testing.*",
     ),
@@ -173,7 +174,7 @@ OWNERS = {
         "zrelay_client.testing.service",
     ),
     "psutil": ("zrelay_client.stack.processes", "zrelay_shared.host_memory"),
-    "filelock": ("zrelay_client.stack.record", "zrelay_generator.store.opening"),
+    "filelock": ("zrelay_client.profiles", "zrelay_client.stack.record", "zrelay_generator.store.opening"),
     "grpc_reflection": ("zrelay_shared.service.lifecycle",),
     "google": (
         "zrelay_shared.*",

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import grpc
 
-from zrelay_client._transport.credentials import TlsOptions
-from zrelay_client._transport.endpoint import Endpoint
 from zrelay_shared.errors import Unauthenticated, Unavailable, ZrelayError
+
+if TYPE_CHECKING:
+    from zrelay_client._transport.credentials import TlsOptions
+    from zrelay_client._transport.endpoint import Endpoint
 
 DIAGNOSIS_S = 3.0
 """Longest time of each connection of a diagnosis."""
@@ -40,7 +43,7 @@ _JOIN = "run `zrelay pair` there and `zrelay join CODE` here"
 class ChannelDiagnosis:
     """Explains the failures of one channel. Calls that fail together share one diagnosis."""
 
-    def __init__(self, endpoint: Endpoint, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, endpoint: "Endpoint", *, every_s: float = EVERY_S) -> None:
         self._endpoint, self._every_s = endpoint, every_s
         self._begun = 0.0
         self._running: asyncio.Task[ZrelayError | None] | None = None
@@ -57,7 +60,7 @@ class ChannelDiagnosis:
 
 
 async def diagnose(
-    endpoint: Endpoint, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    endpoint: "Endpoint", *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> ZrelayError | None:
     """Returns why TLS fails with an endpoint, None where it works or there is another reason.
 
@@ -95,7 +98,7 @@ class _Found:
     words: str = ""
 
 
-def _examine(host: str, port: int, tls: TlsOptions | None) -> _Found:
+def _examine(host: str, port: int, tls: "TlsOptions | None") -> _Found:
     """Makes a handshake without a client certificate. Raises OSError."""
     try:
         ended = _handshake(host, port, _context(tls))[1]
@@ -116,7 +119,7 @@ def _examine(host: str, port: int, tls: TlsOptions | None) -> _Found:
     return _Found("certificate_needed" if ended else "")
 
 
-def _context(tls: TlsOptions | None) -> ssl.SSLContext:
+def _context(tls: "TlsOptions | None") -> ssl.SSLContext:
     """Returns a context that verifies as the channel does; one that verifies nothing, for an endpoint without TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
@@ -148,7 +151,7 @@ def _handshake(host: str, port: int, context: ssl.SSLContext) -> tuple[bytes, bo
             return certificate, True
 
 
-async def _refused_certificate(endpoint: Endpoint, where: str, now: datetime) -> ZrelayError | None:
+async def _refused_certificate(endpoint: "Endpoint", where: str, now: datetime) -> ZrelayError | None:
     """Returns why the server does not accept our certificate, None if it does."""
     from zrelay_shared.security.certificates import CertificateInvalid, describe  # only where a connection fails
 
@@ -184,7 +187,7 @@ async def _refused_certificate(endpoint: Endpoint, where: str, now: datetime) ->
     return _refusal(endpoint, "CERTIFICATE_REFUSED", problem, f"{_JOIN}, and compare the clocks (`date -u`)")
 
 
-async def _connects(endpoint: Endpoint) -> bool:
+async def _connects(endpoint: "Endpoint") -> bool:
     """Returns whether a new channel connects now."""
     channel = endpoint.channel()
 
@@ -203,7 +206,7 @@ async def _connects(endpoint: Endpoint) -> bool:
         await channel.close()
 
 
-def _error(endpoint: Endpoint, where: str, found: _Found) -> ZrelayError | None:
+def _error(endpoint: "Endpoint", where: str, found: _Found) -> ZrelayError | None:
     from zrelay_shared.security.certificates import CertificateInvalid, describe  # only where a connection fails
 
     if found.problem == "tls_required":
@@ -256,6 +259,6 @@ def _error(endpoint: Endpoint, where: str, found: _Found) -> ZrelayError | None:
     )
 
 
-def _refusal(endpoint: Endpoint, reason: str, problem: str, remedy: str) -> Unauthenticated:
+def _refusal(endpoint: "Endpoint", reason: str, problem: str, remedy: str) -> Unauthenticated:
     metadata = {"service": endpoint.role, "endpoint": endpoint.address, "remedy": remedy}
     return Unauthenticated(f"{problem}: {remedy}", reason=reason, metadata=metadata)
