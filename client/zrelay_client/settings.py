@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from zrelay_client import profiles
 from zrelay_client._transport.credentials import TlsOptions, Token
@@ -27,11 +28,13 @@ class Settings:
             configuration does not set, if it does not set both encoder and generator.
         joined: The profiles of machines that `zrelay join` has paired. Their credentials are used wherever a box is
             named; the boxes of one profile supply the endpoints that nothing else sets.
+        running_tls: How to connect to the services that `zrelay up --host` runs, None for those without TLS.
     """
 
     config: Config = field(default_factory=Config)
     running: Mapping[str, str] = field(default_factory=dict)
     joined: tuple[JoinedProfile, ...] = ()
+    running_tls: TlsOptions | None = None
 
     @classmethod
     def load(cls, profile: str | None = None, flags: Mapping[str, object] | None = None) -> "Settings":
@@ -52,7 +55,9 @@ class Settings:
         loaded = config.load(paths.config_file(), os.environ, profile=profile, flags=flags, joined=names)
         complete = loaded.encoder.endpoint is not None and loaded.generator.endpoint is not None
         known = None if complete else record.readable(paths.state_dir())
-        return cls(loaded, known.endpoints if known is not None else {}, joined)
+        if known is None:
+            return cls(loaded, joined=joined)
+        return cls(loaded, known.endpoints, joined, record.own_tls(Path(known.security)) if known.security else None)
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -107,6 +112,8 @@ class Settings:
             InvalidArgument: ENDPOINT_INVALID, BOX_UNKNOWN, TLS_FILES_INCOMPLETE, TOKEN_NEEDS_TLS, ROLE_INVALID.
         """
         text, origin = self._source(role)
+        if text is not None and origin == "zrelay up":
+            return (Endpoint.parse(role, text, origin, tls=self.running_tls),)
         return self.addresses.endpoints(role, text, origin)
 
     def require(self, *roles: str) -> None:

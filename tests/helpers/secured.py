@@ -33,9 +33,13 @@ class Pair:
     key: bytes
 
 
-@cache
 def authority(name: str = "one", age_days: int = 1) -> certificates.Authority:
     """Returns an authority, the same for the same arguments."""
+    return _authority(name, age_days)
+
+
+@cache
+def _authority(name: str, age_days: int) -> certificates.Authority:
     return certificates.Authority.create(f"authority {name}", datetime.now(UTC) - timedelta(days=age_days))
 
 
