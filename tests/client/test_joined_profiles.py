@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_box_that_is_unknown_ambiguous_or_has_no_such_service() -> None:
         (replace(BOOK, first=None), "gpu", "the profiles home, work have one each: choose one with --profile"),
         (BOOK, "box:ci", "got ci, which serves nothing"),
     ):
-        refused(lambda book=book, text=text: book.endpoint("generator", text), reason="BOX_UNKNOWN", match=words)
+        refused(partial(book.endpoint, "generator", text), reason="BOX_UNKNOWN", match=words)
 
 
 def test_given_files_take_precedence_off_this_machine(tmp_path: Path) -> None:
