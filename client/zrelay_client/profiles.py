@@ -33,7 +33,8 @@ from zrelay_client._transport.credentials import Pem, TlsOptions, Token
 from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
 from zrelay_shared import atomic, paths, private, strict_json
 from zrelay_shared.config import ROLES
-from zrelay_shared.connection import PROFILE_NAME, joined_profiles, profiles_dir
+from zrelay_shared.connection import PROFILE_NAME, joined_profiles
+from zrelay_shared.connection import profiles_dir as profiles_dir
 from zrelay_shared.errors import FailedPrecondition, InvalidArgument, NotFound, invalid, listed
 
 DEFAULT_PROFILE = "default"
@@ -200,6 +201,11 @@ class AddressBook:
         return next((box for profile in ordered for box in profile.boxes if wanted in box.addresses), None)
 
 
+def names(folder: Path | None = None) -> tuple[str, ...]:
+    """Returns the names of all profiles that this user can read, sorted; by default of this user's folder."""
+    return joined_profiles(folder)
+
+
 def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfile:
     """Reads a profile.
 
@@ -218,8 +224,8 @@ def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfi
         with private.open_file(file, "rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        names = joined_profiles(folder)
-        known = f"there are: {listed(names)}" if names else "there is none"
+        others = names(folder)
+        known = f"there are: {listed(others)}" if others else "there is none"
         raise NotFound(
             f"no profile {name!r} in {folder}; {known}: `zrelay join CODE --profile {name}` makes it",
             reason="PROFILE_UNKNOWN",
@@ -244,7 +250,7 @@ def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfi
 def load_all(folder: Path | None = None) -> tuple[JoinedProfile, ...]:
     """Reads all profiles of this user. Raises as `load`."""
     folder = folder or profiles_dir()
-    return tuple(load(name, folder) for name in joined_profiles(folder))
+    return tuple(load(name, folder) for name in names(folder))
 
 
 def save(box: Box, profile: str = DEFAULT_PROFILE, *, folder: Path | None = None) -> Path:
