@@ -155,6 +155,7 @@ async def test_a_connection_that_works_again_keeps_its_error() -> None:
             assert await ChannelDiagnosis(secured.endpoint(address, tls)).explained(lost) is lost
 
 
+@pytest.mark.deep
 def test_loopback_calls_do_not_load_cryptography() -> None:
     script = """
 import sys
