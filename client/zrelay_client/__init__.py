@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zrelay_shared import __version__
 
 if TYPE_CHECKING:
+    from zrelay_client._transport.credentials import TlsOptions, Token
     from zrelay_client._transport.endpoint import Endpoint
     from zrelay_client.client import AsyncClient
     from zrelay_client.embeds import Conditioned, ConditionReport, Embeds, EmbedsStatistics, PromptReport
@@ -148,6 +149,7 @@ _HOMES = {
         "Timings",
     ),
     "zrelay_client.settings": ("Settings",),
+    "zrelay_client._transport.credentials": ("TlsOptions", "Token"),
     "zrelay_client._transport.endpoint": ("Endpoint",),
     "zrelay_shared.fingerprint": ("EncoderFingerprint",),
     "zrelay_shared.vision_fingerprint": ("VisionFingerprint",),
@@ -245,6 +247,8 @@ __all__ = [
     "Settings",
     "Stage",
     "Timings",
+    "TlsOptions",
+    "Token",
     "Unauthenticated",
     "Unavailable",
     "VisionEngine",

@@ -14,7 +14,7 @@ from zrelay_client._jobs.run import Hops, JobRequest, JobRun, collect, uses_guid
 from zrelay_client._pool.encoders import Encoders
 from zrelay_client._pool.generators import Generators
 from zrelay_client._transport.deadline import CONNECT_S, DEFAULT_S, Budget
-from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
+from zrelay_client._transport.endpoint import Endpoint, EndpointSource
 from zrelay_client._vision.calls import VisionService, condition_prompt, encode_images, score_images
 from zrelay_client._vision.references import (
     ReferenceEncoder,
@@ -46,6 +46,7 @@ from zrelay_client.options import (
     options_of,
     refusal,
 )
+from zrelay_client.profiles import AddressBook
 from zrelay_client.results import Outcome, Result
 from zrelay_client.start_size import with_size
 from zrelay_shared.config import ROLES, checked_role
@@ -74,15 +75,17 @@ class AsyncClient:
 
     Args:
         encoder: Endpoints: `HOST`, `HOST:PORT`, a target of gRPC, or an Endpoint; several as a sequence, or separated
-            by commas. Without any endpoint, or with a profile, missing ones come from the configuration (`zrelay
-            config`) and the services that `zrelay up` runs.
+            by commas. The host and port of a box that `zrelay join` has paired get its certificates; `box:NAME` is
+            such a box. Without any endpoint, or with a profile, missing ones come from the configuration (`zrelay
+            config`), the services that `zrelay up` runs, and joined boxes.
         generator: As `encoder`.
         vision: As `encoder`.
         profile: The profile of the configuration file.
         timeout_s: Timeout in seconds of each call with all of its hops, including queues.
 
     Raises:
-        InvalidArgument: ENDPOINT_INVALID, CONFIG_INVALID, TIMEOUT_INVALID.
+        InvalidArgument: ENDPOINT_INVALID, BOX_UNKNOWN, CONFIG_INVALID, TIMEOUT_INVALID.
+        FailedPrecondition: PROFILE_INVALID, the file of a joined profile is damaged.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class AsyncClient:
 
             self._endpoints = resolve(given, profile)
         else:
-            self._endpoints = {role: parse_endpoints(role, source) for role, source in given.items()}
+            addresses = AddressBook.of_joined()
+            self._endpoints = {role: addresses.endpoints(role, source) for role, source in given.items()}
         self._timeout_s = checked_seconds("timeout_s", timeout_s)
         self._open_encoders: Encoders | None = None
         self._open_generators: Generators | None = None

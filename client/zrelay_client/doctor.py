@@ -4,17 +4,26 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from zrelay_client._pool.generators import require_alike
 from zrelay_client._transport.deadline import CONNECT_S
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client.client import AsyncClient
-from zrelay_client.info import EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
+from zrelay_client.info import ConnectionReport, EncoderInfo, GeneratorInfo, ServiceInfo, VisionInfo
 from zrelay_client.settings import Settings
 from zrelay_shared import __version__, exits, fingerprint
-from zrelay_shared.errors import DeadlineExceeded, FailedPrecondition, FeatureMissing, Unavailable, ZrelayError
+from zrelay_shared.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    FeatureMissing,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    ZrelayError,
+)
 from zrelay_shared.limits import DEFAULT_PORTS
 from zrelay_shared.status import NOT_GRPC, plain_words
 
@@ -23,6 +32,16 @@ _PROMPT = "a red circle"
 _LOW_MEMORY = 0.05
 """Share of free memory below which a warning is given."""
 _CALL_S = 60.0
+EXPIRY_DAYS = 30
+"""A certificate or token that ends within this many days is a warning."""
+_MAX_SKEW_S = 60
+"""Difference of two clocks from which on a warning is given. A new certificate is valid from 5 minutes ago."""
+_PERMISSIONS = {"encoder": "encode", "vision": "vision", "generator": "generate"}
+_TLS_REASONS = {
+    *("AUTHORITY_UNKNOWN", "CERTIFICATE_EXPIRED", "CERTIFICATE_MISSING", "CERTIFICATE_NOT_YET_VALID"),
+    *("CERTIFICATE_REFUSED", "SERVER_NAME_MISMATCH", "TLS_NOT_OFFERED", "TLS_REQUIRED"),
+}
+_JOIN_AGAIN = "run `zrelay pair` there and `zrelay join CODE` here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,10 @@ async def check_services(settings: Settings, *, connect_s: float = CONNECT_S) ->
 
     A service gets `connect_s` seconds to report whether it is ready.
     """
+    for profile in settings.joined:
+        if os.name != "nt" and profile.file.exists() and profile.file.stat().st_mode & 0o077:
+            message = f"{profile.file} holds private keys, and other users of this machine can read it"
+            yield Check(f"profile {profile.name}", WARN, message, f"chmod 600 {profile.file}")
     found: list[ServiceInfo] = []
     first: dict[str, Endpoint] = {}
     for role in settings.texts:
@@ -97,9 +120,17 @@ async def _check_service(endpoint: Endpoint, name: str, connect_s: float) -> Asy
         yield Check(f"{name} health", state, message, "" if serving else "wait, and look at the service's log")
         try:
             info = await _info_of(client, role)
+        except (Unauthenticated, PermissionDenied) as error:
+            fix = _JOIN_AGAIN
+            if endpoint.token is not None:
+                fix = f"make a new token there, and write it to {endpoint.token.path}"
+            yield _failed(f"{name} caller", error, fix=error.metadata.get("remedy", fix))
+            return
         except ZrelayError as error:
             yield _failed(f"{name} info", error, fix=f"is that the {role}'s endpoint, not another service's?")
             return
+    for check in check_connection(endpoint, name, info.connection):
+        yield check
     yield _check_version(name, info)
     yield check_memory(name, info)
     yield info
@@ -151,9 +182,85 @@ def _system_words(error: OSError) -> str:
 
 def _start_it(role: str) -> str:
     return (
-        f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); services "
-        "listen on their own machine only: open the SSH tunnel"
+        f"start it there (`zrelay serve {role} --model FOLDER`, or `zrelay up --detach` on this machine); without "
+        "--listen a service serves its own machine alone: pair the machines with `zrelay pair` and `zrelay join`, or "
+        "open the SSH tunnel"
     )
+
+
+def check_connection(
+    endpoint: Endpoint, name: str, report: ConnectionReport | None, *, now: float | None = None
+) -> Iterator[Check]:
+    """Checks TLS, the client's credentials and permissions, and the clocks. Nothing on plain loopback connections.
+
+    Args:
+        endpoint: The endpoint.
+        name: Begin of the names of the checks.
+        report: What the service reports of the connection, None for an earlier release.
+        now: The present time in seconds since 1970-01-01 UTC; by default that of this machine's clock.
+    """
+    now = time.time() if now is None else now
+    if endpoint.tls is None and (report.security == "insecure" if report is not None else not endpoint.is_local):
+        yield Check(
+            f"{name} TLS",
+            WARN,
+            f"none: the service listens insecurely on {endpoint}, so that others on the network can read and change "
+            "everything",
+            f"{_JOIN_AGAIN}, and start the service without --insecure-listen",
+        )
+    if endpoint.tls is not None:
+        yield _check_tls(endpoint, name, report, now)
+    if report is None or (endpoint.tls is None and endpoint.is_local):
+        return
+    if endpoint.tls is not None:
+        yield _check_credentials(endpoint, name, report, now)
+    needed = _PERMISSIONS[endpoint.role]
+    message = f"{report.caller} may {', '.join(report.permissions) or 'do nothing'}"
+    if {needed, "administer"} & set(report.permissions):
+        yield Check(f"{name} permissions", OK, message)
+    else:
+        fix = f"give {report.caller.rpartition(' ')[2]} the permission {needed} with `zrelay pair` there"
+        yield Check(f"{name} permissions", FAIL, f"{message}, not {needed}", fix, exits.REFUSED)
+    skew = report.server_time - now
+    words = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+    if abs(skew) > _MAX_SKEW_S:
+        fix = "correct both clocks (`date -u`): certificates and tokens are valid by them"
+        yield Check(f"{name} clock", WARN, f"its clock is {words}", fix)
+    else:
+        yield Check(f"{name} clock", OK, "the clocks of both machines agree")
+
+
+def _check_tls(endpoint: Endpoint, name: str, report: ConnectionReport | None, now: float) -> Check:
+    """Describes the authority, and checks when the certificate of the service ends."""
+    from zrelay_shared.security.certificates import describe
+
+    authority = None if endpoint.tls is None else endpoint.tls.read()[0]
+    by = "an authority of the system" if authority is None else describe(authority).name
+    host = (endpoint.host_and_port or (str(endpoint), 0))[0]
+    message = f"the certificate is valid for {host}, issued by {by}"
+    if report is None or not report.server_certificate_ends:
+        return Check(f"{name} TLS", OK, message)
+    return _check_expiry(f"{name} TLS", message, report.server_certificate_ends, now, "run `zrelay pair --renew` there")
+
+
+def _check_credentials(endpoint: Endpoint, name: str, report: ConnectionReport, now: float) -> Check:
+    """Checks when the client's own certificate or token ends."""
+    if endpoint.token is not None and report.security == "token":
+        fix = f"make a new token there, and write it to {endpoint.token.path}"
+        return _check_expiry(f"{name} token", f"accepted as {report.caller}", report.credentials_end, now, fix)
+    return _check_expiry(
+        f"{name} client certificate", f"accepted as {report.caller}", report.credentials_end, now, _JOIN_AGAIN
+    )
+
+
+def _check_expiry(name: str, message: str, ends: int, now: float, fix: str) -> Check:
+    if not ends:
+        return Check(name, OK, message)
+    day = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d}"
+    days = int((ends - now) // 86400)
+    if days < EXPIRY_DAYS:
+        return Check(name, WARN, f"{message}, ends on {day}, in {days} days", fix)
+    return Check(name, OK, f"{message}, until {day}")
 
 
 def _check_version(name: str, info: ServiceInfo) -> Check:
@@ -312,6 +419,8 @@ async def _info_of(client: AsyncClient, role: str) -> EncoderInfo | VisionInfo |
 
 def _unhealthy(endpoint: Endpoint, name: str, error: ZrelayError) -> Check:
     """Returns the check for a port that answers while the service does not, for example a tunnel with a closed end."""
+    if error.reason in _TLS_REASONS:
+        return _failed(f"{name} TLS", error)
     if not isinstance(error, (Unavailable, DeadlineExceeded)):
         return _failed(f"{name} health", error, fix=_wrong_port(endpoint.role))
     why = _plain(error)
@@ -345,4 +454,6 @@ def _plain(error: ZrelayError) -> str:
 
 
 def _failed(name: str, error: ZrelayError, *, fix: str = "") -> Check:
-    return Check(name, FAIL, _plain(error), fix, exits.code_of(error))
+    remedy = error.metadata.get("remedy", "")
+    message = _plain(error).removesuffix(f": {remedy}") if remedy else _plain(error)
+    return Check(name, FAIL, message, fix or remedy, exits.code_of(error))

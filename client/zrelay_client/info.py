@@ -37,9 +37,30 @@ class Feature:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """How a service sees the connection of its caller. Times are in seconds since 1970-01-01 UTC.
+
+    Attributes:
+        security: "loopback", "insecure", "certificate" or "token".
+        caller: Name under which the service knows the caller.
+        permissions: What the caller may do.
+        credentials_end: When the caller's certificate or token ends, 0 for never.
+        server_certificate_ends: When the certificate of the service ends, 0 without TLS.
+        server_time: The clock of the service.
+    """
+
+    security: str
+    caller: str
+    permissions: tuple[str, ...]
+    credentials_end: int
+    server_certificate_ends: int
+    server_time: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceInfo:
-    """What every service reports. `device` is None until a model is loaded."""
+    """What every service reports. `device` is None until a model is loaded, `connection` for an earlier release."""
 
     role: str
     endpoint: str
@@ -51,6 +72,7 @@ class ServiceInfo:
     queue: Queue
     features: tuple[Feature, ...] = field(repr=False)
     max_message_bytes: int
+    connection: ConnectionReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,21 +25,22 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zrelay_client._transport.credentials import Pem, TlsOptions, Token
-from zrelay_client._transport.endpoint import Endpoint
+from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
 from zrelay_shared import atomic, paths, private, strict_json
 from zrelay_shared.config import ROLES
+from zrelay_shared.connection import PROFILE_NAME, joined_profiles
+from zrelay_shared.connection import profiles_dir as profiles_dir
 from zrelay_shared.errors import FailedPrecondition, InvalidArgument, NotFound, invalid, listed
 
 DEFAULT_PROFILE = "default"
 """The profile of `zrelay join` where none is named."""
-MAX_PROFILES, MAX_BOXES = 100, 100
+MAX_BOXES = 100
 MAX_FILE_BYTES = 4 << 20
-_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _LOCK_S = 10.0
 _VERSION = 1
 
@@ -110,18 +111,99 @@ class JoinedProfile:
         return next((box for box in self.boxes if box.name == name), None)
 
 
-def profiles_dir() -> Path:
-    """Returns the folder of the profiles."""
-    return paths.state_dir() / "profiles"
+@dataclass(frozen=True, slots=True)
+class AddressBook:
+    """Reads endpoints as users write them, and adds the credentials that belong to each.
+
+    An endpoint is written as `Endpoint.parse` reads it, or as the name of a box: `NAME` or `box:NAME`. The host and
+    port of a box get the credentials of that box. Given files are used in place of them, and for all other hosts but
+    this machine, whose services need none. `tls:HOST:PORT` uses TLS on this machine, too.
+
+    Attributes:
+        profiles: The profiles of joined machines.
+        first: Name of the profile whose boxes are preferred to boxes of the same name in others.
+        tls, token: Given files, None for none.
+    """
+
+    profiles: tuple[JoinedProfile, ...] = ()
+    first: str | None = None
+    tls: TlsOptions | None = None
+    token: Token | None = None
+
+    @classmethod
+    def of_joined(cls) -> "AddressBook":
+        """Returns the address book of all joined boxes. Raises as `load`."""
+        return cls(load_all())
+
+    def endpoints(self, role: str, source: EndpointSource, origin: str = "") -> tuple[Endpoint, ...]:
+        """Returns the endpoints of a role without repetitions; those that are given as Endpoint stay as they are.
+
+        Raises:
+            InvalidArgument: ENDPOINT_INVALID, BOX_UNKNOWN, TOKEN_NEEDS_TLS, ROLE_INVALID.
+        """
+        return parse_endpoints(role, source, origin, self.endpoint)
+
+    def endpoint(self, role: str, text: str, origin: str = "") -> Endpoint:
+        """Returns one endpoint. Raises as `endpoints`."""
+        stripped = text.strip()
+        named = stripped.removeprefix("box:")
+        if named != stripped and not named.isdecimal():  # box:1 is port 1 of a host
+            return self._endpoint_of(self._box(role, named), role, origin)
+        if stripped != "localhost" and self._named(stripped):
+            return self._endpoint_of(self._box(role, stripped), role, origin)
+        plain = stripped.removeprefix("tls:")
+        found = Endpoint.parse(role, plain, origin)
+        if plain != stripped:
+            return replace(found, tls=self.tls or TlsOptions(), token=self.token)
+        box = self._at(found)
+        tls = box.tls if box is not None else None
+        if self.tls is not None and not found.is_local:
+            tls = self.tls
+        token = self.token or (box.token if box is not None else None)
+        return replace(found, tls=tls, token=token)
+
+    def _endpoint_of(self, box: Box, role: str, origin: str) -> Endpoint:
+        found = box.endpoint(role, origin)
+        if found is None:
+            has = ", ".join(box.endpoints) or "nothing"
+            raise InvalidArgument(
+                f"{role}: expected a box with a service of this role, got {box.name}, which serves {has}: name "
+                "another, or join it again when it serves more",
+                field=role,
+                reason="BOX_UNKNOWN",
+            )
+        return found if self.token is None else replace(found, token=self.token)
+
+    def _named(self, name: str) -> dict[str, Box]:
+        """Returns profile -> box of this name; only that of the preferred profile, if it has one."""
+        found = {profile.name: box for profile in self.profiles if (box := profile.box(name)) is not None}
+        return {self.first: found[self.first]} if self.first in found else found
+
+    def _box(self, role: str, name: str) -> Box:
+        found = self._named(name)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        known = sorted({box.name for profile in self.profiles for box in profile.boxes})
+        remedy = f"the profiles {listed(sorted(found))} have one each: choose one with --profile"
+        if not found:
+            remedy = (
+                f"joined are {listed(known)}" if known else "none is joined: `zrelay pair` there, `zrelay join` here"
+            )
+        raise invalid(role, "the name of one joined box", strict_json.shown(name), reason="BOX_UNKNOWN", remedy=remedy)
+
+    def _at(self, endpoint: Endpoint) -> Box | None:
+        """Returns the box with a service at the host and port of an endpoint."""
+        place = endpoint.host_and_port
+        if place is None:
+            return None
+        wanted = (place[0].lower(), place[1])
+        ordered = sorted(self.profiles, key=lambda profile: profile.name != self.first)
+        return next((box for profile in ordered for box in profile.boxes if wanted in box.addresses), None)
 
 
 def names(folder: Path | None = None) -> tuple[str, ...]:
-    """Returns the names of all profiles that this user can read, sorted."""
-    try:
-        found = [entry.stem for entry in (folder or profiles_dir()).iterdir() if entry.suffix == ".json"]
-    except OSError:  # there is none, or it is another user's
-        return ()
-    return tuple(sorted(name for name in found if _NAME.fullmatch(name)))[:MAX_PROFILES]
+    """Returns the names of all profiles that this user can read, sorted; by default of this user's folder."""
+    return joined_profiles(folder)
 
 
 def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfile:
@@ -142,7 +224,8 @@ def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfi
         with private.open_file(file, "rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        known = f"there are: {listed(list(names(folder)))}" if names(folder) else "there is none"
+        others = names(folder)
+        known = f"there are: {listed(others)}" if others else "there is none"
         raise NotFound(
             f"no profile {name!r} in {folder}; {known}: `zrelay join CODE --profile {name}` makes it",
             reason="PROFILE_UNKNOWN",
@@ -158,7 +241,7 @@ def load(name: str = DEFAULT_PROFILE, folder: Path | None = None) -> JoinedProfi
             raise ValueError("names a box twice")
     except (ValueError, KeyError, TypeError, AttributeError, InvalidArgument) as error:
         raise FailedPrecondition(
-            f"{file}: no profile of joined boxes ({_why(error)}): correct it, or remove it and join again with `zrelay join`",
+            f"{file}: no profile of joined boxes ({_why(error)}): correct it, or remove it and join again",
             reason="PROFILE_INVALID",
         ) from error
     return JoinedProfile(name, boxes, file)
@@ -232,7 +315,7 @@ def remove(box: str, profile: str = DEFAULT_PROFILE, *, folder: Path | None = No
 
 def checked_name(name: str, field: str, reason: str) -> str:
     """Returns the name of a box or a profile. Raises InvalidArgument with the reason."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(PROFILE_NAME, name):
         expected = "1 to 63 lower-case letters, digits, dots, hyphens or underscores, with a letter"
         raise invalid(field, expected, strict_json.shown(name), reason=reason)
     return name

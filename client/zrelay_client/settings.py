@@ -1,10 +1,14 @@
-"""The configuration as the client uses it, with the endpoints that come from it or from the stack of `zrelay up`."""
+"""The configuration as the client uses it, with the endpoints of the stack of `zrelay up` and of joined boxes."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
+from zrelay_client import profiles
+from zrelay_client._transport.credentials import TlsOptions, Token
+from zrelay_client._transport.endpoint import Endpoint, EndpointSource
+from zrelay_client.profiles import AddressBook, JoinedProfile
 from zrelay_client.stack import record
 from zrelay_shared import config, paths
 from zrelay_shared.config import ROLES, Config, checked_role
@@ -22,10 +26,15 @@ class Settings:
         config: The values of the configuration with their origins.
         running: Role -> endpoint of the services that `zrelay up` runs. They supply the endpoints that the
             configuration does not set, if it does not set both encoder and generator.
+        joined: The profiles of machines that `zrelay join` has paired. Their credentials are used wherever a box is
+            named; the boxes of one profile supply the endpoints that nothing else sets.
+        running_tls: How to connect to the services that `zrelay up --host` runs, None for those without TLS.
     """
 
     config: Config = field(default_factory=Config)
     running: Mapping[str, str] = field(default_factory=dict)
+    joined: tuple[JoinedProfile, ...] = ()
+    running_tls: TlsOptions | None = None
 
     @classmethod
     def load(cls, profile: str | None = None, flags: Mapping[str, object] | None = None) -> "Settings":
@@ -37,13 +46,50 @@ class Settings:
 
         Raises:
             InvalidArgument: CONFIG_INVALID; the message names the file, or the variable, and the key.
-            FailedPrecondition: STACK_RECORD_INVALID, the record of `zrelay up` is damaged.
-            OSError: The file cannot be read.
+            FailedPrecondition: STACK_RECORD_INVALID, the record of `zrelay up` is damaged; PROFILE_INVALID, that of
+                joined boxes.
+            OSError: A file cannot be read.
         """
-        loaded = config.load(paths.config_file(), os.environ, profile=profile, flags=flags)
+        joined = profiles.load_all()
+        names = [each.name for each in joined]
+        loaded = config.load(paths.config_file(), os.environ, profile=profile, flags=flags, joined=names)
         complete = loaded.encoder.endpoint is not None and loaded.generator.endpoint is not None
         known = None if complete else record.readable(paths.state_dir())
-        return cls(loaded, known.endpoints if known is not None else {})
+        if known is None:
+            return cls(loaded, joined=joined)
+        return cls(loaded, known.endpoints, joined, record.own_tls(Path(known.security)) if known.security else None)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Names of all profiles: those of the configuration file, and those of `zrelay join`."""
+        return tuple(sorted({*self.config.profiles, *(each.name for each in self.joined)}))
+
+    @property
+    def boxes(self) -> JoinedProfile | None:
+        """The joined profile whose boxes supply endpoints: that of the profile in use.
+
+        If no flag and no variable chooses the profile, it is else the one named `default`, else the only one.
+        """
+        by_name = {each.name: each for each in self.joined}
+        if self.config.profile in by_name or self._is_chosen:
+            return by_name.get(self.config.profile or "")
+        return by_name.get(profiles.DEFAULT_PROFILE, self.joined[0] if len(self.joined) == 1 else None)
+
+    @property
+    def addresses(self) -> AddressBook:
+        """Reads endpoints, and adds the credentials of joined boxes and of the configuration.
+
+        Raises InvalidArgument: TLS_FILES_INCOMPLETE.
+        """
+        given = self.config.connection
+        files = [
+            None if text is None else paths.expand(text)
+            for text in (given.tls_authority, given.tls_certificate, given.tls_key)
+        ]
+        tls = TlsOptions(*files) if any(files) else None
+        token = None if given.token_file is None else Token(paths.expand(given.token_file))
+        boxes = self.boxes
+        return AddressBook(self.joined, None if boxes is None else boxes.name, tls, token)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -52,7 +98,7 @@ class Settings:
         return {role: text for role, text in found.items() if text is not None}
 
     def origin(self, role: str) -> str:
-        """Returns where the endpoints of a role come from: "flag", "env NAME", a place in the file, or "zrelay up".
+        """Returns where the endpoints of a role come from: "flag", "env NAME", a place in a file, or "zrelay up".
 
         Raises:
             InvalidArgument: ROLE_INVALID.
@@ -63,10 +109,12 @@ class Settings:
         """Returns the endpoints of a role, an empty tuple where it has none.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID, ROLE_INVALID.
+            InvalidArgument: ENDPOINT_INVALID, BOX_UNKNOWN, TLS_FILES_INCOMPLETE, TOKEN_NEEDS_TLS, ROLE_INVALID.
         """
         text, origin = self._source(role)
-        return parse_endpoints(role, text, origin)
+        if text is not None and origin == "zrelay up":
+            return (Endpoint.parse(role, text, origin, tls=self.running_tls),)
+        return self.addresses.endpoints(role, text, origin)
 
     def require(self, *roles: str) -> None:
         """Checks that roles have an endpoint.
@@ -94,8 +142,8 @@ class Settings:
                 "--vision HOST:PORT",
             )
         chosen = ""
-        if self.config.profiles and self.config.profile is None:
-            chosen = f", choose a profile with --profile ({', '.join(self.config.profiles)})"
+        if self.profiles and self.config.profile is None:
+            chosen = f", choose a profile with --profile ({', '.join(self.profiles)})"
         flags = " ".join(f"--{role} HOST:PORT" for role in missing)
         what = {1: "it", 2: "both"}.get(len(missing), "all")
         raise _missing(
@@ -104,12 +152,27 @@ class Settings:
             f"{'it' if len(missing) == 1 else 'them'} with {flags}{chosen} (`zrelay config` shows the settings)",
         )
 
+    @property
+    def _is_chosen(self) -> bool:
+        """Whether a flag or a variable chooses the profile."""
+        return self.config.profile is not None and self.config.origins.get("profile", "flag").startswith(
+            ("flag", "env ")
+        )
+
     def _source(self, role: str) -> tuple[str | None, str]:
         """Returns the endpoints of a role as text, and their origin."""
         configured = self.config.service(role).endpoint
         if configured is not None:
             return configured, self.config.origins.get(f"{role}.endpoint", "")
-        return self.running.get(role), "zrelay up" if role in self.running else ""
+        joined = self._of_boxes(role)
+        if role in self.running and not (joined is not None and self._is_chosen):
+            return self.running[role], "zrelay up"
+        return (None, "") if joined is None else joined
+
+    def _of_boxes(self, role: str) -> tuple[str, str] | None:
+        boxes = self.boxes
+        named = [] if boxes is None else [f"box:{box.name}" for box in boxes.boxes if role in box.endpoints]
+        return (",".join(named), f"{boxes.file}") if boxes is not None and named else None
 
 
 def resolve(
@@ -120,12 +183,9 @@ def resolve(
     Raises:
         InvalidArgument: ENDPOINT_INVALID, and as `Settings.load`.
     """
-    named = {role: parse_endpoints(role, given.get(role)) for role in roles}
-    if profile is None and any(named.values()):
-        return named
-    flags = {f"{role}.endpoint": ",".join(map(str, found)) for role, found in named.items() if found}
-    settings = Settings.load(profile, flags)
-    return {role: found or settings.endpoints(role) for role, found in named.items()}
+    settings = Settings.load(profile)
+    addresses = settings.addresses
+    return {role: addresses.endpoints(role, given.get(role)) or settings.endpoints(role) for role in roles}
 
 
 def unknown_variables() -> list[str]:

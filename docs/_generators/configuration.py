@@ -40,7 +40,9 @@ there is no home folder (HOME is not set for an unknown user id, is `/`, does no
 
 The profile in use is the one of `--profile`, else of `ZRELAY_PROFILE`, else `default_profile`, else the profile named
 `default`. The services that `zrelay up` starts read their settings in the same way, but `up` sets the model, address,
-state folder, log level and grace period itself.
+state folder, log level and grace period itself. A profile may also be one that `zrelay join` wrote. An endpoint that
+nothing sets is that of the services of `zrelay up`, else of the joined boxes of the profile in use; a profile that a
+flag or variable chooses takes precedence over `zrelay up`.
 
 Three variables have no key: `ZRELAY_PROFILE`, `ZRELAY_CONFIG` (the file), and `ZRELAY_STATE` (the state folder, by
 default `$STATE_DIRECTORY`, else `zrelay` in `$XDG_STATE_HOME` or `~/.local/state`).
@@ -49,6 +51,12 @@ _SECTIONS = {
     "encoder": ("Encoder", "Table `[profile.NAME.encoder]`. Flags are those of `zrelay serve encoder`."),
     "vision": ("Vision service", "Table `[profile.NAME.vision]`. Flags are those of `zrelay serve vision`."),
     "generator": ("Generator", "Table `[profile.NAME.generator]`. Flags are those of `zrelay serve generator`."),
+    "connection": (
+        "Connections of clients",
+        "Table `[profile.NAME.connection]`. Flags are those of all commands that call services. The files are used\n"
+        "for every endpoint but those of this machine and of joined boxes named as such; `tls:HOST:PORT` uses\n"
+        "them on this machine, too. Machines that `zrelay join` has paired need none: see [Files](files.md).",
+    ),
     "generate": (
         "Generating images",
         "Table `[generate]`, outside of any profile. Flags are those of `zrelay generate`; `--deterministic` sets\n"

@@ -82,8 +82,13 @@ _current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 def by_address(method: str, context: _Context) -> Caller:
     """Returns a caller with every permission, identified by its address without the port."""
+    return Caller(address_of(context), ALL)
+
+
+def address_of(context: _Context) -> str:
+    """Returns the network address of a caller, without the port."""
     peer = str(context.peer())
-    return Caller(peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer, ALL)
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def current_caller() -> Caller:

@@ -15,20 +15,22 @@
 A flag takes precedence over a variable, a variable over the file, the file over the default. The word `none` gives
 an optional setting the value None, with the precedence of any other value. The keys of a role's table are those of
 `EndpointConfig`, which clients read, and of the role's class in `zrelay_shared.service.roles`, which the service reads.
-The tables of requests (`zrelay_shared.requests`) hold defaults of requests. The variables are
+`[profile.NAME.connection]` (`zrelay_shared.connection`) names the files of TLS. The tables of requests
+(`zrelay_shared.requests`) hold defaults of requests. The variables are
 `ZRELAY_ENCODER`, `ZRELAY_VISION` and `ZRELAY_GENERATOR` (endpoints, several joined by commas), `ZRELAY_PROFILE`, and
 `ZRELAY_<ROLE or TABLE>_<KEY>` for every other key, for example `ZRELAY_GENERATE_WIDTH`.
 """
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from zrelay_shared import texts
+from zrelay_shared import connection, texts
+from zrelay_shared.connection import ConnectionConfig, connection_settings
 from zrelay_shared.errors import InvalidArgument, invalid, listed
 from zrelay_shared.paths import CONFIG_REMEDY
 from zrelay_shared.requests import (
@@ -43,7 +45,9 @@ from zrelay_shared.service.roles import SERVICE_CONFIGS, ServiceConfig
 from zrelay_shared.service.settings import Setting, Value, describe, setting
 
 ROLES = tuple(SERVICE_CONFIGS)
-SECTIONS = (*ROLES, *REQUEST_CONFIGS)
+PROFILE_TABLES = (*ROLES, connection.SECTION)
+"""Tables of a profile."""
+SECTIONS = (*PROFILE_TABLES, *REQUEST_CONFIGS)
 DEFAULT_PROFILE = "default"
 """The profile that is used where none is named, if the file has one of that name."""
 _OTHER_VARIABLES = ("ZRELAY_PROFILE", "ZRELAY_CONFIG", "ZRELAY_STATE")
@@ -89,6 +93,7 @@ class Config:
         profile: The profile in use, None for none.
         profiles: Names of all profiles of the file.
         encoder, vision, generator: Where the services are.
+        connection: The files with which the client connects to them.
         generate, encode, encode_images, condition: Defaults of requests.
         origins: Dotted key -> origin of what is no default, for example `{"encoder.endpoint": "env ZRELAY_ENCODER"}`.
         settings: Every setting of every section with its value, defaults included.
@@ -99,6 +104,7 @@ class Config:
     encoder: EndpointConfig = EndpointConfig()
     vision: EndpointConfig = EndpointConfig()
     generator: EndpointConfig = EndpointConfig()
+    connection: ConnectionConfig = field(default_factory=ConnectionConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     encode_images: EncodeImagesConfig = field(default_factory=EncodeImagesConfig)
@@ -125,7 +131,12 @@ def checked_role(role: str) -> str:
 
 
 def load(
-    file: Path, environ: Mapping[str, str], *, profile: str | None = None, flags: Mapping[str, Any] | None = None
+    file: Path,
+    environ: Mapping[str, str],
+    *,
+    profile: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    joined: Collection[str] = (),
 ) -> Config:
     """Reads the configuration as a client needs it, and checks the settings of all services.
 
@@ -135,12 +146,13 @@ def load(
         profile: The profile that a flag names.
         flags: Dotted key -> value of a flag, for example `encoder.endpoint`; None where the flag was not given, and
             the word `none` for the value None.
+        joined: Names of profiles of `zrelay join`. They may be chosen, too, and need no table in the file.
 
     Raises:
         InvalidArgument: CONFIG_INVALID; the message names the file, or the variable, and the key.
         OSError: The file cannot be read.
     """
-    sources = _Sources.open(file, environ, profile, flags or {})
+    sources = _Sources.open(file, environ, profile, flags or {}, joined)
     origins: dict[str, str] = {} if sources.profile is None else {"profile": sources.profile_origin}
     values: dict[str, dict[str, Any]] = {}
     settings = tuple(sources.effective(one) for section in SECTIONS for one in settings_of(section))
@@ -155,6 +167,7 @@ def load(
         encoder=encoder,
         vision=vision,
         generator=generator,
+        connection=ConnectionConfig(**values[connection.SECTION]),
         origins=MappingProxyType(origins),
         settings=settings,
         **{section: kind(**values[section]) for section, kind in REQUEST_CONFIGS.items()},
@@ -168,18 +181,19 @@ def load_service(
     *,
     profile: str | None = None,
     flags: Mapping[str, Any] | None = None,
+    joined: Collection[str] = (),
 ) -> S:
     """Reads the settings of a service.
 
     Args:
         kind: The settings class.
-        file, environ, profile, flags: As in `load`.
+        file, environ, profile, flags, joined: As in `load`.
 
     Raises:
         InvalidArgument: CONFIG_INVALID as in `load`; SETTING_MISSING where a required setting has no value.
         OSError: The file cannot be read.
     """
-    sources = _Sources.open(file, environ, profile, flags or {})
+    sources = _Sources.open(file, environ, profile, flags or {}, joined)
     values: dict[str, Any] = {}
     for one in describe(kind, kind.role):
         found = sources.effective(one)
@@ -200,7 +214,9 @@ def load_service(
 
 
 def settings_of(section: str) -> tuple[Setting, ...]:
-    """Returns the settings of a section: of a role what clients and the service read, or the defaults of requests."""
+    """Returns the settings of a section: of a role what clients and the service read, of others what clients read."""
+    if section == connection.SECTION:
+        return connection_settings()
     if section in REQUEST_CONFIGS:
         return request_settings(section)
     return describe(EndpointConfig, section) + describe(SERVICE_CONFIGS[section], section)
@@ -230,7 +246,7 @@ def read(file: Path) -> dict[str, Any]:
     if not isinstance(tables.get("default_profile", ""), str):
         raise _refusal(f"{file}: default_profile: expected a string, got {tables['default_profile']!r}")
     for name, roles in _table(file, "profile", tables.get("profile", {})).items():
-        _check_keys(file, f"[profile.{name}]", _table(file, f"profile.{name}", roles), ROLES)
+        _check_keys(file, f"[profile.{name}]", _table(file, f"profile.{name}", roles), PROFILE_TABLES)
         for role, table in roles.items():
             _check_table(file, f"profile.{name}.{role}", table, settings_of(role))
     for section in REQUEST_CONFIGS:
@@ -259,17 +275,25 @@ class _Sources:
     profile_origin: str
 
     @classmethod
-    def open(cls, file: Path, environ: Mapping[str, str], profile: str | None, flags: Mapping[str, Any]) -> "_Sources":
+    def open(
+        cls,
+        file: Path,
+        environ: Mapping[str, str],
+        profile: str | None,
+        flags: Mapping[str, Any],
+        joined: Collection[str] = (),
+    ) -> "_Sources":
         """Reads the file and chooses the profile. Raises as `load`."""
         tables = read(file)
         profiles = tables.get("profile", {})
         name, origin = _choose_profile(file, tables, environ, profile)
-        if name is not None and name not in profiles:
-            known = f"known are {listed(sorted(profiles))}" if profiles else "the file has none"
-            if not file.exists():
+        if name is not None and name not in profiles and name not in joined:
+            names = sorted({*profiles, *joined})
+            known = f"known are {listed(names)}" if names else "the file has none"
+            if not file.exists() and not joined:
                 known = "the file does not exist: `zrelay config init` writes it, ZRELAY_CONFIG names another"
             place = "--profile" if origin == "flag" else origin
-            raise _refusal(f"{place}: no profile {name!r} in {file}; {known}{_nearest(name, profiles)}")
+            raise _refusal(f"{place}: no profile {name!r} in {file}; {known}{_nearest(name, names)}")
         return cls(file, environ, flags, tables, name, origin)
 
     @property

@@ -20,7 +20,7 @@ UMASK = 0o077
 _OTHERS = 0o077
 _SHARED = stat.S_ISGID | stat.S_ISVTX
 """Bits that an operator sets on a folder that several users share."""
-_OURS = re.compile(r"jobs\.(db.*|lock|owner)|blobs|cache|references|logs|stack\.(json|lock)|[a-z]+\.address")
+_OURS = re.compile(r"jobs\.(db.*|lock|owner)|blobs|cache|references|logs|profiles|stack\.(json|lock)|[a-z]+\.address")
 """Names of what zrelay keeps in a state folder."""
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)

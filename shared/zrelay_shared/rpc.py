@@ -191,8 +191,23 @@ class Stub:
     Timeouts are in seconds from the start of the call; None waits without limit.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, service: ServiceDescriptor, endpoint: str = "") -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        service: ServiceDescriptor,
+        endpoint: str = "",
+        explained: Callable[[ZrelayError], Awaitable[ZrelayError]] | None = None,
+    ) -> None:
+        """Uses a channel.
+
+        Args:
+            channel: The channel.
+            service: The service of the contract.
+            endpoint: Where it is, for messages.
+            explained: Returns the error to raise for that of a failed call, perhaps one that says more.
+        """
         self._channel = channel
+        self._explained = explained
         self._service = service
         self._endpoint = endpoint
         self._name = service.name.removesuffix("Service").lower()
@@ -206,7 +221,7 @@ class Stub:
         try:
             raw = await call
         except grpc.RpcError as error:
-            raise self._explain(error) from error
+            raise await self._explain(error) from error
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -222,7 +237,7 @@ class Stub:
             async for raw in call:
                 yield self._parsed(response_type, raw)
         except grpc.RpcError as error:
-            raise self._explain(error) from error
+            raise await self._explain(error) from error
         finally:
             call.cancel()
 
@@ -240,7 +255,7 @@ class Stub:
         try:
             raw = await call
         except grpc.RpcError as error:
-            raise self._explain(error) from error
+            raise await self._explain(error) from error
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -260,5 +275,6 @@ class Stub:
                 reason=error.reason,
             ) from error
 
-    def _explain(self, error: grpc.RpcError) -> ZrelayError:
-        return status.from_call(error, service=self._name, endpoint=self._endpoint)
+    async def _explain(self, error: grpc.RpcError) -> ZrelayError:
+        found = status.from_call(error, service=self._name, endpoint=self._endpoint)
+        return found if self._explained is None else await self._explained(found)

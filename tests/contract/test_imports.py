@@ -170,6 +170,7 @@ OWNERS = {
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._transport.endpoint",
+        "zrelay_client._transport.handshake",
         "zrelay_client._transport.stub",
         "zrelay_client.testing.*",
     ),
@@ -181,6 +182,7 @@ OWNERS = {
     ),
     "psutil": ("zrelay_client.stack.processes", "zrelay_shared.host_memory"),
     "filelock": (
+        "zrelay_client.profiles",
         "zrelay_client.stack.record",
         "zrelay_generator.store.opening",
         "zrelay_shared.security.installation",

@@ -64,6 +64,7 @@ HELP = ["zrelay_client", "zrelay_client.cli", "zrelay_client.cli._main", "zrelay
 """Modules of zrelay that `zrelay --help` imports."""
 OPTIONS = [
     "zrelay_client.cli._options",
+    "zrelay_shared.connection",
     "zrelay_shared.limits",
     "zrelay_shared.service",
     "zrelay_shared.service.options",

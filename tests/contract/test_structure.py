@@ -20,7 +20,7 @@ from .structure import (
 
 FILES = shipped(ROOT)
 
-MAX_LIBRARY_MODULES, MAX_LIBRARY_LEVELS = 32, 7
+MAX_LIBRARY_MODULES, MAX_LIBRARY_LEVELS = 35, 8
 """Of the client library: `zrelay_client` without `cli`, `stack`, `testing`, `__init__` and `__main__`."""
 
 

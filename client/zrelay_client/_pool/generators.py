@@ -313,14 +313,18 @@ class Generators:
                 if (refusal := self.difference(chosen)) is None:
                     return chosen
                 continue
-            calls = {self._by_member[id(due)].refresh() for due in self._fleet.due(now, without)}
+            due = [self._by_member[id(due)] for due in self._fleet.due(now, without)]
+            calls = {generator.refresh(): generator for generator in due}
             wait_s = self._fleet.wakes_in(now, without)
             if wait_s is None or (not calls and not patient and refusal is not None):
                 raise refusal or Unavailable("no generator is left that could take this job")
             left = budget.left("generator")
             if calls:
                 await asyncio.wait(calls, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                refusal = next((e for task in calls if task.done() and (e := _failure(task))), None) or refusal
+                failures = {calls[task]: e for task in calls if task.done() and (e := _failure(task))}
+                refusal = next(iter(failures.values()), refusal)
+                unfit = [each for each, error in failures.items() if failure_kind(error) is FailureKind.UNFIT]
+                without |= {each.endpoint for each in unfit}  # it does not let this client in
             else:
                 await asyncio.sleep(min(left, max(wait_s, 0.01)))
 

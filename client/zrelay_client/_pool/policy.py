@@ -17,7 +17,9 @@ from zrelay_shared.errors import (
     ModelLoading,
     NotFound,
     OutOfMemory,
+    PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
     ZrelayError,
 )
@@ -59,7 +61,7 @@ def failure_kind(error: ZrelayError) -> FailureKind:
         return FailureKind.BUSY  # the service answers but cannot take the job now, for example because its disk is full
     if isinstance(error, Unavailable) or (by_transport and isinstance(error, (Cancelled, InternalError))):
         return FailureKind.LOST  # CANCELLED or a reset stream from gRPC means that the server ended (grpc issue 41785)
-    if isinstance(error, (OutOfMemory, FeatureMissing)):
+    if isinstance(error, (OutOfMemory, FeatureMissing, Unauthenticated, PermissionDenied)):
         return FailureKind.UNFIT
     if isinstance(error, ResourceExhausted) and error.retry_after_s is not None:
         return FailureKind.BUSY

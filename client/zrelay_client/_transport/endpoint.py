@@ -6,7 +6,7 @@ endpoints are separated by commas.
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -61,21 +61,23 @@ class Endpoint:
             )
 
     @classmethod
-    def parse(cls, role: str, text: str, origin: str = "") -> "Endpoint":
+    def parse(
+        cls, role: str, text: str, origin: str = "", *, tls: TlsOptions | None = None, token: Token | None = None
+    ) -> "Endpoint":
         """Reads one endpoint. Without a port it gets the default port of the role.
 
         Raises:
-            InvalidArgument: ENDPOINT_INVALID, the text is no endpoint; ROLE_INVALID.
+            InvalidArgument: ENDPOINT_INVALID, the text is no endpoint; TOKEN_NEEDS_TLS; ROLE_INVALID.
         """
         checked_role(role)
         stripped = text.strip()
         if _is_grpc_target(stripped):
-            return cls(role, stripped, origin)
+            return cls(role, stripped, origin, tls, token)
         found = _split(stripped)
         if found is None:
             raise _invalid(role, text)
         host, port = found
-        return cls(role, f"{host}:{DEFAULT_PORTS[role] if port is None else port}", origin)
+        return cls(role, f"{host}:{DEFAULT_PORTS[role] if port is None else port}", origin, tls, token)
 
     @property
     def host_and_port(self) -> tuple[str, int] | None:
@@ -117,8 +119,19 @@ EndpointSource: TypeAlias = str | Endpoint | Sequence[str | Endpoint] | None
 """Endpoints of one role as callers give them: text, with commas for several, or Endpoint, or a sequence of them."""
 
 
-def parse_endpoints(role: str, source: EndpointSource, origin: str = "") -> tuple[Endpoint, ...]:
+def parse_endpoints(
+    role: str,
+    source: EndpointSource,
+    origin: str = "",
+    parse: Callable[[str, str, str], Endpoint] = Endpoint.parse,
+) -> tuple[Endpoint, ...]:
     """Returns the endpoints of a role without repetitions; an empty tuple for None.
+
+    Args:
+        role: The role.
+        source: The endpoints.
+        origin: Where texts come from.
+        parse: Reads one text: role, text and origin -> endpoint.
 
     Raises:
         InvalidArgument: ENDPOINT_INVALID, a text is no endpoint, or an endpoint belongs to another role;
@@ -138,7 +151,7 @@ def parse_endpoints(role: str, source: EndpointSource, origin: str = "") -> tupl
             found.setdefault(part.address, part)
             continue
         for text in _parts(part):
-            endpoint = Endpoint.parse(role, text, origin)
+            endpoint = parse(role, text, origin)
             found.setdefault(endpoint.address, endpoint)
     return tuple(found.values())
 

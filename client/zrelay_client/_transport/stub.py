@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
@@ -12,9 +12,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from zrelay_client._transport.deadline import CONNECT_S
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_shared import status
-from zrelay_shared.errors import DeadlineExceeded, Unavailable
+from zrelay_shared.errors import DeadlineExceeded, Unavailable, ZrelayError
 from zrelay_shared.rpc import M, Response, Stub
 from zrelay_shared.wire import Parcel
+
+if TYPE_CHECKING:
+    from zrelay_client._transport.handshake import ChannelDiagnosis
 
 SILENCE_S = 10.0
 """A generator reports a waiting job every 2 s and a running one after each step. One long step may be silent, but the
@@ -32,9 +35,10 @@ class ServiceStub:
     descriptor: ServiceDescriptor
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint.address
+        self._dialled, self.endpoint = endpoint, endpoint.address
         self._channel: grpc.aio.Channel = endpoint.channel()
-        self.stub = Stub(self._channel, self.descriptor, self.endpoint)
+        self._diagnosis: ChannelDiagnosis | None = None
+        self.stub = Stub(self._channel, self.descriptor, self.endpoint, self._explained)
 
     async def serving(self, timeout: float = CONNECT_S) -> bool:
         """Returns whether the service reports SERVING (grpc.health.v1).
@@ -42,11 +46,24 @@ class ServiceStub:
         Raises:
             ZrelayError: The service does not answer.
         """
-        return await is_serving(self._channel, role=self.role, endpoint=self.endpoint, timeout=timeout)
+        try:
+            return await is_serving(self._channel, role=self.role, endpoint=self.endpoint, timeout=timeout)
+        except ZrelayError as error:
+            raise await self._explained(error) from error
 
     async def close(self) -> None:
         """Closes the channel."""
         await self._channel.close()
+
+    async def _explained(self, error: ZrelayError) -> ZrelayError:
+        """Returns what is wrong with TLS where that is why a call failed, else the given error."""
+        if not isinstance(error, Unavailable) or "grpc" not in error.metadata:
+            return error
+        if self._diagnosis is None:
+            from zrelay_client._transport.handshake import ChannelDiagnosis  # loads ssl, which other calls do not need
+
+            self._diagnosis = ChannelDiagnosis(self._dialled)
+        return await self._diagnosis.explained(error)
 
     async def quick_call(self, method: str, request: Response, response_type: type[M], timeout: float) -> Parcel[M]:
         """Calls a method that answers at once where the service is there, with a timeout of at most CONNECT_S.

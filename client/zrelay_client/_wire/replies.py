@@ -8,6 +8,7 @@ from zrelay.v1.embeds_pb2 import EncoderFingerprint as FingerprintMessage
 from zrelay.v1.encoder_pb2 import EncodePromptsResponse, EncoderServiceGetInfoResponse
 from zrelay.v1.generation_pb2 import GenerationSpec, SamplingOptions
 from zrelay.v1.generator_pb2 import GeneratorLimits, GeneratorServiceGetInfoResponse
+from zrelay.v1.info_pb2 import ConnectionInfo
 from zrelay.v1.jobs_pb2 import Job as JobMessage
 from zrelay.v1.jobs_pb2 import JobAccepted, JobDone, JobEvent, JobImage, JobProgress
 from zrelay.v1.vision_pb2 import VisionServiceGetInfoResponse
@@ -25,7 +26,17 @@ from zrelay_client.events import (
     Sampling,
     Stage,
 )
-from zrelay_client.info import Device, EncoderInfo, Feature, GeneratorInfo, Limits, Queue, VisionEngine, VisionInfo
+from zrelay_client.info import (
+    ConnectionReport,
+    Device,
+    EncoderInfo,
+    Feature,
+    GeneratorInfo,
+    Limits,
+    Queue,
+    VisionEngine,
+    VisionInfo,
+)
 from zrelay_shared.enums import word
 from zrelay_shared.errors import InternalError, PayloadCorrupt
 from zrelay_shared.fingerprint import EncoderFingerprint, from_message
@@ -179,7 +190,19 @@ def _common(
         "queue": Queue(queue.waiting, queue.running, queue.max_waiting, queue.estimated_wait_s),
         "features": tuple(Feature(f.name, f.available, f.note) for f in message.features),
         "max_message_bytes": max_message_bytes,
+        "connection": _connection(message.connection) if message.HasField("connection") else None,
     }
+
+
+def _connection(message: ConnectionInfo) -> ConnectionReport:
+    return ConnectionReport(
+        security=word(message, "security"),
+        caller=message.caller,
+        permissions=tuple(message.permissions),
+        credentials_end=message.credentials_end,
+        server_certificate_ends=message.server_certificate_ends,
+        server_time=message.server_time,
+    )
 
 
 def _fingerprint(message: FingerprintMessage) -> EncoderFingerprint | None:

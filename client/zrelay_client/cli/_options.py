@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zrelay_shared.connection import connection_settings
 from zrelay_shared.limits import DEFAULT_PORTS
 from zrelay_shared.service.options import SettingOption
 from zrelay_shared.service.settings import REQUEST_GROUPS, Setting
@@ -92,13 +93,15 @@ class OptionsCommand(click.Command):
         Args:
             *args: As of click.Command.
             settings: Settings that become options.
-            roles: Services whose endpoints become options.
+            roles: Services whose endpoints become options, with those of the connection.
             params: Other arguments and options.
             **attributes: As of click.Command.
         """
         found = list(params or ())
         found += [SettingOption(one, one.dotted.replace(".", "_")) for one in settings]
         found += [_endpoint_option(role) for role in roles]
+        if roles:
+            found += [SettingOption(one, one.dotted.replace(".", "_")) for one in connection_settings()]
         if settings or roles:
             found.append(profile_option("Profile of the configuration file.", heading=CONNECTION))
         self._has_flags = bool(settings or roles)
@@ -211,7 +214,7 @@ def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str
     from zrelay_shared.errors import ZrelayError
 
     try:
-        names = Settings.load().config.profiles
+        names = Settings.load().profiles
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
     return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]
@@ -272,7 +275,7 @@ def client_of(settings: "Settings", *roles: str) -> "AsyncClient":
 
 def _endpoint_option(role: str) -> click.Option:
     several = role in _SEVERAL
-    help = f"Address of the {role} service: HOST or HOST:PORT{_SEVERAL.get(role, '')}."
+    help = f"Address of the {role} service: HOST, HOST:PORT or a joined BOX{_SEVERAL.get(role, '')}."
     return HeadedOption(
         [f"--{role}"], metavar="HOST:PORT", help=help, multiple=several, callback=_joined, heading=CONNECTION
     )

@@ -168,6 +168,8 @@ def _initial_file() -> str:
         )
         parts.append(f"\n# Settings of `zrelay serve {role}` on this machine:\n")
         parts += [_commented(one) for one in settings_of(role) if one.key != "endpoint"]
+    parts.append("\n# How clients connect where no machine was joined with `zrelay join`.\n[profile.home.connection]\n")
+    parts += [_commented(one) for one in settings_of("connection")]
     for section in REQUEST_CONFIGS:
         parts.append(f"\n# {_REQUESTS[section]}\n[{section}]\n")
         parts += [_commented(one) for one in settings_of(section)]

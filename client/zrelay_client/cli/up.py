@@ -34,6 +34,12 @@ _WATCH_S = 0.25
 )
 @option("--qwen3-vl", type=PATH, metavar="FOLDER", help="Qwen3-VL checkpoint, for --reference.")
 @option("--siglip", type=PATH, metavar="FOLDER", help="SigLIP2 checkpoint, for --omni and scores.")
+@option(
+    "--host",
+    metavar="HOST",
+    help="Let machines that `zrelay join` has paired connect: listen with TLS on this address or name of this machine, "
+    "on the default ports. `zrelay pair` makes the certificates.  [default: this machine alone, on free ports]",
+)
 @option("--device", type=click.Choice(DEVICES), help="Where the models run.  [default: the first that exists]")
 @option("--dtype", type=click.Choice(DTYPES), help="Data type of the computation.  [default: the fastest that fits]")
 @option(
@@ -57,6 +63,7 @@ def command(
     vision: bool | None,
     qwen3_vl: str | None,
     siglip: str | None,
+    host: str | None,
     device: str | None,
     dtype: str | None,
     memory_plan: bool,
@@ -65,7 +72,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Start encoder, vision service and generator on this machine, on free ports, and print their addresses.
+    """Start encoder, vision service and generator on this machine, and print their addresses.
 
     `zrelay generate` finds them without configuration. Without --detach the command runs until Ctrl-C, which stops the
     services. Their logs are in the state folder.
@@ -90,6 +97,7 @@ def command(
         qwen3_vl=_absolute(qwen3_vl),
         siglip=_absolute(siglip),
         memory_plan=memory_plan,
+        host=host,
     )
     with Console(quiet=quiet) as console:
         return run(_up(options, detach=detach, as_json=as_json, console=console))

@@ -5,13 +5,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from zrelay_client._transport.credentials import TlsOptions
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.extras import module_of
 from zrelay_client.stack.interpreter import child_environment, module_command
 from zrelay_client.stack.processes import ProcessId, start_mark
+from zrelay_client.stack.record import own_tls
 from zrelay_shared import paths, private
-from zrelay_shared.errors import Unavailable
-from zrelay_shared.limits import BFLOAT16_WEIGHTS
+from zrelay_shared.errors import FailedPrecondition, Unavailable, listed
+from zrelay_shared.limits import BFLOAT16_WEIGHTS, DEFAULT_PORTS
 
 _LAST_LINES = 15
 _NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
@@ -33,6 +35,8 @@ class StackOptions:
         timeout_s: Seconds that the services may take to be ready.
         qwen3_vl, siglip: Checkpoints of the vision service, in place of those beside the model.
         memory_plan: Whether services that do not fit into the memory are refused.
+        host: Address or name of this machine on which the services listen with TLS, on their default ports; None for
+            free ports that other machines cannot reach.
     """
 
     model: Path
@@ -47,6 +51,17 @@ class StackOptions:
     qwen3_vl: Path | None = None
     siglip: Path | None = None
     memory_plan: bool = True
+    host: str | None = None
+
+    @property
+    def security(self) -> Path:
+        """The security folder, which `zrelay pair` makes."""
+        return self.state / "security"
+
+    @property
+    def tls(self) -> TlsOptions | None:
+        """How this machine connects to its own services: with the certificate that they show. None without TLS."""
+        return None if self.host is None else own_tls(self.security)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +127,42 @@ def launch(role: str, options: StackOptions, budget_bytes: int | None = None) ->
 
 def _flags(role: str, options: StackOptions, address_file: Path, budget_bytes: int | None) -> list[str]:
     flags = _vision_folders(options) if role == "vision" else ["--model", str(options.model)]
-    flags += ["--listen", "127.0.0.1:0", "--address-file", str(address_file)]
+    listen = "127.0.0.1:0" if options.host is None else _listen(options.host, role)
+    flags += ["--listen", listen, "--address-file", str(address_file)]
     flags += ["--log-level", options.log_level, "--grace-s", f"{options.grace_s:g}"]
     for name, value in (("--device", options.device), ("--dtype", dtype_of(role, options))):
         flags += [name, value] if value is not None else []
     if budget_bytes is not None:
         flags += ["--memory-budget-mib", str(max(1, budget_bytes >> 20))]
     return flags if options.memory_plan else [*flags, "--no-memory-plan"]
+
+
+def _listen(host: str, role: str) -> str:
+    return f"[{host}]:{DEFAULT_PORTS[role]}" if ":" in host else f"{host}:{DEFAULT_PORTS[role]}"
+
+
+def check_host(host: str, security: Path) -> None:
+    """Checks that services can listen on an address of this machine with TLS.
+
+    Raises:
+        FailedPrecondition: NOT_PAIRED, there are no certificates, or they are not valid for this address.
+    """
+    from zrelay_shared.security.certificates import describe
+    from zrelay_shared.security.installation import Installation
+
+    installation = Installation(security)
+    remedy = f"run `zrelay pair --address {host}` on this machine first"
+    if not installation.prepared:
+        raise FailedPrecondition(
+            f"--host {host}: expected certificates in {security}, got none: {remedy}", reason="NOT_PAIRED"
+        )
+    names = describe(installation.server_pair[1]).server_names
+    if host.lower() not in names:
+        raise FailedPrecondition(
+            f"--host {host}: expected a name of the certificate of this machine ({listed(names)}), got another: use "
+            f"one of these, or {remedy}",
+            reason="NOT_PAIRED",
+        )
 
 
 def dtype_of(role: str, options: StackOptions) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from zrelay_client.stack.bundle import vision_model
 from zrelay_client.stack.launch import StackOptions, dtype_of
 from zrelay_shared import config, paths
+from zrelay_shared.connection import joined_profiles
 from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.service.local_device import local_device
 from zrelay_shared.service.memory_plan import PlannedDevice, needs_of, plan_together
@@ -65,5 +66,7 @@ def settings_of(role: str, options: StackOptions) -> ServiceConfig:
 def read_settings(role: str, profile: str | None, flags: dict[str, Any]) -> ServiceConfig:
     """Returns the settings of a service on this machine: flags first, then variables, then the configuration file."""
     kind = SERVICE_CONFIGS[role]
-    found = config.load_service(kind, paths.config_file(), os.environ, profile=profile, flags=flags)
+    found = config.load_service(
+        kind, paths.config_file(), os.environ, profile=profile, flags=flags, joined=joined_profiles()
+    )
     return with_engines(found) if isinstance(found, VisionConfig) else found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zrelay_client._transport.credentials import TlsOptions
 from zrelay_client.stack.processes import ProcessId
 from zrelay_shared import atomic, paths, private, strict_json
 from zrelay_shared.errors import FailedPrecondition
@@ -30,11 +31,15 @@ class StackService:
 
 @dataclass(frozen=True, slots=True)
 class StackRecord:
-    """The services of one `zrelay up`, their model, and the seconds that they get to finish."""
+    """The services of one `zrelay up`, their model, and the seconds that they get to finish.
+
+    `security` is the folder of the certificates with which they listen, "" if they listen without TLS.
+    """
 
     model: str
     grace_s: float
     services: tuple[StackService, ...]
+    security: str = ""
 
     @property
     def alive(self) -> bool:
@@ -45,6 +50,11 @@ class StackRecord:
     def endpoints(self) -> dict[str, str]:
         """Role -> endpoint of the services that are running and listening."""
         return {s.role: s.endpoint for s in self.services if s.endpoint and s.process.alive}
+
+
+def own_tls(security: Path) -> TlsOptions:
+    """Returns how a machine connects to its own services: with the certificate that they show."""
+    return TlsOptions(security / "authority.pem", security / "server.pem", security / "server.key")
 
 
 def load(state: Path) -> StackRecord | None:
@@ -62,7 +72,7 @@ def load(state: Path) -> StackRecord | None:
             )
             for s in content["services"]
         )
-        return StackRecord(content["model"], float(content["grace_s"]), services)
+        return StackRecord(content["model"], float(content["grace_s"]), services, str(content.get("security", "")))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError) as error:

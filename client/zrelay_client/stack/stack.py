@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from zrelay_client._transport.credentials import TlsOptions
 from zrelay_client._transport.endpoint import Endpoint
 from zrelay_client.stack import extras, memory, processes, record
-from zrelay_client.stack.launch import Launched, StackOptions, launch
+from zrelay_client.stack.launch import Launched, StackOptions, check_host, launch
 from zrelay_client.stack.record import StackRecord, StackService
 from zrelay_shared import checkpoints, exits, private
 from zrelay_shared.errors import CheckpointError, DeadlineExceeded, FailedPrecondition, Unavailable, ZrelayError
@@ -52,7 +53,7 @@ class Stack:
             self.check()
             status(f"waiting for {' and '.join(s.role for s in waiting)}, {time.monotonic() - started:.0f} s")
             for service in list(waiting):
-                if await _serving(service):
+                if await _serving(service, self._options.tls):
                     waiting.remove(service)
                     report(f"{service.role} ready on {service.address} after {time.monotonic() - started:.1f} s")
             if waiting and time.monotonic() - started > self._options.timeout_s:
@@ -89,7 +90,8 @@ class Stack:
     def record(self) -> StackRecord:
         """Returns the record of the stack."""
         services = tuple(StackService(s.role, s.process, s.address, str(s.log)) for s in self._launched)
-        return StackRecord(str(self._options.model), self._options.grace_s, services)
+        security = "" if self._options.host is None else str(self._options.security)
+        return StackRecord(str(self._options.model), self._options.grace_s, services, security)
 
     def stop(self) -> None:
         """Ends every service and removes the record."""
@@ -102,11 +104,14 @@ def start(options: StackOptions) -> Stack:
     """Starts the services without waiting for them.
 
     Raises:
-        FailedPrecondition: STACK_RUNS, services of an earlier `up` are running.
+        FailedPrecondition: STACK_RUNS, services of an earlier `up` are running; NOT_PAIRED, there is no certificate
+            for `options.host`.
         OutOfMemory: MEMORY_PLAN, the services do not fit into the memory together.
         CheckpointError, FeatureMissing, OSError: A service cannot be started; none is running then.
     """
     extras.require(*options.roles)
+    if options.host is not None:
+        check_host(options.host, options.security)
     checkpoints.open_pipeline(options.model)
     for flag, folder in (("--qwen3-vl", options.qwen3_vl), ("--siglip", options.siglip)):
         if folder is not None and not (folder / "config.json").is_file():
@@ -159,13 +164,13 @@ def _end(state: Path, known: StackRecord) -> None:
     record.remove(state)
 
 
-async def _serving(service: Launched) -> bool:
+async def _serving(service: Launched, tls: TlsOptions | None) -> bool:
     address = service.address
     if not address:
         return False
     from zrelay_client._transport.stub import is_serving  # loads grpc, which is not needed before a service listens
 
-    channel = Endpoint(service.role, address).channel()
+    channel = Endpoint(service.role, address, tls=tls).channel()
     try:
         return await is_serving(channel, role=service.role, endpoint=address, timeout=1.0)
     except ZrelayError:

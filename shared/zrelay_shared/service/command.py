@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from zrelay_shared import config, descriptors, exits, paths, private, texts
+from zrelay_shared.connection import joined_profiles
 from zrelay_shared.errors import InvalidArgument, ZrelayError
 from zrelay_shared.service import process, securing
 from zrelay_shared.service.options import SettingOption
@@ -100,7 +101,9 @@ def load_settings(kind: type[S], profile: str | None, values: dict[str, Any]) ->
     """
     flags = {one.dotted: values[one.name] for one in describe(kind, kind.role)}
     try:
-        return config.load_service(kind, paths.config_file(), os.environ, profile=profile, flags=flags)
+        return config.load_service(
+            kind, paths.config_file(), os.environ, profile=profile, flags=flags, joined=joined_profiles()
+        )
     except InvalidArgument as error:
         if error.reason == "SETTING_MISSING":
             raise click.UsageError(error.message) from error
@@ -166,7 +169,8 @@ def _make_state_private() -> None:
 
 def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     try:
-        names = config.load(paths.config_file(), os.environ).profiles
+        joined = joined_profiles()
+        names = [*config.load(paths.config_file(), os.environ, joined=joined).profiles, *joined]
     except (ZrelayError, OSError):  # an invalid file must not disturb the shell
         return []
     return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]

@@ -72,4 +72,5 @@ class SettingType(_ParamType):
         if self._setting.choices:
             words = (*self._setting.choices, *([NONE] if self._setting.optional else []))
             return [CompletionItem(word) for word in words if word.startswith(incomplete)]
-        return [CompletionItem(incomplete, type="file")] if self._setting.is_path else []
+        is_file = self._setting.is_path or self._setting.metavar == "FILE"
+        return [CompletionItem(incomplete, type="file")] if is_file else []
