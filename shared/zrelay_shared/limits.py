@@ -20,6 +20,9 @@ SMALL_MESSAGE_BYTES = 64 * 1024
 CHUNK_MESSAGE_BYTES = 4 * MIB
 """Size of one message of an upload. The contract names chunks of up to 1 MiB; 4 MiB is gRPC's default limit."""
 
+PAIRING_MESSAGE_BYTES = 16 * 1024
+"""Size of one message of pairing, at both ends. A signing request has about 500 bytes, a certificate about 1,000."""
+
 PROMPTS_MESSAGE_BYTES = 17 * MIB
 """Size of a request with prompts: 64 prompts of 65,536 characters of up to 4 bytes, and 1 MiB for the rest."""
 
@@ -42,6 +45,9 @@ MAX_REQUEST_BYTES = {
     "GeneratorService.ListLoras": SMALL_MESSAGE_BYTES,
     "GeneratorService.UploadLora": CHUNK_MESSAGE_BYTES,
     "GeneratorService.RemoveLora": SMALL_MESSAGE_BYTES,
+    "PairingService.BeginExchange": PAIRING_MESSAGE_BYTES,
+    "PairingService.ConfirmExchange": PAIRING_MESSAGE_BYTES,
+    "PairingService.Join": PAIRING_MESSAGE_BYTES,
 }
 """Method -> size of one request message. A test compares the table with the contract."""
 
@@ -101,6 +107,8 @@ MAX_ELEMENTS = {
     "JobAccepted.encoder_differences": 256,
     "ListJobsResponse.jobs": MAX_ITEMS,
     "ListLorasResponse.loras": 4096,
+    "JoinResponse.permissions": 16,
+    "JoinResponse.services": 16,
 }
 """Repeated field -> elements that one message may have, packed or not. They bound what parsing costs; the limits of a
 service, which its GetInfo lists, are lower. A test compares the table with the contract."""
@@ -172,6 +180,9 @@ KEEPALIVE_TIMEOUT_S = 10
 
 DEFAULT_PORTS = {"encoder": 7501, "vision": 7502, "generator": 7503}
 """Role -> default port of the service."""
+
+PAIRING_PORT = 50050
+"""Default port of pairing."""
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 """Values of --device."""

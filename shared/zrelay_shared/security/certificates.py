@@ -19,6 +19,7 @@ AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365
 _BACKDATED = timedelta(minutes=5)
 """A certificate is valid from this long before it is issued: the clocks of two machines differ."""
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 MAX_PEM_BYTES = 64 << 10
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -158,24 +159,53 @@ class Authority:
         return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def self_signed(name: str, now: datetime, days: int) -> tuple[bytes, bytes]:
+def self_signed(name: str) -> tuple[bytes, bytes]:
     """Returns a certificate that only its own fingerprint vouches for, and its key. Pairing uses one.
+
+    It is valid at all times: the fingerprint identifies it whatever the clock of the other machine shows.
 
     Args:
         name: Its common name, and the only host name that it is valid for.
-        now: The present time, in UTC.
-        days: Days for which it is valid.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
-        _builder(subject, subject, key.public_key(), now, days)
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FIRST)
+        .not_valid_after(_LAST)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return certificate.public_bytes(serialization.Encoding.PEM), pem
+
+
+def canonical(certificate: bytes) -> bytes:
+    """Returns the first certificate of a PEM text, without anything else that the text holds.
+
+    Raises:
+        CertificateInvalid: It holds no certificate.
+    """
+    return _certificate(certificate).public_bytes(serialization.Encoding.PEM)
+
+
+def is_authority(certificate: bytes) -> bool:
+    """Returns whether a certificate may issue others, and has signed itself.
+
+    Raises:
+        CertificateInvalid: It is no certificate.
+    """
+    found = _certificate(certificate)
+    try:
+        constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return constraints.ca and is_issued_by(certificate, certificate)
 
 
 def describe(certificate: bytes) -> CertificateInfo:

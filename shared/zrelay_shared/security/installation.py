@@ -32,6 +32,7 @@ TOKEN_PREFIX = "zrt_"
 MAX_TOKEN_CHARACTERS = 128
 MAX_MEMBERS, MAX_TOKENS = 1000, 1000
 _MAX_FILE_BYTES = 1 << 20
+_MAX_SERVER_NAMES = 64
 _LOCK_S = 10.0
 RENEW_DAYS = 30
 """Days before its end from which on a certificate is reported and can be renewed automatically."""
@@ -90,6 +91,11 @@ class Installation:
         self._cached: dict[str, tuple[tuple[int, int, int], list[Any]]] = {}
 
     @property
+    def now(self) -> datetime:
+        """The present time."""
+        return self._clock()
+
+    @property
     def prepared(self) -> bool:
         """Whether there is an authority and a server certificate."""
         return all((self.folder / name).is_file() for name in ("authority.pem", "server.pem", "server.key"))
@@ -105,7 +111,10 @@ class Installation:
         return self._read("server.key"), self._read("server.pem")
 
     def prepare(self, name: str, server_names: Sequence[str]) -> bool:
-        """Makes what is missing: authority and server certificate. A new name of the server needs a new certificate.
+        """Makes what is missing: authority and server certificate.
+
+        A further name of the server needs a new certificate, which is valid for the earlier names too: members may
+        know the server by one of them.
 
         Args:
             name: Name of this machine.
@@ -126,24 +135,46 @@ class Installation:
                 self._write("authority.pem", authority.certificate)
                 made = True
             if made or not self._serves(server_names):
-                self._issue_server(name, server_names)
+                known = self._known_names()
+                self._issue_server(name, [*server_names, *known][: max(_MAX_SERVER_NAMES, len(server_names))])
                 made = True
             return made
 
-    def issue(self, request: bytes, name: str, permissions: frozenset[Permission] = CALLER) -> bytes:
+    def renew_server(self) -> certificates.CertificateInfo:
+        """Issues the server certificate again, with a new key, for the same names. Returns what it says.
+
+        Raises:
+            FailedPrecondition: There is none.
+        """
+        with self._changing():
+            found = certificates.describe(self._read("server.pem"))
+            self._issue_server(found.name, found.server_names)
+            return certificates.describe(self._read("server.pem"))
+
+    def issue(
+        self, request: bytes, name: str, permissions: frozenset[Permission] = CALLER, *, only_new: bool = False
+    ) -> bytes:
         """Issues a certificate to a member, and replaces an earlier one of the same name, which is revoked.
 
         Args:
             request: The signing request of the member's key.
             name: The member's name.
             permissions: What the member may do.
+            only_new: Whether a name is refused that a member has or had. What belongs to a caller belongs to its name.
 
         Raises:
             CertificateInvalid: Request or name cannot be used.
-            FailedPrecondition: There is no authority, or there are too many members.
+            FailedPrecondition: There is no authority, there are too many members, or the name is not new.
         """
         with self._changing():
             members = self.members()
+            if only_new and any(each.name == name for each in members):
+                raise FailedPrecondition(
+                    f"the name {name!r} belongs to a member already: choose another with `zrelay join --name`; if this "
+                    f"is the same machine, run `zrelay pair --renew {name}` on the other one, which replaces its "
+                    "certificate",
+                    reason="NAME_TAKEN",
+                )
             if len(members) >= MAX_MEMBERS:
                 raise FailedPrecondition(
                     f"this installation has {MAX_MEMBERS} members, the most that it may have; remove "
@@ -214,6 +245,18 @@ class Installation:
             self._write_records("tokens.json", kept)
         return token
 
+    def latest(self, name: str) -> Member:
+        """Returns the last certificate that was issued to a member, also if it is revoked.
+
+        Raises:
+            NotFound: There is none.
+        """
+        found = [each for each in self.members() if each.name == name]
+        if not found:
+            names = ", ".join(sorted({each.name for each in self.members()})[:20]) or "none"
+            raise NotFound(f"no member has the name {name[:63]!r}; there are: {names}", reason="MEMBER_UNKNOWN")
+        return found[-1]
+
     def members(self) -> list[Member]:
         """Returns all certificates that were issued, the revoked ones too."""
         return [Member(**{**each, "permissions": tuple(each["permissions"])}) for each in self._records("members.json")]
@@ -250,6 +293,13 @@ class Installation:
         has = set(found.server_names)
         wanted = {certificates.checked_server_name(name) for name in server_names}
         return fits and ours and wanted <= has and found.not_after - self._clock() > timedelta(days=RENEW_DAYS)
+
+    def _known_names(self) -> tuple[str, ...]:
+        """Returns the names of the present server certificate, none if it cannot be read."""
+        try:
+            return certificates.describe((self.folder / "server.pem").read_bytes()).server_names
+        except (OSError, certificates.CertificateInvalid):
+            return ()
 
     def _issue_server(self, name: str, server_names: Sequence[str]) -> None:
         key = certificates.new_key()

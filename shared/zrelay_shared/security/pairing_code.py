@@ -1,26 +1,31 @@
 """The one-time codes of pairing: the long one, which `zrelay pair` prints, and the short one, which a person can type.
 
 A long code is `zr1` and base32 of: port (2 bytes), fingerprint (16), secret (8), length of the host (1), host (ASCII,
-or 4 or 16 bytes of an IP address), checksum (2: CRC-32, lower half). It has 56 characters for an IPv4 address.
+or 4 or 16 bytes of an IP address), checksum (2: CRC-16/CCITT). It has 56 characters for an IPv4 address. The checksum
+finds every change of one character, and every exchange of two neighbours: it finds all errors within 16 bits.
 """
 
 import base64
+import binascii
 import hmac
 import ipaddress
 import re
 import secrets
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FINGERPRINT_BYTES = 16
 SECRET_BYTES = 8
 SHORT_DIGITS = 8
+SERVER_NAME = "zrelay-pairing"
+"""The only host name of the certificate that the pairing port shows. No resolver is asked for it."""
 _PREFIX = "zr1"
 _MAX_CODE = 400
 _SHORT = re.compile(r"[0-9]{4}[- ]?[0-9]{4}")
 _KINDS = {4: ipaddress.IPv4Address, 16: ipaddress.IPv6Address}
-_IP, _NAME = 0, 0x80
+_NAME = 0x80
 """Bit of the length of the host that marks a name."""
+_MAX_HOST = 0x7F
+_HOST = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +36,29 @@ class PairingCode:
         host: Host name or IP address of the pairing port.
         port: Its port.
         fingerprint: The first 16 bytes of the SHA-256 of the certificate that the pairing port shows.
-        secret: 8 random bytes, which the joining machine proves to know.
+        secret: 8 random bytes, which the joining machine sends once it has verified the certificate.
+
+    Raises:
+        ValueError: The host or the port cannot be written in a code.
     """
 
     host: str
     port: int
     fingerprint: bytes
-    secret: bytes
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        packed, is_name = _packed(self.host)
+        if _host(packed, is_name) != self.host:
+            raise ValueError(f"expected a host name or an IP address as it is usually written, got {self.host!r}")
+        if not 0 < self.port <= 0xFFFF:
+            raise ValueError(f"expected a port of 1 to 65535, got {self.port}")
 
     def __str__(self) -> str:
-        try:
-            host, mark = ipaddress.ip_address(self.host).packed, _IP
-        except ValueError:
-            host, mark = self.host.encode("ascii"), _NAME
-        if len(host) > 0x7F:
-            raise ValueError(f"host: expected at most 127 characters, got {len(host)}")
-        body = self.port.to_bytes(2) + self.fingerprint + self.secret + bytes([len(host) | mark]) + host
-        data = body + _checksum(body)
-        return _PREFIX + base64.b32encode(data).decode("ascii").rstrip("=").lower()
+        host, is_name = _packed(self.host)
+        length = len(host) | (_NAME if is_name else 0)
+        body = self.port.to_bytes(2) + self.fingerprint + self.secret + bytes([length]) + host
+        return _PREFIX + _base32(body + _checksum(body))
 
     def matches(self, certificate_sha256: bytes) -> bool:
         """Returns whether a certificate with this SHA-256 is the one that the code names, in constant time."""
@@ -58,6 +68,11 @@ class PairingCode:
 def new_secret() -> bytes:
     """Returns the secret of a new code."""
     return secrets.token_bytes(SECRET_BYTES)
+
+
+def new_exchange_id() -> bytes:
+    """Returns the id of a new exchange of a short code."""
+    return secrets.token_bytes(16)
 
 
 def new_short() -> str:
@@ -74,10 +89,10 @@ def parse_short(text: str) -> str:
     """Returns the eight digits of a short code.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none; the message does not repeat it.
     """
     if not is_short(text):
-        raise ValueError(f"expected {SHORT_DIGITS} digits, got {text.strip()[:40]!r}")
+        raise ValueError(f"expected {SHORT_DIGITS} digits, as `zrelay pair --short` prints them, got something else")
     return re.sub(r"[- ]", "", text.strip())
 
 
@@ -98,7 +113,7 @@ def parse(text: str) -> PairingCode:
     except ValueError:
         raise ValueError("expected the letters a to z and the digits 2 to 7, got others: copy the whole code") from None
     fixed = 2 + FINGERPRINT_BYTES + SECRET_BYTES + 1
-    if len(data) < fixed + 3 or _checksum(data[:-2]) != data[-2:]:
+    if len(data) < fixed + 3 or _checksum(data[:-2]) != data[-2:] or _base32(data) != body.lower():
         raise ValueError("its checksum does not match: copy the whole code again")
     length = data[fixed - 1]
     host = data[fixed:-2]
@@ -109,16 +124,36 @@ def parse(text: str) -> PairingCode:
     return PairingCode(_host(host, bool(length & _NAME)), port, fingerprint, data[2 + FINGERPRINT_BYTES : fixed - 1])
 
 
+def _packed(host: str) -> tuple[bytes, bool]:
+    """Returns a host as a code holds it, and whether it is a name."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if getattr(found, "scope_id", None):
+            raise ValueError(f"expected an address without a zone, which means nothing to other machines, got {host!r}")
+        return found.packed, False
+    packed = host.encode("ascii", "replace")
+    if len(packed) > _MAX_HOST:
+        raise ValueError(f"expected a host name of at most {_MAX_HOST} characters, got {len(packed)}")
+    return packed, True
+
+
 def _host(packed: bytes, is_name: bool) -> str:
     if not is_name:
         kind = _KINDS.get(len(packed))
         if kind is None:
             raise ValueError(f"expected an address of 4 or 16 bytes, got {len(packed)}")
         return str(kind(packed))
-    if not packed.isascii() or not re.fullmatch(rb"[A-Za-z0-9.-]+", packed):
+    if not _HOST.fullmatch(packed):
         raise ValueError("expected a host name of letters, digits, dots and hyphens")
     return packed.decode("ascii")
 
 
+def _base32(data: bytes) -> str:
+    return base64.b32encode(data).decode("ascii").rstrip("=").lower()
+
+
 def _checksum(body: bytes) -> bytes:
-    return (zlib.crc32(body) & 0xFFFF).to_bytes(2)
+    return binascii.crc_hqx(body, 0xFFFF).to_bytes(2)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
 import grpc
@@ -17,7 +18,13 @@ HANDSHAKE_S = 10.0
 """Seconds that a connection may take for its HTTP/2 handshake; gRPC's default is two minutes."""
 
 
-def make_server(*, max_connections: int, max_streams: int, handshake_s: float = HANDSHAKE_S) -> grpc.aio.Server:
+def make_server(
+    *,
+    max_connections: int,
+    max_streams: int,
+    handshake_s: float = HANDSHAKE_S,
+    further_options: Sequence[tuple[str, Any]] = (),
+) -> grpc.aio.Server:
     """Returns a server for services that `rpc.add_service` adds.
 
     The accept loop of grpcio 1.84 and later ends for good at a path that is not UTF-8
@@ -28,12 +35,14 @@ def make_server(*, max_connections: int, max_streams: int, handshake_s: float = 
         max_connections: Connections beyond this number are closed when they are accepted.
         max_streams: Calls that one connection may have open at once.
         handshake_s: Seconds that a connection may take for its handshake.
+        further_options: Options of gRPC that replace those of `channels.SERVER_OPTIONS`.
     """
     options = [
         *SERVER_OPTIONS,
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_concurrent_streams", max_streams),
         ("grpc.server_handshake_timeout_ms", int(handshake_s * 1000)),
+        *further_options,  # gRPC takes the last of two options of one name
     ]
     if not hasattr(cygrpc.AioServer, "_request_registered_call"):  # its loop does not look at paths
         return grpc.aio.server(options=options)
