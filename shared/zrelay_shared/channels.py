@@ -1,6 +1,7 @@
 """gRPC channel options of clients and servers, each with its reason."""
 
 import json
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -61,6 +62,36 @@ SERVER_OPTIONS = [
 ]
 
 
-def dial(endpoint: str) -> grpc.aio.Channel:
-    """Returns a channel to `host:port`. It connects with the first call; close it when done."""
-    return grpc.aio.insecure_channel(endpoint, options=CLIENT_OPTIONS)
+def dial(
+    endpoint: str,
+    *,
+    tls: tuple[bytes | None, bytes | None, bytes | None] | None = None,
+    token: Callable[[], str] | None = None,
+) -> grpc.aio.Channel:
+    """Returns a channel to `host:port`. It connects with the first call; close it when done.
+
+    Args:
+        endpoint: The target.
+        tls: Certificate of the authority, the client's key and its certificate, as PEM; None for those that are not
+            used. Without a tuple the connection has no TLS.
+        token: Returns the bearer token of a call. It is sent over TLS alone.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(endpoint, options=CLIENT_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(*tls)
+    if token is not None:
+        credentials = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(_Bearer(token)))
+    return grpc.aio.secure_channel(endpoint, credentials, options=CLIENT_OPTIONS)
+
+
+class _Bearer(grpc.AuthMetadataPlugin):
+    """Adds the bearer token to every call. gRPC calls it in a thread of its own, and never without TLS."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        try:
+            callback((("authorization", f"Bearer {self._token()}"),), None)
+        except Exception as error:  # the file was removed: the call fails with this text
+            callback((), error)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from zrelay_client._transport.credentials import TlsOptions, Token
 from zrelay_shared.config import checked_role
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.limits import DEFAULT_PORTS
@@ -30,20 +31,34 @@ class Endpoint:
         role: "encoder", "vision" or "generator".
         address: The target for gRPC, for example "127.0.0.1:7503".
         origin: Where the address comes from, for example "flag" or "zrelay up"; "" for an argument.
+        tls: How both sides are verified; None for a connection without TLS.
+        token: The bearer token that every call sends over TLS. A connection without TLS, which stays on this machine,
+            sends none.
 
     Raises:
         InvalidArgument: ROLE_INVALID, there is no such role; ENDPOINT_INVALID, the address is no target of gRPC with a
-            host and a port. `parse` reads what users write.
+            host and a port. `parse` reads what users write. TOKEN_NEEDS_TLS, a token would travel unencrypted to
+            another machine.
     """
 
     role: str
     address: str
     origin: str = ""
+    tls: TlsOptions | None = None
+    token: Token | None = None
 
     def __post_init__(self) -> None:
         checked_role(self.role)
         if not _is_grpc_target(self.address) and (_split(self.address) or ("", None))[1] is None:
             raise _invalid(self.role, self.address)
+        if self.token is not None and self.tls is None and not self.is_local:
+            raise InvalidArgument(
+                f"{self.role}: expected TLS to {self.address} for a bearer token, got a connection that others can "
+                "read: pass --tls-authority FILE, or join the machine with `zrelay pair` there and `zrelay join CODE` "
+                "here",
+                field=self.role,
+                reason="TOKEN_NEEDS_TLS",
+            )
 
     @classmethod
     def parse(cls, role: str, text: str, origin: str = "") -> "Endpoint":
@@ -70,11 +85,29 @@ class Endpoint:
         host, _, port = self.address.rpartition(":")
         return host.strip("[]"), int(port)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the connection stays on this machine: a loopback address, localhost, or a socket file."""
+        if self.address.startswith(("unix:", "unix-abstract:")):
+            return True
+        address = re.sub("^ipv[46]:", "", self.address)
+        host = (_split(address) or ("", None))[0].strip("[]")
+        return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
     def channel(self) -> "grpc.aio.Channel":
-        """Returns a new channel to the service. It connects with the first call; close it when done."""
+        """Returns a new channel to the service. It connects with the first call; close it when done.
+
+        Raises:
+            InvalidArgument: TLS_FILE_INVALID, TOKEN_INVALID.
+            OSError: A file of the credentials cannot be read.
+        """
         from zrelay_shared.channels import dial  # gRPC is not needed to read a configuration
 
-        return dial(self.address)
+        if self.tls is None:
+            return dial(self.address)
+        if self.token is not None:
+            self.token.value()  # a missing file is reported here, not as a failed call
+        return dial(self.address, tls=self.tls.read(), token=None if self.token is None else self.token.value)
 
     def __str__(self) -> str:
         return self.address

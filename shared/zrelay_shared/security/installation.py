@@ -23,13 +23,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zrelay_shared import atomic
-from zrelay_shared.errors import FailedPrecondition, NotFound, invalid
+from zrelay_shared.errors import FailedPrecondition, NotFound
 from zrelay_shared.security import certificates
 from zrelay_shared.security.permissions import CALLER, Permission
+from zrelay_shared.security.tokens import MAX_TOKEN_CHARACTERS, TOKEN_PREFIX
 
 log = logging.getLogger(__name__)
-TOKEN_PREFIX = "zrt_"
-MAX_TOKEN_CHARACTERS = 128
 MAX_MEMBERS, MAX_TOKENS = 1000, 1000
 _MAX_FILE_BYTES = 1 << 20
 _MAX_SERVER_NAMES = 64
@@ -368,23 +367,6 @@ class Installation:
                 f"another process has changed {self.folder} for {_LOCK_S:.0f} s: end it, or try again",
                 reason="SECURITY_FOLDER_LOCKED",
             ) from None
-
-
-def read_token(path: Path) -> str:
-    """Returns a bearer token from a file, without spaces at its ends.
-
-    Raises:
-        InvalidArgument: TOKEN_INVALID, the file holds no token.
-        OSError: The file cannot be read.
-    """
-    with path.open("rb") as file:
-        data = file.read(4 * MAX_TOKEN_CHARACTERS)
-    text = data.decode("ascii", "replace").strip()
-    if not text.startswith(TOKEN_PREFIX) or len(text) > MAX_TOKEN_CHARACTERS or not text.isprintable():
-        raise invalid(
-            "token", f"a file with one token that begins with {TOKEN_PREFIX}", f"{path}", reason="TOKEN_INVALID"
-        )
-    return text
 
 
 def _hash(token: str) -> str:
