@@ -55,6 +55,7 @@ class Membership:
         key: Its private key, PEM. It was made here and never sent.
         permissions: What the certificate allows.
         services: Role -> HOST:PORT.
+        hosts: Names and addresses that the services' certificate is valid for.
         expires: When the certificate ends.
         clock_ahead_s: Seconds by which the clock here is ahead of the box's; negative if it is behind.
     """
@@ -66,6 +67,7 @@ class Membership:
     key: bytes = field(repr=False)
     permissions: frozenset[Permission]
     services: Mapping[str, str]
+    hosts: tuple[str, ...]
     expires: datetime
     clock_ahead_s: float
 
@@ -159,14 +161,25 @@ def _checked(answer: pb.JoinResponse, where: str, name: str, key: bytes, now: da
         box = certificates.checked_name(answer.box)
         permissions = frozenset(Permission(each) for each in answer.permissions)
         services = {each.role: _checked_endpoint(each.role, each.endpoint) for each in answer.services}
+        hosts = tuple(certificates.checked_server_name(each) for each in answer.hosts)
         there = answer.time.ToDatetime(UTC)
         _expect(
-            found.not_before <= there < found.not_after - timedelta(days=1), "a certificate that is valid at other times"
+            found.not_before <= there < found.not_after - timedelta(days=1),
+            "a certificate that is valid at other times",
         )
     except (ValueError, OverflowError) as error:
         raise _invalid_answer(where, str(error)) from error
     return Membership(
-        box, name, authority, certificate, key, permissions, services, found.not_after, (now - there).total_seconds()
+        box=box,
+        name=name,
+        authority=authority,
+        certificate=certificate,
+        key=key,
+        permissions=permissions,
+        services=services,
+        hosts=hosts,
+        expires=found.not_after,
+        clock_ahead_s=(now - there).total_seconds(),
     )
 
 

@@ -27,7 +27,7 @@ from zrelay_shared.errors import (
     invalid,
     invalid_from,
 )
-from zrelay_shared.limits import PAIRING_MESSAGE_BYTES, PAIRING_PORT
+from zrelay_shared.limits import PAIRING_MESSAGE_BYTES
 from zrelay_shared.security import certificates, pairing_code
 from zrelay_shared.security.installation import Installation
 from zrelay_shared.security.key_exchange import Exchange, ExchangeKey, ShareInvalid
@@ -74,7 +74,7 @@ class PairingOptions:
     box: str
     host: str
     services: Mapping[str, str]
-    listen: ListenAddress = ListenAddress("0.0.0.0", PAIRING_PORT)  # noqa: S104
+    listen: ListenAddress
     permissions: frozenset[Permission] = CALLER
     short: bool = False
     member: str = ""
@@ -99,7 +99,7 @@ class NewMember:
 
 
 class PairingSession:
-    """The pairing port with its one code. `start` opens it; `wait` returns the machine that joined; `stop` closes it."""
+    """The pairing port and its code. `start` opens it; `wait` returns the machine that joined; `stop` closes it."""
 
     def __init__(self, installation: Installation, options: PairingOptions) -> None:
         """Prepares the session.
@@ -285,6 +285,7 @@ class PairingSession:
             certificate=certificate,
             permissions=sorted(options.permissions),
             services=[pb.PairedService(role=role, endpoint=where) for role, where in options.services.items()],
+            hosts=certificates.describe(self._installation.server_pair[1]).server_names,
         )
         answer.time.FromDatetime(self._installation.now)
         return answer
@@ -343,7 +344,8 @@ class _PairingServicer:
         return pb.ConfirmExchangeResponse(proof=self._session.confirm(request.exchange_id, request.proof))
 
     async def Join(self, parcel: Parcel[Any], context: rpc.Context) -> pb.JoinResponse:
-        certificate = self._session.join(parcel.message, str(context.peer()))
+        peer = str(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]
+        certificate = self._session.join(parcel.message, peer)
         return self._session.answer(certificate)
 
 
