@@ -212,7 +212,7 @@ def _checked_name(name: str) -> None:
     try:
         certificates.checked_name(name)
     except CertificateInvalid as error:
-        raise invalid_from("name", error) from error
+        raise invalid_from("name", error, reason="NAME_INVALID") from error
 
 
 def _place(host: str, port: int) -> str:

@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 5
 """Wrong attempts after which a code is revoked."""
 MAX_CONNECTIONS = 16
 """Connections of the pairing port."""
-MAX_EXCHANGES = 16
+MAX_EXCHANGES = 8
 """Exchanges of a short code that are not finished; the oldest is dropped."""
 CONNECTION_S = 30
 """Seconds after which the pairing port ends a connection."""
@@ -159,6 +159,7 @@ class PairingSession:
         try:
             self.port = int(self._server.add_secure_port(str(self._options.listen), self._credentials))
         except RuntimeError as error:
+            await self._server.stop(None)
             raise Unavailable(
                 f"cannot listen on {self._options.listen} for the pairing: the port is taken; choose another with "
                 "--port, or end the other `zrelay pair`",
@@ -227,7 +228,7 @@ class PairingSession:
         try:
             key = exchange.finish(share)
         except ShareInvalid as error:
-            raise invalid_from("share", error) from error
+            raise invalid_from("share", error, reason="SHARE_INVALID") from error
         exchange_id = pairing_code.new_exchange_id()
         self._exchanges[exchange_id] = _OpenExchange(key)
         while len(self._exchanges) > MAX_EXCHANGES:
@@ -295,7 +296,7 @@ class PairingSession:
         try:
             return self._installation.issue(request, name, self._options.permissions, only_new=new)
         except certificates.CertificateInvalid as error:
-            raise invalid_from("signing_request", error) from error
+            raise invalid_from("signing_request", error, reason="SIGNING_REQUEST_INVALID") from error
 
     def _proves(self, request: pb.JoinRequest) -> bool:
         """Returns whether a request shows that its sender knows the code."""
@@ -353,4 +354,4 @@ def _name(name: str) -> str:
     try:
         return certificates.checked_name(name)
     except certificates.CertificateInvalid as error:
-        raise invalid_from("name", error) from error
+        raise invalid_from("name", error, reason="NAME_INVALID") from error
