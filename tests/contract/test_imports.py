@@ -159,6 +159,7 @@ OWNERS = {
     "spake2": ("zrelay_shared.security.key_exchange",),
     "segno": ("zrelay_client.cli.pair",),
     "grpc": (
+        "zrelay_shared.callers",
         "zrelay_shared.calls",
         "zrelay_shared.channels",
         "zrelay_shared.healthcheck",

@@ -31,7 +31,7 @@ _LOOK_S = 0.5
     help="Host name or address by which the other machine reaches this one.  [default: its address on the network]",
 )
 @option("--port", type=Integer(0, 65535), default=PAIRING_PORT, help=f"Port of the pairing.  [default: {PAIRING_PORT}]")
-@option("--minutes", type=Number(0.1, 60), default=10.0, help="Minutes for which the code is valid.  [default: 10]")
+@option("--minutes", type=Number(0.01, 60), default=10.0, help="Minutes for which the code is valid.  [default: 10]")
 @option(
     "--permissions",
     metavar="LIST",
