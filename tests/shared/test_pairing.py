@@ -4,8 +4,10 @@ Both sides run in the test's process. An attacker is a relay between them, or ca
 """
 
 import asyncio
+import base64
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.helpers.polling import until_async
 from tests.helpers.refusals import refused_async
@@ -681,6 +685,33 @@ async def test_a_strange_signing_request_is_refused(installation: Installation, 
     assert [each.name for each in installation.members()] == ["mac"]
 
 
+REQUEST = x509.load_pem_x509_csr(request_of()).public_bytes(serialization.Encoding.DER)
+AUTHORITY = certificates.Authority.create("tests", datetime.now(UTC))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(REQUEST) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_a_changed_signing_request_is_refused(changes: list[tuple[int, int]]) -> None:
+    der = bytearray(REQUEST)
+    for place, change in changes:
+        der[place] ^= change
+    if bytes(der) != REQUEST:
+        with pytest.raises(certificates.CertificateInvalid):
+            AUTHORITY.issue(_pem(bytes(der)), "mac", datetime.now(UTC))
+
+
+def test_a_signing_request_with_one_wrong_byte_is_refused() -> None:
+    for place in range(len(REQUEST)):
+        der = bytearray(REQUEST)
+        der[place] ^= 0x21
+        with pytest.raises(certificates.CertificateInvalid):
+            AUTHORITY.issue(_pem(bytes(der)), "mac", datetime.now(UTC))
+
+
+def _pem(der: bytes) -> bytes:
+    text = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE REQUEST-----\n" + text + b"-----END CERTIFICATE REQUEST-----\n"
+
+
 async def test_everything_in_a_request_but_its_key_is_ignored(installation: Installation) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gpu")])
@@ -753,3 +784,13 @@ async def test_secrets_stand_in_no_text(
     key = membership.key.decode().splitlines()[1]
     for text in (caplog.text, repr(membership), repr(session), str(session.__dict__["_options"])):
         assert not [secret for secret in (*secrets, key) if secret in text]
+
+
+def test_every_claim_of_the_threat_model_has_its_test() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/explanation/pairing.md").read_text(encoding="utf-8")
+    tests = Path(__file__).read_text(encoding="utf-8")
+    tests += (root / "tests/client/test_cli_pair.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from zrelay_shared.security.joining import Membership
 
 _MAX_INPUT = 4096
-_LONG = re.compile(r"\s*zr1[a-z2-7\s-]{40,}", re.IGNORECASE)
-_PLACE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+_PLACE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\W_][^\s:/\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 _MANY_NAMES = 100
 
 
@@ -93,7 +92,7 @@ async def _join(code: str | None, name: str, console: Console, *, short: bool) -
     from zrelay_shared.security import joining, pairing_code
 
     text = _read(code, short=short)
-    if short or (code is not None and code != "-" and not _LONG.fullmatch(text) and not text.lower().startswith("zr1")):
+    if short or (code not in (None, "-") and not text.strip().lower().startswith("zr1")):
         host, port = _place(text)
         try:
             digits = pairing_code.parse_short(_read_digits(host))

@@ -1,7 +1,6 @@
 """`zrelay pair`: admits another machine to this machine's services, and lists, renews and revokes what was issued."""
 
 import ipaddress
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -188,31 +187,32 @@ def _host(address: str | None, *, quiet: bool) -> str:
 
 def _services(settings: "Settings", host: str, serves: tuple[str, ...]) -> dict[str, str]:
     """Returns role -> HOST:PORT of the services that this machine has or will have."""
+    from zrelay_client._transport.endpoint import Endpoint
     from zrelay_client.cli import _machine
-    from zrelay_shared.service.listening import parse_listen
 
     values = {one.setting.dotted: one.value for one in settings.config.settings}
-    ports = {}
-    for role, port in DEFAULT_PORTS.items():
-        listen = values.get(f"{role}.listen")
-        ports[role] = parse_listen(str(listen), insecure=True).port or port if listen else port
-    roles = serves or tuple(role for role in DEFAULT_PORTS if _is_here(role, ports[role], host, values))
-    return {role: _machine.place(host, ports[role]) for role in roles or ("encoder", "generator")}
+    ports, roles = {}, []
+    for role, default in DEFAULT_PORTS.items():
+        port = str(values.get(f"{role}.listen")).rpartition(":")[2]
+        ports[role] = int(port) if port.isascii() and port.isdecimal() and int(port) else default
+        running = Endpoint.parse(role, settings.running[role]) if role in settings.running else None
+        if running is not None and not running.is_local and running.host_and_port is not None:
+            ports[role] = running.host_and_port[1]  # of `zrelay up` on the network
+        configured = any(values.get(f"{role}.{key}") is not None for key in ("model", "qwen3_vl", "siglip"))
+        if configured or _answers("127.0.0.1", ports[role]) or _answers(host, ports[role]):
+            roles.append(role)
+    return {role: _machine.place(host, ports[role]) for role in serves or roles or ("encoder", "generator")}
 
 
-def _is_here(role: str, port: int, host: str, values: Mapping[str, object]) -> bool:
-    """Returns whether a service is configured on this machine, or runs."""
+def _answers(host: str, port: int) -> bool:
+    """Returns whether a program listens there."""
     import socket
 
-    if any(values.get(f"{role}.{key}") is not None for key in ("model", "qwen3_vl", "siglip")):
-        return True
-    for where in ("127.0.0.1", host):
-        try:
-            socket.create_connection((where, port), timeout=_LOOK_S).close()
-            return True
-        except OSError:
-            continue
-    return False
+    try:
+        socket.create_connection((host, port), timeout=_LOOK_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _served(serves: str | None) -> tuple[str, ...]:
@@ -303,8 +303,14 @@ async def _wait(
         f"{member.name} has joined from {member.peer}: {allowed}; its certificate ends {member.expires[:10]}"
     )
     console.message(f"if that was another machine: zrelay pair --revoke {member.name}")
-    console.message("services that do not listen on the network yet:")
-    for line in _machine.start_commands(options.services):
+    missing = {
+        role: endpoint
+        for role, endpoint in options.services.items()
+        if not _answers(options.host, int(endpoint.rpartition(":")[2]))
+    }
+    if missing:
+        console.message("start what does not listen on the network yet:")
+    for line in _machine.start_commands(missing):
         console.message(f"  {line}")
     return exits.OK
 

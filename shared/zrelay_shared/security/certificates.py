@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -138,7 +138,10 @@ class Authority:
             CertificateInvalid: The request, the name or a server name cannot be used.
         """
         asked, issuer = _request(request), _certificate(self.certificate)
-        public_key = asked.public_key()
+        try:
+            public_key = asked.public_key()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise CertificateInvalid("expected a request for a key on the curve P-256, got an unknown key") from error
         if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
             raise CertificateInvalid("expected a request for a key on the curve P-256, got another kind of key")
         if not asked.is_signature_valid:
@@ -313,7 +316,7 @@ def _certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(_bounded(pem, "a certificate"))
     except CertificateInvalid:
         raise
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateInvalid("expected a certificate in PEM, got something else") from error
 
 
@@ -322,7 +325,7 @@ def _request(pem: bytes) -> x509.CertificateSigningRequest:
         return x509.load_pem_x509_csr(_bounded(pem, "a signing request"))
     except CertificateInvalid:
         raise
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateInvalid("expected a signing request in PEM, got something else") from error
 
 
