@@ -159,6 +159,7 @@ class PairingSession:
         try:
             self.port = int(self._server.add_secure_port(str(self._options.listen), self._credentials))
         except RuntimeError as error:
+            await self._server.start()  # gRPC frees only a server that was started and stopped without faults
             await self._server.stop(None)
             raise Unavailable(
                 f"cannot listen on {self._options.listen} for the pairing: the port is taken; choose another with "
