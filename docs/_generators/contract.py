@@ -32,7 +32,7 @@ rules that hold across calls (tensors, checks, limits, deadlines, repeated reque
 
 *optional* marks a field whose absence differs from its zero value.
 """
-_ORDER = ("encoder", "vision", "generator", "generation", "jobs", "embeds", "tensor", "info")
+_ORDER = ("encoder", "vision", "generator", "generation", "jobs", "embeds", "tensor", "info", "pairing")
 """Order of the files on the page; others follow by name."""
 _SCALARS = {
     number: name.removeprefix("TYPE_").lower()

@@ -110,6 +110,7 @@ MAX_ELEMENTS = {
     "ListLorasResponse.loras": 4096,
     "JoinResponse.permissions": 16,
     "JoinResponse.services": 16,
+    "JoinResponse.hosts": 128,
 }
 """Repeated field -> elements that one message may have, packed or not. They bound what parsing costs; the limits of a
 service, which its GetInfo lists, are lower. A test compares the table with the contract."""

@@ -71,6 +71,8 @@ MESSAGE_MODULES = (
     # modules that may see messages: the tensor codec, servicers with their parsing and replies, stubs
     "zrelay_shared.wire",
     "zrelay_shared.service.info",  # common parts of GetInfo
+    "zrelay_shared.service.pairing",  # the two sides of pairing
+    "zrelay_shared.security.joining",
     "zrelay_shared.tensors",
     "zrelay_shared.torch_tensors",
     "zrelay_shared.fingerprint",
@@ -153,6 +155,9 @@ OWNERS = {
     "flash_attn": ("zrelay_generator.model.attention",),
     "rich": ("zrelay_client.cli._output",),
     "click": ("zrelay_shared.service.command", "zrelay_shared.service.options", "zrelay_client.cli.*"),
+    "cryptography": ("zrelay_shared.security.certificates",),
+    "spake2": ("zrelay_shared.security.key_exchange",),
+    "segno": ("zrelay_client.cli.pair",),
     "grpc": (
         "zrelay_shared.callers",
         "zrelay_shared.calls",

@@ -95,6 +95,8 @@ PATHS = "zrelay_shared.paths"
         (("up",), [*OPTIONS, OUTPUT, PATHS, "zrelay_shared.signals"]),
         (("down",), [*OPTIONS, OUTPUT, PATHS]),
         (("demo",), [*OPTIONS, OUTPUT, REQUESTS, "zrelay_shared.signals"]),
+        (("pair",), [*OPTIONS, OUTPUT, PATHS, "zrelay_shared.signals"]),
+        (("join",), [*OPTIONS, OUTPUT, PATHS]),
         (("serve",), []),
         (("completion",), []),
     ],

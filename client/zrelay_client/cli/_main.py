@@ -22,6 +22,8 @@ COMMANDS = {
     "down": "Stop the services that `up` started.",
     "demo": "Start the services, generate one image, and stop them.",
     "serve": "Run one service in the foreground.",
+    "pair": "Admit another machine to this machine's services.",
+    "join": "Join another machine, to use its services.",
     "info": "Show the services, or how an image file was made.",
     "doctor": "Check configuration, connections and models, and suggest fixes.",
     "config": "Show, check or create the configuration.",

@@ -64,17 +64,19 @@ class PairedService(_message.Message):
     def __init__(self, role: _Optional[str] = ..., endpoint: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("box", "authority", "certificate", "permissions", "services", "time")
+    __slots__ = ("box", "authority", "certificate", "permissions", "services", "time", "hosts")
     BOX_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
     box: str
     authority: bytes
     certificate: bytes
     permissions: _containers.RepeatedScalarFieldContainer[str]
     services: _containers.RepeatedCompositeFieldContainer[PairedService]
     time: _timestamp_pb2.Timestamp
-    def __init__(self, box: _Optional[str] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., permissions: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[PairedService, _Mapping]]] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    hosts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, box: _Optional[str] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., permissions: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[PairedService, _Mapping]]] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., hosts: _Optional[_Iterable[str]] = ...) -> None: ...

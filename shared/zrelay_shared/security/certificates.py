@@ -318,7 +318,7 @@ def _certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(_bounded(pem, "a certificate"))
     except CertificateInvalid:
         raise
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateInvalid("expected a certificate in PEM, got something else") from error
 
 
@@ -327,7 +327,7 @@ def _request(pem: bytes) -> x509.CertificateSigningRequest:
         return x509.load_pem_x509_csr(_bounded(pem, "a signing request"))
     except CertificateInvalid:
         raise
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateInvalid("expected a signing request in PEM, got something else") from error
 
 

@@ -20,12 +20,7 @@ import grpc
 import grpc.aio
 
 from zrelay.v1 import pairing_pb2 as pb
-from zrelay_shared.errors import (
-    FailedPrecondition,
-    Unauthenticated,
-    Unavailable,
-    invalid_from,
-)
+from zrelay_shared.errors import FailedPrecondition, Unauthenticated, Unavailable, invalid_from
 from zrelay_shared.limits import DEFAULT_PORTS, PAIRING_MESSAGE_BYTES
 from zrelay_shared.rpc import Stub
 from zrelay_shared.security import certificates
@@ -33,6 +28,7 @@ from zrelay_shared.security.certificates import CertificateInvalid
 from zrelay_shared.security.key_exchange import Exchange, ShareInvalid
 from zrelay_shared.security.pairing_code import SERVER_NAME, PairingCode
 from zrelay_shared.security.permissions import Permission
+from zrelay_shared.texts import one_line
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["PairingService"]
 TIMEOUT_S = 10.0
@@ -55,6 +51,7 @@ class Membership:
         key: Its private key, PEM. It was made here and never sent.
         permissions: What the certificate allows.
         services: Role -> HOST:PORT.
+        hosts: Names and addresses that the services' certificate is valid for.
         expires: When the certificate ends.
         clock_ahead_s: Seconds by which the clock here is ahead of the box's; negative if it is behind.
     """
@@ -66,6 +63,7 @@ class Membership:
     key: bytes = field(repr=False)
     permissions: frozenset[Permission]
     services: Mapping[str, str]
+    hosts: tuple[str, ...]
     expires: datetime
     clock_ahead_s: float
 
@@ -74,20 +72,23 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def join_with_code(code: PairingCode, name: str, clock: Callable[[], datetime] = _now) -> Membership:
+async def join_with_code(
+    code: PairingCode, name: str, clock: Callable[[], datetime] = _now, timeout_s: float = TIMEOUT_S
+) -> Membership:
     """Joins with a long code.
 
     Args:
         code: The code.
         name: The name of this machine.
         clock: The present time, in UTC.
+        timeout_s: Seconds for each step.
 
     Raises:
         ZrelayError: Another machine answers, the code is wrong or no longer valid, or the answer is invalid.
     """
     _checked_name(name)
     where = _place(code.host, code.port)
-    certificate = await _certificate_at(code.host, code.port)
+    certificate = await _certificate_at(code.host, code.port, timeout_s)
     if not code.matches(sha256(certificate).digest()):
         raise Unauthenticated(
             f"another machine answers at {where} than the one that printed the code: its certificate has another "
@@ -96,11 +97,16 @@ async def join_with_code(code: PairingCode, name: str, clock: Callable[[], datet
         )
     async with _channel(where, certificate) as channel:
         stub = Stub(channel, _SERVICE, where)
-        return await _join(stub, where, pb.JoinRequest(secret=code.secret), name, clock)
+        return await _join(stub, where, pb.JoinRequest(secret=code.secret), name, clock, timeout_s)
 
 
 async def join_with_digits(
-    host: str, port: int, digits: str, name: str, clock: Callable[[], datetime] = _now
+    host: str,
+    port: int,
+    digits: str,
+    name: str,
+    clock: Callable[[], datetime] = _now,
+    timeout_s: float = TIMEOUT_S,
 ) -> Membership:
     """Joins with a short code.
 
@@ -109,24 +115,25 @@ async def join_with_digits(
         digits: The eight digits.
         name: The name of this machine.
         clock: The present time, in UTC.
+        timeout_s: Seconds for each step.
 
     Raises:
         ZrelayError: As `join_with_code`.
     """
     _checked_name(name)
     where = _place(host, port)
-    certificate = await _certificate_at(host, port)
+    certificate = await _certificate_at(host, port, timeout_s)
     async with _channel(where, certificate) as channel:
         stub = Stub(channel, _SERVICE, where)
         exchange = Exchange(digits, sha256(certificate).digest(), joins=True)
         begin = pb.BeginExchangeRequest(share=exchange.share)
-        begun = (await stub.call("BeginExchange", begin, pb.BeginExchangeResponse, timeout=TIMEOUT_S)).message
+        begun = (await stub.call("BeginExchange", begin, pb.BeginExchangeResponse, timeout=timeout_s)).message
         try:
             key = exchange.finish(begun.share)
         except ShareInvalid as error:
             raise _invalid_answer(where, f"no message of the exchange ({error})") from error
         confirm = pb.ConfirmExchangeRequest(exchange_id=begun.exchange_id, proof=key.joiner)
-        confirmed = (await stub.call("ConfirmExchange", confirm, pb.ConfirmExchangeResponse, timeout=TIMEOUT_S)).message
+        confirmed = (await stub.call("ConfirmExchange", confirm, pb.ConfirmExchangeResponse, timeout=timeout_s)).message
         if not hmac.compare_digest(key.server, confirmed.proof):
             raise Unauthenticated(
                 f"the machine at {where} does not know the digits: they are wrong, or another machine stands between. "
@@ -134,15 +141,15 @@ async def join_with_digits(
                 reason="PAIRING_CODE_WRONG",
             )
         proved = pb.ConfirmedExchange(exchange_id=begun.exchange_id, proof=key.join)
-        return await _join(stub, where, pb.JoinRequest(exchange=proved), name, clock)
+        return await _join(stub, where, pb.JoinRequest(exchange=proved), name, clock, timeout_s)
 
 
 async def _join(
-    stub: Stub, where: str, request: pb.JoinRequest, name: str, clock: Callable[[], datetime]
+    stub: Stub, where: str, request: pb.JoinRequest, name: str, clock: Callable[[], datetime], timeout_s: float
 ) -> Membership:
     key = certificates.new_key()
     request.name, request.signing_request = name, certificates.new_request(key, name)
-    answer = (await stub.call("Join", request, pb.JoinResponse, timeout=TIMEOUT_S)).message
+    answer = (await stub.call("Join", request, pb.JoinResponse, timeout=timeout_s)).message
     return _checked(answer, where, name, key, clock())
 
 
@@ -159,15 +166,25 @@ def _checked(answer: pb.JoinResponse, where: str, name: str, key: bytes, now: da
         box = certificates.checked_name(answer.box)
         permissions = frozenset(Permission(each) for each in answer.permissions)
         services = {each.role: _checked_endpoint(each.role, each.endpoint) for each in answer.services}
+        hosts = tuple(certificates.checked_server_name(each) for each in answer.hosts)
         there = answer.time.ToDatetime(UTC)
         _expect(
             found.not_before <= there < found.not_after - timedelta(days=1),
             "a certificate that is valid at other times",
         )
-    except (ValueError, OverflowError) as error:
-        raise _invalid_answer(where, str(error)) from error
+    except Exception as error:  # whatever the parser of certificates makes of bytes that are made to do harm
+        raise _invalid_answer(where, one_line(str(error))[:200]) from error
     return Membership(
-        box, name, authority, certificate, key, permissions, services, found.not_after, (now - there).total_seconds()
+        box=box,
+        name=name,
+        authority=authority,
+        certificate=certificate,
+        key=key,
+        permissions=permissions,
+        services=services,
+        hosts=hosts,
+        expires=found.not_after,
+        clock_ahead_s=(now - there).total_seconds(),
     )
 
 
@@ -195,7 +212,7 @@ def _checked_name(name: str) -> None:
     try:
         certificates.checked_name(name)
     except CertificateInvalid as error:
-        raise invalid_from("name", error) from error
+        raise invalid_from("name", error, reason="NAME_INVALID") from error
 
 
 def _place(host: str, port: int) -> str:
@@ -217,7 +234,7 @@ def _channel(where: str, certificate: bytes) -> grpc.aio.Channel:
     )
 
 
-async def _certificate_at(host: str, port: int) -> bytes:
+async def _certificate_at(host: str, port: int, timeout_s: float) -> bytes:
     """Returns the certificate (DER) that a server shows in its TLS handshake. It is not verified; nothing is sent.
 
     Raises:
@@ -228,31 +245,35 @@ async def _certificate_at(host: str, port: int) -> bytes:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=SERVER_NAME)
     except (OSError, UnicodeError) as error:  # TimeoutError and SSLError, too; UnicodeError: the host is no name
-        _unreachable(_place(host, port), error)
+        _unreachable(_place(host, port), error, timeout_s)
     try:
         found: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:
         writer.transport.abort()
     if not found:
-        raise Unavailable(f"{_place(host, port)} shows no certificate: is it the port of `zrelay pair`?")
+        raise Unavailable(
+            f"{_place(host, port)} shows no certificate: is it the port of `zrelay pair`?", reason="PAIRING_UNREACHABLE"
+        )
     return found
 
 
-def _unreachable(where: str, error: Exception) -> NoReturn:
+def _unreachable(where: str, error: Exception, timeout_s: float) -> NoReturn:
     if isinstance(error, ConnectionRefusedError):
         why = f"no pairing is open at {where}: run {_WHERE}"
     elif isinstance(error, TimeoutError):
         why = (
-            f"{where} did not answer within {TIMEOUT_S:g} s: is the machine awake and in this network, and does its "
+            f"{where} did not answer within {timeout_s:g} s: is the machine awake and in this network, and does its "
             "firewall admit the port? `zrelay pair --port` and `--address` choose others"
         )
     elif isinstance(error, socket.gaierror | UnicodeError):
         why = f"the name in {where} does not resolve: run `zrelay pair --address` with an IP address"
-    elif isinstance(error, ssl.SSLError | ConnectionError):
-        why = f"{where} does not speak TLS as `zrelay pair` does: is it its port, and does it still run?"
+    elif isinstance(error, ssl.SSLError):
+        why = f"{where} does not speak TLS as `zrelay pair` does: is it its port?"
+    elif isinstance(error, ConnectionError):
+        why = f"{where} closes the connection: it is no port of `zrelay pair`, or has too many connections; try again"
     else:
         why = f"cannot reach {where}: {error.strerror if isinstance(error, OSError) else error}"
     raise Unavailable(why, reason="PAIRING_UNREACHABLE") from error

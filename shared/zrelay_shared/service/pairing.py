@@ -27,7 +27,7 @@ from zrelay_shared.errors import (
     invalid,
     invalid_from,
 )
-from zrelay_shared.limits import PAIRING_MESSAGE_BYTES, PAIRING_PORT
+from zrelay_shared.limits import PAIRING_MESSAGE_BYTES
 from zrelay_shared.security import certificates, pairing_code
 from zrelay_shared.security.installation import Installation
 from zrelay_shared.security.key_exchange import Exchange, ExchangeKey, ShareInvalid
@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 5
 """Wrong attempts after which a code is revoked."""
 MAX_CONNECTIONS = 16
 """Connections of the pairing port."""
-MAX_EXCHANGES = 16
+MAX_EXCHANGES = 8
 """Exchanges of a short code that are not finished; the oldest is dropped."""
 CONNECTION_S = 30
 """Seconds after which the pairing port ends a connection."""
@@ -74,7 +74,7 @@ class PairingOptions:
     box: str
     host: str
     services: Mapping[str, str]
-    listen: ListenAddress = ListenAddress("0.0.0.0", PAIRING_PORT)  # noqa: S104
+    listen: ListenAddress
     permissions: frozenset[Permission] = CALLER
     short: bool = False
     member: str = ""
@@ -99,7 +99,7 @@ class NewMember:
 
 
 class PairingSession:
-    """The pairing port with its one code. `start` opens it; `wait` returns the machine that joined; `stop` closes it."""
+    """The pairing port and its code. `start` opens it; `wait` returns the machine that joined; `stop` closes it."""
 
     def __init__(self, installation: Installation, options: PairingOptions) -> None:
         """Prepares the session.
@@ -159,6 +159,8 @@ class PairingSession:
         try:
             self.port = int(self._server.add_secure_port(str(self._options.listen), self._credentials))
         except RuntimeError as error:
+            await self._server.start()  # gRPC frees only a server that was started and stopped without faults
+            await self._server.stop(None)
             raise Unavailable(
                 f"cannot listen on {self._options.listen} for the pairing: the port is taken; choose another with "
                 "--port, or end the other `zrelay pair`",
@@ -227,7 +229,7 @@ class PairingSession:
         try:
             key = exchange.finish(share)
         except ShareInvalid as error:
-            raise invalid_from("share", error) from error
+            raise invalid_from("share", error, reason="SHARE_INVALID") from error
         exchange_id = pairing_code.new_exchange_id()
         self._exchanges[exchange_id] = _OpenExchange(key)
         while len(self._exchanges) > MAX_EXCHANGES:
@@ -285,6 +287,7 @@ class PairingSession:
             certificate=certificate,
             permissions=sorted(options.permissions),
             services=[pb.PairedService(role=role, endpoint=where) for role, where in options.services.items()],
+            hosts=certificates.describe(self._installation.server_pair[1]).server_names,
         )
         answer.time.FromDatetime(self._installation.now)
         return answer
@@ -294,7 +297,7 @@ class PairingSession:
         try:
             return self._installation.issue(request, name, self._options.permissions, only_new=new)
         except certificates.CertificateInvalid as error:
-            raise invalid_from("signing_request", error) from error
+            raise invalid_from("signing_request", error, reason="SIGNING_REQUEST_INVALID") from error
 
     def _proves(self, request: pb.JoinRequest) -> bool:
         """Returns whether a request shows that its sender knows the code."""
@@ -343,7 +346,8 @@ class _PairingServicer:
         return pb.ConfirmExchangeResponse(proof=self._session.confirm(request.exchange_id, request.proof))
 
     async def Join(self, parcel: Parcel[Any], context: rpc.Context) -> pb.JoinResponse:
-        certificate = self._session.join(parcel.message, str(context.peer()))
+        peer = str(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]
+        certificate = self._session.join(parcel.message, peer)
         return self._session.answer(certificate)
 
 
@@ -351,4 +355,4 @@ def _name(name: str) -> str:
     try:
         return certificates.checked_name(name)
     except certificates.CertificateInvalid as error:
-        raise invalid_from("name", error) from error
+        raise invalid_from("name", error, reason="NAME_INVALID") from error
