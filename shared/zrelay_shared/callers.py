@@ -23,15 +23,29 @@ class Caller:
     Attributes:
         name: Identity, which shares and quotas are counted for: "member mac", "token ci", or a network address.
         permissions: What the caller may do.
+        identified: Whether the name is an identity. A network address is none.
     """
 
     name: str
     permissions: frozenset[Permission]
+    identified: bool = True
 
     @property
     def administers(self) -> bool:
         """Whether the caller may see and change what belongs to others."""
         return Permission.ADMINISTER in self.permissions
+
+    @property
+    def owner(self) -> str:
+        """Owner of the jobs and contents that the caller sends: its identity, or "" for every network address.
+
+        A caller without an identity may come back from another address.
+        """
+        return self.name if self.identified else ""
+
+    def may_see(self, owner: str) -> bool:
+        """Whether the caller may see and change the jobs of an owner."""
+        return self.administers or owner == self.owner
 
 
 Identify: TypeAlias = Callable[[str, _Context], Caller]
@@ -42,7 +56,7 @@ Raises:
     PermissionDenied: The caller may not call the method.
 """
 
-NOBODY = Caller("", ALL)
+NOBODY = Caller("", ALL, identified=False)
 """The caller of work that belongs to no call."""
 _current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
@@ -50,7 +64,8 @@ _current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 def by_address(method: str, context: _Context) -> Caller:
     """Returns a caller with every permission, identified by its address without the port."""
     peer = str(context.peer())
-    return Caller(peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer, ALL)
+    address = peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+    return Caller(address, ALL, identified=False)
 
 
 def current_caller() -> Caller:

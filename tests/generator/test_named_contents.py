@@ -15,6 +15,7 @@ from zrelay_generator.api.expansion import ExpansionBudget
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.store.sqlite import SqliteJobStore
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, MessageTooLarge
 from zrelay_shared.service.decoding import StartedWork, start_in_thread
 from zrelay_shared.wire import Parcel
@@ -97,16 +98,20 @@ async def test_contents_count_as_often_as_they_are_named(
     store, data = opened(), b"\xff" * 600_000
     incoming = store.incoming()
     await store.write_incoming(incoming, data)
-    await store.keep_incoming(incoming, digest(data), len(data))
+    await store.keep_incoming(incoming, digest(data), len(data), "")
     request = request_of(seed=1)
     spec = request.message.spec
     for holder in (spec.prompt, spec.negative_prompt):
         holder.content.sha256 = digest(data)
     with pytest.raises(MessageTooLarge) as refused:
-        await RequestReader(accepts, store, lambda job: None, most_bytes=1_000_000).read(request, spec, "request")
+        await RequestReader(accepts, store, lambda job: None, most_bytes=1_000_000).read(
+            request, spec, "request", caller=NOBODY
+        )
     assert refused.value.metadata == {"bytes": "1200000", "max_bytes": "1000000"}
     with pytest.raises(InvalidArgument) as read:
-        await RequestReader(accepts, store, lambda job: None, most_bytes=1_200_000).read(request, spec, "request")
+        await RequestReader(accepts, store, lambda job: None, most_bytes=1_200_000).read(
+            request, spec, "request", caller=NOBODY
+        )
     assert read.value.reason == "MESSAGE_MALFORMED", "the content is read"
 
 

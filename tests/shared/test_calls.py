@@ -16,7 +16,7 @@ from tests.helpers.large_messages import with_unknown_bytes
 from tests.helpers.polling import eventually
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, rpc
-from zrelay_shared.calls import CallLimits, OpenCalls, Shares
+from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import FeatureMissing, QuotaExceeded
 from zrelay_shared.limits import MIB
 from zrelay_shared.wire import Parcel
@@ -186,13 +186,6 @@ async def test_a_reader_that_pauses_between_messages_is_kept() -> None:
         go_on.set()
         await anext(stream)
         await stream.aclose()
-
-
-def test_shares_bound_each_caller_and_all_of_them() -> None:
-    shares = Shares(5, 3)
-    assert shares.take("a", 3) and not shares.take("a") and shares.take("b", 2) and not shares.take("c")
-    shares.give("a", 1)
-    assert shares.used_by("a") == 2 and shares.used_by("c") == 0 and shares.take("c")
 
 
 @pytest.mark.deep
