@@ -53,6 +53,10 @@ async def test_a_state_folder_of_an_earlier_release_opens(folder: Path) -> None:
         assert (spec.sampling.width, spec.sampling.num_inference_steps, spec.sampling.seed) == (512, 100, 8)
         assert await store.needed([spec.prompt.content.sha256], "") == {spec.prompt.content.sha256}
         assert await store.read(spec.prompt.content.sha256)
+        owners = ("", "member another")
+        sizes = [await store.known_size(spec.prompt.content.sha256, owner) for owner in owners]
+        assert sizes[0] and sizes[1] is None, "it belongs to callers without an identity"
+        assert [await store.by_id(done.job_id, owner) for owner in owners] == [done, None]
         assert await store.retain() == 0
         assert store.clock.now_s - done.ended_s < 2 * MAX_GAP_S, "they grow old from now on, whatever the time is"
     finally:
