@@ -127,7 +127,7 @@ def _listed(record: JobRecord) -> LiveJob | None:
 
 def _unknown(name: str, field: str) -> NotFound:
     return NotFound(
-        f"there is no job {name!r}: it never existed here, another caller sent it, or it ended long ago and is not kept",
+        f"there is no job {name!r}: it never existed here, another caller sent it, or it is no longer kept",
         reason="JOB_UNKNOWN",
         field=field,
     )
