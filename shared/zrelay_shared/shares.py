@@ -5,8 +5,11 @@ what the first left, and so on. A new caller finds something until nothing is le
 """
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 CALLER_SHARE_PERCENT = 75
 """What one caller may take of the places that the others leave."""
@@ -93,3 +96,26 @@ class Shares:
         self._used[caller] -= amount
         if not self._used[caller]:
             del self._used[caller]
+
+
+class CallerTurns(Generic[T]):
+    """What callers wait with: one item of each caller in turn, and those of one caller in their order."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, caller: str, item: T) -> None:
+        """Adds an item behind those of its caller."""
+        self._waiting.setdefault(caller, deque()).append(item)
+
+    def pop(self) -> T:
+        """Removes and returns the next item. Raises StopIteration if there is none."""
+        caller, own = next(iter(self._waiting.items()))
+        item = own.popleft()
+        self._waiting.move_to_end(caller)
+        if not own:
+            del self._waiting[caller]
+        return item

@@ -128,7 +128,7 @@ class SqliteJobStore:
         async def add() -> None:
             # An older job may have produced the same file, which goes with it: claimed, it stays.
             with self._claims.claiming() as claim:
-                await self._put(claim, sha256, data)
+                await self._put(claim, sha256, data, anew=True)  # others may have generated the same image
                 await self._run(write)
             await self._grown(result.bytes)
 
