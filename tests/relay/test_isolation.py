@@ -124,11 +124,13 @@ class Stage:
 
     Attributes:
         endpoints: The address of each service.
+        generator: The service.
         alice, bob, boss: The callers; the last one administers.
         secrets: Every text of Alice's that must not reach others.
     """
 
     endpoints: dict[str, str]
+    generator: GeneratorServicer
     alice: Person
     bob: Person
     boss: Person
@@ -217,6 +219,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     """Alice has generated an image, submitted a job, uploaded contents, and sent images to the vision service."""
     folder = tmp_path_factory.mktemp("isolation")
     plain: dict[str, Any] = {"device": "cpu", "dtype": "float32", "threads": 1}
+    generator = GeneratorServicer(GeneratorConfig(model=CHECKPOINT, state=folder, **plain))
     services = {
         "EncoderService": EncoderServicer(EncoderConfig(model=CHECKPOINT, cache=None, **plain)),
         "VisionService": VisionServicer(
@@ -228,7 +231,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
                 **plain,
             )
         ),
-        "GeneratorService": GeneratorServicer(GeneratorConfig(model=CHECKPOINT, state=folder, **plain)),
+        "GeneratorService": generator,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZRELAY_STATE", str(folder))
@@ -237,7 +240,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
                 name: await stack.enter_async_context(serving_identities(service)) for name, service in services.items()
             }
             alice, bob, boss = [Person(name, endpoints) for name in (ALICE, BOB, ADMINISTRATOR)]
-            made = Stage(endpoints, alice, bob, boss)
+            made = Stage(endpoints, generator, alice, bob, boss)
             await prepare(made)
             yield made
             for person in (alice, bob, boss):
@@ -470,6 +473,12 @@ async def test_jobs_of_an_administrator_are_its_own(stage: Stage) -> None:
     for person in (stage.alice, stage.bob):
         get = generator_pb2.GetJobRequest(job_id=job.job_id)
         assert (await person.call("GeneratorService/GetJob", get)).code == "NOT_FOUND"
+
+
+async def test_jobs_are_counted_by_identity(stage: Stage) -> None:
+    assert stage.generator.runtime is not None
+    record = await stage.generator.runtime.store.by_id(stage.job_id, None)
+    assert record is not None and record.caller == record.owner == f"member {ALICE}"
 
 
 async def test_two_callers_use_one_request_id_at_the_same_time(stage: Stage) -> None:
