@@ -14,7 +14,11 @@ def residue(state: Path, keep_results: int) -> tuple[str, list[str]]:
         count = {name: _count(db, f"SELECT count(*) FROM {name}") for name in ("jobs", "events", "inputs", "contents")}
         unfinished = _count(db, "SELECT count(*) FROM jobs WHERE state = 'unfinished'")
         orphans = _count(db, "SELECT count(*) FROM events WHERE arrival NOT IN (SELECT arrival FROM jobs)")
-        lost = _count(db, "SELECT count(*) FROM contents WHERE NOT sent AND sha256 NOT IN (SELECT sha256 FROM events)")
+        lost = _count(
+            db,
+            "SELECT count(*) FROM contents WHERE sha256 NOT IN (SELECT sha256 FROM senders) "
+            "AND sha256 NOT IN (SELECT sha256 FROM events WHERE sha256 IS NOT NULL)",
+        )
         named = {row[0] for row in db.execute("SELECT sha256 FROM contents")}
         specs = _count(db, "SELECT count(*) FROM jobs WHERE spec IS NOT NULL")
     db.close()

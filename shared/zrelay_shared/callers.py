@@ -3,12 +3,14 @@
 A caller is identified by `service/authentication.py`, or by its network address where the service authenticates no one.
 """
 
+import ipaddress
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from zrelay_shared.security.permissions import ALL, Permission
 
@@ -54,17 +56,31 @@ class Caller:
         name: Identity, which shares and quotas are counted for: "member mac", "token ci", "owner", or a network
             address.
         permissions: What the caller may do.
+        identified: Whether the name is an identity. A network address is none.
         connection: How the call reaches the server.
     """
 
     name: str
     permissions: frozenset[Permission]
+    identified: bool = True
     connection: Connection = field(default=Connection(), compare=False)
 
     @property
     def administers(self) -> bool:
         """Whether the caller may see and change what belongs to others."""
         return Permission.ADMINISTER in self.permissions
+
+    @property
+    def owner(self) -> str:
+        """Owner of the jobs and contents that the caller sends: its identity, or "" for every network address.
+
+        A caller without an identity may come back from another address.
+        """
+        return self.name if self.identified else ""
+
+    def may_see(self, owner: str) -> bool:
+        """Whether the caller may see and change the jobs of an owner."""
+        return self.administers or owner == self.owner
 
 
 Identify: TypeAlias = Callable[[str, _Context], Caller]
@@ -75,20 +91,34 @@ Raises:
     PermissionDenied: The caller may not call the method.
 """
 
-NOBODY = Caller("", ALL)
+NOBODY = Caller("", ALL, identified=False)
 """The caller of work that belongs to no call."""
 _current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 def by_address(method: str, context: _Context) -> Caller:
     """Returns a caller with every permission, identified by its address without the port."""
-    return Caller(address_of(context), ALL)
+    return Caller(address_of(context), ALL, identified=False)
 
 
 def address_of(context: _Context) -> str:
-    """Returns the network address of a caller, without the port."""
+    """Returns the network address of a caller, without the port.
+
+    A host usually has 2^64 IPv6 addresses of one network, which count as one caller.
+    """
     peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+    if not peer.startswith(("ipv4:", "ipv6:")):
+        return peer
+    place = peer.rpartition(":")[0]
+    try:
+        address = ipaddress.IPv6Address(unquote(place.removeprefix("ipv6:")).strip("[]").partition("%")[0])
+    except ValueError:
+        return place
+    if address.ipv4_mapped is not None:
+        return f"ipv4:{address.ipv4_mapped}"
+    if address.is_loopback or address.is_link_local:
+        return f"ipv6:{address}"
+    return f"ipv6:{ipaddress.ip_network((int(address) >> 64 << 64, 64))}"
 
 
 def current_caller() -> Caller:

@@ -1,7 +1,7 @@
 """The open calls of a server: how many there may be, and how long their callers may take to send and to read.
 
-A call is open from its first header until its answer has left. Each of these is bounded,
-in total and for one caller:
+A call is open from its first header until its answer has left. Each of these is bounded, in total and for one caller
+(`shares.Shares`):
 
 - open calls,
 - requests that arrive slowly, each of which holds up to one message in memory,
@@ -13,7 +13,6 @@ Nothing here waits for a caller, so that one caller's calls never hold up anothe
 import asyncio
 import gc
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
@@ -24,9 +23,12 @@ import grpc.aio
 from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_OPEN_CALLS, MIB
+from zrelay_shared.shares import Shares
 
 log = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_SLOW_PERCENT = 25
+"""What one caller may have of slow requests and of slowly read bytes, of what the others leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,14 @@ class CallLimits:
     """Limits of the open calls of a server.
 
     Attributes:
-        calls: Open calls. One caller may have three quarters of them.
+        calls: Open calls. One caller may have three quarters of what the others leave.
         receive_s: Seconds within which the request must arrive once the call is open.
         prompt_receive_s: A request that takes longer counts as slow.
-        slow_requests: Slow requests at once. One caller may have a quarter of them.
+        slow_requests: Slow requests at once. One caller may have a quarter of what the others leave.
         send_s: Seconds within which a message must be read, besides the time for its size.
         send_rate: Bytes per second at which a caller must read; a large image passes over a link of half a megabit.
         prompt_send_s: A message that takes longer counts as read slowly.
-        slow_bytes: Bytes of messages that are read slowly. One caller may have a quarter of them.
+        slow_bytes: Bytes of messages that are read slowly. One caller may have a quarter of what the others leave.
     """
 
     calls: int = MAX_OPEN_CALLS
@@ -57,42 +59,6 @@ class CallLimits:
 DEFAULT_CALL_LIMITS = CallLimits()
 
 
-class Shares:
-    """Amounts that callers use of something limited."""
-
-    def __init__(self, total: int, one_caller: int) -> None:
-        """Starts with nothing in use.
-
-        Args:
-            total: Limit of what all callers use.
-            one_caller: Limit of what one of them uses.
-        """
-        self.total, self.one_caller = total, max(1, one_caller)
-        self._used = 0
-        self._by_caller: Counter[str] = Counter()
-
-    def take(self, caller: str, amount: int = 1) -> bool:
-        """Takes an amount. Returns False, and takes nothing, if a limit would be exceeded."""
-        if self._used + amount > self.total or self._by_caller[caller] + amount > self.one_caller:
-            if not self._by_caller[caller]:
-                del self._by_caller[caller]
-            return False
-        self._used += amount
-        self._by_caller[caller] += amount
-        return True
-
-    def give(self, caller: str, amount: int = 1) -> None:
-        """Returns an amount."""
-        self._used -= amount
-        self._by_caller[caller] -= amount
-        if not self._by_caller[caller]:
-            del self._by_caller[caller]
-
-    def used_by(self, caller: str) -> int:
-        """Returns what a caller uses."""
-        return self._by_caller.get(caller, 0)
-
-
 class OpenCalls:
     """The open calls of one or more services.
 
@@ -102,9 +68,9 @@ class OpenCalls:
 
     def __init__(self, limits: CallLimits = DEFAULT_CALL_LIMITS) -> None:
         self.limits = limits
-        self.count = Shares(limits.calls, limits.calls - limits.calls // 4)
-        self.slow_requests = Shares(limits.slow_requests, limits.slow_requests // 4)
-        self.slow_bytes = Shares(limits.slow_bytes, limits.slow_bytes // 4)
+        self.count = Shares(limits.calls)
+        self.slow_requests = Shares(limits.slow_requests, _SLOW_PERCENT)
+        self.slow_bytes = Shares(limits.slow_bytes, _SLOW_PERCENT)
         self._all: dict[OpenCall, None] = {}
         self.incomplete: dict[OpenCall, None] = {}
         """Calls whose request has not arrived, oldest first."""
@@ -142,7 +108,7 @@ class OpenCalls:
             self.count.give(call.caller)
 
     def _drop_incomplete(self, caller: str) -> None:
-        mine_only = self.count.used_by(caller) >= self.count.one_caller
+        mine_only = self.count.at_limit(caller)
         for call in self.incomplete:
             if not mine_only or call.caller == caller:
                 call.drop_request()
@@ -151,10 +117,11 @@ class OpenCalls:
 
     def _refusal(self, caller: str) -> QuotaExceeded:
         shares, used = self.count, self.count.used_by(caller)
-        whose, limit = ("of one caller", shares.one_caller) if used >= shares.one_caller else ("", shares.total)
+        own = shares.at_limit(caller)
+        limit = shares.limit_of(caller) if own else shares.total
         return QuotaExceeded(
-            f"{limit} calls {whose + ' ' if whose else ''}are open, and no more may be: end some of them, or try again "
-            "later; the server's --max-calls raises the limit",
+            f"{used if own else limit} calls {'of one caller ' if own else ''}are open, and no more may be: end some "
+            "of them, or try again later; the server's --max-calls raises the limit",
             reason="CALLS_EXCEEDED",
             metadata={"open_calls": used, "limit": limit},
         )
@@ -257,7 +224,7 @@ class OpenCall:
                 "the request did not arrive at once, and too many requests of slow callers are being received: send it "
                 "again, and fewer at once",
                 reason="CALLS_EXCEEDED",
-                metadata={"slow_requests": self._calls.slow_requests.one_caller},
+                metadata={"slow_requests": self._calls.slow_requests.limit_of(self.caller)},
             )
         return DeadlineExceeded(
             f"the request did not arrive within {limits.receive_s:g} s: send it again, over a faster connection",

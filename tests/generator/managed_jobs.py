@@ -94,7 +94,8 @@ class ManagedJobs:
         self, name: str, identity: str = "", priority: Priority = Priority.NORMAL, **changed: Any
     ) -> LiveJob:
         """Submits a job. Keywords are options of Submission, or else change its sampling."""
-        options = {key: changed.pop(key) for key in ("detached", "caller", "budget_s", "new_bytes") if key in changed}
+        known = ("detached", "caller", "owner", "budget_s", "new_bytes")
+        options = {key: changed.pop(key) for key in known if key in changed}
         spec = JobSpec(Prompt(make_embeds(4, 8)), make_sampling(**changed), priority=priority)
         self.specs[name] = spec
         return await self.manager.submit(Submission(name, identity, spec, b"spec", {}, {}, **options))

@@ -38,8 +38,11 @@ class InterceptedBlobs:
     """The contents of a store whose writes go through a function of a test."""
 
     def __init__(self, real: Blobs, put: Put) -> None:
-        self._real = real
-        self.put = put
+        self._real, self._put = real, put
+
+    def put(self, sha256: str, data: Buffer, *, anew: bool = False) -> None:
+        """Calls the function of the test."""
+        self._put(sha256, data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

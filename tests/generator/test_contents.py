@@ -18,6 +18,7 @@ from zrelay_generator.api.contents import named
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.store.sqlite import SqliteJobStore
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import (
     NotFound,
 )
@@ -108,7 +109,7 @@ async def test_calls_that_end_with_their_upload_leave_no_file_without_a_row(serv
 
     async def in_step() -> bool:
         files = {path.name for path in blobs.iterdir()}
-        return files == {name for name in files if await caller.store.known_size(name) is not None}
+        return files == {name for name in files if await caller.store.known_size(name, "") is not None}
 
     await until_async(in_step, "every file has a row")
     assert await caller.store.sweep() == 0
@@ -161,7 +162,7 @@ async def test_a_stored_spec_holds_the_sampling_that_was_used(
     started.message.spec.image_to_image.image.data = encoded(picture(64, 64, 1))
     started.message.spec.image_to_image.strength = 0.5
     for parcel in (plain, started):
-        request = await reader.read(parcel, parcel.message.spec, "request")
+        request = await reader.read(parcel, parcel.message.spec, "request", caller=NOBODY)
         stored = Parcel.parse(gpb.GenerationSpec, request.spec).message.sampling
         assert (stored.width, stored.height, stored.num_inference_steps, stored.shift) == (128, 128, 8, 3.0)
         assert stored.seed == request.job.sampling.seed

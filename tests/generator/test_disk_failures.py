@@ -19,6 +19,7 @@ from zrelay_generator.jobs.manager import Intervals
 from zrelay_generator.jobs.saver import HeldLimits
 from zrelay_generator.store.opening import DATABASE
 from zrelay_generator.store.records import JobState
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import Draining, IdempotencyConflict, PayloadCorrupt, Unavailable
 
 from .fault_injection import ready
@@ -160,7 +161,7 @@ async def test_what_the_disk_refused_is_kept_as_soon_as_it_is_well(manager: Make
         await made.ended(entry)
     assert not made.store.problem and not list(made.manager.directory), "they live in the store alone"
     assert (await made.store.unfinished())[0] == []
-    kept = await made.manager.directory.by_id(entries[1].record.job_id)
+    kept = await made.manager.directory.by_id(entries[1].record.job_id, NOBODY)
     (_, image), _ = [told async for told in made.manager.watch(kept, 1)]
     assert isinstance(image, ImageFinished) and image.data == b"x" * 11
 
@@ -182,13 +183,13 @@ async def test_what_the_disk_refuses_does_not_fill_the_memory(
     _, last = await collected(made.manager, stub)
     assert isinstance(last, JobFailed) and isinstance(last.error, Draining)
     assert last.error.metadata["parked"] == "true"
-    made.manager.cancel(await made.manager.directory.by_id(entries[3].record.job_id))
+    made.manager.cancel(await made.manager.directory.by_id(entries[3].record.job_id, NOBODY))
     await made.manager.recover()
     for entry in entries[4:]:
         await made.ended(entry)
     rows, _ = await made.store.unfinished()
     assert [row.request_id for row in rows] == ["0", "1", "2"], "they run again after the next start"
-    assert (await made.manager.directory.by_id(entries[3].record.job_id)).record.state is JobState.CANCELLED
+    assert (await made.manager.directory.by_id(entries[3].record.job_id, NOBODY)).record.state is JobState.CANCELLED
 
 
 async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_next_start(
@@ -208,7 +209,7 @@ async def test_a_job_that_is_parked_while_the_disk_refuses_goes_on_after_the_nex
     assert len(await made.store.results(row.arrival)) == 1, "the image that was done is kept"
     made.manager.cancel(entry)
     await made.ended(entry)
-    kept = await made.manager.directory.by_id(entry.record.job_id)
+    kept = await made.manager.directory.by_id(entry.record.job_id, NOBODY)
     assert kept.record.state is JobState.CANCELLED
     assert kept.record.error is not None and kept.record.error.code == "CANCELLED"
 
@@ -222,9 +223,9 @@ async def test_what_could_not_be_saved_for_whatever_reason_is_tried_again(manage
     assert not made.store.problem and len((await made.store.unfinished())[0]) == 1, "it is not in the store yet"
     await made.manager.recover()
     await made.ended(entry)
-    assert (await made.manager.directory.by_id(entry.record.job_id)).record.state is JobState.SUCCEEDED and not list(
-        made.manager.directory
-    )
+    assert (
+        await made.manager.directory.by_id(entry.record.job_id, NOBODY)
+    ).record.state is JobState.SUCCEEDED and not list(made.manager.directory)
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "no file"])
@@ -242,7 +243,7 @@ async def test_a_damaged_result_is_made_again_for_a_repeated_request(
     with pytest.raises(PayloadCorrupt) as refused:
         await collected(made.manager, await made.submit("a", detached=True))
     assert refused.value.reason == "STORE_DAMAGED"
-    spoilt = await made.manager.directory.by_id(entry.record.job_id)
+    spoilt = await made.manager.directory.by_id(entry.record.job_id, NOBODY)
     _, sound, last = await collected(made.manager, spoilt)
     assert isinstance(sound, ImageFinished) and sound.data == b"x" * 10
     assert isinstance(last, JobFailed) and last.error.reason == "STORE_DAMAGED"
@@ -270,7 +271,7 @@ async def test_a_job_whose_row_of_a_result_is_lost_is_made_anew(
         assert db.execute(f"DELETE FROM events WHERE body LIKE '%\"{lost}\"%' AND sequence > 2").rowcount == 1
     db.close()
     with pytest.raises(PayloadCorrupt) as refused:
-        await made.manager.directory.by_id(entry.record.job_id)
+        await made.manager.directory.by_id(entry.record.job_id, NOBODY)
     assert refused.value.reason == "STORE_DAMAGED"
     again = await made.submit("a", detached=True)
     assert again.record.job_id != entry.record.job_id
@@ -282,7 +283,7 @@ async def test_a_result_whose_folder_is_away_is_not_damaged(manager: MakeManager
     made.publish(image_of_size(10), JobSucceeded(1, StageTimings()))
     await made.ended(entry)
     (tmp_path / "blobs").rename(tmp_path / "gone")
-    kept = await made.manager.directory.by_id(entry.record.job_id)
+    kept = await made.manager.directory.by_id(entry.record.job_id, NOBODY)
     with pytest.raises(Unavailable):
         await collected(made.manager, kept)
     (tmp_path / "gone").rename(tmp_path / "blobs")

@@ -21,10 +21,10 @@ async def taken(stack: AsyncExitStack, room: ImageRoom, caller: str, size: int) 
 
 
 async def test_a_caller_waits_for_its_own_images_only() -> None:
-    room = ImageRoom(total=100, one_caller=30, held_s=3600.0)
+    room = ImageRoom(total=100, caller_percent=30, held_s=3600.0)
     async with AsyncExitStack() as greedy, AsyncExitStack() as later, AsyncExitStack() as other:
         await taken(greedy, room, "a", 20)
-        waiting = [asyncio.create_task(taken(later, room, "a", size)) for size in (20, 5)]
+        waiting = [asyncio.create_task(taken(later, room, "a", size)) for size in (20, 1)]
         await taken(other, room, "b", 30)
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting), "the second waits behind the first"
@@ -33,7 +33,7 @@ async def test_a_caller_waits_for_its_own_images_only() -> None:
 
 
 async def test_images_that_are_not_read_give_their_room_back() -> None:
-    room = ImageRoom(total=10, one_caller=10, held_s=0.02)
+    room = ImageRoom(total=10, caller_percent=100, held_s=0.02)
     async with AsyncExitStack() as deaf:
         await taken(deaf, room, "a", 10)
         async with room.taken("b", 10):
@@ -43,7 +43,7 @@ async def test_images_that_are_not_read_give_their_room_back() -> None:
 
 
 async def test_a_stream_that_ends_while_it_waits_leaves_the_room() -> None:
-    room = ImageRoom(total=10, one_caller=10, held_s=3600.0)
+    room = ImageRoom(total=10, caller_percent=100, held_s=3600.0)
     async with AsyncExitStack() as stack:
         async with room.taken("a", 10):
             waiting = [asyncio.create_task(taken(stack, room, name, 10)) for name in ("b", "c")]
@@ -53,13 +53,13 @@ async def test_a_stream_that_ends_while_it_waits_leaves_the_room() -> None:
 
 
 async def test_an_image_larger_than_a_callers_room_is_sent_alone() -> None:
-    room = ImageRoom(total=100, one_caller=30, held_s=3600.0)
+    room = ImageRoom(total=100, caller_percent=30, held_s=3600.0)
     async with room.taken("a", 1000), room.taken("b", 30):
         pass
 
 
 async def test_a_watcher_reads_an_image_once_there_is_room(manager: MakeManager) -> None:
-    made, room = manager(), ImageRoom(total=8, one_caller=3, held_s=3600.0)  # an image of one pixel has 3 bytes
+    made, room = manager(), ImageRoom(total=8, caller_percent=37.5, held_s=3600.0)  # an image of one pixel has 3 bytes
     job = await made.submit("a")
     await eventually(lambda: made.jobs, "the device has the job")
     made.publish(finished_image())

@@ -20,6 +20,7 @@ from zrelay_generator.jobs.transitions import Detached, transition
 from zrelay_generator.scheduling.scheduler import QueueStanding
 from zrelay_generator.store.clock import Moment
 from zrelay_generator.store.records import JobState
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import Cancelled, IdempotencyConflict, InternalError
 
 from .managed_jobs import ManagedJobs, collected, finished_image
@@ -145,7 +146,7 @@ class ManagedJobsMachine(RuleBasedStateMachine):
 
     @rule(name=requests)
     def cancel(self, name: str) -> None:
-        job = self.run(self.made.manager.directory.by_id(self.ids[name]))
+        job = self.run(self.made.manager.directory.by_id(self.ids[name], NOBODY))
         self.run(self._then_settled(name, lambda: self.made.manager.cancel(job)))
         if not self.states[name].ended:
             self.states[name] = JobState.CANCELLED
@@ -162,7 +163,7 @@ class ManagedJobsMachine(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "made"))
     def every_job_is_as_the_model_says(self) -> None:
         for name, job_id in self.ids.items():
-            job = self.run(self.made.manager.directory.by_id(job_id))
+            job = self.run(self.made.manager.directory.by_id(job_id, NOBODY))
             assert job.record.state is self.states[name]
             assert len(job.log.images) == self.images[name]
             if not self.states[name].ended:
@@ -176,7 +177,7 @@ class ManagedJobsMachine(RuleBasedStateMachine):
     def watching_what_is_over_shows_every_result(self) -> None:
         for name, state in self.states.items():
             if state is JobState.SUCCEEDED:
-                job = self.run(self.made.manager.directory.by_id(self.ids[name]))
+                job = self.run(self.made.manager.directory.by_id(self.ids[name], NOBODY))
                 events = self.run(collected(self.made.manager, job))
                 images = [event for event in events if isinstance(event, ImageFinished)]
                 assert [image.data for image in images] == [_file(f"{self.ids[name]} {n}")[0] for n in (0, 1)]

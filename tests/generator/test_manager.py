@@ -15,6 +15,7 @@ from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceede
 from zrelay_generator.scheduling.scheduler import QueueStanding
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, JobState
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import (
     Draining,
     IdempotencyConflict,
@@ -38,7 +39,7 @@ async def test_a_job_from_beginning_to_end(manager: MakeManager) -> None:
     assert entry.record.state is JobState.SUCCEEDED, "nothing follows the last event"
     await made.ended(entry)
     assert not list(made.manager.directory), "it lives in the store alone"
-    kept = await made.manager.directory.by_id(entry.record.job_id)
+    kept = await made.manager.directory.by_id(entry.record.job_id, NOBODY)
     assert await collected(made.manager, kept, after=1) == [image, JobSucceeded(1, StageTimings())]
 
 
@@ -102,9 +103,9 @@ class CountingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def before(self, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
+    async def before(self, before: int, states: Sequence[JobState], limit: int, owner: str | None) -> list[JobRecord]:
         self.limits.append(limit)
-        return await self._real.before(before, states, limit)
+        return await self._real.before(before, states, limit, owner)
 
 
 async def test_a_page_of_many(manager: MakeManager) -> None:
@@ -119,11 +120,11 @@ async def test_a_page_of_many(manager: MakeManager) -> None:
         directory.add(job)
     everything = frozenset(JobState)
     pages, before = [], 1 << 62
-    while page := await directory.page(before, everything, 2):
+    while page := await directory.page(before, everything, 2, NOBODY):
         pages.append([entry.record.request_id for entry in page])
         before = page[-1].record.arrival
     assert pages == [["5", "4"], ["3", "2"], ["1", "0"]]
-    ended = await directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2)
+    ended = await directory.page(1 << 62, frozenset({JobState.SUCCEEDED}), 2, NOBODY)
     assert [entry.record.request_id for entry in ended] == ["3", "1"]
     assert max(store.limits) <= 4, "not as many as there are jobs that wait"
 

@@ -12,6 +12,7 @@ from zrelay_generator.jobs.events import ImageFinished, JobAccepted, JobSucceede
 from zrelay_generator.jobs.live import LiveJob
 from zrelay_generator.store.blobs import Buffer
 from zrelay_generator.store.records import JobState
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import (
     Cancelled,
     NotFound,
@@ -118,7 +119,7 @@ async def test_results_are_kept_within_bounds(manager: MakeManager, bound: dict[
 
     async def kept() -> str:
         await made.store.retain()
-        listed = await made.manager.directory.page(1 << 62, frozenset(JobState), 10)
+        listed = await made.manager.directory.page(1 << 62, frozenset(JobState), 10, NOBODY)
         return "".join(entry.record.request_id for entry in listed)
 
     async def settled() -> bool:
@@ -126,5 +127,5 @@ async def test_results_are_kept_within_bounds(manager: MakeManager, bound: dict[
 
     await until_async(settled, f"only {left!r} is kept", 20.0)  # the age of a result must exceed its limit
     with pytest.raises(NotFound):
-        await made.manager.directory.by_request("a")
+        await made.manager.directory.by_request("a", NOBODY)
     assert len(made.store.blobs.names()) == len(left), "their files are gone too"

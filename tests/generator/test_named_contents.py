@@ -15,7 +15,9 @@ from zrelay_generator.api.expansion import ExpansionBudget
 from zrelay_generator.api.requests import RequestReader
 from zrelay_generator.features.acceptance import Acceptance
 from zrelay_generator.store.sqlite import SqliteJobStore
+from zrelay_shared.callers import NOBODY, Caller, set_current_caller
 from zrelay_shared.errors import FeatureMissing, InvalidArgument, MessageTooLarge
+from zrelay_shared.security.permissions import CALLER
 from zrelay_shared.service.decoding import StartedWork, start_in_thread
 from zrelay_shared.wire import Parcel
 
@@ -97,16 +99,20 @@ async def test_contents_count_as_often_as_they_are_named(
     store, data = opened(), b"\xff" * 600_000
     incoming = store.incoming()
     await store.write_incoming(incoming, data)
-    await store.keep_incoming(incoming, digest(data), len(data))
+    await store.keep_incoming(incoming, digest(data), len(data), "")
     request = request_of(seed=1)
     spec = request.message.spec
     for holder in (spec.prompt, spec.negative_prompt):
         holder.content.sha256 = digest(data)
     with pytest.raises(MessageTooLarge) as refused:
-        await RequestReader(accepts, store, lambda job: None, most_bytes=1_000_000).read(request, spec, "request")
+        await RequestReader(accepts, store, lambda job: None, most_bytes=1_000_000).read(
+            request, spec, "request", caller=NOBODY
+        )
     assert refused.value.metadata == {"bytes": "1200000", "max_bytes": "1000000"}
     with pytest.raises(InvalidArgument) as read:
-        await RequestReader(accepts, store, lambda job: None, most_bytes=1_200_000).read(request, spec, "request")
+        await RequestReader(accepts, store, lambda job: None, most_bytes=1_200_000).read(
+            request, spec, "request", caller=NOBODY
+        )
     assert read.value.reason == "MESSAGE_MALFORMED", "the content is read"
 
 
@@ -130,6 +136,24 @@ async def test_requests_wait_for_the_memory_of_others() -> None:
     assert await second and await third, "in their order, once the thread has ended"
     with pytest.raises(MessageTooLarge):
         await budget.run(101, in_thread(lambda: None))
+
+
+async def test_callers_take_turns_at_the_memory() -> None:
+    budget, ends, order = ExpansionBudget(100), threading.Event(), list[str]()
+    running = asyncio.create_task(budget.run(100, in_thread(ends.wait)))
+    await asyncio.sleep(0)
+
+    async def expand(name: str) -> None:
+        set_current_caller(Caller(name[0], CALLER))
+        await budget.run(100, in_thread(lambda: order.append(name)))
+
+    waiting = [asyncio.create_task(expand(name)) for name in ("a1", "a2", "a3", "b1")]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    ends.set()
+    await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert order == ["a1", "b1", "a3"]
+    assert await budget.run(100, in_thread(lambda: "free")) == "free"
 
 
 async def test_a_failed_request_gives_its_memory_back() -> None:

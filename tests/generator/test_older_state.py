@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 async def test_a_state_folder_of_an_earlier_release_opens(folder: Path) -> None:
     store = open_store(folder, KEEP_ALL)
     try:
-        done, cancelled = await store.by_id("64553143b9ddd714"), await store.by_id("c057c57a1101551e")
+        done, cancelled = await store.by_id("64553143b9ddd714", None), await store.by_id("c057c57a1101551e", None)
         assert done is not None and done.state is JobState.SUCCEEDED and done.priority is Priority.NORMAL
         assert cancelled is not None and cancelled.state is JobState.CANCELLED
         assert isinstance(cancelled.error, Cancelled)
@@ -51,8 +51,12 @@ async def test_a_state_folder_of_an_earlier_release_opens(folder: Path) -> None:
         assert (unfinished.job_id, unfinished.state, unreadable) == ("adba249123ff561c", JobState.QUEUED, [])
         spec = GenerationSpec.FromString(await store.spec(unfinished.arrival))
         assert (spec.sampling.width, spec.sampling.num_inference_steps, spec.sampling.seed) == (512, 100, 8)
-        assert await store.needed([spec.prompt.content.sha256]) == {spec.prompt.content.sha256}
+        assert await store.needed([spec.prompt.content.sha256], "") == {spec.prompt.content.sha256}
         assert await store.read(spec.prompt.content.sha256)
+        owners = ("", "member another")
+        sizes = [await store.known_size(spec.prompt.content.sha256, owner) for owner in owners]
+        assert sizes[0] and sizes[1] is None, "it belongs to callers without an identity"
+        assert [await store.by_id(done.job_id, owner) for owner in owners] == [done, None]
         assert await store.retain() == 0
         assert store.clock.now_s - done.ended_s < 2 * MAX_GAP_S, "they grow old from now on, whatever the time is"
     finally:
@@ -64,7 +68,7 @@ async def test_a_damaged_database_of_an_earlier_release_is_salvaged(folder: Path
     store = open_store(folder, replace(KEEP_ALL, results_s=24 * 3600.0))
     try:
         assert len((await store.unfinished())[0]) == 1
-        assert len(await store.before(1 << 62, [JobState.SUCCEEDED, JobState.CANCELLED], 9)) == 2
+        assert len(await store.before(1 << 62, [JobState.SUCCEEDED, JobState.CANCELLED], 9, None)) == 2
         assert await store.retain() == 0
     finally:
         store.close()

@@ -153,7 +153,7 @@ async def test_a_job_that_was_accepted_before_a_restart_gets_its_relation_after_
     events = await watching
     assert accepted(events).encoder_relation == EXACT
     assert provenance(images(events)[0])["encoder_relation"] == "exact"
-    record = await caller.store.by_id(job.job_id)
+    record = await caller.store.by_id(job.job_id, None)
     assert record is not None
     assert jpb.JobAccepted.FromString(record.accepted).encoder_relation == EXACT
 
@@ -170,7 +170,7 @@ async def test_a_cancelled_job_does_not_wait_for_the_digest(serve_kept: Serve, r
     gate.open()
 
     async def related() -> bool:
-        record = await caller.store.by_id(job.job_id)
+        record = await caller.store.by_id(job.job_id, None)
         return record is not None and jpb.JobAccepted.FromString(record.accepted).encoder_relation == EXACT
 
     await until_async(related, "the stored job has its relation")

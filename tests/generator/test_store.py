@@ -23,6 +23,7 @@ from zrelay_generator.store.records import JobState, ResultRecord
 from zrelay_generator.store.retention import LEAST_BYTES, Retention
 from zrelay_generator.store.schema import MIGRATIONS
 from zrelay_generator.store.sqlite import open_store
+from zrelay_shared.callers import NOBODY
 from zrelay_shared.errors import Cancelled, FailedPrecondition, InternalError, PayloadCorrupt
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.service.settings import describe
@@ -55,7 +56,7 @@ async def test_jobs_and_results_outlive_the_store(opened: OpenStore, tmp_path: P
     assert store.durable and store.last_arrival == 2 and store.first_sequence > first + 1000
     unfinished, damaged = await store.unfinished()
     assert (unfinished, damaged) == ([row(1)], []) and await store.spec(1) == b"spec"
-    found = await store.by_request("request-2")
+    found = await store.by_request("request-2", None)
     assert found is not None and found.sequence == 8
     assert [event.sequence for event in await store.results(2)] == [7, 8]
     assert await store.read(named(image)) == image
@@ -69,7 +70,7 @@ async def test_a_content_is_needed_or_named(opened: OpenStore) -> None:
     with pytest.raises(ContentMissing):
         await store.accept(row(1), b"spec", {named(b"x"): None, named(b"y"): b"y"}, {named(b"x"): 1, named(b"y"): 1})
     assert await store.unfinished() == ([], [])
-    assert store.blobs.names() == {named(b"y")} and await store.known_size(named(b"y")) == 1, "sent, so kept"
+    assert store.blobs.names() == {named(b"y")} and await store.known_size(named(b"y"), "") == 1, "sent, so kept"
 
 
 @pytest.mark.parametrize("appears", [".*.part", "[!.]*"])
@@ -84,14 +85,14 @@ async def test_an_upload_that_is_broken_off_leaves_no_file_without_a_row(
         for _ in range(2):
             yield Parcel(UploadBlobRequest(content=ContentRef(sha256=named(data), size_bytes=1000), data=data[:500]))
 
-    upload = asyncio.ensure_future(Uploads(store).receive(chunks()))
+    upload = asyncio.ensure_future(Uploads(store).receive(chunks(), NOBODY))
     async with asyncio.timeout(60):
         while not any(folder.glob(appears)):
             await asyncio.sleep(0)  # not `eventually`: this looks after each turn of the event loop
     upload.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await upload
-    size = await store.known_size(named(data))
+    size = await store.known_size(named(data), "")
     assert {path.name for path in folder.iterdir()} == (set() if size is None else {named(data)})
 
 
@@ -166,13 +167,13 @@ async def test_contents_go_by_their_last_use_and_never_while_needed(opened: Open
     contents = [bytes([letter]) * 10 for letter in b"abcd"]
     await store.accept(row(1), b"spec", {named(contents[0]): contents[0]}, {named(contents[0]): 10})
     for data in contents[1:]:
-        assert await store.known_size(named(contents[1])) in (None, 10)  # used again and again
+        assert await store.known_size(named(contents[1]), "") in (None, 10)  # used again and again
         await _later_than(time.time())
         incoming = store.blobs.incoming()
         incoming.write(data)
-        await store.keep_incoming(incoming, named(data), 10)
+        await store.keep_incoming(incoming, named(data), 10, "")
     assert store.blobs.names() == {named(contents[n]) for n in (0, 1, 3)}
-    assert await store.known_size(named(contents[2])) is None
+    assert await store.known_size(named(contents[2]), "") is None
     await store.finish(ended(1, JobState.FAILED, error=InternalError("a bug")))
     await store.retain()
     assert store.blobs.names() == {named(contents[n]) for n in (1, 3)}
@@ -190,7 +191,7 @@ async def test_the_same_image_of_two_jobs_is_kept_once_and_until_the_last(opened
         await store.add_image(arrival, ResultRecord(2, "{}", named(b"image"), 5), b"image")
         await store.finish(ended(arrival, ended_s=time.time() + arrival), ResultRecord(3, "{}"))
     assert await store.retain() == 1
-    assert await store.by_id("job-1") is None and store.blobs.names() == {named(b"image")}
+    assert await store.by_id("job-1", None) is None and store.blobs.names() == {named(b"image")}
 
 
 async def test_an_image_outlives_the_older_job_that_made_the_same(opened: OpenStore) -> None:
@@ -211,15 +212,15 @@ async def test_an_image_outlives_the_older_job_that_made_the_same(opened: OpenSt
     with intercepted_writes(store, put):
         await store.add_image(2, ResultRecord(2, "{}", named(b"image"), 5), b"image")
     assert removed == [1]
-    assert await store.by_id("job-1") is None and await store.read(named(b"image")) == b"image"
+    assert await store.by_id("job-1", None) is None and await store.read(named(b"image")) == b"image"
 
 
 async def test_contents_that_unfinished_jobs_need(opened: OpenStore) -> None:
     store = opened()
     await store.accept(row(1), b"spec", *KEPT)
-    assert await store.needed([named(b"kept"), named(b"other")]) == {named(b"kept")}
+    assert await store.needed([named(b"kept"), named(b"other")], "") == {named(b"kept")}
     await store.finish(ended(1, JobState.CANCELLED, error=Cancelled("on request")))
-    assert await store.needed([named(b"kept")]) == set()
+    assert await store.needed([named(b"kept")], "") == set()
 
 
 async def test_calls_that_wait_together_do_not_harm_each_other() -> None:

@@ -63,7 +63,7 @@ async def test_a_boot_counts_as_at_most_an_hour_whatever_the_time_is_then(opened
     assert store.clock.now_s - before_s == (MAX_GAP_S if wall_s > 1e9 else 0.0)
     assert await store.retain() == 0
     await finished(store, 2)
-    newest, oldest = await store.by_id("job-2"), await store.by_id("job-1")
+    newest, oldest = await store.by_id("job-2", None), await store.by_id("job-1", None)
     assert newest is not None and oldest is not None and newest.ended_s >= oldest.ended_s
 
 
@@ -81,7 +81,7 @@ async def test_a_power_failure_loses_little_of_the_clock(opened: OpenStore, tmp_
         (copy / name).write_bytes((tmp_path / "state" / name).read_bytes())
     now_s, store = store.clock.now_s, opened(KEEP, copy, machine.booted(0.0).clocks)
     assert 0.0 <= now_s - store.clock.now_s <= 660.0
-    found = await store.by_id("job-1")
+    found = await store.by_id("job-1", None)
     assert found is not None and found.ended_s <= store.clock.now_s
 
 

@@ -77,8 +77,8 @@ async def test_a_damaged_row_does_not_cut_a_list_short(opened: OpenStore, tmp_pa
     db.execute("UPDATE jobs SET sequence = 'x' WHERE arrival IN (8, 9)")
     db.close()
     store = opened()
-    assert [one.arrival for one in await store.before(1 << 62, [JobState.SUCCEEDED], 4)] == [10, 7, 6, 5]
-    assert [one.arrival for one in await store.before(5, [JobState.SUCCEEDED], 9)] == [4, 3, 2, 1]
+    assert [one.arrival for one in await store.before(1 << 62, [JobState.SUCCEEDED], 4, None)] == [10, 7, 6, 5]
+    assert [one.arrival for one in await store.before(5, [JobState.SUCCEEDED], 9, None)] == [4, 3, 2, 1]
 
 
 async def test_what_belonged_to_a_lost_row_is_let_go(opened: OpenStore, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_what_belonged_to_a_lost_row_is_let_go(opened: OpenStore, tmp_path
     salvaged(path)[0].close()
     db.close()
     store = opened(Retention(results_s=3600.0, results=100, result_bytes=0, content_bytes=0))
-    lost = await store.by_id("job-3")
+    lost = await store.by_id("job-3", None)
     assert lost is not None and lost.state is JobState.FAILED, "it is said to be done without its end"
     await store.retain()
     assert store.blobs.names() == set()

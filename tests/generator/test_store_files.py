@@ -67,7 +67,7 @@ async def test_a_file_goes_only_after_the_commit_that_forgets_it(opened: OpenSto
     with pytest.raises(Unavailable):
         await forgetting
     assert failed.exception() is not None
-    assert await store.by_id("job-1") is not None and await store.read(named(IMAGE)) == IMAGE
+    assert await store.by_id("job-1", None) is not None and await store.read(named(IMAGE)) == IMAGE
     await store.forget([1])
     assert store.blobs.names() == set()
 
@@ -82,7 +82,7 @@ async def test_a_file_that_the_same_commit_names_again_stays(opened: OpenStore) 
         naming = asyncio.ensure_future(store.accept(row(3), b"spec", {named(IMAGE): None}, {named(IMAGE): len(IMAGE)}))
         await turns()
     await asyncio.gather(forgetting, naming)
-    assert await store.needed([named(IMAGE)]) == {named(IMAGE)} and await store.read(named(IMAGE)) == IMAGE
+    assert await store.needed([named(IMAGE)], "") == {named(IMAGE)} and await store.read(named(IMAGE)) == IMAGE
 
 
 async def test_a_sweep_removes_only_what_belongs_to_nothing(opened: OpenStore, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_sweep_removes_only_what_belongs_to_nothing(opened: OpenStore, t
     (folder / "photo.png").write_bytes(b"somebody else's")
     assert await store.sweep() == 2
     assert {path.name for path in folder.iterdir()} == {named(b"kept"), "photo.png", received.name}
-    await store.keep_incoming(incoming, named(b"half"), 4)
+    await store.keep_incoming(incoming, named(b"half"), 4, "")
     await store.drop_incoming(incoming)
     assert await store.sweep() == 0 and await store.read(named(b"half")) == b"half"
 

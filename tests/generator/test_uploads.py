@@ -10,7 +10,9 @@ import pytest
 from zrelay.v1.content_pb2 import ContentRef
 from zrelay.v1.generator_pb2 import UploadBlobRequest, UploadBlobResponse
 from zrelay_generator.api.contents import DEFAULT_UPLOAD_LIMITS, UploadLimits, Uploads
+from zrelay_shared.callers import NOBODY, Caller
 from zrelay_shared.errors import DeadlineExceeded, QuotaExceeded
+from zrelay_shared.security.permissions import CALLER
 from zrelay_shared.wire import Parcel
 
 from .fixture_types import OpenStore, Serve
@@ -42,7 +44,7 @@ async def test_one_caller_leaves_uploads_for_the_others(opened: OpenStore) -> No
     async def begin(caller: str) -> int:
         """Begins uploads of a caller until one is refused; their number."""
         for count in range(DEFAULT_UPLOAD_LIMITS.running + 1):
-            task = asyncio.create_task(uploads.receive(endless(next(turn), ends), caller))
+            task = asyncio.create_task(uploads.receive(endless(next(turn), ends), Caller(caller, CALLER)))
             await asyncio.sleep(0)
             if task.done():
                 with pytest.raises(QuotaExceeded, match="try again in 2 s") as refused:
@@ -55,7 +57,7 @@ async def test_one_caller_leaves_uploads_for_the_others(opened: OpenStore) -> No
     assert [await begin(caller) for caller in "abcd"] == [12, 3, 1, 0]
     ends.set()
     await asyncio.gather(*running)
-    assert (await uploads.receive(endless(next(turn), ends), "d")).content.size_bytes == 2
+    assert (await uploads.receive(endless(next(turn), ends), Caller("d", CALLER))).content.size_bytes == 2
 
 
 def trickle(pass_time: Callable[[float], None], chunk: bytes, every_s: float) -> Parts:
@@ -86,7 +88,7 @@ async def test_a_trickling_upload_ends(
 
     uploads = Uploads(store, clock=lambda: clock_s)
     with pytest.raises(DeadlineExceeded, match="16 KiB a second") as refused:
-        await uploads.receive(trickle(pass_time, bytes(chunk_bytes), every_s))
+        await uploads.receive(trickle(pass_time, bytes(chunk_bytes), every_s), NOBODY)
     assert refused.value.metadata["stage"] == "upload"
     assert clock_s == pytest.approx(ends_after_s, abs=every_s)
     assert store.blobs.names() == set() and await store.sweep() == 0, "nothing is left of it"

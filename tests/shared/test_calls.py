@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -12,11 +12,13 @@ import psutil
 import pytest
 
 from tests.helpers.http2_streams import RawConnection, raw_connection
+from tests.helpers.identities import by_agent, dial_as
 from tests.helpers.large_messages import with_unknown_bytes
 from tests.helpers.polling import eventually
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, rpc
-from zrelay_shared.calls import CallLimits, OpenCalls, Shares
+from zrelay_shared.callers import Identify, by_address
+from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import FeatureMissing, QuotaExceeded
 from zrelay_shared.limits import MIB
 from zrelay_shared.wire import Parcel
@@ -69,11 +71,11 @@ async def _refuse(parcel: object, context: rpc.Context) -> NoReturn:
 
 
 @asynccontextmanager
-async def serving(limits: CallLimits, size: int = 0) -> AsyncIterator[Server]:
+async def serving(limits: CallLimits, size: int = 0, identify: Identify = by_address) -> AsyncIterator[Server]:
     served = Server(limits, size)
     server = grpc.aio.server(options=channels.SERVER_OPTIONS)
     handlers = {method.name: getattr(served, method.name, _refuse) for method in GENERATOR.methods}
-    rpc.add_service(server, GENERATOR, SimpleNamespace(**handlers), calls=served.calls)
+    rpc.add_service(server, GENERATOR, SimpleNamespace(**handlers), calls=served.calls, identify=identify)
     served.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -113,6 +115,21 @@ async def test_one_caller_cannot_take_the_calls_of_others() -> None:
         await eventually(lambda: any(map(greedy.ended, streams)), "one is refused")
         await eventually(lambda: len(server.calls) == server.open_streams == 6, "the others are open")
         await server.get()
+
+
+async def test_calls_are_counted_by_identity() -> None:
+    """Two callers of one address, such as members behind one router."""
+    async with serving(CallLimits(calls=8), identify=by_agent) as server, AsyncExitStack() as stack:
+        opened = []
+        for name in ("greedy", "modest"):
+            channel = await stack.enter_async_context(dial_as(name, f"127.0.0.1:{server.port}"))
+            stub = rpc.Stub(channel, GENERATOR)
+            with pytest.raises(QuotaExceeded):
+                while True:
+                    events = stub.stream("WatchJob", pb.WatchJobRequest(), pb.WatchJobResponse)
+                    await anext(await stack.enter_async_context(aclosing(events)))
+                    opened.append(name)
+        assert opened == ["greedy"] * 6 + ["modest"] * 2, "the second has what the first left"
 
 
 async def test_a_caller_with_too_many_calls_reads_why() -> None:
@@ -186,13 +203,6 @@ async def test_a_reader_that_pauses_between_messages_is_kept() -> None:
         go_on.set()
         await anext(stream)
         await stream.aclose()
-
-
-def test_shares_bound_each_caller_and_all_of_them() -> None:
-    shares = Shares(5, 3)
-    assert shares.take("a", 3) and not shares.take("a") and shares.take("b", 2) and not shares.take("c")
-    shares.give("a", 1)
-    assert shares.used_by("a") == 2 and shares.used_by("c") == 0 and shares.take("c")
 
 
 @pytest.mark.deep

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.helpers.polling import eventually
+from zrelay_shared.callers import Caller, set_current_caller
 from zrelay_shared.errors import Cancelled
+from zrelay_shared.security.permissions import CALLER
 from zrelay_shared.service.decoding import DecodePool, Decoding, PixelBudget
 
 pytestmark = pytest.mark.hostile
@@ -97,6 +99,38 @@ async def test_running_work_learns_that_its_caller_has_left() -> None:
         await left
     assert await pool.run(lambda decoding: decoding.cancelled()) is False
     pool.close()
+
+
+async def test_callers_take_turns() -> None:
+    pool, release, order = DecodePool(threads=1), threading.Event(), list[str]()
+    running = asyncio.create_task(pool.run(lambda decoding: release.wait()))
+    await asyncio.sleep(0)
+
+    async def decode(caller: str, name: str) -> None:
+        set_current_caller(Caller(caller, CALLER))
+        await pool.run(lambda decoding: order.append(name))
+
+    waiting = [asyncio.create_task(decode(name[0], name)) for name in ("a1", "a2", "a3", "b1", "b2")]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert order == ["a1", "b1", "b2", "a3"], "the turn of a2, which was cancelled, was taken by nobody"
+    pool.close()
+
+
+async def test_work_that_waits_when_the_pool_closes_is_dropped() -> None:
+    pool, release = DecodePool(threads=1), threading.Event()
+    running = asyncio.create_task(pool.run(lambda decoding: release.wait()))
+    waiting = asyncio.create_task(pool.run(lambda decoding: None))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(pool.close))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    release.set()
+    await closing
+    assert await running
 
 
 _DECODE = """

@@ -208,6 +208,31 @@ def test_a_cache_is_bounded_in_bytes() -> None:
     assert (cache.get("a"), cache.get("c"), cache.nbytes) == (5, None, 10)
 
 
+def test_values_are_of_their_owner_and_the_greediest_loses_its_own() -> None:
+    cache: ByteCache[str, int] = ByteCache(10)
+    cache.put("a", 1, 3, "modest")
+    for number in range(5):
+        cache.put(f"{number}", number, 3, "greedy")
+    cache.put("a", 2, 3, "greedy")
+    assert (cache.get("a", "modest"), cache.get("a", "greedy"), cache.get("a")) == (1, 2, None)
+    assert (cache.get("3", "greedy"), cache.get("4", "greedy"), cache.nbytes) == (None, 4, 9)
+
+
+def test_a_file_is_of_those_that_sent_it() -> None:
+    store, data = ImageStore(1 << 20, MAX), encoded(picture(20, 10))
+    stored, _ = store.open(ImageRef("image", data), owner="a")
+    by_digest, unknown = ImageRef("image", None, stored.sha256), ImageRef("image", None, "0" * 64)
+    messages = []
+    for ref in (by_digest, unknown):
+        with pytest.raises(NotFound) as caught:
+            store.open(ref, owner="b")
+        messages.append(caught.value.message)
+    assert messages[0].replace(stored.sha256, "0" * 64) == messages[1]
+    _, decoded = store.open(ImageRef("image", data), owner="b")
+    assert decoded is not None and decoded.owner == "b", "it is decoded again: the time does not tell that it was there"
+    assert store.open(by_digest, owner="b")[0].owner == "b" and store.open(by_digest, owner="a")[0] == stored
+
+
 def test_no_path_of_the_machine_in_a_refusal() -> None:
     assert str(Path.cwd()) not in refusal(b"\x89PNG\r\n\x1a\n" + b"x" * 50).message
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from zrelay_shared import torch_devices
+from zrelay_shared.callers import current_caller
 from zrelay_shared.service.decoding import LARGE_PIXELS
 from zrelay_shared.service.lifecycle import Readiness
 from zrelay_shared.service.torch_memory import compute_dtype, plan_memory
@@ -150,8 +151,9 @@ class VisionRuntime:
                     self.worker.give_back_memory()
 
     async def open(self, ref: ImageRef, cancelled: CancelCheck) -> tuple[StoredImage, DecodedImage | None]:
-        """Finds an image of a request. See `ImageStore.open`."""
-        stored, image = await self.worker.on_images(lambda: self._images.open(ref, cancelled))
+        """Finds an image of a request of the current caller. See `ImageStore.open`."""
+        owner = current_caller().owner
+        stored, image = await self.worker.on_images(lambda: self._images.open(ref, cancelled, owner))
         self._large_decoded |= stored.width * stored.height >= LARGE_PIXELS
         return stored, image
 

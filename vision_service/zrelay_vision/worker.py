@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from zrelay_shared.service.decoding import give_back_memory
-from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
 from zrelay_shared.service.worker import DeviceWorker
+from zrelay_shared.shares import CALLER_SHARE_PERCENT
 
 T = TypeVar("T")
 _SLOTS = 2

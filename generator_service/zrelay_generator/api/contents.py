@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import re
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,9 +16,10 @@ from zrelay.v1 import content_pb2, embeds_pb2, generator_pb2, tensor_pb2
 from zrelay.v1 import generation_pb2 as pb
 from zrelay_generator.store.blobs import IncomingContent
 from zrelay_generator.store.protocol import JobStore
+from zrelay_shared.callers import Caller
 from zrelay_shared.errors import DeadlineExceeded, InvalidArgument, PayloadCorrupt, QuotaExceeded, invalid
 from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.service.shares import caller_places
+from zrelay_shared.shares import Shares
 from zrelay_shared.wire import Parcel
 
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES
@@ -163,7 +163,7 @@ class UploadLimits:
     """Limits of uploads, so that slow ones do not keep others out.
 
     Attributes:
-        running: Uploads at one time. One caller gets the share of `caller_places`.
+        running: Uploads at one time, of which one caller gets the share of `Shares`.
         stall_s: Longest wait for the next chunk.
         bytes_per_s: Least rate: an upload may take `stall_s` and what its bytes take at this rate.
         total_s: Longest time of an upload.
@@ -199,16 +199,18 @@ class Uploads:
             clock: Seconds that only grow.
         """
         self._store, self._limits, self._clock = store, limits, clock
-        self._running: Counter[str] = Counter()
+        self._running = Shares(limits.running)
 
     async def receive(
-        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]], caller: str = ""
+        self, parcels: AsyncIterator[Parcel[generator_pb2.UploadBlobRequest]], caller: Caller
     ) -> generator_pb2.UploadBlobResponse:
-        """Receives one content. Returns before the last chunk if the content is in the store already.
+        """Receives one content. Returns before the last chunk if the caller may name the content already.
+
+        A content that only others have sent is received like one that is not stored.
 
         Args:
             parcels: The chunks.
-            caller: Identity of the caller.
+            caller: The caller.
 
         Raises:
             InvalidArgument: CONTENT_INVALID or CONTENT_SIZE.
@@ -216,42 +218,38 @@ class Uploads:
             QuotaExceeded: Too many uploads are running, of all callers or of this one.
             DeadlineExceeded: The upload is too slow.
         """
-        self._check_places(caller)
-        self._running[caller] += 1
+        if not self._running.take(caller.name):
+            raise self._refusal(caller.name)
         try:
-            return await self._receive(_TimedChunks(aiter(parcels), self._limits, self._clock))
+            return await self._receive(_TimedChunks(aiter(parcels), self._limits, self._clock), caller.owner)
         finally:
-            self._running[caller] -= 1
-            if not self._running[caller]:
-                del self._running[caller]
+            self._running.give(caller.name)
 
-    def _check_places(self, caller: str) -> None:
-        running, own = self._running.total(), self._running[caller]
-        most = caller_places(self._limits.running, running - own)
-        if own < most:
-            return
-        if running >= self._limits.running:
-            text, most = f"{running} uploads are running already", self._limits.running
+    def _refusal(self, caller: str) -> QuotaExceeded:
+        running = self._running
+        if running.used >= running.total:
+            text, most = f"{running.used} uploads are running already", running.total
         else:
+            own, most = running.used_by(caller), running.limit_of(caller)
             text = (
                 f"{own} of your uploads are running already, and at most {most} of one caller may; send fewer at once"
             )
-        raise QuotaExceeded(
+        return QuotaExceeded(
             f"{text}; try again in {_RETRY_S:.0f} s", metadata={"uploads": most}, retry_after_s=_RETRY_S
         )
 
-    async def _receive(self, parcels: "_TimedChunks") -> generator_pb2.UploadBlobResponse:
+    async def _receive(self, parcels: "_TimedChunks", owner: str) -> generator_pb2.UploadBlobResponse:
         first = await parcels.next()
         if first is None:
             raise invalid(_UPLOAD_FIELD, "a digest and data", "no message", reason=InvalidArgument.default_reason)
         sha256 = parse_digest(first.content, _UPLOAD_FIELD)
-        known = await self._store.known_size(sha256)
+        known = await self._store.known_size(sha256, owner)
         if known is not None:
             return _upload_response(sha256, known, existed=True)
         incoming = self._store.incoming()
         try:
             size = await self._chunks(incoming, first, parcels)
-            await self._store.keep_incoming(incoming, sha256, size)
+            await self._store.keep_incoming(incoming, sha256, size, owner)
         finally:
             await self._store.drop_incoming(incoming)
         return _upload_response(sha256, size, existed=False)

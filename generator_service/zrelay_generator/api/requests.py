@@ -5,8 +5,7 @@ import json
 import math
 import re
 import secrets
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -25,6 +24,7 @@ from zrelay_generator.jobs.intake import Submission, content_unknown
 from zrelay_generator.store.blobs import ContentDamaged, ContentMissing
 from zrelay_generator.store.protocol import JobStore
 from zrelay_generator.store.records import JobRecord, damaged
+from zrelay_shared.callers import Caller
 from zrelay_shared.errors import InvalidArgument, invalid, invalid_from
 from zrelay_shared.fingerprint import from_message
 from zrelay_shared.limits import MAX_REQUEST_ID_CHARS, MAX_SEED
@@ -205,8 +205,8 @@ class RequestReader:
         spec: pb.GenerationSpec,
         request_id: str,
         *,
+        caller: Caller,
         detached: bool = False,
-        caller: str = "",
         budget_s: float | None = None,
     ) -> Submission:
         """Reads a request.
@@ -215,8 +215,8 @@ class RequestReader:
             parcel: The message that contains `spec`, with its tensor bytes.
             spec: The job.
             request_id: The client's id of the request.
+            caller: The caller. It may name contents that it sent.
             detached: Whether the job continues without a watcher.
-            caller: The caller, for quotas and fairness.
             budget_s: Seconds until the caller's deadline, None without one.
 
         Raises:
@@ -227,21 +227,22 @@ class RequestReader:
             ZrelayError: What `parse_spec` raises.
         """
 
-        def finished(parts: NamedSpec, decoding: Decoding) -> Submission:
-            return self._read(parts, parcel, spec, request_id, detached, caller, budget_s, decoding)
+        def finished(parts: NamedSpec, known: Collection[str], decoding: Decoding) -> Submission:
+            return self._read(parts, known, parcel, spec, request_id, detached, caller, budget_s, decoding)
 
         def begun(decoding: Decoding) -> NamedSpec | Submission:
             check_counts(spec, self._accepts)
             parts = named(parcel, spec)
-            return parts if parts.refs else finished(parts, decoding)
+            return parts if parts.refs else finished(parts, (), decoding)
 
         start = self._pictures.start if has_pictures(spec) else start_in_thread
         request = await start(begun).result()
         if isinstance(request, NamedSpec):
-            size = await self._expanded_bytes(request)
-            request = await self._expansion.run(size, partial(start, partial(finished, request)))
+            known = await self._known_sizes(request, caller.owner)
+            size = sum(known.get(sha256, 0) for _, sha256, _ in request.refs)  # each as often as it is named
+            request = await self._expansion.run(size, partial(start, partial(finished, request, known)))
         # Contents on disk that may be deleted count as new: a job that needs them keeps them there.
-        needed = await self._store.needed(request.sizes)
+        needed = await self._store.needed(request.sizes, caller.owner)
         new_bytes = sum(size for sha256, size in request.sizes.items() if sha256 not in needed)
         # The spec is stored in the job's row with all texts and labels, so it counts too.
         return replace(request, new_bytes=new_bytes + len(request.spec))
@@ -257,26 +258,33 @@ class RequestReader:
         # Not in the threads for pictures: an accepted job does not wait behind all new requests.
         return await asyncio.to_thread(run_decoding, partial(self._load, raw), self._pictures.budget)
 
-    async def _expanded_bytes(self, parts: NamedSpec) -> int:
-        """Returns the bytes of all contents that a spec names, each as often as it is named."""
-        times = Counter(sha256 for _, sha256, _ in parts.refs)
-        sizes = {sha256: len(parts.inputs.get(sha256, b"")) or await self._store.known_size(sha256) for sha256 in times}
-        return sum(times[sha256] * (size or 0) for sha256, size in sizes.items())
+    async def _known_sizes(self, parts: NamedSpec, owner: str) -> dict[str, int]:
+        """Returns the bytes of the contents that a spec names and its sender may name."""
+        sizes = {}
+        for sha256 in dict.fromkeys(sha256 for _, sha256, _ in parts.refs):
+            data = parts.inputs.get(sha256)
+            size = await self._store.known_size(sha256, owner) if data is None else len(data)
+            if size is not None:
+                sizes[sha256] = size
+        return sizes
 
     def _read(
         self,
         parts: NamedSpec,
+        known: Collection[str],
         parcel: Parcel[Any],
         spec: pb.GenerationSpec,
         request_id: str,
         detached: bool,
-        caller: str,
+        caller: Caller,
         budget_s: float | None,
         decoding: Decoding,
     ) -> Submission:
         fetched: dict[str, bytes] = {}
 
         def fetch(sha256: str, size: int, field: str) -> bytes:
+            if sha256 not in known and sha256 not in parts.inputs:  # whether others have sent it makes no difference
+                raise content_unknown(sha256, field)
             if sha256 not in fetched:
                 fetched[sha256] = parts.inputs.get(sha256) or self._stored(sha256, field)
             found = len(fetched[sha256])
@@ -298,7 +306,8 @@ class RequestReader:
             inputs={sha256: parts.inputs.get(sha256) for sha256 in sizes},
             sizes=sizes,
             detached=detached,
-            caller=caller,
+            caller=caller.name,
+            owner=caller.owner,
             budget_s=budget_s,
         )
 

@@ -10,6 +10,7 @@ from zrelay.v1 import generator_pb2 as pb
 from zrelay.v1 import jobs_pb2
 from zrelay.v1.jobs_pb2 import Job, JobEvent
 from zrelay_generator.api.contents import Uploads
+from zrelay_generator.api.page_tokens import PageTokens
 from zrelay_generator.api.replies import STATE_OF, event_message, job_message, loading_info, ready_info
 from zrelay_generator.api.requests import RequestReader, check_id, parse_request_id
 from zrelay_generator.cost.model import CostModel
@@ -69,6 +70,7 @@ class GeneratorHandlers:
         self._config = config
         self._model_id = model_id(config.model)
         self._images = ImageRoom()
+        self._pages = PageTokens()
         self.served: ServedModel | None = None
 
     async def GetInfo(
@@ -88,7 +90,7 @@ class GeneratorHandlers:
             parcel,
             parcel.message.spec,
             parse_request_id(parcel.message.request_id),
-            caller=current_caller().name,
+            caller=current_caller(),
             budget_s=context.time_remaining(),
         )
         events = _events(context, self._images, served.jobs, await served.jobs.submit(submission))
@@ -103,7 +105,7 @@ class GeneratorHandlers:
             message.spec,
             check_id("request_id", message.request_id),
             detached=message.detached,
-            caller=current_caller().name,
+            caller=current_caller(),
         )
         return pb.SubmitJobResponse(job=_summary(served.jobs, await served.jobs.submit(submission)))
 
@@ -111,7 +113,7 @@ class GeneratorHandlers:
         self, parcel: Parcel[pb.WatchJobRequest], context: Context
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         jobs = self._ready().jobs
-        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id))
+        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id), current_caller())
         events = _events(context, self._images, jobs, job, parcel.message.after_sequence)
         async with aclosing(events):
             async for event in events:
@@ -119,23 +121,24 @@ class GeneratorHandlers:
 
     async def GetJob(self, parcel: Parcel[pb.GetJobRequest], context: Context) -> pb.GetJobResponse:
         jobs = self._ready().jobs
-        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id))
+        job = await jobs.directory.by_id(check_id("job_id", parcel.message.job_id), current_caller())
         return pb.GetJobResponse(job=_summary(jobs, job))
 
     async def ListJobs(self, parcel: Parcel[pb.ListJobsRequest], context: Context) -> pb.ListJobsResponse:
-        request, directory = parcel.message, self._ready().jobs.directory
+        request, directory, caller = parcel.message, self._ready().jobs.directory, current_caller()
         states = frozenset(map(_state, request.states)) or frozenset(JobState)
         size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
-        page = await directory.page(_page_token(request.page_token), states, size + 1)
-        token = str(page[size - 1].record.arrival) if len(page) > size else ""
+        before = self._pages.read(request.page_token, caller.owner) if request.page_token else _NEWEST
+        page = await directory.page(before, states, size + 1, caller)
+        token = self._pages.token(page[size - 1].record.arrival, caller.owner) if len(page) > size else ""
         return pb.ListJobsResponse(jobs=[job_message(job) for job in page[:size]], next_page_token=token)
 
     async def CancelJob(self, parcel: Parcel[pb.CancelJobRequest], context: Context) -> pb.CancelJobResponse:
-        request, jobs = parcel.message, self._ready().jobs
+        request, jobs, caller = parcel.message, self._ready().jobs, current_caller()
         if request.WhichOneof("target") == "request_id":
-            job = await jobs.directory.by_request(check_id("request_id", request.request_id))
+            job = await jobs.directory.by_request(check_id("request_id", request.request_id), caller)
         else:
-            job = await jobs.directory.by_id(check_id("job_id", request.job_id))
+            job = await jobs.directory.by_id(check_id("job_id", request.job_id), caller)
         jobs.cancel(job)
         await jobs.settled(job)
         return pb.CancelJobResponse(job=job_message(job))
@@ -143,7 +146,7 @@ class GeneratorHandlers:
     async def UploadBlob(
         self, parcels: AsyncIterator[Parcel[pb.UploadBlobRequest]], context: Context
     ) -> pb.UploadBlobResponse:
-        return await self._ready().uploads.receive(parcels, current_caller().name)
+        return await self._ready().uploads.receive(parcels, current_caller())
 
     async def ListLoras(self, parcel: Parcel[pb.ListLorasRequest], context: Context) -> NoReturn:
         raise missing("lora.manage")
@@ -181,12 +184,3 @@ def _state(number: int) -> JobState:
     if state is None:
         raise invalid("states", "states of a job", number, reason="ENUM_UNKNOWN")
     return state
-
-
-def _page_token(text: str) -> int:
-    """Returns the arrival number before which a page begins."""
-    if not text:
-        return _NEWEST
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise invalid("page_token", "next_page_token of the previous reply", repr(text[:40]))
-    return int(text)

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from zrelay_shared.calls import DEFAULT_CALL_LIMITS, Shares
+from zrelay_shared.calls import DEFAULT_CALL_LIMITS
 from zrelay_shared.limits import MIB
+from zrelay_shared.shares import Shares
 
-_TOTAL_BYTES, _CALLER_BYTES = 512 * MIB, 128 * MIB
+IMAGE_ROOM_BYTES = 512 * MIB
+_CALLER_PERCENT = 25
 
 
 class ImageRoom:
-    """Room for images that are being sent, in bytes of their pixels, in total and for one caller (network address).
+    """Room for images that are being sent, in bytes of their pixels, in total and for one caller.
 
     A stream waits for room before it reads an image. It gives the room back once the image has left, or after some
     seconds: from then on the limit of slowly read bytes holds (`zrelay_shared.calls`), so that callers that do not read
@@ -20,24 +22,24 @@ class ImageRoom:
 
     def __init__(
         self,
-        total: int = _TOTAL_BYTES,
-        one_caller: int = _CALLER_BYTES,
+        total: int = IMAGE_ROOM_BYTES,
+        caller_percent: float = _CALLER_PERCENT,
         held_s: float = DEFAULT_CALL_LIMITS.prompt_send_s,
     ) -> None:
         """Creates empty room.
 
         Args:
             total: Bytes of all callers.
-            one_caller: Bytes of one of them.
+            caller_percent: What one of them may have of what the others leave.
             held_s: Longest time in seconds that an image has room.
         """
-        self._shares, self._held_s = Shares(total, one_caller), held_s
+        self._shares, self._held_s = Shares(total, caller_percent), held_s
         self._waiting: dict[asyncio.Future[None], tuple[str, int]] = {}
 
     @asynccontextmanager
     async def taken(self, caller: str, size: int) -> AsyncIterator[None]:
-        """Has room for an image of `size` bytes while the block runs. A caller waits behind itself only."""
-        size = min(size, self._shares.one_caller)
+        """Has room for an image of `size` bytes while the block runs. Those who wait pass the waiting of others."""
+        size = min(size, self._shares.limit_alone)
         place = _TakenRoom(self, caller, size)
         try:
             if any(other == caller for other, _ in self._waiting.values()) or not self._shares.take(caller, size):

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -36,7 +36,8 @@ class Submission:
         new_bytes: Bytes of the contents that no unfinished job needs yet, and of the spec. Of many jobs with the same
             embeddings one counts for all.
         detached: The job runs without anyone watching it.
-        caller: Identity of the caller.
+        caller: Name of the caller, for shares and quotas.
+        owner: Who may see the job.
         budget_s: Seconds that the caller waits, None without a limit.
     """
 
@@ -49,6 +50,7 @@ class Submission:
     new_bytes: int = 0
     detached: bool = False
     caller: str = ""
+    owner: str = ""
     budget_s: float | None = None
 
 
@@ -67,7 +69,7 @@ class IntakeResult:
 
 
 class JobIntake:
-    """Accepts submissions: one at a time per request id, any number at once.
+    """Accepts submissions: one at a time per owner and request id, any number at once.
 
     Attributes:
         refusal: Makes the error that new work is refused with; None while work is accepted.
@@ -101,7 +103,7 @@ class JobIntake:
         self.refusal: Callable[[], ZrelayError] | None = None
 
     async def accept(self, submission: Submission) -> IntakeResult:
-        """Returns the job of an earlier identical submission, or a new one that is durable when this returns.
+        """Returns the job of the owner's earlier identical submission, or a new one that is durable when this returns.
 
         A submission whose earlier job failed or was cancelled, or cannot be read, makes a new job.
 
@@ -114,7 +116,7 @@ class JobIntake:
             Unavailable: New work is refused, or the disk refuses (STATE_UNWRITABLE).
         """
         try:
-            known = await self._directory.find_request(submission.request_id)
+            known = await self._directory.find_request(submission.request_id, submission.owner)
         except PayloadCorrupt:
             known = None
         if known is not None and known.record.identity != submission.identity:
@@ -150,6 +152,7 @@ class JobIntake:
             identity=submission.identity,
             priority=submission.job.priority,
             caller=submission.caller,
+            owner=submission.owner,
             model=self._model,
             work_s=run_s,
             input_bytes=submission.new_bytes,
@@ -177,9 +180,9 @@ class SerialTasks:
     """Runs tasks of the same name one after another; a task continues if its caller is cancelled."""
 
     def __init__(self) -> None:
-        self._running: dict[str, asyncio.Task[LiveJob]] = {}
+        self._running: dict[Hashable, asyncio.Task[LiveJob]] = {}
 
-    async def run(self, name: str, work: Callable[[], Coroutine[Any, Any, LiveJob]]) -> LiveJob:
+    async def run(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, LiveJob]]) -> LiveJob:
         """Runs `work` once no other task of this name runs. It continues if the caller is cancelled."""
         while (other := self._running.get(name)) is not None:
             await asyncio.wait({other})
@@ -187,7 +190,7 @@ class SerialTasks:
         task.add_done_callback(lambda task: self._ended(name, task))
         return await asyncio.shield(task)
 
-    def _ended(self, name: str, task: "asyncio.Task[LiveJob]") -> None:
+    def _ended(self, name: Hashable, task: "asyncio.Task[LiveJob]") -> None:
         del self._running[name]
         if not task.cancelled():
             task.exception()  # retrieved here: the caller may be gone

@@ -160,7 +160,8 @@ class JobManager:
 
         A caller that goes away meanwhile leaves a job whose lease runs.
         """
-        return await self._submissions.run(submission.request_id, lambda: self._submit(submission))
+        name = submission.owner, submission.request_id
+        return await self._submissions.run(name, lambda: self._submit(submission))
 
     def cancel(self, job: LiveJob, error: Cancelled | None = None) -> None:
         """Cancels a job: the device is free within one step, a waiting job ends at once.

@@ -1,10 +1,11 @@
 """Decides whether one more job is accepted, by estimated work and by bytes on disk. Refusals contain the numbers."""
 
+import math
 from dataclasses import dataclass
 
 from zrelay_shared.errors import DeadlineExceeded, QueueFull, QuotaExceeded
 from zrelay_shared.service.roles import GeneratorConfig
-from zrelay_shared.service.shares import caller_places, caller_share
+from zrelay_shared.shares import caller_share
 
 _MIB = 1 << 20
 _ESTIMATE_ERROR = 1.5
@@ -114,7 +115,7 @@ def _refuse_overload(demand: Demand, load: Load, config: GeneratorConfig) -> Non
 def _refuse_share(demand: Demand, load: Load, config: GeneratorConfig) -> None:
     """Refuses a job of a caller that has its share of the queue: the rest is for others."""
     own, percent = load.caller, config.caller_share
-    most = caller_places(config.max_waiting, load.waiting - own.waiting, percent)
+    most = math.ceil(caller_share(config.max_waiting - (load.waiting - own.waiting), percent))
     most_s = caller_share(config.max_wait_s - (load.wait_s - own.wait_s), percent)
     most_bytes = caller_share(config.max_waiting_bytes - (load.input_bytes - own.input_bytes), percent)
     # As for the whole queue, the first job of a caller may exceed the share by itself.

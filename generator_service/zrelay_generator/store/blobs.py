@@ -43,8 +43,14 @@ class Blobs(Protocol):
     def has(self, sha256: str) -> bool:
         """Whether a content is stored."""
 
-    def put(self, sha256: str, data: Buffer) -> None:
-        """Stores a content, durable when this returns. `sha256` must be that of `data`."""
+    def put(self, sha256: str, data: Buffer, *, anew: bool = False) -> None:
+        """Stores a content, durable when this returns.
+
+        Args:
+            sha256: The digest of `data`.
+            data: The content.
+            anew: Write it even if it is stored: how long this takes then does not tell whether it was.
+        """
 
     def incoming(self) -> IncomingContent:
         """Starts to receive a content whose digest is known only at its end."""
@@ -121,10 +127,10 @@ class FolderBlobs:
     def has(self, sha256: str) -> bool:
         return (self._folder / sha256).is_file()
 
-    def put(self, sha256: str, data: Buffer) -> None:
+    def put(self, sha256: str, data: Buffer, *, anew: bool = False) -> None:
         path = self._folder / sha256
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == len(data) and sha256 not in self._unreadable:
+            if path.stat().st_size == len(data) and sha256 not in self._unreadable and not anew:
                 return
         incoming = self.incoming()
         try:
@@ -242,9 +248,9 @@ class MemoryBlobs:
     def has(self, sha256: str) -> bool:
         return sha256 in self._known
 
-    def put(self, sha256: str, data: Buffer) -> None:
+    def put(self, sha256: str, data: Buffer, *, anew: bool = False) -> None:
         with self._lock:
-            if sha256 not in self._known:
+            if anew or sha256 not in self._known:
                 self._known[sha256] = bytes(data)
 
     def incoming(self) -> IncomingContent:

@@ -18,7 +18,7 @@ _SAVE_S = 600.0
 """Seconds until the clock is saved again, so that a power failure loses little of it."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-_TIMES = (("jobs", "accepted_s"), ("jobs", "ended_s"), ("contents", "used_at"))
+_TIMES = (("jobs", "accepted_s"), ("jobs", "ended_s"), ("senders", "used_at"))
 """Tables and columns that hold seconds of this clock."""
 
 

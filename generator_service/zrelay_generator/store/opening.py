@@ -17,11 +17,14 @@ from zrelay_shared.errors import FailedPrecondition
 log = logging.getLogger(__name__)
 DATABASE = "jobs.db"
 _LOCK, _OWNER = "jobs.lock", "jobs.owner"
-_TABLES = ("jobs", "inputs", "events", "contents", "clock")
+_TABLES = ("jobs", "inputs", "events", "contents", "senders", "clock")
 _ORPHANS = (
     "DELETE FROM inputs WHERE arrival NOT IN (SELECT arrival FROM jobs)",
     "DELETE FROM events WHERE arrival NOT IN (SELECT arrival FROM jobs)",
-    "DELETE FROM contents WHERE NOT sent AND sha256 NOT IN (SELECT sha256 FROM events WHERE sha256 IS NOT NULL)",
+    "INSERT OR IGNORE INTO senders SELECT i.sha256, j.owner, 0 FROM inputs i JOIN jobs j ON j.arrival = i.arrival",
+    "DELETE FROM contents WHERE sha256 NOT IN (SELECT sha256 FROM senders) "
+    "AND sha256 NOT IN (SELECT sha256 FROM events WHERE sha256 IS NOT NULL)",
+    "DELETE FROM senders WHERE sha256 NOT IN (SELECT sha256 FROM contents)",
     # A job whose last event is lost would never end for those who watch it.
     "UPDATE jobs SET state = 'failed' WHERE state = 'succeeded' "
     "AND NOT EXISTS (SELECT 1 FROM events WHERE arrival = jobs.arrival AND sha256 IS NULL)",

@@ -45,7 +45,7 @@ class JobStore(Protocol):
         Args:
             record: The job.
             spec: Serialized GenerationSpec, with contents by name.
-            inputs: The contents that it needs, by SHA-256; None for contents that are stored already.
+            inputs: The contents that it needs, by SHA-256; None for contents that its owner may name (`known_size`).
             sizes: Bytes of each content.
 
         Raises:
@@ -70,14 +70,15 @@ class JobStore(Protocol):
     async def unfinished(self) -> tuple[list[JobRecord], list[int]]:
         """Returns the jobs to continue, sorted by arrival number, and the arrival numbers of damaged records."""
 
-    async def by_id(self, job_id: str) -> JobRecord | None:
-        """Returns a job."""
+    async def by_id(self, job_id: str, owner: str | None) -> JobRecord | None:
+        """Returns a job of an owner, or of any (None)."""
 
-    async def by_request(self, request_id: str) -> JobRecord | None:
-        """Returns the latest job of a request id."""
+    async def by_request(self, request_id: str, owner: str | None) -> JobRecord | None:
+        """Returns the latest job of a request id and an owner, or any owner (None)."""
 
-    async def before(self, arrival: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
-        """Returns at most `limit` jobs in these (ended) states that arrived before another, newest first."""
+    async def before(self, arrival: int, states: Sequence[JobState], limit: int, owner: str | None) -> list[JobRecord]:
+        """Returns at most `limit` jobs of an owner, or of all (None), in these (ended) states that arrived before
+        another, newest first."""
 
     async def spec(self, arrival: int) -> bytes:
         """Returns the spec of an unfinished job. Raises PayloadCorrupt (STORE_DAMAGED)."""
@@ -102,11 +103,14 @@ class JobStore(Protocol):
     def read_now(self, sha256: str) -> bytes:
         """Returns a content, on the calling thread. Raises ContentMissing, ContentDamaged."""
 
-    async def known_size(self, sha256: str) -> int | None:
-        """Returns the bytes of a stored content, None if it is not stored; it counts as used now."""
+    async def known_size(self, sha256: str, owner: str) -> int | None:
+        """Returns the bytes of a stored content that an owner sent, or that one of its jobs produced; else None.
 
-    async def needed(self, contents: Collection[str]) -> set[str]:
-        """Returns which of these contents unfinished jobs need."""
+        It counts as used now.
+        """
+
+    async def needed(self, contents: Collection[str], owner: str) -> set[str]:
+        """Returns which of these contents unfinished jobs of an owner need."""
 
     def incoming(self) -> IncomingContent:
         """Starts to receive a content whose digest is known at its end. The caller always calls `drop_incoming`."""
@@ -114,8 +118,8 @@ class JobStore(Protocol):
     async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
         """Appends to a content."""
 
-    async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int) -> None:
-        """Stores a complete content under its digest."""
+    async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int, owner: str) -> None:
+        """Stores a complete content under its digest, as sent by an owner."""
 
     async def drop_incoming(self, incoming: IncomingContent) -> None:
         """Removes a content that was not kept; does nothing if it was kept."""

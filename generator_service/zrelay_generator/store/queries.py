@@ -17,6 +17,7 @@ _COLUMNS = {
     "detached": int,
     "priority": int,
     "caller": str,
+    "owner": str,
     "model": str,
     "work_s": float,
     "input_bytes": int,
@@ -42,26 +43,30 @@ def insert_job(db: sqlite3.Connection, record: JobRecord, spec: bytes, inputs: C
     db.executemany("INSERT INTO inputs VALUES (?, ?)", [(record.arrival, sha256) for sha256 in inputs])
 
 
-def add_content(db: sqlite3.Connection, sha256: str, size: int, now_s: float, *, sent: bool) -> None:
-    """Adds a row for a content that is on disk; if there is one, the content counts as used again.
-
-    Args:
-        db: The connection.
-        sha256: Its digest.
-        size: Its bytes.
-        now_s: Seconds of the store's clock.
-        sent: Whether a caller sent it.
-    """
-    db.execute(
-        "INSERT INTO contents VALUES (?1, ?2, ?3, ?4) "
-        "ON CONFLICT (sha256) DO UPDATE SET used_at = ?4, sent = max(sent, ?3)",
-        (sha256, size, sent, now_s),
-    )
+def add_content(db: sqlite3.Connection, sha256: str, size: int) -> None:
+    """Adds a row for a content that is on disk."""
+    db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (sha256, size))
 
 
-def content_size(db: sqlite3.Connection, sha256: str) -> int | None:
-    """Returns the bytes of a content that has a row."""
-    found = db.execute("SELECT bytes FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
+def add_sender(db: sqlite3.Connection, sha256: str, owner: str, now_s: float) -> None:
+    """Records that an owner sent a content, or used it again, at `now_s` of the store's clock."""
+    db.execute("INSERT OR REPLACE INTO senders VALUES (?, ?, ?)", (sha256, owner, now_s))
+
+
+def sent_contents(db: sqlite3.Connection, contents: Collection[str], owner: str) -> set[str]:
+    """Returns which of these contents an owner sent."""
+    query = "SELECT EXISTS (SELECT 1 FROM senders WHERE sha256 = ? AND owner = ?)"
+    return {sha256 for sha256 in contents if db.execute(query, (sha256, owner)).fetchone()[0]}
+
+
+def content_size(db: sqlite3.Connection, sha256: str, owner: str) -> int | None:
+    """Returns the bytes of a content that an owner may name: it sent it, or a job of it produced it."""
+    found = db.execute(
+        "SELECT bytes FROM contents WHERE sha256 = ?1 AND ("
+        "EXISTS (SELECT 1 FROM senders WHERE sha256 = ?1 AND owner = ?2) OR EXISTS ("
+        "SELECT 1 FROM events e JOIN jobs j ON j.arrival = e.arrival WHERE e.sha256 = ?1 AND j.owner = ?2))",
+        (sha256, owner),
+    ).fetchone()
     return None if found is None else int(found[0])
 
 
@@ -83,10 +88,12 @@ def unnamed_contents(db: sqlite3.Connection, contents: Collection[str]) -> set[s
     return {sha256 for sha256 in contents if not db.execute(query, (sha256,)).fetchone()[0]}
 
 
-def needed_inputs(db: sqlite3.Connection, contents: Collection[str]) -> set[str]:
-    """Returns which of these contents unfinished jobs need."""
-    query = "SELECT EXISTS (SELECT 1 FROM inputs WHERE sha256 = ?)"
-    return {sha256 for sha256 in contents if db.execute(query, (sha256,)).fetchone()[0]}
+def needed_inputs(db: sqlite3.Connection, contents: Collection[str], owner: str) -> set[str]:
+    """Returns which of these contents unfinished jobs of an owner need."""
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM inputs i JOIN jobs j ON j.arrival = i.arrival WHERE i.sha256 = ? AND j.owner = ?)"
+    )
+    return {sha256 for sha256 in contents if db.execute(query, (sha256, owner)).fetchone()[0]}
 
 
 def insert_result(db: sqlite3.Connection, arrival: int, result: ResultRecord) -> None:
@@ -143,27 +150,31 @@ def detach_job(db: sqlite3.Connection, arrival: int) -> None:
     db.execute("UPDATE jobs SET detached = 1 WHERE arrival = ?", (arrival,))
 
 
-def job_by_id(db: sqlite3.Connection, job_id: str) -> JobRecord | None:
-    """Returns a job; None if there is none or its row is damaged."""
-    return _first(db, "WHERE job_id = ?", job_id)
+def job_by_id(db: sqlite3.Connection, job_id: str, owner: str | None) -> JobRecord | None:
+    """Returns a job of an owner, or of any (None); None if there is none or its row is damaged."""
+    return _first(db, f"WHERE job_id = ?{_of(owner)}", (job_id, *_given(owner)))
 
 
-def job_by_request(db: sqlite3.Connection, request_id: str) -> JobRecord | None:
-    """Returns the latest job of a request id."""
-    return _first(db, "WHERE request_id = ? ORDER BY arrival DESC LIMIT 1", request_id)
+def job_by_request(db: sqlite3.Connection, request_id: str, owner: str | None) -> JobRecord | None:
+    """Returns the latest job of a request id and an owner, or any owner (None)."""
+    where = f"WHERE request_id = ?{_of(owner)} ORDER BY arrival DESC LIMIT 1"
+    return _first(db, where, (request_id, *_given(owner)))
 
 
-def jobs_before(db: sqlite3.Connection, before: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
-    """Returns jobs in these states that arrived before another, newest first.
+def jobs_before(
+    db: sqlite3.Connection, before: int, states: Sequence[JobState], limit: int, owner: str | None
+) -> list[JobRecord]:
+    """Returns jobs of an owner, or of all (None), in these states that arrived before another, newest first.
 
     Damaged rows are left out. There are fewer than `limit` only if there are no more.
     """
-    query = f"{_SELECT} WHERE arrival < ? AND state IN ({', '.join('?' * len(states))}) ORDER BY arrival DESC LIMIT ?"
+    marks = ", ".join("?" * len(states))
+    query = f"{_SELECT} WHERE arrival < ? AND state IN ({marks}){_of(owner)} ORDER BY arrival DESC LIMIT ?"
     records: list[JobRecord] = []
     more = True
     while more and len(records) < limit:
         wanted = limit - len(records)
-        found = db.execute(query, (before, *(state.value for state in states), wanted)).fetchall()
+        found = db.execute(query, (before, *(state.value for state in states), *_given(owner), wanted)).fetchall()
         records += [record for record in map(_record, found) if record is not None]
         more = len(found) == wanted
         before = found[-1][0] if found else before
@@ -201,9 +212,18 @@ def last_arrival(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(arrival), 0) FROM jobs").fetchone()[0])
 
 
-def _first(db: sqlite3.Connection, where: str, value: str) -> JobRecord | None:
-    found = db.execute(f"{_SELECT} {where}", (value,)).fetchone()
+def _first(db: sqlite3.Connection, where: str, values: Sequence[str]) -> JobRecord | None:
+    found = db.execute(f"{_SELECT} {where}", values).fetchone()
     return None if found is None else _record(found)
+
+
+def _of(owner: str | None) -> str:
+    """Returns the condition that a job has this owner, to be followed by `_given`."""
+    return "" if owner is None else " AND owner = ?"
+
+
+def _given(owner: str | None) -> tuple[str, ...]:
+    return () if owner is None else (owner,)
 
 
 def _values(record: JobRecord) -> list[object]:

@@ -38,13 +38,14 @@ class JobRecord:
         request_id: The client's id of the request.
         identity: SHA-256 (hex) of everything that was requested.
         priority: The priority class.
-        caller: Identity of the caller.
+        caller: Name of the caller, for shares and quotas.
         model: Digest of what generates the image; a job is not continued by another model.
         work_s: Estimated seconds on the device at acceptance.
         input_bytes: Bytes on disk that the job keeps there while it waits.
         accepted_at: Seconds since 1970 by the system's time, for people.
         accepted_s: Seconds of the store's clock, for the order of jobs and their ages.
         accepted: Serialized JobAccepted message.
+        owner: Who may see the job (`zrelay_shared.callers.Caller.owner`).
         detached: The job runs without anyone watching it.
         state: Its state.
         sequence: Sequence number of the latest event that is kept.
@@ -65,6 +66,7 @@ class JobRecord:
     accepted_at: float
     accepted_s: float
     accepted: bytes
+    owner: str = ""
     detached: bool = False
     state: JobState = JobState.QUEUED
     sequence: int = 1

@@ -58,14 +58,32 @@ MIGRATIONS = (
         boot_id TEXT NOT NULL
     );
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    DROP INDEX jobs_by_request;
+    CREATE INDEX jobs_by_request ON jobs (request_id, owner, arrival);
+    CREATE INDEX jobs_by_owner ON jobs (owner, arrival);
+    CREATE TABLE senders (
+        sha256 TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        used_at REAL NOT NULL,
+        PRIMARY KEY (sha256, owner)
+    ) WITHOUT ROWID;
+    INSERT INTO senders SELECT sha256, '', used_at FROM contents WHERE sent;
+    ALTER TABLE contents RENAME TO contents_before;
+    CREATE TABLE contents (sha256 TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
+    INSERT INTO contents SELECT sha256, bytes FROM contents_before;
+    DROP TABLE contents_before;
+    """,
 )
 """MIGRATIONS[n] takes a database of version n (`PRAGMA user_version`) to n + 1.
 
 jobs: `state` is unfinished, succeeded, failed or cancelled; `accepted` is a serialized JobAccepted; `spec` is the
-serialized GenerationSpec with contents by name, NULL once the job is over; `error` is JSON. inputs: contents that an
-unfinished job needs. events: results; `body` is JSON, `sha256` and `bytes` are those of the file that belongs to it.
-contents: `sent` is 1 if a caller sent it (kept while there is room), 0 for a result (kept as long as its job);
-`used_at` is in seconds of the store's clock, as `accepted_s` and `ended_s` of jobs are. clock: one row, see `clock.py`.
+serialized GenerationSpec with contents by name, NULL once the job is over; `error` is JSON; `owner` is who may see the
+job, '' for every network address. inputs: contents that an unfinished job needs. events: results; `body` is JSON,
+`sha256` and `bytes` are those of the file that belongs to it. contents: what is on disk. senders: who sent a content
+(kept while there is room) and may name it; results, which are kept as long as their job, have none. `used_at` is in
+seconds of the store's clock, as `accepted_s` and `ended_s` of jobs are. clock: one row, see `clock.py`.
 """
 
 

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,19 +100,20 @@ class SqliteJobStore:
             missing = [sha256 for sha256 in inputs if not self.blobs.has(sha256)]
             for sha256, size in sizes.items():
                 if sha256 not in missing:  # what was sent stays for the next attempt, within the limits
-                    queries.add_content(db, sha256, size, self.clock.now_s, sent=True)
+                    self._add_sent(db, sha256, size, record.owner)
             if not missing:
                 queries.insert_job(db, record, spec, inputs)
             return missing[0] if missing else None
 
+        given = {sha256: data for sha256, data in inputs.items() if data is not None}
+        sent = await self._run(lambda db: queries.sent_contents(db, given, record.owner)) if given else set()
         with self._claims.claiming() as claim:
-            for sha256, data in inputs.items():
-                if data is not None:
-                    await self._put(claim, sha256, data)
+            for sha256, data in given.items():
+                await self._put(claim, sha256, data, anew=sha256 not in sent)
             missing = await self._run(write)
         if missing is not None:
             raise ContentMissing(missing)
-        await self._grown(sum(len(data) for data in inputs.values() if data is not None))
+        await self._grown(sum(map(len, given.values())))
 
     async def add_image(self, arrival: int, result: ResultRecord, data: Buffer) -> None:
         sha256 = result.sha256
@@ -120,13 +122,13 @@ class SqliteJobStore:
 
         def write(db: sqlite3.Connection) -> None:
             self._require(sha256)
-            queries.add_content(db, sha256, result.bytes, self.clock.now_s, sent=False)
+            queries.add_content(db, sha256, result.bytes)
             queries.insert_result(db, arrival, result)
 
         async def add() -> None:
             # An older job may have produced the same file, which goes with it: claimed, it stays.
             with self._claims.claiming() as claim:
-                await self._put(claim, sha256, data)
+                await self._put(claim, sha256, data, anew=True)  # others may have generated the same image
                 await self._run(write)
             await self._grown(result.bytes)
 
@@ -152,14 +154,14 @@ class SqliteJobStore:
     async def unfinished(self) -> tuple[list[JobRecord], list[int]]:
         return await self._run(queries.unfinished_jobs)
 
-    async def by_id(self, job_id: str) -> JobRecord | None:
-        return await self._run(lambda db: queries.job_by_id(db, job_id))
+    async def by_id(self, job_id: str, owner: str | None) -> JobRecord | None:
+        return await self._run(lambda db: queries.job_by_id(db, job_id, owner))
 
-    async def by_request(self, request_id: str) -> JobRecord | None:
-        return await self._run(lambda db: queries.job_by_request(db, request_id))
+    async def by_request(self, request_id: str, owner: str | None) -> JobRecord | None:
+        return await self._run(lambda db: queries.job_by_request(db, request_id, owner))
 
-    async def before(self, arrival: int, states: Sequence[JobState], limit: int) -> list[JobRecord]:
-        return await self._run(lambda db: queries.jobs_before(db, arrival, states, limit))
+    async def before(self, arrival: int, states: Sequence[JobState], limit: int, owner: str | None) -> list[JobRecord]:
+        return await self._run(lambda db: queries.jobs_before(db, arrival, states, limit, owner))
 
     async def spec(self, arrival: int) -> bytes:
         found = await self._run(lambda db: queries.spec_of(db, arrival))
@@ -193,18 +195,18 @@ class SqliteJobStore:
         with self.disk.reading():
             return self.blobs.read(sha256)
 
-    async def known_size(self, sha256: str) -> int | None:
+    async def known_size(self, sha256: str, owner: str) -> int | None:
         def look_up(db: sqlite3.Connection) -> int | None:
-            size = queries.content_size(db, sha256)
+            size = queries.content_size(db, sha256, owner)
             if size is None or not self.blobs.has(sha256):
                 return None
-            queries.add_content(db, sha256, size, self.clock.now_s, sent=True)
+            queries.add_sender(db, sha256, owner, self.clock.now_s)
             return size
 
         return await self._run(look_up)
 
-    async def needed(self, contents: Collection[str]) -> set[str]:
-        return await self._run(lambda db: queries.needed_inputs(db, contents))
+    async def needed(self, contents: Collection[str], owner: str) -> set[str]:
+        return await self._run(lambda db: queries.needed_inputs(db, contents, owner))
 
     def incoming(self) -> IncomingContent:
         return self.blobs.incoming()
@@ -212,10 +214,10 @@ class SqliteJobStore:
     async def write_incoming(self, incoming: IncomingContent, data: Buffer) -> None:
         await _to_its_end(self._file(incoming.write, data))
 
-    async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int) -> None:
+    async def keep_incoming(self, incoming: IncomingContent, sha256: str, size: int, owner: str) -> None:
         def write(db: sqlite3.Connection) -> None:
             self._require(sha256)
-            queries.add_content(db, sha256, size, self.clock.now_s, sent=True)
+            self._add_sent(db, sha256, size, owner)
 
         async def keep() -> None:
             with self._claims.claiming() as claim:
@@ -291,8 +293,12 @@ class SqliteJobStore:
         if not self.blobs.has(sha256):
             raise refusal()
 
-    async def _put(self, claim: Callable[[str], None], sha256: str, data: Buffer) -> None:
-        await self._file(_claimed, claim, self.blobs.put, sha256, data)
+    def _add_sent(self, db: sqlite3.Connection, sha256: str, size: int, owner: str) -> None:
+        queries.add_content(db, sha256, size)
+        queries.add_sender(db, sha256, owner, self.clock.now_s)
+
+    async def _put(self, claim: Callable[[str], None], sha256: str, data: Buffer, *, anew: bool = False) -> None:
+        await self._file(_claimed, claim, partial(self.blobs.put, anew=anew), sha256, data)
 
     async def _remove(self, call: Callable[[sqlite3.Connection, set[str]], T]) -> T:
         """Runs a call that adds to a set the contents whose rows it removed. Their files go after the commit."""

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GeneratorServiceStub(object):
-    """Generates images with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE. A caller sees its own jobs; those of others do not exist for it,
+    unless it administers.
     """
 
     def __init__(self, channel):
@@ -93,7 +94,8 @@ class GeneratorServiceStub(object):
 
 
 class GeneratorServiceServicer(object):
-    """Generates images with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE. A caller sees its own jobs; those of others do not exist for it,
+    unless it administers.
     """
 
     def GetInfo(self, request, context):
@@ -135,7 +137,7 @@ class GeneratorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists jobs, newest first.
+        """Lists the caller's jobs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +152,7 @@ class GeneratorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadBlob(self, request_iterator, context):
-        """Stores bytes under their digest; later requests can refer to them by ContentRef.
+        """Stores bytes under their digest; later requests of the same caller can refer to them by ContentRef.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,7 +246,8 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GeneratorService(object):
-    """Generates images with a Z-Image transformer and VAE.
+    """Generates images with a Z-Image transformer and VAE. A caller sees its own jobs; those of others do not exist for it,
+    unless it administers.
     """
 
     @staticmethod

@@ -10,12 +10,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import Cancelled
+from zrelay_shared.shares import CallerTurns
 
 T = TypeVar("T")
 MAX_DECODING_PIXELS = 1 << 25
@@ -131,17 +133,36 @@ class StartedWork(Generic[T]):
 
 
 class DecodePool:
-    """Threads for work that decodes pictures, so that such work delays no other."""
+    """Threads for work that decodes pictures, so that such work delays no other. Callers take turns."""
 
     def __init__(self, budget: PixelBudget | None = None, threads: int = _THREADS) -> None:
         """Makes the pool; its threads start with the first work. Without a budget it has one of its own."""
         self.budget = PixelBudget() if budget is None else budget
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+        self._waiting: CallerTurns[Callable[[], None]] = CallerTurns()
+        self._lock = threading.Lock()
 
     def start(self, work: Callable[[Decoding], T]) -> StartedWork[T]:
-        """Starts `work` in a thread. If its caller leaves, waiting work is dropped and running work ends early."""
+        """Starts `work` of the current caller in a thread.
+
+        If the caller leaves, waiting work is dropped and running work ends early.
+        """
         decoding = Decoding(self.budget)
-        future = self._threads.submit(_run, work, decoding)
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(_run(work, decoding))
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._lock:
+            self._waiting.put(current_caller().name, run)
+        self._threads.submit(self._run_next).add_done_callback(
+            lambda turn: future.cancel() if turn.cancelled() else None  # the pool is closed
+        )
 
         def leave() -> None:
             decoding.leave()
@@ -156,6 +177,11 @@ class DecodePool:
     def close(self) -> None:
         """Drops the work that waits, lets the running work finish, and ends the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _run_next(self) -> None:
+        with self._lock:
+            run = self._waiting.pop()
+        run()
 
 
 def start_in_thread(work: Callable[[Decoding], T]) -> StartedWork[T]:

@@ -22,7 +22,7 @@ from zrelay_shared.limits import (
 )
 from zrelay_shared.service import settings
 from zrelay_shared.service.settings import setting
-from zrelay_shared.service.shares import CALLER_SHARE_PERCENT
+from zrelay_shared.shares import CALLER_SHARE_PERCENT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -125,8 +125,8 @@ class ServiceConfig:
         MAX_OPEN_CALLS,
         group="Limits",
         minimum=8,
-        help="Calls that may be open at once; one caller (one network address) may have three quarters of them. A "
-        "client has one open call for each job in flight.",
+        help="Calls that may be open at once; one caller (an identity, or a network address without TLS) may have "
+        "three quarters of what the others leave. A client has one open call for each job in flight.",
     )
     device: str = setting(
         "auto",
@@ -171,8 +171,8 @@ class ServiceConfig:
         minimum=1,
         maximum=100,
         unit="percent",
-        help="Part of the queue that one caller (one network address) may fill, of what the others leave; 100 if all "
-        "callers share one address.",
+        help="Part of the queue that one caller (an identity, or a network address without TLS) may fill, of what the "
+        "others leave; 100 if all callers are one.",
     )
 
     def __post_init__(self) -> None:
@@ -343,7 +343,7 @@ class GeneratorConfig(ServiceConfig):
         group="Queue",
         minimum=1,
         default_text="no limit",
-        help="Requests of one caller (one network address) that may wait.",
+        help="Requests of one caller (an identity, or a network address without TLS) that may wait.",
         example=100,
     )
     lease_s: float = setting(

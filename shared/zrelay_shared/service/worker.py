@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from typing import Generic, TypeVar
 
 from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import QueueFull, QuotaExceeded
-from zrelay_shared.service.shares import CALLER_SHARE_PERCENT, caller_places
+from zrelay_shared.shares import CALLER_SHARE_PERCENT, Shares
 
 T = TypeVar("T")
 _SMOOTHING = 0.2
@@ -87,8 +86,8 @@ class DeviceWorker:
         self._max_waiting, self._slots, self._clock = max_waiting, slots, clock
         self._share_percent = share_percent
         self._turns = asyncio.Semaphore(slots)
-        self._calls = self._busy = 0
-        self._calls_of: Counter[str] = Counter()
+        self._calls = Shares(max_waiting + slots, share_percent)
+        self._busy = 0
         self._mean_s = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,17 +97,17 @@ class DeviceWorker:
     @property
     def running(self) -> int:
         """Number of calls that have a slot."""
-        return min(self._slots, self._calls)
+        return min(self._slots, self._calls.used)
 
     @property
     def waiting(self) -> int:
         """Number of calls that wait for a slot."""
-        return max(0, self._calls - self._slots)
+        return max(0, self._calls.used - self._slots)
 
     @property
     def estimated_wait_s(self) -> float:
         """Seconds until a call that arrives now would start, from the smoothed mean of past calls."""
-        return self._calls * self._mean_s
+        return self._calls.used * self._mean_s
 
     def forget(self) -> None:
         """Discards the measured seconds per call, for example those of loading the model."""
@@ -178,29 +177,26 @@ class DeviceWorker:
     def _enter(self) -> str:
         """Counts a new call and returns its caller. Raises QueueFull, QuotaExceeded."""
         caller = current_caller().name
-        self._check_queue(caller)
-        self._calls += 1
-        self._calls_of[caller] += 1
+        if not self._calls.take(caller):
+            raise self._refusal(caller)
         return caller
 
-    def _check_queue(self, caller: str) -> None:
+    def _refusal(self, caller: str) -> QueueFull | QuotaExceeded:
         retry_s = max(_MIN_RETRY_S, self._mean_s)
         if self.waiting >= self._max_waiting:
-            raise QueueFull(
+            return QueueFull(
                 f"{self.waiting} calls are waiting, and at most {self._max_waiting} may wait: try again later, "
                 "or use another server",
                 retry_after_s=retry_s,
                 metadata={"waiting": self.waiting, "max_waiting": self._max_waiting},
             )
-        own = self._calls_of[caller]
-        most = caller_places(self._max_waiting + self._slots, self._calls - own, self._share_percent)
-        if own >= most:
-            raise QuotaExceeded(
-                f"{own} of your calls wait or run here, and at most {most} of one caller may; the other places are for "
-                "other callers: send fewer at once, use another server, or have its operator raise --caller-share",
-                retry_after_s=retry_s,
-                metadata={"calls": own, "max_calls": most, "caller_share": f"{self._share_percent:g}"},
-            )
+        own, most = self._calls.used_by(caller), self._calls.limit_of(caller)
+        return QuotaExceeded(
+            f"{own} of your calls wait or run here, and at most {most} of one caller may; the other places are for "
+            "other callers: send fewer at once, use another server, or have its operator raise --caller-share",
+            retry_after_s=retry_s,
+            metadata={"calls": own, "max_calls": most, "caller_share": f"{self._share_percent:g}"},
+        )
 
     async def _submit(
         self, thread: ThreadPoolExecutor, work: Callable[[], T], after: Callable[[], None] = lambda: None
@@ -220,14 +216,11 @@ class DeviceWorker:
         return await asyncio.wrap_future(future)
 
     def _leave(self, caller: str) -> None:
-        self._calls -= 1
-        self._calls_of[caller] -= 1
-        if not self._calls_of[caller]:
-            del self._calls_of[caller]
+        self._calls.give(caller)
 
     def _measure(self, seconds: float) -> None:
         self._mean_s += _SMOOTHING * (seconds - self._mean_s) if self._mean_s else seconds
 
     def _set_idle(self) -> None:
-        if not self._calls and not self._busy:
+        if not self._calls.used and not self._busy:
             self._idle.set()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import FailedPrecondition
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.pictures import plain_picture
@@ -164,8 +165,9 @@ async def _read_plain_image(
     cancelled: CancelCheck,
 ) -> ImageStates:
     """Computes the states of a grey image of the same size, read in the same way."""
+    owner = current_caller().owner
     prepared = await runtime.worker.on_images(
-        lambda: engine.prepare("grey", size, lambda: plain_picture(*size, _GREY), parameters, None)
+        lambda: engine.prepare("grey", size, lambda: plain_picture(*size, _GREY), parameters, None, owner=owner)
     )
     return await runtime.worker.on_device(lambda: engine.run(prepared, cancelled))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zrelay_shared.callers import current_caller
 from zrelay_shared.errors import FailedPrecondition, MessageTooLarge
 from zrelay_shared.torch_devices import dtype_name
 from zrelay_shared.torch_tensors import FLOAT_DTYPES, NAMES, all_finite, overflow_remedy
@@ -100,7 +101,7 @@ async def encode_images(runtime: VisionRuntime, request: EncodeImagesParameters)
 
 async def score_images(runtime: VisionRuntime, request: ScoreImagesParameters) -> list[Scores]:
     """Scores each image with every text: one Scores [1, texts] per image. Raises as `encode_images`."""
-    siglip = runtime.require_siglip("vision.score", "images")
+    siglip, owner = runtime.require_siglip("vision.score", "images"), current_caller().owner
     scores = []
     async with runtime.admit() as cancelled:
         for ref in request.images:
@@ -110,7 +111,12 @@ async def score_images(runtime: VisionRuntime, request: ScoreImagesParameters) -
             )
             scores.append(
                 await runtime.worker.on_device(
-                    lambda: siglip.score([decoded], request.texts, cancelled=cancelled)  # noqa: B023  awaited
+                    lambda: siglip.score(
+                        [decoded],  # noqa: B023  awaited
+                        request.texts,
+                        cancelled=cancelled,
+                        owner=owner,
+                    )
                 )
             )
     return scores
@@ -137,6 +143,7 @@ async def read_states(
             parameters,
             target_area,
             field=field,
+            owner=stored.owner,
         )
     )
     return await runtime.worker.on_device(lambda: engine.run(prepared, cancelled)), stored.sha256, size

@@ -49,6 +49,7 @@ class PreparedImage:
 
     Attributes:
         key: Everything that a prefix depends on.
+        owner: Who sent the image.
         prompt: Token ids around the image.
         plan: Blocks to run.
         hidden_layer: Index of the hidden layer.
@@ -59,6 +60,7 @@ class PreparedImage:
     """
 
     key: tuple[object, ...]
+    owner: str
     prompt: VisionPrompt
     plan: LayerPlan
     hidden_layer: int
@@ -179,6 +181,7 @@ class Qwen3VLEngine:
         target_area: int | None,
         *,
         field: str = "image",
+        owner: str = "",
     ) -> PreparedImage:
         """Formats the prompt, and cuts the image into patches unless its prefix is cached.
 
@@ -189,6 +192,7 @@ class Qwen3VLEngine:
             parameters: How to read the image.
             target_area: Pixels to scale the image to, None for the processor's own size.
             field: Path of the image in the request, for refusals.
+            owner: Who sent the image. Prefixes of images that others sent are not used.
 
         Raises:
             InvalidArgument: HIDDEN_LAYER_INVALID, TARGET_AREA_INVALID, IMAGE_ASPECT, TEXT_HAS_IMAGE.
@@ -208,9 +212,9 @@ class Qwen3VLEngine:
             components.tokenizer, components.tokens, parameters.text, parameters.system_prompt
         )
         key = (sha256, layer, parameters.system_prompt, grid)
-        prefix = self._prefixes.get(key)
+        prefix = self._prefixes.get(key, owner)
         patches = preprocessor.patches(pixels(), target_area) if prefix is None else None
-        return PreparedImage(key, prompt, plan, layer, parameters.tokens, grid, patches, prefix)
+        return PreparedImage(key, owner, prompt, plan, layer, parameters.tokens, grid, patches, prefix)
 
     def run(self, image: PreparedImage, cancelled: Callable[[], bool]) -> ImageStates:
         """Computes the states of a prepared image, on the CPU in the compute dtype.
@@ -255,7 +259,7 @@ class Qwen3VLEngine:
             features = model.encode_image(image.patches, image.grid)
             states, cache = model.run_prefix(ids, start, features, positions[:, :prefix_length], image.plan, cancelled)
             prefix = _ImagePrefix(states.cpu(), cache.to("cpu"))
-            self._prefixes.put(image.key, prefix, prefix.nbytes)
+            self._prefixes.put(image.key, prefix, prefix.nbytes, image.owner)
         suffix = prefix.states[:0]
         if image.tokens.has_text and image.prompt.after:
             cache = prefix.cache.to(model.device)

@@ -129,14 +129,27 @@ class SiglipEngine:
         for image in images:
             _stop_if(cancelled)
             key = (image.sha256, target_area)
-            if (grid := self._grids.get(key)) is None:
+            if (grid := self._grids.get(key, image.owner)) is None:
                 grid = self._grid(image.image, target_area)
-                self._grids.put(key, grid, grid.nbytes)
+                self._grids.put(key, grid, grid.nbytes, image.owner)
             grids.append(grid)
         return grids
 
-    def score(self, images: Sequence[DecodedImage], texts: Sequence[str], *, cancelled: Callable[[], bool]) -> Scores:
+    def score(
+        self,
+        images: Sequence[DecodedImage],
+        texts: Sequence[str],
+        *,
+        cancelled: Callable[[], bool],
+        owner: str = "",
+    ) -> Scores:
         """Scores every image with every text, with SigLIP's scale, bias and padding.
+
+        Args:
+            images: The images.
+            texts: The texts.
+            cancelled: Checked before each image.
+            owner: Who sent the texts.
 
         Raises:
             FeatureMissing: The checkpoint has no text tower.
@@ -145,13 +158,13 @@ class SiglipEngine:
             Cancelled, OutOfMemory: The computation stopped.
         """
         tower = self.text_tower()
-        text_features = self._encode_texts(tower, tuple(texts))
+        text_features = self._encode_texts(tower, tuple(texts), owner)
         image_features = []
         for image in images:
             _stop_if(cancelled)
-            if (pooled := self._image_features.get(image.sha256)) is None:
+            if (pooled := self._image_features.get(image.sha256, image.owner)) is None:
                 pooled = self._run_vision_tower(image.image)[0].pooler_output[0].cpu()
-                self._image_features.put(image.sha256, pooled, pooled.nbytes)
+                self._image_features.put(image.sha256, pooled, pooled.nbytes, image.owner)
             image_features.append(pooled)
         scale = tower.scale
         return score(torch.stack(image_features), text_features, scale.logit_scale.cpu(), scale.logit_bias.cpu())
@@ -176,9 +189,9 @@ class SiglipEngine:
             )
         return self._text_tower
 
-    def _encode_texts(self, tower: TextTower, texts: tuple[str, ...]) -> torch.Tensor:
+    def _encode_texts(self, tower: TextTower, texts: tuple[str, ...], owner: str) -> torch.Tensor:
         """Computes features [texts, C] on the CPU. They are cached for the next image of the same call."""
-        if (cached := self._text_features.get(texts)) is not None:
+        if (cached := self._text_features.get(texts, owner)) is not None:
             return cached
         ids = [_padded_ids(tower, text, f"texts[{index}]") for index, text in enumerate(texts)]
         features = _within_memory(
@@ -189,7 +202,7 @@ class SiglipEngine:
                 "texts per call"
             ),
         ).cpu()
-        self._text_features.put(texts, features, features.nbytes)
+        self._text_features.put(texts, features, features.nbytes, owner)
         return features
 
     def _grid(self, image: Picture, target_area: int | None) -> torch.Tensor:
