@@ -12,10 +12,12 @@ Nothing here waits for a caller, so that one caller's calls never hold up anothe
 
 import asyncio
 import gc
+import ipaddress
 import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 from weakref import WeakKeyDictionary, ref
 
 import grpc
@@ -93,9 +95,23 @@ class Shares:
 
 
 def caller_of(context: _Context) -> str:
-    """Returns the caller of a call: its address without the port."""
+    """Returns the caller of a call: its address without the port.
+
+    A host usually has 2^64 IPv6 addresses of one network, which count as one caller.
+    """
     peer = str(context.peer())
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+    if not peer.startswith(("ipv4:", "ipv6:")):
+        return peer
+    place = peer.rpartition(":")[0]
+    try:
+        address = ipaddress.IPv6Address(unquote(place.removeprefix("ipv6:")).strip("[]").partition("%")[0])
+    except ValueError:
+        return place
+    if address.ipv4_mapped is not None:
+        return f"ipv4:{address.ipv4_mapped}"
+    if address.is_loopback or address.is_link_local:
+        return f"ipv6:{address}"
+    return f"ipv6:{ipaddress.ip_network((int(address) >> 64 << 64, 64))}"
 
 
 class OpenCalls:

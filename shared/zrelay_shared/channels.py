@@ -34,8 +34,13 @@ _RETRIES = {
     ]
 }
 
+# A compressed message of kilobytes can become one of many megabytes, and older versions of gRPC expand it before they
+# look at its size. Tensors and images hardly shrink. Bit 0 is "identity".
+_NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1)]
+
 CLIENT_OPTIONS = [
     *_MESSAGE_BOUNDS,
+    *_NO_COMPRESSION,
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # detects a sleeping Mac within 40 s
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -48,6 +53,7 @@ CLIENT_OPTIONS = [
 
 SERVER_OPTIONS = [
     *_MESSAGE_BOUNDS,
+    *_NO_COMPRESSION,
     ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
     # Pings are answered however many arrive: an answer takes 0.3 µs, and no more are read while 10,000 wait. The other
     # values make gRPC end such a connection, but only after it has recorded an error for each ping that was read with

@@ -26,8 +26,8 @@ async def received(method: MethodDescriptor, request_type: type[M], raw: bytes) 
     limit = MAX_REQUEST_BYTES.get(f"{method.containing_service.name}.{method.name}", SMALL_MESSAGE_BYTES)
     if len(raw) > limit:
         raise MessageTooLarge(
-            f"{method.name}: expected a message of at most {limit} bytes, got {len(raw)}: send fewer things in one "
-            "call, or smaller ones",
+            f"{method.name}: expected a message of at most {limit} bytes, got {len(raw)}: "
+            + ("leave out what it does not need" if limit == SMALL_MESSAGE_BYTES else "send fewer or smaller things"),
             metadata={"method": method.name, "bytes": len(raw), "max_bytes": limit},
         )
     return await off_loop(len(raw), lambda: Parcel.parse(request_type, raw))

@@ -6,8 +6,10 @@ ZrelayError to refuse a call. A Parcel is a message whose tensor bytes are kept 
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -31,6 +33,8 @@ _caller: ContextVar[str] = ContextVar("caller", default="")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response = Message | Parcel[Any] | bytes
 """An answer: a message, a parcel, or the bytes of a message that was serialised off the event loop."""
+_MAX_CAUSES = 10
+"""Errors in a chain of causes whose frames are cleared."""
 _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 """Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
 of 1e10 s would have passed at once."""
@@ -103,7 +107,7 @@ def _handler(
                 yield raw
                 call.sent()
         except Exception as error:
-            await _abort(error, method, context)
+            await _abort(error, method.name, context)
         finally:
             if events is not None:
                 await events.aclose()
@@ -128,16 +132,30 @@ def _handler(
     return grpc.stream_unary_rpc_method_handler(unary)
 
 
+@contextlib.asynccontextmanager
+async def refusing(method: str, context: Context) -> AsyncIterator[None]:
+    """Ends the call with the status of an error that the block raises, for handlers that `add_service` does not add.
+
+    Args:
+        method: Name for the log.
+        context: The call's context.
+    """
+    try:
+        yield
+    except Exception as error:
+        await _abort(error, method, context)
+
+
 async def _guarded(answer: Callable[[], Awaitable[bytes]], method: MethodDescriptor, context: Context) -> bytes:
     _caller.set(caller_of(context))
     try:
         return await answer()
     except Exception as error:
-        await _abort(error, method, context)
+        await _abort(error, method.name, context)
         raise  # not reached: abort raises
 
 
-async def _abort(error: Exception, method: MethodDescriptor, context: Context) -> None:
+async def _abort(error: Exception, method: str, context: Context) -> None:
     """Ends the call with the status of an error.
 
     Any exception other than ZrelayError is a bug, unless no descriptor is free: it is logged with its traceback, and
@@ -146,20 +164,33 @@ async def _abort(error: Exception, method: MethodDescriptor, context: Context) -
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ZrelayError):
-        log.info("%s refused: %s %s", method.name, error.code, error.reason)
+        log.info("%s refused: %s %s", method, error.code, error.reason)
         refusal = error
     elif descriptors.exhausted(error):
-        log.warning("%s refused: %s", method.name, error)
+        log.warning("%s refused: %s", method, error)
         refusal = descriptors.refusal()
     else:
         incident = secrets.token_hex(4)
-        log.error("%s failed, incident %s", method.name, incident, exc_info=error)
+        log.error("%s failed, incident %s", method, incident, exc_info=error)
         refusal = InternalError(
             f"a bug in the server, incident {incident}: its log has the rest", metadata={"incident": incident}
         )
+    _forget_frames(error)
     await context.abort(
         getattr(grpc.StatusCode, refusal.code), status.to_status(refusal).message, status.trailers(refusal)
     )
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Clears the variables of the functions that an error has left, which may hold a request of many megabytes.
+
+    gRPC's task, the error and its frames refer to each other, so that they stay until the garbage collector runs.
+    """
+    for _ in range(_MAX_CAUSES):
+        if error is None:
+            return
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _raw(response: Response) -> bytes:

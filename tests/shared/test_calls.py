@@ -208,3 +208,20 @@ async def test_readers_that_stop_cost_bounded_memory() -> None:
             await eventually(lambda: len(server.calls) <= 2, "those that are too many are given up")
         await server.get()
         await eventually(lambda: resident().rss - before < 192 * MIB, "the memory of those is free")  # the others wait
+
+
+@pytest.mark.parametrize(
+    ("peer", "caller"),
+    [
+        ("ipv4:192.0.2.1:50000", "ipv4:192.0.2.1"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:50000", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2::9]:50000", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:192.0.2.1%5D:50000", "ipv4:192.0.2.1"),
+        ("ipv6:%5B::1%5D:50000", "ipv6:::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:50000", "ipv6:fe80::1"),
+        ("unix:/run/zrelay.sock", "unix:/run/zrelay.sock"),
+    ],
+)
+def test_a_caller_is_a_host(peer: str, caller: str) -> None:
+    """A host has 2^64 IPv6 addresses of its network."""
+    assert caller_of(Peer(peer)) == caller  # type: ignore[arg-type]

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_reflection.v1alpha import reflection
 
 from zrelay_shared import atomic, descriptors, exits, rpc
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
 from zrelay_shared.limits import MAX_OPEN_CALLS
-from zrelay_shared.service import grpc_server, process, self_probe
+from zrelay_shared.service import grpc_server, process, reflection, self_probe
 from zrelay_shared.service.health import HEALTH, NOT_SERVING, SERVING, HealthServicer
 from zrelay_shared.service.listening import ListenAddress
 from zrelay_shared.service.self_probe import ProbeOptions
@@ -218,7 +217,7 @@ class RunningServer:
         rpc.add_service(self._server, self.service.descriptor, self.service, calls=self._calls)
         self._health.add_to(self._server)
         if self._options.listen.loopback:
-            reflection.enable_server_reflection((name, HEALTH.full_name, reflection.SERVICE_NAME), self._server)
+            reflection.add_to(self._server, (name, HEALTH.full_name), self._calls)
         self.address = ListenAddress(self._options.listen.host, self._bind())
         self._set_ready(False)
         self._health.set(LIVENESS, SERVING)
