@@ -13,11 +13,6 @@ from zrelay_shared.limits import (
     MAX_PENDING_CALLS,
 )
 
-_MESSAGE_BOUNDS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-]
-
 _RETRIES = {
     # For failed connections and servers that load or drain. gRPC never retries after the first message of an answer,
     # but after a lost connection a handler may see a call twice; jobs have a request_id for that.
@@ -36,7 +31,8 @@ _RETRIES = {
 }
 
 CLIENT_OPTIONS = [
-    *_MESSAGE_BOUNDS,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # detects a sleeping Mac within 40 s
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -47,18 +43,22 @@ CLIENT_OPTIONS = [
     ("grpc.service_config", json.dumps(_RETRIES)),
 ]
 
-SERVER_OPTIONS = [
-    *_MESSAGE_BOUNDS,
-    ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
-    ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_INTERVAL_S * 1000),  # gRPC's default is 5 minutes,
-    ("grpc.keepalive_permit_without_calls", 1),  # and 2 hours without calls
-    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-    # Calls that wait for the event loop. Beyond gRPC's default of 1,000 it ends calls of all callers at random with
-    # CANCELLED, which one caller can cause by calls that it resets at once.
-    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-]
+
+def server_options(max_request_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Returns the options of a server that receives messages of at most `max_request_bytes`."""
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max_request_bytes),
+        ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
+        ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_INTERVAL_S * 1000),  # gRPC's default is 5 minutes,
+        ("grpc.keepalive_permit_without_calls", 1),  # and 2 hours without calls
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # Calls that wait for the event loop. Beyond gRPC's default of 1,000 it ends calls of all callers at random with
+        # CANCELLED, which one caller can cause by calls that it resets at once.
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+    ]
 
 
 def dial(endpoint: str) -> grpc.aio.Channel:

@@ -71,7 +71,7 @@ async def _refuse(parcel: object, context: rpc.Context) -> NoReturn:
 @asynccontextmanager
 async def serving(limits: CallLimits, size: int = 0) -> AsyncIterator[Server]:
     served = Server(limits, size)
-    server = grpc.aio.server(options=channels.SERVER_OPTIONS)
+    server = grpc.aio.server(options=channels.server_options())
     handlers = {method.name: getattr(served, method.name, _refuse) for method in GENERATOR.methods}
     rpc.add_service(server, GENERATOR, SimpleNamespace(**handlers), calls=served.calls)
     served.port = server.add_insecure_port("127.0.0.1:0")

@@ -13,8 +13,7 @@ from zrelay_encoder.prompts.fitting import LimitSource
 from zrelay_encoder.prompts.formatting import FormattedPrompt
 from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
 from zrelay_shared import fingerprint, torch_devices
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.receiving import off_loop
+from zrelay_shared.receiving import largest_request, off_loop
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import device_info, queue_info, server_version
 from zrelay_shared.service.lifecycle import Service
@@ -98,7 +97,7 @@ class EncoderServicer(Service):
             max_prompt_chars=config.max_prompt_chars,
             text_limit=limit.tokens,
             text_limit_source=_SOURCES[limit.source],
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_message_bytes=largest_request(self.descriptor),
         )
         if encoder is not None:
             device = await asyncio.to_thread(torch_devices.report, encoder.device)  # the driver may block

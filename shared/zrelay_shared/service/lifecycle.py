@@ -16,6 +16,7 @@ from zrelay_shared import atomic, descriptors, exits, rpc
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
 from zrelay_shared.limits import MAX_OPEN_CALLS
+from zrelay_shared.receiving import largest_request
 from zrelay_shared.service import grpc_server, process, self_probe
 from zrelay_shared.service.health import HEALTH, NOT_SERVING, SERVING, HealthServicer
 from zrelay_shared.service.listening import ListenAddress
@@ -189,6 +190,7 @@ class RunningServer:
         self._server = grpc_server.make_server(
             max_connections=options.max_connections,
             max_streams=options.max_calls,
+            max_request_bytes=largest_request(service.descriptor),
             handshake_s=options.handshake_s,
         )
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
