@@ -14,6 +14,7 @@ MAX_PENDING_CALLS = 16_384
 
 MAX_OPEN_CALLS = 4096
 """Calls that a server has open at once by default. An idle one takes 20 KiB."""
+
 SMALL_MESSAGE_BYTES = 64 * 1024
 """Size of a request that has neither tensors nor files nor prompts."""
 

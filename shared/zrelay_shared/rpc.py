@@ -24,7 +24,7 @@ from google.protobuf.message_factory import GetMessageClass
 from zrelay_shared import descriptors, status
 from zrelay_shared.calls import OpenCalls, caller_of
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
-from zrelay_shared.receiving import received
+from zrelay_shared.receiving import off_loop, received
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _handler(
     async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async def answer() -> bytes:
             call = calls.open(context)
-            raw = _raw(await serve(await received(method, request_type, await call.request()), context))
+            raw = await _serialised(await serve(await received(method, request_type, await call.request()), context))
             call.sending(len(raw))
             return raw
 
@@ -102,7 +102,7 @@ def _handler(
             call = calls.open(context)
             events = serve(await received(method, request_type, await call.request()), context)
             async for event in events:
-                raw = _raw(event)
+                raw = await _serialised(event)
                 call.sending(len(raw))
                 yield raw
                 call.sent()
@@ -119,7 +119,7 @@ def _handler(
 
         async def answer() -> bytes:
             call = calls.open(context)
-            raw = _raw(await serve(parsed(), context))
+            raw = await _serialised(await serve(parsed(), context))
             call.sending(len(raw))
             return raw
 
@@ -197,6 +197,12 @@ def _raw(response: Response) -> bytes:
     if isinstance(response, bytes):
         return response
     return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
+
+
+async def _serialised(response: Response) -> bytes:
+    """Returns the bytes of an answer. Many bytes of tensors are copied in a thread."""
+    size = response.attached_bytes if isinstance(response, Parcel) else 0
+    return await off_loop(size, lambda: _raw(response))
 
 
 def _capped(timeout: float | None) -> float | None:

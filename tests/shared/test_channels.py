@@ -30,7 +30,7 @@ async def test_a_proxy_of_the_web_is_passed_by(fake: StartFake, monkeypatch: pyt
 
 def test_both_ends_agree() -> None:
     client: dict[str, Any] = dict(channels.CLIENT_OPTIONS)
-    server: dict[str, Any] = dict(channels.SERVER_OPTIONS)
+    server: dict[str, Any] = dict(channels.server_options())
     for way in ("grpc.max_send_message_length", "grpc.max_receive_message_length"):
         assert client[way] == server[way] == limits.MAX_MESSAGE_BYTES
     retries = json.loads(client["grpc.service_config"])["methodConfig"][0]["retryPolicy"]

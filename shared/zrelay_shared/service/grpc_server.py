@@ -10,7 +10,7 @@ import grpc.aio
 from grpc._cython import cygrpc
 from grpc.aio import _server as grpc_aio_server
 
-from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared.channels import server_options
 
 log = logging.getLogger(__name__)
 HANDSHAKE_S = 10.0
@@ -21,7 +21,9 @@ before they cost anything, and keeps at most 100 more that were reset: a connect
 costs 70 ms of processor time, and 270 ms without this limit."""
 
 
-def make_server(*, max_connections: int, max_streams: int, handshake_s: float = HANDSHAKE_S) -> grpc.aio.Server:
+def make_server(
+    *, max_connections: int, max_streams: int, max_request_bytes: int, handshake_s: float = HANDSHAKE_S
+) -> grpc.aio.Server:
     """Returns a server for services that `rpc.add_service` adds.
 
     The accept loop of grpcio 1.84 and later ends for good at a path that is not UTF-8
@@ -31,10 +33,12 @@ def make_server(*, max_connections: int, max_streams: int, handshake_s: float = 
     Args:
         max_connections: Connections beyond this number are closed when they are accepted.
         max_streams: Calls that one connection may have open at once.
+        max_request_bytes: Size of one message from a caller. gRPC refuses a larger one without copying it; the copies
+            of one that it receives hold the event loop, 1 to 4 ms for each MiB.
         handshake_s: Seconds that a connection may take for its handshake.
     """
     options = [
-        *SERVER_OPTIONS,
+        *server_options(max_request_bytes),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_concurrent_streams", max_streams),
         ("grpc.server_handshake_timeout_ms", int(handshake_s * 1000)),

@@ -15,6 +15,7 @@ from zrelay_shared import atomic, descriptors, exits, rpc
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
 from zrelay_shared.limits import MAX_OPEN_CALLS
+from zrelay_shared.receiving import largest_request
 from zrelay_shared.service import grpc_server, process, reflection, self_probe
 from zrelay_shared.service.health import HEALTH, NOT_SERVING, SERVING, HealthServicer
 from zrelay_shared.service.listening import ListenAddress
@@ -25,9 +26,11 @@ from zrelay_shared.signals import on_signals
 log = logging.getLogger(__name__)
 LIVENESS = "liveness"
 """Health name that only states that the event loop runs; "" and the service's own name state that it is ready."""
-_DRAIN_MARGIN_S = 4.0
-"""Seconds beyond its time after which a wait of the drain is given up. With three of them a drain stays within the 45 s
-of the deploy files."""
+_DRAIN_MARGIN_S = 3.0
+"""Seconds beyond its time after which a wait of the drain is given up."""
+_CLOSE_S = 7.0
+"""Seconds after which the end of a service is given up. With two waits of the drain it stays within the 45 s of the
+deploy files."""
 
 
 class Service(Protocol):
@@ -118,6 +121,7 @@ class ServeOptions:
         max_calls: Calls that may be open at once.
         handshake_s: Seconds that a connection may take for its HTTP/2 handshake.
         drain_margin_s: Seconds that the service and the server may take beyond `grace_s` before the drain goes on.
+        close_s: Seconds that the server and the service may take to end. The process then ends without them.
         probe: When the service probes itself.
     """
 
@@ -129,6 +133,7 @@ class ServeOptions:
     max_calls: int = MAX_OPEN_CALLS
     handshake_s: float = grpc_server.HANDSHAKE_S
     drain_margin_s: float = _DRAIN_MARGIN_S
+    close_s: float = _CLOSE_S
     probe: ProbeOptions = field(default_factory=ProbeOptions)
 
 
@@ -163,9 +168,12 @@ async def _serve_until(stop: asyncio.Event, service: Service, options: ServeOpti
         watchdog.cancel()
         if drained.done():
             drained.result()
-        # systemd, Kubernetes, docker and launchd restart a process that ends with an error; of these only Kubernetes
-        # also reacts to a failing health check.
-        return exits.UNREACHABLE if server.restart_needed.is_set() else exits.OK
+    # systemd, Kubernetes, docker and launchd restart a process that ends with an error; of these only Kubernetes also
+    # reacts to a failing health check.
+    code = exits.UNREACHABLE if server.restart_needed.is_set() else exits.OK
+    if not server.closed:
+        _leave_at_once(code)
+    return code
 
 
 def _failed(error: BaseException) -> int:
@@ -178,8 +186,8 @@ def _failed(error: BaseException) -> int:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """Ends the process although a thread may still load the model. No call was accepted yet, and a normal exit would
-    wait for the thread, or abort inside torch."""
+    """Ends the process although a thread may still load or run the model. A normal exit would wait for the thread, or
+    abort inside torch."""
     logging.shutdown()
     os._exit(code)
 
@@ -193,6 +201,7 @@ class RunningServer:
         self._server = grpc_server.make_server(
             max_connections=options.max_connections,
             max_streams=min(options.max_calls, service.max_streams or options.max_calls),
+            max_request_bytes=largest_request(service.descriptor),
             handshake_s=options.handshake_s,
         )
         self._calls = OpenCalls(CallLimits(calls=options.max_calls))
@@ -205,6 +214,8 @@ class RunningServer:
         """Ends when loading has succeeded or failed; set by `start`."""
         self.restart_needed = asyncio.Event()
         """Set once the service has a `restart_reason`, or no longer accepts connections."""
+        self.closed = False
+        """Whether the service has ended its threads."""
 
     async def start(self) -> None:
         """Binds the address, answers health checks and calls, and starts to load the model.
@@ -295,19 +306,21 @@ class RunningServer:
         await _bounded(self._server.stop(rest_s), rest_s + margin_s, "the server stops")
 
     async def close(self) -> None:
-        """Ends the server and the service at once, also after a `start` that failed."""
+        """Ends the server and the service at once, also after a `start` that failed. Gives up after `close_s`."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._options.close_s
         if self._started:
             self.loaded.cancel()
-            await asyncio.wait({self.loaded})
+            await asyncio.wait({self.loaded}, timeout=self._options.close_s / 2)
             for watch in self._watches:
                 watch.cancel()
-            await _bounded(self._server.stop(None), self._options.drain_margin_s, "the server stops")
+            await _bounded(self._server.stop(None), self._options.close_s / 2, "the server stops")
         self.systemd.close()
-        await self.service.close()
+        self.closed = await _bounded(self.service.close(), ends - clock(), "the service ends its threads")
 
 
-async def _bounded(work: Coroutine[Any, Any, None], limit_s: float, what: str) -> None:
-    """Waits for work, but not longer than `limit_s` seconds. Raises what it raises."""
+async def _bounded(work: Coroutine[Any, Any, None], limit_s: float, what: str) -> bool:
+    """Waits for work, but not longer than `limit_s` seconds. Returns whether it has ended. Raises what it raises."""
     task = asyncio.create_task(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
@@ -317,6 +330,7 @@ async def _bounded(work: Coroutine[Any, Any, None], limit_s: float, what: str) -
         task.result()
     else:
         log.error("waited %.0f s in vain until %s: going on without", limit_s, what)
+    return bool(done)
 
 
 @contextlib.asynccontextmanager
