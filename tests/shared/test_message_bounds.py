@@ -166,7 +166,7 @@ async def test_a_compressed_message_is_refused_before_it_is_expanded(fake: Start
     """60 KiB become 60 MiB, which old versions of grpcio expand before they look at the size."""
     server = await fake()
     async with grpc.aio.insecure_channel(server.endpoint, compression=grpc.Compression.Gzip) as channel:
-        call = channel.unary_unary("/zrelay.v1.GeneratorService/GetInfo")
+        call: Any = channel.unary_unary("/zrelay.v1.GeneratorService/GetInfo")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(bytes(60 * MIB))
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -181,7 +181,7 @@ async def test_refused_messages_are_released_at_once(fake: StartFake) -> None:
     try:
         for _ in range(6):
             with pytest.raises(MessageTooLarge):
-                await server.stub.call("GetInfo", bytes(size), generator_pb2.GetInfoResponse)
+                await server.stub.call("GetJob", bytes(size), generator_pb2.GetJobResponse)
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
