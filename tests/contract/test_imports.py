@@ -160,6 +160,7 @@ OWNERS = {
         "zrelay_shared.rpc",
         "zrelay_shared.service.grpc_server",
         "zrelay_shared.service.health",
+        "zrelay_shared.service.reflection",
         "zrelay_shared.status",
         "zrelay_generator.api.replies",
         "zrelay_client._transport.endpoint",
@@ -174,7 +175,7 @@ OWNERS = {
     ),
     "psutil": ("zrelay_client.stack.processes", "zrelay_shared.host_memory"),
     "filelock": ("zrelay_client.stack.record", "zrelay_generator.store.opening"),
-    "grpc_reflection": ("zrelay_shared.service.lifecycle",),
+    "grpc_reflection": ("zrelay_shared.service.reflection",),
     "google": (
         "zrelay_shared.*",
         "zrelay_*.service",
