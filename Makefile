@@ -23,10 +23,10 @@ demo: $(INSTALLED)  ## start the services, generate one image, print its path
 	@$(BIN)/zrelay demo --output out/demo.png
 
 test: $(INSTALLED)  ## run all tests except the deep ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
-	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 2 --dist loadfile --ignore tests/relay
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile --ignore tests/relay
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep tests/relay
 
 $(FLOORS)/.installed: $(INSTALLED) tests/floors.txt tests/helpers/floors.py
@@ -44,7 +44,7 @@ check: $(INSTALLED)  ## run linters, type checker, contract checks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
-	$(BIN)/python -m pytest -q -m '' tests/contract
+	$(BIN)/python -m pytest -q -m "" -n 2 --dist loadfile tests/contract
 
 docs: $(INSTALLED)  ## build the documentation as a website in out/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet

@@ -1,6 +1,7 @@
 """A blocking HTTP/2 connection that writes right and wrong frames, for attacks on a server."""
 
 import socket
+import sys
 from types import TracebackType
 
 from tests.helpers.http2_frames import (
@@ -16,6 +17,11 @@ from tests.helpers.http2_frames import (
     settings,
 )
 
+SOURCE = "127.0.0.2" if sys.platform == "linux" else None
+"""Address of the attackers. Other systems have no second loopback address unless it is set up."""
+_IP_BIND_ADDRESS_NO_PORT = 24
+"""Option of Linux: the port is chosen when the socket connects, so that used ports do not run out (ip(7))."""
+
 
 def headers(stream: int, block: bytes, *, end_stream: bool = False) -> bytes:
     """Returns a header block as one HEADERS frame and as many CONTINUATION frames as it needs."""
@@ -28,7 +34,7 @@ def headers(stream: int, block: bytes, *, end_stream: bool = False) -> bytes:
 
 
 class RawConnection:
-    """A socket to an endpoint, over which the preface and empty settings were sent.
+    """A socket from `SOURCE` to an endpoint on loopback, over which the preface and empty settings were sent.
 
     Raises:
         OSError: The server refuses the connection.
@@ -41,6 +47,9 @@ class RawConnection:
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:
+            if SOURCE is not None:
+                self.socket.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                self.socket.bind((SOURCE, 0))
             self.socket.connect((host, int(port)))
             self.send(PREFACE + settings())
         except OSError:

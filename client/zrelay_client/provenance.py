@@ -1,11 +1,10 @@
 """Reads the settings that an image file was made with, from PNG, JPEG or WebP, without an imaging library."""
 
-import json
 import math
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
+from zrelay_shared import strict_json
 from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.exif import MAX_METADATA_BYTES, read_user_comment
 from zrelay_shared.image_container import (
@@ -20,8 +19,10 @@ from zrelay_shared.image_container import (
 )
 
 _KEYWORD = b"zrelay"
-_MAX_TEXTS = 64
-"""Texts of one file that are looked at. It bounds the time for a file that is made to take long."""
+_MAX_TEXT_BYTES = 2 * MAX_METADATA_BYTES
+"""Bytes of the texts of one file that are looked at. It bounds the time for a file that is made to take long."""
+_LEAST_TEXT_BYTES = 4096
+"""What a text counts at least, so that the number of texts is bounded too."""
 _MAX_DEPTH, _MAX_VALUES, _MAX_NAME_CHARS = 32, 10_000, 1024
 """Limits of provenance: levels of JSON, values, and characters of a name. A generator writes at most 6 levels, about
 300 values and names of labels of 1,024 characters."""
@@ -45,11 +46,17 @@ def read_provenance(data: bytes) -> dict[str, Any] | None:
         raise _refusal("a PNG, JPEG or WebP file", "something else")
     window = ByteWindow.of_bytes(data)
     try:
-        for text in islice(_texts(window, format), _MAX_TEXTS):
+        left = _MAX_TEXT_BYTES
+        for text in _texts(window, format):
             if (provenance := _parse(text)) is not None:
                 return provenance
+            left -= max(len(text), _LEAST_TEXT_BYTES)
+            if left <= 0:
+                break
         read_header(window)
         complete = _is_complete(data, window, format)
+    except _DamagedProvenance as error:
+        raise _refusal("an image as zrelay wrote it", f"a damaged one ({error})", "use the original file") from error
     except DamagedImageError as error:
         raise _refusal("a complete image file", f"a damaged one ({error})", "copy it again") from error
     if not complete:
@@ -67,14 +74,14 @@ def _parse(text: bytes) -> dict[str, Any] | None:
     start = plain.find(b"{", 0, _CODE_BYTES)
     if start < 0:
         return None
+    if b'"zrelay"' not in plain or b'"version"' not in plain:
+        return None
     try:
-        content = json.loads(plain[start:])
-    except ValueError:
+        content = strict_json.parse(plain[start:])
+    except strict_json.JsonSyntaxError:
         return None
-    except RecursionError:
-        if b'"zrelay"' in plain:
-            raise _damaged(f"more than {_MAX_DEPTH} levels") from None
-        return None
+    except strict_json.JsonError as error:
+        raise _DamagedProvenance(f"zrelay data that {error}") from None
     if not isinstance(content, dict):
         return None
     if type(content.get("version")) is not int or not isinstance(content.get("zrelay"), str):
@@ -116,8 +123,12 @@ def _check_text(text: str) -> None:
         raise _damaged("half a surrogate pair") from None
 
 
+class _DamagedProvenance(DamagedImageError):
+    """The provenance is not what zrelay writes, though the file may be whole."""
+
+
 def _damaged(what: str) -> DamagedImageError:
-    return DamagedImageError(f"zrelay data with {what}")
+    return _DamagedProvenance(f"zrelay data with {what}")
 
 
 def _texts(window: ByteWindow, format: str) -> Iterator[bytes]:

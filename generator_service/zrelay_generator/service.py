@@ -72,6 +72,10 @@ class GeneratorServicer(GeneratorHandlers, Service):
         return pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
     @property
+    def max_streams(self) -> None:
+        """A client has one call open for each job in flight."""
+
+    @property
     def unhealthy_reason(self) -> str:
         """Why the generator cannot serve now (device stuck or lost, disk not writable), "" if it can."""
         return "" if self.runtime is None else self.runtime.problem

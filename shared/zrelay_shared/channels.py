@@ -9,15 +9,9 @@ import grpc.aio
 from zrelay_shared.limits import (
     KEEPALIVE_S,
     KEEPALIVE_TIMEOUT_S,
-    LEAST_PING_INTERVAL_S,
     MAX_MESSAGE_BYTES,
     MAX_PENDING_CALLS,
 )
-
-_MESSAGE_BOUNDS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-]
 
 _RETRIES = {
     # For failed connections and servers that load or drain. gRPC never retries after the first message of an answer,
@@ -36,8 +30,14 @@ _RETRIES = {
     ]
 }
 
+# A compressed message of kilobytes can become one of many megabytes, and older versions of gRPC expand it before they
+# look at its size. Tensors and images hardly shrink. Bit 0 is "identity".
+_NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1)]
+
 CLIENT_OPTIONS = [
-    *_MESSAGE_BOUNDS,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    *_NO_COMPRESSION,
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),  # detects a sleeping Mac within 40 s
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -48,18 +48,26 @@ CLIENT_OPTIONS = [
     ("grpc.service_config", json.dumps(_RETRIES)),
 ]
 
-SERVER_OPTIONS = [
-    *_MESSAGE_BOUNDS,
-    ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
-    ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_INTERVAL_S * 1000),  # gRPC's default is 5 minutes,
-    ("grpc.keepalive_permit_without_calls", 1),  # and 2 hours without calls
-    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-    # Calls that wait for the event loop. Beyond gRPC's default of 1,000 it ends calls of all callers at random with
-    # CANCELLED, which one caller can cause by calls that it resets at once.
-    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-]
+
+def server_options(max_request_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Returns the options of a server that receives messages of at most `max_request_bytes`."""
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max_request_bytes),
+        *_NO_COMPRESSION,
+        ("grpc.so_reuseport", 0),  # binding a port that is in use must fail
+        # Pings are answered however many arrive: an answer takes 0.3 µs, and no more are read while 10,000 wait. The
+        # other values make gRPC end such a connection, but only after it has recorded an error for each ping that was
+        # read with the third one, in quadratic time: a flood of pings over new connections then stops all callers.
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # Calls that wait for the event loop. Beyond gRPC's default of 1,000 it ends calls of all callers at random with
+        # CANCELLED, which one caller can cause by calls that it resets at once.
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+    ]
 
 
 def dial(

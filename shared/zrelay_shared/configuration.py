@@ -216,14 +216,18 @@ class Table:
         return values, identity
 
 
-def _whole(least: int = 1) -> Reader:
+def _whole(least: int = 1, most: int = 2**31 - 1) -> Reader:
     def read(value: object) -> int:
         number = _finite(value)
-        if number is None or number != int(number) or number < least:
-            raise ValueError(f"a whole number of at least {least}")
+        if number is None or number != int(number) or not least <= number <= most:
+            raise ValueError(f"a whole number of {least} to {most}")
         return int(number)
 
     return read
+
+
+_layers = _whole(1, 1024)
+"""Numbers of layers. Every layer is looked for by its name, so that a huge number would take for ever."""
 
 
 def _number(least: float = -math.inf, *, above: float = -math.inf) -> Reader:
@@ -578,7 +582,7 @@ _ENCODER = (
     _Value("vocab_size", _whole(), 151936),
     _Value("hidden_size", _whole(), 4096),
     _Value("intermediate_size", _whole(), 22016),
-    _Value("num_hidden_layers", _whole(), 32),
+    _Value("num_hidden_layers", _layers, 32),
     _Value("num_attention_heads", _whole(), 32),
     _Value("num_key_value_heads", _or_none(_whole()), 32),
     _Value("head_dim", _whole(2), 128),
@@ -605,8 +609,8 @@ _TRANSFORMER = Table(
         _Value("all_f_patch_size", _only([1], "as Z-Image has"), [1]),
         _Value("in_channels", _whole(), 16),
         _Value("dim", _whole(), 3840),
-        _Value("n_layers", _whole(), 30),
-        _Value("n_refiner_layers", _whole(), 2),
+        _Value("n_layers", _layers, 30),
+        _Value("n_refiner_layers", _layers, 2),
         _Value("n_heads", _whole(), 30),
         _Value("norm_eps", _number(0.0), 1e-5),
         _Value("qk_norm", _only(True, "a transformer with query and key norms"), True),
@@ -629,7 +633,7 @@ _VAE = Table(
         _Value("down_block_types", _list(_choice(_DOWN), "block types"), ["DownEncoderBlock2D"]),
         _Value("up_block_types", _list(_choice(_UP), "block types"), ["UpDecoderBlock2D"]),
         _Value("block_out_channels", _list(_whole(), "whole numbers"), [64]),
-        _Value("layers_per_block", _whole(), 1),
+        _Value("layers_per_block", _layers, 1),
         _Value("act_fn", _choice(_VAE_ACTIVATIONS, lower=True), "silu"),
         _Value("latent_channels", _whole(), 4),
         _Value("norm_num_groups", _whole(), 32),
@@ -650,7 +654,7 @@ _VAE = Table(
 _SIGLIP = (
     _Value("hidden_size", _whole(), 768),
     _Value("intermediate_size", _whole(), 3072),
-    _Value("num_hidden_layers", _whole(), 12),
+    _Value("num_hidden_layers", _layers, 12),
     _Value("num_attention_heads", _whole(), 12),
     _Value("hidden_act", _choice(_ACTIVATIONS), "gelu_pytorch_tanh"),
     _Value("layer_norm_eps", _number(0.0), 1e-6),
@@ -663,7 +667,7 @@ _SIGLIP_IMAGES = (
 _TRAINING = {"attention_dropout": _UNREAD["attention_dropout"]}
 _QWEN_VISION = Table(
     (
-        _Value("depth", _whole(), 27, aliases=("num_hidden_layers",)),
+        _Value("depth", _layers, 27, aliases=("num_hidden_layers",)),
         _Value("hidden_size", _whole(), 1152),
         _Value("hidden_act", _choice(_ACTIVATIONS), "gelu_pytorch_tanh"),
         _Value("intermediate_size", _whole(), 4304),

@@ -430,7 +430,7 @@ def _check_scans(window: ByteWindow, header: ImagePart | None, first: ImagePart)
     if header.kind not in _HUFFMAN_FRAMES:
         raise DamagedImageError(f"arithmetic, lossless or hierarchical coding (SOF{header.kind[0] - 0xC0})")
     blocks = _blocks_of_components(window, header)
-    if header.kind != _PROGRESSIVE and len(_scanned_components(window, first)) >= len(blocks):
+    if header.kind != _PROGRESSIVE and set(_scanned_components(window, first)) == set(blocks):
         return  # decoders read no further scan
     scans = scanned = parts = 0
     at: int | None = first.start
@@ -443,7 +443,9 @@ def _check_scans(window: ByteWindow, header: ImagePart | None, first: ImagePart)
         if head[1:2] == _SOS:
             scans += 1
             of_scan = _scanned_components(window, ImagePart(_SOS, at, at + 4, size))
-            scanned += sum(blocks.get(component, 0) for component in of_scan)
+            if not blocks.keys() >= set(of_scan):
+                raise DamagedImageError("a scan (SOS) of a component that the frame does not have")
+            scanned += sum(blocks[component] for component in of_scan)
         if parts > MAX_PARTS:
             raise DamagedImageError(f"more than {MAX_PARTS} parts")
         if scans > MAX_SCANS:
@@ -454,12 +456,19 @@ def _check_scans(window: ByteWindow, header: ImagePart | None, first: ImagePart)
 
 
 def _blocks_of_components(window: ByteWindow, header: ImagePart) -> dict[int, int]:
-    """Returns the number of blocks of each component of a frame, rounded up to whole units (T.81, A.1.1 and A.2)."""
+    """Returns the number of blocks of each component of a frame, rounded up to whole units (T.81, A.1.1 and A.2).
+
+    Raises:
+        DamagedImageError: The header is cut off or invalid, or two components have the same identifier. Decoders
+            disagree about which of the two a scan means.
+    """
     body = window.read(header.body, min(header.size, 6 + 3 * 255))
     components = [body[at : at + 2] for at in range(6, len(body) - 2, 3)][: body[5] if len(body) > 5 else 0]
     sampling = [(each[0], each[1] >> 4, each[1] & 15) for each in components]
     if not sampling or any(not 1 <= factor <= 4 for each in sampling for factor in each[1:]):
         raise DamagedImageError("no whole frame header (SOF)")
+    if len({component for component, _, _ in sampling}) != len(sampling):
+        raise DamagedImageError("a frame (SOF) with two components of the same identifier")
     height, width = struct.unpack(">HH", body[1:5])
     columns = -(-width // (8 * max(across for _, across, _ in sampling)))
     rows = -(-height // (8 * max(down for _, _, down in sampling)))

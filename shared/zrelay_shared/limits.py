@@ -14,6 +14,7 @@ MAX_PENDING_CALLS = 16_384
 
 MAX_OPEN_CALLS = 4096
 """Calls that a server has open at once by default. An idle one takes 20 KiB."""
+
 SMALL_MESSAGE_BYTES = 64 * 1024
 """Size of a request that has neither tensors nor files nor prompts."""
 
@@ -171,11 +172,6 @@ MAX_OMNI_IMAGES = 8
 
 KEEPALIVE_S = 30
 """Interval at which our clients ping an idle connection."""
-
-LEAST_PING_INTERVAL_S = 5
-"""Interval of pings that servers permit, also without calls. Clients of other makes ping every 10 s (the least that
-grpc-go allows); half of that leaves room for pings that arrive unevenly. A server ends a connection that pings more
-often."""
 
 KEEPALIVE_TIMEOUT_S = 10
 """Seconds without an answer to a ping after which the connection is closed."""

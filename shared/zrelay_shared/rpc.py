@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -23,7 +24,7 @@ from zrelay_shared import descriptors, status
 from zrelay_shared.callers import Identify, by_address, set_current_caller
 from zrelay_shared.calls import OpenCalls
 from zrelay_shared.errors import InternalError, InvalidArgument, ZrelayError
-from zrelay_shared.receiving import received
+from zrelay_shared.receiving import off_loop, received
 from zrelay_shared.wire import Parcel
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response = Message | Parcel[Any] | bytes
 """An answer: a message, a parcel, or the bytes of a message that was serialised off the event loop."""
+_MAX_CAUSES = 10
+"""Errors in a chain of causes whose frames are cleared."""
 _MAX_TIMEOUT_S = 10 * 365 * 86400.0
 """Longest timeout that gRPC gets, about ten years. It adds the timeout to the clock in nanoseconds of 64 bits, so one
 of 1e10 s would have passed at once."""
@@ -84,7 +87,7 @@ def _handler(
         async def answer() -> bytes:
             set_current_caller(identify(name, context))
             call = calls.open(context)
-            raw = _raw(await serve(await received(method, request_type, await call.request()), context))
+            raw = await _serialised(await serve(await received(method, request_type, await call.request()), context))
             call.sending(len(raw))
             return raw
 
@@ -97,7 +100,7 @@ def _handler(
             call = calls.open(context)
             events = serve(await received(method, request_type, await call.request()), context)
             async for event in events:
-                raw = _raw(event)
+                raw = await _serialised(event)
                 call.sending(len(raw))
                 yield raw
                 call.sent()
@@ -115,7 +118,7 @@ def _handler(
         async def answer() -> bytes:
             set_current_caller(identify(name, context))
             call = calls.open(context)
-            raw = _raw(await serve(parsed(), context))
+            raw = await _serialised(await serve(parsed(), context))
             call.sending(len(raw))
             return raw
 
@@ -170,15 +173,34 @@ async def _abort(error: Exception, method: str, context: Context) -> None:
         refusal = InternalError(
             f"a bug in the server, incident {incident}: its log has the rest", metadata={"incident": incident}
         )
+    _forget_frames(error)
     await context.abort(
         getattr(grpc.StatusCode, refusal.code), status.to_status(refusal).message, status.trailers(refusal)
     )
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Clears the variables of the functions that an error has left, which may hold a request of many megabytes.
+
+    gRPC's task, the error and its frames refer to each other, so that they stay until the garbage collector runs.
+    """
+    for _ in range(_MAX_CAUSES):
+        if error is None:
+            return
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _raw(response: Response) -> bytes:
     if isinstance(response, bytes):
         return response
     return response.to_bytes() if isinstance(response, Parcel) else response.SerializeToString()
+
+
+async def _serialised(response: Response) -> bytes:
+    """Returns the bytes of an answer. Many bytes of tensors are copied in a thread."""
+    size = response.attached_bytes if isinstance(response, Parcel) else 0
+    return await off_loop(size, lambda: _raw(response))
 
 
 def _capped(timeout: float | None) -> float | None:

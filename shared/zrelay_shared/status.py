@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from zrelay_shared import errors
 from zrelay_shared.errors import DOMAIN, ZrelayError
-from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S
+from zrelay_shared.limits import MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S, MIB
 
 DETAILS_KEY = "grpc-status-details-bin"
 # Trailers travel as HTTP/2 headers, of which gRPC takes 8 KiB: 4 KiB of details are 5.4 KiB in base64, and the message
@@ -24,6 +25,8 @@ _MAX_METADATA_BYTES = 1400
 _MAX_VALUE_BYTES = 400
 _MAX_NAME_BYTES = 200
 
+_LARGER = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says of a message that is too large: its size, and the limit."""
 NOT_GRPC = "another program answers, which does not speak gRPC"
 _SYSTEM_ERRORS = (
     *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT),
@@ -187,10 +190,12 @@ def _from_transport(code: str, text: str, service: str, endpoint: str) -> Zrelay
     where = f"the {service} service" + (f" at {endpoint}" if endpoint else "")
     meta = {"service": service, "endpoint": endpoint, "grpc": text[:_MAX_VALUE_BYTES]}
     if code == "RESOURCE_EXHAUSTED" and "message" in text.lower() and "larger" in text.lower():
+        sizes = _LARGER.search(text)
+        size, limit = sizes.groups() if sizes else (None, MAX_MESSAGE_BYTES)
         return errors.MessageTooLarge(
-            f"a message to or from {where} is over the limit of {MAX_MESSAGE_BYTES >> 20} MiB: "
+            f"a message to or from {where} is over the limit of {int(limit) // MIB} MiB: "
             "request fewer prompts or images in one call, or a smaller image",
-            metadata=meta,
+            metadata={**meta, "max_bytes": limit} | ({"bytes": size} if size else {}),
         )
     if code == "UNAVAILABLE":
         return errors.Unavailable(

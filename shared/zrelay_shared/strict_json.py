@@ -28,6 +28,10 @@ class JsonError(ValueError):
     """A text is not JSON, or exceeds a limit of this module. The message says what is wrong with it."""
 
 
+class JsonSyntaxError(JsonError):
+    """A text is not JSON at all."""
+
+
 def parse(text: str | bytes, *, max_values: int = MAX_VALUES) -> Any:
     """Returns the content of a JSON text. Raises nothing but JsonError.
 
@@ -44,7 +48,7 @@ def parse(text: str | bytes, *, max_values: int = MAX_VALUES) -> Any:
         try:
             text = text.decode()
         except UnicodeDecodeError:
-            raise JsonError("is not UTF-8 text") from None
+            raise JsonSyntaxError("is not UTF-8 text") from None
     if sum(map(text.count, ",[{")) > max_values:
         raise JsonError(f"has more than {max_values:,} values")
     try:
@@ -52,7 +56,7 @@ def parse(text: str | bytes, *, max_values: int = MAX_VALUES) -> Any:
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
     except json.JSONDecodeError as error:
-        raise JsonError(f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+        raise JsonSyntaxError(f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except RecursionError:
         raise JsonError(f"has more than {MAX_DEPTH} levels") from None
     _check_depth(content)

@@ -9,6 +9,7 @@ bytes. The serialised form is identical to protobuf's, so that plain protobuf cl
     raw = request.to_bytes()                                # one copy, into the message that is sent
 """
 
+import io
 import itertools
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,10 @@ from zrelay_shared.errors import InvalidArgument
 from zrelay_shared.message_scan import Buffer, MessageScan, scanned_fields
 
 M = TypeVar("M", bound=Message)
+_JOINED_AT_ONCE = 8 << 20
+"""Bytes that are copied without a pause."""
+_PART_BYTES = 1 << 20
+"""Bytes copied between two pauses, in which other threads can run."""
 _markers = itertools.count(1)
 
 
@@ -83,7 +88,12 @@ class Parcel(Generic[M]):
         skeleton = self.message.SerializeToString()
         scan = MessageScan(skeleton, self._look_up, bounded=False)
         pieces = scan.pieces(scanned_fields(self.message.DESCRIPTOR))
-        return b"".join(pieces) if scan.replaced else skeleton
+        return _joined(pieces) if scan.replaced else skeleton
+
+    @property
+    def attached_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(blob.nbytes for blob in self._blobs.values())
 
     def _store(self, data: memoryview) -> bytes:
         if not data.nbytes:
@@ -102,3 +112,14 @@ class Parcel(Generic[M]):
                 "parcel that the tensor was copied from as a source"
             )
         return blob
+
+
+def _joined(pieces: list[Buffer]) -> bytes:
+    """Joins pieces, many MiB of them in parts: `bytes.join` holds the interpreter if a piece is a memoryview."""
+    if sum(map(len, pieces)) <= _JOINED_AT_ONCE:
+        return b"".join(pieces)
+    joined = io.BytesIO()
+    for piece in pieces:
+        for at in range(0, len(piece), _PART_BYTES):
+            joined.write(memoryview(piece)[at : at + _PART_BYTES])
+    return joined.getvalue()

@@ -62,7 +62,7 @@ class Box:
         async def start() -> str:
             service = ControlledService()
             service.load_now.set()
-            server = make_server(max_connections=16, max_streams=16)
+            server = make_server(max_connections=16, max_streams=16, max_request_bytes=1 << 20)
             rpc.add_service(server, VISION, service)
             authority = self.installation.authority_certificate
             credentials = grpc.ssl_server_credentials([self.installation.server_pair], authority, True)

@@ -192,7 +192,6 @@ OWNERS = {
         "zrelay_generator.store.opening",
         "zrelay_shared.security.installation",
     ),
-    "cryptography": ("zrelay_shared.security.certificates",),
     "grpc_reflection": ("zrelay_shared.service.reflection",),
     "google": (
         "zrelay_shared.*",

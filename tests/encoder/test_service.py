@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.encoder.helpers import EncoderClient, client_of, embeds_of, loaded
 from tests.helpers.comparisons import largest_token_difference
 from tests.helpers.gates import ForwardGate
+from tests.helpers.large_messages import with_unknown_bytes
 from tests.helpers.polling import until_async
 from tests.helpers.refusals import refused_async
 from tests.helpers.servers import serve
@@ -23,6 +24,7 @@ from zrelay_encoder.api.servicer import EncoderServicer
 from zrelay_encoder.config import EncoderConfig
 from zrelay_shared import channels, errors
 from zrelay_shared.fingerprint import from_message
+from zrelay_shared.limits import MIB, PROMPTS_MESSAGE_BYTES
 
 CIRCLE = "a small red circle on a blue background"
 F32 = EncodeOptions(dtype=TensorDtype.TENSOR_DTYPE_F32)
@@ -119,6 +121,7 @@ async def test_get_info(demo: EncoderClient) -> None:
     assert (info.text_limit, info.text_limit_source) == (992, TextLimitSource.TEXT_LIMIT_SOURCE_CHECKPOINT)
     assert {"encode.think", "encode.layer"} <= {feature.name for feature in info.features if feature.available}
     assert info.queue.max_waiting == 64
+    assert info.max_message_bytes == PROMPTS_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,18 @@ async def test_bytes_that_are_no_request(demo_endpoint: str) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"\xff\xff\xff")
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_message_above_the_largest_request_is_refused_by_grpc(demo: EncoderClient) -> None:
+    """gRPC reads the size first. The service copies, scans and parses nothing."""
+    largest = FormatPromptRequest(prompts=[Prompt(text="a")])
+    largest = with_unknown_bytes(largest, PROMPTS_MESSAGE_BYTES - largest.ByteSize() - 6)
+    assert PROMPTS_MESSAGE_BYTES - 2 <= largest.ByteSize() <= PROMPTS_MESSAGE_BYTES
+    assert (await demo.format(largest)).prompts[0].fits
+    refused = await refused_async(
+        demo.format(with_unknown_bytes(largest, MIB)), errors.MessageTooLarge, match="over the limit of 17 MiB"
+    )
+    assert refused.metadata["max_bytes"] == str(PROMPTS_MESSAGE_BYTES)
 
 
 async def test_more_than_one_reply_can_carry(demo_checkpoint: Path) -> None:

@@ -8,7 +8,7 @@ import grpc.aio
 
 from zrelay_shared import rpc
 from zrelay_shared.callers import Caller
-from zrelay_shared.channels import CLIENT_OPTIONS, SERVER_OPTIONS
+from zrelay_shared.channels import CLIENT_OPTIONS, server_options
 from zrelay_shared.security.permissions import ALL, CALLER
 from zrelay_shared.service.lifecycle import Service
 
@@ -31,7 +31,7 @@ def dial_as(name: str, endpoint: str) -> grpc.aio.Channel:
 @asynccontextmanager
 async def serving_identities(service: Service) -> AsyncIterator[str]:
     """Serves a service whose callers have identities until the block ends. Yields its endpoint once it is loaded."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=server_options())
     rpc.add_service(server, service.descriptor, service, identify=by_agent)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

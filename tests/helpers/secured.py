@@ -17,7 +17,7 @@ from zrelay_client.profiles import Box
 from zrelay_client.testing import FakeEncoder
 from zrelay_shared import rpc
 from zrelay_shared.callers import Caller, Connection, Identify, PortKind
-from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared.channels import server_options
 from zrelay_shared.errors import Unauthenticated
 from zrelay_shared.security import certificates
 from zrelay_shared.security.permissions import CALLER, Permission
@@ -74,7 +74,7 @@ def caller_of(
         sent = dict(context.invocation_metadata() or ()).get("authorization")
         if token is not None and sent != f"Bearer {token}":
             raise Unauthenticated("the token is not known here: make a new one", reason="TOKEN_INVALID")
-        return Caller("member mac" if token is None else "token ci", permissions, connection)
+        return Caller("member mac" if token is None else "token ci", permissions, connection=connection)
 
     return identify
 
@@ -95,7 +95,7 @@ async def serving(
         age_days: Age of that authority.
         identify: Identifies callers.
     """
-    running = grpc.aio.server(options=SERVER_OPTIONS)
+    running = grpc.aio.server(options=server_options())
     encoder, checks = FakeEncoder(), health.HealthServicer()
     rpc.add_service(running, encoder.descriptor, encoder, identify=caller_of() if identify is None else identify)
     health_pb2_grpc.add_HealthServicer_to_server(checks, running)

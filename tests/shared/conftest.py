@@ -36,7 +36,7 @@ async def fake() -> AsyncIterator[StartFake]:
     async with AsyncExitStack() as stack:
 
         async def start(**handlers: Callable[..., Any]) -> Fake:
-            server = grpc.aio.server(options=channels.SERVER_OPTIONS)
+            server = grpc.aio.server(options=channels.server_options())
             all_handlers = {method.name: _refuse for method in GENERATOR.methods} | handlers
             rpc.add_service(server, GENERATOR, SimpleNamespace(**all_handlers))
             endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -17,7 +17,7 @@ from tests.helpers.large_messages import with_unknown_bytes
 from tests.helpers.polling import eventually
 from zrelay.v1 import generator_pb2 as pb
 from zrelay_shared import channels, rpc
-from zrelay_shared.callers import Identify, by_address
+from zrelay_shared.callers import Identify, address_of, by_address
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import FeatureMissing, QuotaExceeded
 from zrelay_shared.limits import MIB
@@ -73,7 +73,7 @@ async def _refuse(parcel: object, context: rpc.Context) -> NoReturn:
 @asynccontextmanager
 async def serving(limits: CallLimits, size: int = 0, identify: Identify = by_address) -> AsyncIterator[Server]:
     served = Server(limits, size)
-    server = grpc.aio.server(options=channels.SERVER_OPTIONS)
+    server = grpc.aio.server(options=channels.server_options())
     handlers = {method.name: getattr(served, method.name, _refuse) for method in GENERATOR.methods}
     rpc.add_service(server, GENERATOR, SimpleNamespace(**handlers), calls=served.calls, identify=identify)
     served.port = server.add_insecure_port("127.0.0.1:0")
@@ -218,3 +218,21 @@ async def test_readers_that_stop_cost_bounded_memory() -> None:
             await eventually(lambda: len(server.calls) <= 2, "those that are too many are given up")
         await server.get()
         await eventually(lambda: resident().rss - before < 192 * MIB, "the memory of those is free")  # the others wait
+
+
+@pytest.mark.parametrize(
+    ("peer", "caller"),
+    [
+        ("ipv4:192.0.2.1:50000", "ipv4:192.0.2.1"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:50000", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2::9]:50000", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:192.0.2.1%5D:50000", "ipv4:192.0.2.1"),
+        ("ipv6:%5B::1%5D:50000", "ipv6:::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:50000", "ipv6:fe80::1"),
+        ("unix:/run/zrelay.sock", "unix:/run/zrelay.sock"),
+    ],
+)
+def test_a_caller_is_a_host(peer: str, caller: str) -> None:
+    """A host has 2^64 IPv6 addresses of its network."""
+    context: Any = SimpleNamespace(peer=lambda: peer)
+    assert address_of(context) == caller

@@ -152,7 +152,10 @@ def test_the_same_configuration_in_another_spelling(edit: dict[str, Any]) -> Non
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("text_encoder", {"num_hidden_layers": "many"}, "num_hidden_layers: expected a whole number of at least 1"),
+    ("text_encoder", {"num_hidden_layers": "many"}, "num_hidden_layers: expected a whole number of 1 to 1024"),
+    ("text_encoder", {"num_hidden_layers": 1e300}, "num_hidden_layers: expected a whole number of 1 to 1024"),
+    ("transformer", {"n_layers": 10**50}, "n_layers: expected a whole number of 1 to 1024"),
+    ("transformer", {"dim": 10**50}, "dim: expected a whole number of 1 to 2147483647"),
     ("text_encoder", {"num_hidden_layers": True}, "num_hidden_layers"),
     ("text_encoder", {"hidden_size": 32.5}, "hidden_size"),
     ("text_encoder", {"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a finite number of at least 0, got nan"),

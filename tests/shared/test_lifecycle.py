@@ -163,6 +163,17 @@ async def test_a_service_that_does_not_end_its_drain_does_not_hold_up_the_end(ca
     assert "until the service drains" in caplog.text and service.closed
 
 
+async def test_a_service_that_does_not_close_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Service(ControlledService):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    options = lifecycle.ServeOptions(ANYWHERE.listen, close_s=0.1)
+    async with asyncio.timeout(60), lifecycle.running(Service(), options) as server:
+        pass
+    assert "until the service ends its threads" in caplog.text and not server.closed
+
+
 async def test_an_answer_on_its_way_over_a_slow_link_arrives() -> None:
     service, asked = ControlledService(), asyncio.Event()
     service.drain_now.set()

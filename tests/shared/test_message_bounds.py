@@ -1,11 +1,15 @@
 """Bounds of messages: every rpc and every repeated field has one, and a message beyond it is refused before parsing."""
 
+import gc
 import importlib
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
@@ -156,3 +160,30 @@ async def test_a_message_above_the_size_of_its_method_is_refused(fake: StartFake
     with pytest.raises(MessageTooLarge) as refused:
         await server.stub.call("GetJob", request, generator_pb2.GetJobResponse)
     assert refused.value.metadata == {"method": "GetJob", "bytes": "65537", "max_bytes": "65536"}
+
+
+async def test_a_compressed_message_is_refused_before_it_is_expanded(fake: StartFake) -> None:
+    """60 KiB become 60 MiB, which old versions of grpcio expand before they look at the size."""
+    server = await fake()
+    async with grpc.aio.insecure_channel(server.endpoint, compression=grpc.Compression.Gzip) as channel:
+        call: Any = channel.unary_unary("/zrelay.v1.GeneratorService/GetInfo")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(bytes(60 * MIB))
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_refused_messages_are_released_at_once(fake: StartFake) -> None:
+    """Not when the garbage collector runs: gRPC's task, the error and its frames refer to each other."""
+    server, size = await fake(), 4 * MIB
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(6):
+            with pytest.raises(MessageTooLarge):
+                await server.stub.call("GetJob", bytes(size), generator_pb2.GetJobResponse)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held < 2 * size

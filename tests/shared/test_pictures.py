@@ -335,6 +335,18 @@ def test_a_large_jpeg_may_have_fewer_scans() -> None:
     refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="more than 67108864 blocks in 257 scans")
 
 
+@pytest.mark.parametrize("frame", [0xC0, 0xC2], ids=["sequential", "progressive"])
+def test_components_of_the_same_identifier_are_refused(frame: int) -> None:
+    """Decoders take the first of them, so that neither the scans nor their blocks could be counted."""
+    data = jpeg_of_scans(4000, 1000, frame=frame, components=((1, 0x44), (1, 0x11), (1, 0x11)))
+    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="two components of the same identifier")
+
+
+def test_a_scan_of_an_unknown_component_is_refused() -> None:
+    data = jpeg_of_scans(64, 3, components=((2, 0x11),))
+    refused(lambda: read(data), reason="IMAGE_UNREADABLE", match="a component that the frame does not have")
+
+
 def test_restart_markers_are_no_scans() -> None:
     clean = encoded(picture(400, 240), "JPEG", progressive=True)
     markers = encoded(picture(400, 240), "JPEG", progressive=True, restart_marker_blocks=1)

@@ -36,6 +36,7 @@ PRELUDE = textwrap.dedent("""
     class Service(VisionServicer):
         async def load(self): {load}
         async def drain(self, grace_s): {drain}
+        async def close(self): {close}
     sys.exit(command.start(lambda: VisionConfig(listen="{listen}", grace_s=5.0, **{settings!r}), {build}))
 """)
 
@@ -43,12 +44,13 @@ PRELUDE = textwrap.dedent("""
 def start(
     load: str = "pass",
     drain: str = "pass",
+    close: str = "pass",
     build: str = "Service",
     listen: str = "127.0.0.1:0",
     settings: Mapping[str, Any] = MappingProxyType({}),
     **environment: str,
 ) -> subprocess.Popen[str]:
-    script = PRELUDE.format(load=load, drain=drain, build=build, listen=listen, settings=dict(settings))
+    script = PRELUDE.format(load=load, drain=drain, close=close, build=build, listen=listen, settings=dict(settings))
     return launch([sys.executable, "-c", script], **environment)
 
 
@@ -163,6 +165,15 @@ def test_a_second_signal_ends_the_drain() -> None:
     process.send_signal(signal.SIGINT)
     code, log = ended(process)
     assert code == exits.OK and "Traceback" not in log
+
+
+@pytest.mark.deep  # waits for the limit of a process
+def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:
+    process = start(close="await asyncio.to_thread(time.sleep, 3600)")
+    log_until(process, "ready on")
+    process.send_signal(signal.SIGTERM)
+    code, log = ended(process)
+    assert code == exits.OK and "until the service ends its threads" in log
 
 
 @pytest.mark.parametrize(

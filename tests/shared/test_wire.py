@@ -252,3 +252,14 @@ def varint(value: int) -> bytes:
 
 def key(number: int, kind: int) -> bytes:
     return varint(number << 3 | kind)
+
+
+def test_a_message_of_many_mib_is_joined_as_protobuf_does() -> None:
+    """Its bytes are copied in parts, and the last part is a short one."""
+    data = random.Random(1).randbytes((9 << 20) + 5)
+    plain = EmbedsInput()
+    plain.prompt_embeds.segments.add().prompt_embeds.data = data
+    parcel = Parcel(EmbedsInput())
+    parcel.attach(parcel.message.prompt_embeds.segments.add().prompt_embeds, memoryview(data))
+    assert parcel.attached_bytes == len(data)
+    assert parcel.to_bytes() == plain.SerializeToString()

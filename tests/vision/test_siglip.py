@@ -207,6 +207,31 @@ def test_a_folder_that_lacks_a_file_is_refused(demo_models: Path, tmp_path: Path
         open_siglip(tmp_path / "broken")
 
 
+HUGE = 10**50
+"""A number of a strict JSON file has at most 64 characters."""
+KINDS: list[object] = [[], ["siglip"], {}, None, True, HUGE, 1e300, "a" * 10**6]
+VISION_CONFIGS: list[object] = [[], "a", None, True, HUGE, 1e300]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        *[("model_type", value, "says model_type") for value in KINDS],
+        *[("vision_config", value, "has no vision_config") for value in VISION_CONFIGS],
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_config_with_a_value_of_another_type_is_refused(
+    demo_models: Path, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(CheckpointError, match=message) as refused:
+        open_siglip(broken)
+    assert len(refused.value.message) < 500 + len(str(broken))
+
+
 def test_pickled_weights_are_refused(demo_models: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(demo_models / "siglip", tmp_path / "broken")
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")

@@ -18,7 +18,7 @@ from grpc_health.v1.health import aio as health
 from zrelay.v1.info_pb2 import DeviceInfo, Feature
 from zrelay.v1.tensor_pb2 import Tensor
 from zrelay_shared import rpc, tensors
-from zrelay_shared.channels import SERVER_OPTIONS
+from zrelay_shared.channels import server_options
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import EncoderFingerprint
 from zrelay_shared.wire import Parcel
@@ -119,7 +119,7 @@ class ServerThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _serve(self, service: FakeService) -> None:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=server_options())
         rpc.add_service(server, service.descriptor, service)
         checks = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -11,10 +11,9 @@ from zrelay_encoder.api.capabilities import CAPABILITIES
 from zrelay_encoder.config import EncoderConfig
 from zrelay_encoder.prompts.fitting import LimitSource
 from zrelay_encoder.prompts.formatting import FormattedPrompt
-from zrelay_encoder.runtime import EncodedPrompt, EncoderRuntime
+from zrelay_encoder.runtime import EncodedPrompt, EncodeResult, EncoderRuntime
 from zrelay_shared import fingerprint, torch_devices
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
-from zrelay_shared.receiving import off_loop
+from zrelay_shared.receiving import largest_request, off_loop
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import connection_info, device_info, queue_info, server_version
 from zrelay_shared.service.lifecycle import Service
@@ -64,12 +63,9 @@ class EncoderServicer(Service):
         """Encodes prompts, all or none."""
         request = await off_loop(parcel.size, lambda: requests.parse_encode(parcel.message, self.runtime.config))
         result = await self.runtime.encode(request)
-        reply = Parcel(
-            pb.EncodePromptsResponse(queue_seconds=result.queue_seconds, compute_seconds=result.compute_seconds)
-        )
-        for prompt in result.prompts:
-            _add_result(reply, prompt, parcel.message.options.return_formatted_prompts)
-        return reply
+        with_text = parcel.message.options.return_formatted_prompts
+        size = sum(rows.nbytes for prompt in result.prompts for rows in prompt.segments)
+        return await off_loop(size, lambda: _encode_reply(result, with_text))
 
     async def FormatPrompt(self, parcel: Parcel[pb.FormatPromptRequest], context: Context) -> bytes:
         """Formats and counts prompts. Needs the tokenizer only."""
@@ -98,7 +94,7 @@ class EncoderServicer(Service):
             max_prompt_chars=config.max_prompt_chars,
             text_limit=limit.tokens,
             text_limit_source=_SOURCES[limit.source],
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_message_bytes=largest_request(self.descriptor),
             connection=connection_info(),
         )
         if encoder is not None:
@@ -118,6 +114,13 @@ def _format_reply(prompt: FormattedPrompt, limit: int) -> pb.FormatPromptRespons
         token_ids=prompt.ids,
     )
     return pb.FormatPromptResponse(prompts=[one])
+
+
+def _encode_reply(result: EncodeResult, with_text: bool) -> Parcel[pb.EncodePromptsResponse]:
+    reply = Parcel(pb.EncodePromptsResponse(queue_seconds=result.queue_seconds, compute_seconds=result.compute_seconds))
+    for prompt in result.prompts:
+        _add_result(reply, prompt, with_text)
+    return reply
 
 
 def _add_result(reply: Parcel[pb.EncodePromptsResponse], prompt: EncodedPrompt, with_text: bool) -> None:

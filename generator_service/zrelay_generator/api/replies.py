@@ -22,11 +22,12 @@ from zrelay_generator.scheduling.scheduler import QueueStanding, Scheduler
 from zrelay_generator.store.records import JobState
 from zrelay_shared.errors import ZrelayError
 from zrelay_shared.fingerprint import RELATIONS, EncoderFingerprint, to_message
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.receiving import largest_request
 from zrelay_shared.service.info import connection_info, device_info, server_version
 from zrelay_shared.service.roles import GeneratorConfig
 from zrelay_shared.torch_devices import DeviceReport
 
+_SERVICE = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "grpcio", "protobuf")
 _JOBS = ("jobs.submit", "jobs.watch", "jobs.get", "jobs.list", "jobs.cancel", "content.upload")
 _COMMON = (
@@ -268,7 +269,7 @@ def _limits(accepts: Acceptance) -> generator_pb2.GeneratorLimits:
         max_images=sampling.max_images,
         text_limit=accepts.model.text_limit,
         embeds_width=accepts.model.embeds_width,
-        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_message_bytes=largest_request(_SERVICE),
         max_image_bytes=accepts.max_image_bytes,
     )
 

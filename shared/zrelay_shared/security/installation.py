@@ -161,11 +161,6 @@ class Installation:
         return self._clock()
 
     @property
-    def now(self) -> datetime:
-        """The present time."""
-        return self._clock()
-
-    @property
     def prepared(self) -> bool:
         """Whether there is an authority and a server certificate."""
         return all((self.folder / name).is_file() for name in ("authority.pem", "server.pem", "server.key"))

@@ -38,7 +38,7 @@ def service_command(kind: type[S], build: Callable[[S], "Service"], *, help: str
     def run(profile: str | None, **values: Any) -> NoReturn:
         sys.exit(start(lambda: load_settings(kind, profile, values), build))
 
-    prog_name = f"python -m zrelay_{kind.role}"
+    prog_name = f"python -P -m zrelay_{kind.role}"
     return SettingsCommand(prog_name, kind=kind, callback=run, help=help)
 
 

@@ -16,7 +16,8 @@ from zrelay_shared import atomic, descriptors, exits, rpc
 from zrelay_shared.callers import PortKind
 from zrelay_shared.calls import CallLimits, OpenCalls
 from zrelay_shared.errors import Draining, ModelLoading, Unavailable, ZrelayError
-from zrelay_shared.limits import MAX_OPEN_CALLS
+from zrelay_shared.limits import MAX_OPEN_CALLS, SMALL_MESSAGE_BYTES
+from zrelay_shared.receiving import largest_request
 from zrelay_shared.service import grpc_server, process, reflection, self_probe
 from zrelay_shared.service.authentication import Authenticator, ServerSecurity
 from zrelay_shared.service.health import CHECK_LIMITS, HEALTH, NOT_SERVING, SERVING, HealthServicer
@@ -28,9 +29,11 @@ from zrelay_shared.signals import on_signals
 log = logging.getLogger(__name__)
 LIVENESS = "liveness"
 """Health name that only states that the event loop runs; "" and the service's own name state that it is ready."""
-_DRAIN_MARGIN_S = 4.0
-"""Seconds beyond its time after which a wait of the drain is given up. With three of them a drain stays within the 45 s
-of the deploy files."""
+_DRAIN_MARGIN_S = 3.0
+"""Seconds beyond its time after which a wait of the drain is given up."""
+_CLOSE_S = 7.0
+"""Seconds after which the end of a service is given up. With two waits of the drain it stays within the 45 s of the
+deploy files."""
 HEALTH_CONNECTIONS = 256
 """Connections of the port that answers health checks alone."""
 
@@ -51,6 +54,11 @@ class Service(Protocol):
     def restart_reason(self) -> str:
         """Why only a new process can serve again, "" if this process can. Read regularly."""
         return ""
+
+    @property
+    def max_streams(self) -> int | None:
+        """Calls that one connection may have open at once; None if `max_calls` alone limits them."""
+        return grpc_server.MAX_STREAMS
 
     async def load(self) -> None:
         """Loads the model, off the event loop. Calls that arrive meanwhile are refused with ModelLoading.
@@ -118,6 +126,7 @@ class ServeOptions:
         max_calls: Calls that may be open at once.
         handshake_s: Seconds that a connection may take for its HTTP/2 handshake.
         drain_margin_s: Seconds that the service and the server may take beyond `grace_s` before the drain goes on.
+        close_s: Seconds that the server and the service may take to end. The process then ends without them.
         probe: When the service probes itself.
         tls: Whether `listen` has TLS, and its callers show certificates; else it is plaintext.
         security: Certificate of the service, and who its callers are. Required for TLS.
@@ -133,6 +142,7 @@ class ServeOptions:
     max_calls: int = MAX_OPEN_CALLS
     handshake_s: float = grpc_server.HANDSHAKE_S
     drain_margin_s: float = _DRAIN_MARGIN_S
+    close_s: float = _CLOSE_S
     probe: ProbeOptions = field(default_factory=ProbeOptions)
     tls: bool = False
     security: ServerSecurity | None = None
@@ -171,9 +181,12 @@ async def _serve_until(stop: asyncio.Event, service: Service, options: ServeOpti
         watchdog.cancel()
         if drained.done():
             drained.result()
-        # systemd, Kubernetes, docker and launchd restart a process that ends with an error; of these only Kubernetes
-        # also reacts to a failing health check.
-        return exits.UNREACHABLE if server.restart_needed.is_set() else exits.OK
+    # systemd, Kubernetes, docker and launchd restart a process that ends with an error; of these only Kubernetes also
+    # reacts to a failing health check.
+    code = exits.UNREACHABLE if server.restart_needed.is_set() else exits.OK
+    if not server.closed:
+        _leave_at_once(code)
+    return code
 
 
 def _failed(error: BaseException) -> int:
@@ -186,8 +199,8 @@ def _failed(error: BaseException) -> int:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """Ends the process although a thread may still load the model. No call was accepted yet, and a normal exit would
-    wait for the thread, or abort inside torch."""
+    """Ends the process although a thread may still load or run the model. A normal exit would wait for the thread, or
+    abort inside torch."""
     logging.shutdown()
     os._exit(code)
 
@@ -200,7 +213,8 @@ class RunningServer:
         self.service, self._options, self._on_loaded = service, options, on_loaded
         self._server = grpc_server.make_server(
             max_connections=options.max_connections,
-            max_streams=options.max_calls,
+            max_streams=min(options.max_calls, service.max_streams or options.max_calls),
+            max_request_bytes=largest_request(service.descriptor),
             handshake_s=options.handshake_s,
         )
         self._health_server: grpc.aio.Server | None = None
@@ -216,6 +230,8 @@ class RunningServer:
         """Ends when loading has succeeded or failed; set by `start`."""
         self.restart_needed = asyncio.Event()
         """Set once the service has a `restart_reason`, or no longer accepts connections."""
+        self.closed = False
+        """Whether the service has ended its threads."""
 
     async def start(self) -> None:
         """Binds the address, answers health checks and calls, and starts to load the model.
@@ -238,7 +254,10 @@ class RunningServer:
             self.token_address = _bind(self._server, options.token_listen, "--token-listen", credentials)
         if options.health_listen is not None:
             self._health_server = grpc_server.make_server(
-                max_connections=HEALTH_CONNECTIONS, max_streams=CHECK_LIMITS.calls, handshake_s=options.handshake_s
+                max_connections=HEALTH_CONNECTIONS,
+                max_streams=CHECK_LIMITS.calls,
+                max_request_bytes=SMALL_MESSAGE_BYTES,
+                handshake_s=options.handshake_s,
             )
             self._health.add_to(self._health_server)
             self.health_address = _bind(self._health_server, options.health_listen, "--health-listen", None)
@@ -342,16 +361,18 @@ class RunningServer:
             await self._health_server.stop(None)
 
     async def close(self) -> None:
-        """Ends the server and the service at once, also after a `start` that failed."""
+        """Ends the server and the service at once, also after a `start` that failed. Gives up after `close_s`."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._options.close_s
         if self._started:
             self.loaded.cancel()
-            await asyncio.wait({self.loaded})
+            await asyncio.wait({self.loaded}, timeout=self._options.close_s / 2)
             for watch in self._watches:
                 watch.cancel()
             stops = asyncio.gather(self._server.stop(None), self._stop_health())
-            await _bounded(stops, self._options.drain_margin_s, "the server stops")
+            await _bounded(stops, self._options.close_s / 2, "the server stops")
         self.systemd.close()
-        await self.service.close()
+        self.closed = await _bounded(self.service.close(), ends - clock(), "the service ends its threads")
 
 
 def _plaintext(options: ServeOptions) -> PortKind | None:
@@ -379,8 +400,8 @@ def _bind(
     return ListenAddress(address.host, int(port))
 
 
-async def _bounded(work: Awaitable[object], limit_s: float, what: str) -> None:
-    """Waits for work, but not longer than `limit_s` seconds. Raises what it raises."""
+async def _bounded(work: Awaitable[object], limit_s: float, what: str) -> bool:
+    """Waits for work, but not longer than `limit_s` seconds. Returns whether it has ended. Raises what it raises."""
     task = asyncio.ensure_future(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_s)
@@ -390,6 +411,7 @@ async def _bounded(work: Awaitable[object], limit_s: float, what: str) -> None:
         task.result()
     else:
         log.error("waited %.0f s in vain until %s: going on without", limit_s, what)
+    return bool(done)
 
 
 @contextlib.asynccontextmanager

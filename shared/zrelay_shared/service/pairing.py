@@ -121,9 +121,9 @@ class PairingSession:
         self._server = make_server(
             max_connections=MAX_CONNECTIONS,
             max_streams=_LIMITS.calls,
+            max_request_bytes=PAIRING_MESSAGE_BYTES,
             handshake_s=_HANDSHAKE_S,
             further_options=[
-                ("grpc.max_receive_message_length", PAIRING_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", PAIRING_MESSAGE_BYTES),
                 ("grpc.max_connection_age_ms", CONNECTION_S * 1000),
                 ("grpc.max_connection_age_grace_ms", int(_STOP_S * 1000)),

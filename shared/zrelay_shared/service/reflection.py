@@ -1,19 +1,36 @@
-"""Reflection: callers read the contract from the server. It is for those who may call the service."""
+"""Reflection: callers read the contract from the server. It has the limits of every other call, and its permissions.
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+grpcio's own service has none: its calls may stay open without a message, and it reads messages of any size.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import grpc
 import grpc.aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from zrelay_shared import rpc
-from zrelay_shared.callers import Identify, set_current_caller
+from zrelay_shared.callers import Identify, by_address, set_current_caller
 from zrelay_shared.calls import OpenCalls
+from zrelay_shared.errors import DeadlineExceeded
+from zrelay_shared.receiving import received
 
-_METHOD = f"{reflection.SERVICE_NAME}/ServerReflectionInfo"
+_SERVICE: ServiceDescriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]  # type: ignore[assignment]
+_METHOD = _SERVICE.methods_by_name["ServerReflectionInfo"]
+IDLE_S = 60.0
+"""Seconds between two questions of a call."""
 
 
-def add_to(server: grpc.aio.Server, names: Sequence[str], calls: OpenCalls, identify: Identify) -> None:
+def add_to(
+    server: grpc.aio.Server,
+    names: Sequence[str],
+    calls: OpenCalls,
+    identify: Identify = by_address,
+    idle_s: float = IDLE_S,
+) -> None:
     """Serves reflection.
 
     Args:
@@ -21,25 +38,40 @@ def add_to(server: grpc.aio.Server, names: Sequence[str], calls: OpenCalls, iden
         names: Full names of its other services.
         calls: Open calls of the server.
         identify: Identifies the caller of a call, and refuses callers that may not make it.
+        idle_s: Seconds that a caller has for each further question.
     """
-    servicer = _AuthenticatedReflection((*names, reflection.SERVICE_NAME), calls, identify)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    answers: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+
+    async def serve(requests: AsyncIterator[bytes], context: rpc.Context) -> AsyncIterator[bytes]:
+        async with rpc.refusing(_METHOD.name, context):
+            set_current_caller(identify(f"{_SERVICE.full_name}/{_METHOD.name}", context))
+            call = calls.open(context)
+            raw: Any = await call.request()
+            while isinstance(raw, bytes):
+                question = await received(_METHOD, reflection_pb2.ServerReflectionRequest, raw)
+                async for answer in answers.ServerReflectionInfo(_only(question.message), context):
+                    message = answer.SerializeToString()
+                    call.sending(len(message))
+                    yield message
+                    call.sent()
+                raw = await _next(context, idle_s)
+
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {_METHOD.name: grpc.stream_stream_rpc_method_handler(serve)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers),))
+    server.add_registered_method_handlers(_SERVICE.full_name, handlers)
 
 
-class _AuthenticatedReflection(reflection.aio.ReflectionServicer):
-    """The reflection of grpcio, which identifies no callers."""
+async def _next(context: rpc.Context, idle_s: float) -> Any:
+    """Returns the bytes of the next question, or grpc.aio.EOF."""
+    try:
+        async with asyncio.timeout(idle_s):
+            return await context.read()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"no question arrived within {idle_s:g} s: end the call when you have asked everything",
+            metadata={"stage": "receive"},
+        ) from None
 
-    def __init__(self, names: Sequence[str], calls: OpenCalls, identify: Identify) -> None:
-        super().__init__(names)
-        self._calls, self._identify = calls, identify
 
-    async def ServerReflectionInfo(  # type: ignore[override]  # an iterator, as grpcio's own; its types are wrong
-        self, requests: AsyncIterable[Any], context: rpc.Context
-    ) -> AsyncIterator[Any]:
-        """Answers questions about the contract."""
-        async with rpc.refusing(_METHOD, context):
-            set_current_caller(self._identify(_METHOD, context))
-            self._calls.open(context)
-            answers: Any = super().ServerReflectionInfo(requests, context)
-            async for answer in answers:
-                yield answer
+async def _only(question: Any) -> AsyncIterator[Any]:
+    yield question

@@ -7,7 +7,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from zrelay.v1 import vision_pb2 as pb
 from zrelay.v1.info_pb2 import QueueInfo
-from zrelay_shared.limits import MAX_MESSAGE_BYTES
+from zrelay_shared.receiving import largest_request
 from zrelay_shared.rpc import Context
 from zrelay_shared.service.info import connection_info, server_version
 from zrelay_shared.service.lifecycle import Readiness, Service
@@ -101,7 +101,7 @@ class VisionServicer(Service):
             max_images=config.max_images,
             max_image_bytes=config.max_image_bytes,
             max_image_pixels=config.max_image_pixels,
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_message_bytes=largest_request(self.descriptor),
             connection=connection_info(),
         )
         if runtime is not None:

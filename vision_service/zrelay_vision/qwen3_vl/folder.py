@@ -1,5 +1,6 @@
 """Checks the folder of a Qwen3-VL checkpoint. Every refusal names the file. Loads no torch."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def open_qwen3_vl(path: Path) -> QwenFolder:
         raise refusal(path, "config.json", "is missing", _REMEDY)
     config = read_json(path, "config.json")
     if config.get("model_type") != "qwen3_vl":
-        found = f"says model_type {config.get('model_type')!r}, expected 'qwen3_vl'"
+        found = f"says model_type {reprlib.repr(config.get('model_type'))}, expected 'qwen3_vl'"
         raise refusal(path, "config.json", found, _REMEDY)
     check_tokenizer(path, "")
     weights, index = find_weights(path, "", "model", config)
@@ -72,5 +73,5 @@ def _hidden_layer(path: Path) -> int:
     settings = read_json(path, "zrelay.json") if (path / "zrelay.json").is_file() else {}
     layer = settings.get("hidden_layer", DEFAULT_HIDDEN_LAYER)
     if not isinstance(layer, int) or isinstance(layer, bool) or layer >= 0:
-        raise CheckpointError(f"{path}: zrelay.json says hidden_layer {layer!r}; it must be -1 or less")
+        raise CheckpointError(f"{path}: zrelay.json says hidden_layer {reprlib.repr(layer)}; it must be -1 or less")
     return layer

@@ -1,5 +1,6 @@
 """Checks the folder of a SigLIP2 checkpoint. Every refusal names the file. Loads no torch."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,12 @@ def open_siglip(path: Path) -> SiglipFolder:
         raise refusal(path, join(inside, "config.json"), "is missing", _REMEDY)
     config = read_json(path, join(inside, "config.json"))
     kind = config.get("model_type")
-    if kind not in _KINDS:
-        known = " or ".join(map(repr, _KINDS))
+    if not isinstance(kind, str) or kind not in _KINDS:
+        known, shown = " or ".join(map(repr, _KINDS)), reprlib.repr(kind)
         raise refusal(
-            path, join(inside, "config.json"), f"says model_type {kind!r}, expected {known}", "it is another model's"
+            path, join(inside, "config.json"), f"says model_type {shown}, expected {known}", "it is another model's"
         )
-    vision = config if str(kind).endswith("_vision_model") else config.get("vision_config")
+    vision = config if kind.endswith("_vision_model") else config.get("vision_config")
     if not isinstance(vision, dict):
         raise refusal(path, join(inside, "config.json"), "has no vision_config", "copy it again from the checkpoint")
     weights, index = find_weights(path, inside, "model", config)
@@ -67,7 +68,7 @@ def open_siglip(path: Path) -> SiglipFolder:
     processor_file, processor = _processor(path, inside, beside)
     return SiglipFolder(
         component=ComponentFolder("siglip", folder, config, weights, index),
-        naflex=_KINDS[str(kind)],
+        naflex=_KINDS[kind],
         vision_config=vision,
         processor_file=processor_file,
         processor=processor,
