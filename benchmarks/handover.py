@@ -24,6 +24,22 @@ _BYTES = SHAPE[0] * SHAPE[1] * 2
 def _serve(role: str, ready: Connection, far: link.RateLimitedLink | None) -> None:
     if far is not None:
         link.enter(far.namespace)
+    from zrelay_shared.service import lifecycle
+    from zrelay_shared.service.listening import ListenAddress
+
+    async def run() -> None:
+        async with lifecycle.running(
+            stored_service(role), lifecycle.ServeOptions(ListenAddress(far.host if far else "127.0.0.1", 0))
+        ) as server:
+            await server.loaded
+            ready.send(str(server.address))
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+def stored_service(role: str) -> Any:
+    """An encoder that answers every prompt with a stored tensor, or a generator that checks and discards it."""
     import torch
 
     from zrelay.v1 import encoder_pb2, generator_pb2
@@ -31,7 +47,6 @@ def _serve(role: str, ready: Connection, far: link.RateLimitedLink | None) -> No
     from zrelay_shared import rpc
     from zrelay_shared.errors import FeatureMissing
     from zrelay_shared.service import lifecycle, process
-    from zrelay_shared.service.listening import ListenAddress
     from zrelay_shared.torch_tensors import from_wire, to_wire
     from zrelay_shared.wire import Parcel
 
@@ -46,6 +61,9 @@ def _serve(role: str, ready: Connection, far: link.RateLimitedLink | None) -> No
 
     class StoredTensorEncoder(StoredTensorService):
         descriptor = encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"]
+
+        async def GetInfo(self, parcel: Parcel[Any], context: rpc.Context) -> Any:
+            return encoder_pb2.EncoderServiceGetInfoResponse(ready=True)
 
         async def EncodePrompts(self, parcel: Parcel[Any], context: rpc.Context) -> Parcel[Any]:
             answer = Parcel(encoder_pb2.EncodePromptsResponse())
@@ -69,16 +87,23 @@ def _serve(role: str, ready: Connection, far: link.RateLimitedLink | None) -> No
     for method in service.descriptor.methods:
         if not hasattr(service, method.name):
             setattr(type(service), method.name, unused)
+    return service
 
-    async def run() -> None:
-        async with lifecycle.running(
-            service, lifecycle.ServeOptions(ListenAddress(far.host if far else "127.0.0.1", 0))
-        ) as server:
-            await server.loaded
-            ready.send(str(server.address))
-            await asyncio.Event().wait()
 
-    asyncio.run(run())
+async def hand_over(encode: Any, paint: Any) -> None:
+    """Carries the stored tensor from an encoder to a generator.
+
+    Args:
+        encode, paint: Stubs (`zrelay_shared.rpc.Stub`) of the two.
+    """
+    from zrelay.v1 import encoder_pb2, generator_pb2
+    from zrelay_shared.wire import Parcel
+
+    answer = await encode.call("EncodePrompts", encoder_pb2.EncodePromptsRequest(), encoder_pb2.EncodePromptsResponse)
+    job = Parcel(generator_pb2.GenerateRequest(), answer)
+    job.message.spec.prompt.prompt_embeds.CopyFrom(answer.message.results[0].prompt_embeds)
+    async for _ in paint.stream("Generate", job, generator_pb2.GenerateResponse):
+        pass
 
 
 def _tcp(ready: Connection, far: link.RateLimitedLink | None) -> None:
@@ -134,7 +159,6 @@ async def _compare(encoder: str, generator: str, tcp_port: int, host: str, round
     from zrelay_shared.channels import dial
     from zrelay_shared.rpc import Stub
     from zrelay_shared.service import process
-    from zrelay_shared.wire import Parcel
 
     process.keep_large_buffers()
     relay_s, tcp_s = [], []
@@ -146,12 +170,7 @@ async def _compare(encoder: str, generator: str, tcp_port: int, host: str, round
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for turn in range(rounds + 5):
             started = time.perf_counter()
-            request = encoder_pb2.EncodePromptsRequest()
-            answer = await encode.call("EncodePrompts", request, encoder_pb2.EncodePromptsResponse)
-            job = Parcel(generator_pb2.GenerateRequest(), answer)
-            job.message.spec.prompt.prompt_embeds.CopyFrom(answer.message.results[0].prompt_embeds)
-            async for _ in paint.stream("Generate", job, generator_pb2.GenerateResponse):
-                pass
+            await hand_over(encode, paint)
             handed = time.perf_counter()
             connection.sendall(b"d")
             _receive(connection, buffer)

@@ -143,6 +143,16 @@ def test_a_python_example_compiles(page: str, example: str) -> None:
     compile(example, page, "exec")
 
 
+@pytest.mark.parametrize(
+    ("language", "program"),
+    [("sh", "generate.sh"), ("js", "node/generate.mjs"), ("python", "generate_grpclib.py")],
+)
+def test_programs_in_other_languages_are_those_that_tests_run(language: str, program: str) -> None:
+    page = _text("docs/how-to/other-languages.md")
+    [shown] = [block for _, named, block in _FENCE.findall(page) if named == language]
+    assert shown == _text(f"tests/foreign/{program}")
+
+
 def test_an_example_that_does_not_compile_would_be_found() -> None:
     with pytest.raises(SyntaxError):
         test_a_python_example_compiles("page", "with Client( as client:")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,17 @@ def test_everything_installed_is_pinned(stages: dict[str, Steps]) -> None:
             assert words[-1] == "torch" or words[-1].startswith("zrelay[all] @ file://")
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.cuda.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cuda.yaml", "compose.tls.yaml"])
 def test_compose_schema(deploy: Path, name: str, tmp_path: Path) -> None:
     """The compose specification's own schema, which has every key; a misspelt one is told."""
     checker = find_tool("check-jsonschema", "pip install check-jsonschema")
-    text = (deploy / "docker" / name).read_text()
-    (tmp_path / "wrong.yaml").write_text(text.replace("  image:", "  imago:"))
+    text = (deploy / "docker" / name).read_text().replace("!override ", "")  # a tag of compose, which YAML allows
+    (tmp_path / "right.yaml").write_text(text)
+    (tmp_path / "wrong.yaml").write_text(
+        re.sub("^    (image|command):", "    imago:", text.replace("  image:", "  imago:"), flags=re.MULTILINE)
+    )
     command = [checker, "--builtin-schema", "vendor.compose-spec"]
-    for path, code in ((deploy / "docker" / name, 0), (tmp_path / "wrong.yaml", 1)):
+    for path, code in ((tmp_path / "right.yaml", 0), (tmp_path / "wrong.yaml", 1)):
         result = subprocess.run([*command, path], capture_output=True, text=True, timeout=60)
         assert result.returncode == code, result.stdout
 
@@ -132,6 +136,27 @@ def test_compose_services(compose: dict[str, Any], health_names: dict[str, str])
         assert state == f"{role}-state:/var/lib/zrelay"
         assert service["networks"] == [role], "the services never talk to each other"
     assert set(compose["volumes"]) == {f"{role}-state" for role in DEFAULT_PORTS}
+
+
+def test_compose_tls(
+    compose: dict[str, Any], deploy: Path, health_names: dict[str, str], known_flags: Callable[[str], set[str]]
+) -> None:
+    text = (deploy / "docker/compose.tls.yaml").read_text()
+    over = yaml.safe_load(text.replace("!override ", ""))
+    assert text.count("ports: !override [") == 3, "else compose adds the ports to those on loopback"
+    assert over["services"].keys() == compose["services"].keys()
+    for role, service in over["services"].items():
+        port, command = DEFAULT_PORTS[role], service["command"]
+        assert command[:6] == compose["services"][role]["command"][:6] and "--insecure-listen" not in command
+        flags = dict(zip(command[2::2], command[3::2], strict=True))
+        assert flags.keys() <= known_flags(role)
+        files = [flags[f"--tls-{name}"] for name in ("certificate", "key", "ca")]
+        assert files == [f"/run/secrets/{name}" for name in service["secrets"]]
+        assert over["secrets"].keys() == set(service["secrets"])
+        assert flags["--health-listen"] == f"127.0.0.1:{port + 200}", "of the container alone"
+        probe = [f"127.0.0.1:{port + 200}", health_names[role]]
+        assert service["healthcheck"]["test"][-2:] == probe
+        assert service["ports"] == [f"${{ZRELAY_ADDRESS:-0.0.0.0}}:{port}:{port}"]
 
 
 def test_compose_build(compose: dict[str, Any], deploy: Path, stages: dict[str, Steps]) -> None:

@@ -13,7 +13,7 @@ from zrelay_shared.service.lifecycle import LIVENESS
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
 
-FOLDERS = ("overlays/cpu", "overlays/cuda", "examples/external-encoder", "examples/fill-models")
+FOLDERS = ("overlays/cpu", "overlays/cuda", "overlays/tls", "examples/external-encoder", "examples/fill-models")
 VERSIONS = ("1.30", "1.37")
 """The oldest Kubernetes that the manifests are for, and the newest whose schemas are at hand."""
 
@@ -34,6 +34,8 @@ def pods_of(manifests: list[Manifest]) -> list[Manifest]:
 def test_valid(render: Render, folder: str, version: str) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     for manifest in render(folder):
+        if manifest["apiVersion"] == "cert-manager.io/v1":
+            continue  # Kubernetes has no schema of it; test_certificates looks at these
         validator.validate(manifest, version, strict=True)
 
 
@@ -104,7 +106,7 @@ def test_restricted(render: Render, folder: str) -> None:
         assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001, "the image's user"
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         sources = {key for volume in pod["volumes"] for key in volume}
-        assert sources <= {"name", "persistentVolumeClaim", "emptyDir"}
+        assert sources <= {"name", "persistentVolumeClaim", "emptyDir", "secret"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         for container in pod["containers"]:
             context = container["securityContext"]
@@ -143,6 +145,44 @@ def test_only_labelled_clients_connect(render: Render) -> None:
     (ingress,) = spec["ingress"]
     assert ingress["from"] == [{"podSelector": {"matchLabels": {"zrelay.org/client": "true"}}}]
     assert {port["port"] for port in ingress["ports"]} == set(DEFAULT_PORTS.values())
+
+
+def test_tls(render: Render, health_names: dict[str, str], known_flags: Callable[[str], set[str]]) -> None:
+    """As overlays/cuda, with given certificates, and probes on a port that the network policy keeps from other pods."""
+    manifests = render("overlays/tls")
+    (policy,) = kind_of(manifests, "NetworkPolicy").values()
+    assert policy == kind_of(render("overlays/cuda"), "NetworkPolicy")["services"]
+    for role, deployment in kind_of(manifests, "Deployment").items():
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        flags = dict(zip(container["args"][2::2], container["args"][3::2], strict=True))
+        port = DEFAULT_PORTS[role]
+        assert flags.keys() <= known_flags(role)
+        assert flags["--listen"] == f"0.0.0.0:{port}" and flags["--health-listen"] == f"0.0.0.0:{port + 200}"
+        mount = next(one["mountPath"] for one in container["volumeMounts"] if one["name"] == "tls")
+        files = {flags[f"--tls-{name}"] for name in ("certificate", "key", "ca")}
+        assert files == {f"{mount}/{name}" for name in ("tls.crt", "tls.key", "ca.crt")}
+        secret = next(one["secret"] for one in pod["volumes"] if one["name"] == "tls")
+        assert secret == {"secretName": f"zrelay-{role}-tls", "defaultMode": 0o440}
+        probes = {name: container[f"{name}Probe"]["grpc"] for name in ("startup", "readiness", "liveness")}
+        ready = {"port": port + 200, "service": health_names[role]}
+        assert probes == {"startup": ready, "readiness": ready, "liveness": {"port": port + 200, "service": LIVENESS}}
+        assert port + 200 not in {one["port"] for one in policy["spec"]["ingress"][0]["ports"]}
+    for service in kind_of(manifests, "Service").values():
+        assert "appProtocol" not in service["spec"]["ports"][0], "h2c is plaintext"
+
+
+def test_certificates(render: Render) -> None:
+    manifests = render("overlays/tls")
+    issuers, certificates = kind_of(manifests, "Issuer"), kind_of(manifests, "Certificate")
+    assert issuers["zrelay"]["spec"]["ca"]["secretName"] == certificates["authority"]["spec"]["secretName"]
+    assert certificates.keys() == {"authority", "client", *DEFAULT_PORTS}
+    for role in DEFAULT_PORTS:
+        spec = certificates[role]["spec"]
+        assert spec["secretName"] == f"zrelay-{role}-tls" and spec["issuerRef"] == {"kind": "Issuer", "name": "zrelay"}
+        assert {f"zrelay-{role}", f"zrelay-{role}.zrelay.svc"} <= set(spec["dnsNames"])
+        assert {"server auth", "client auth"} <= set(spec["usages"])
+    assert "server auth" not in certificates["client"]["spec"]["usages"]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -1,13 +1,16 @@
 """The systemd units: accepted without a word, hardened as far as a GPU allows, right about what they start."""
 
 import contextlib
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from tests.helpers.tools import find_tool
 from zrelay_shared import exits
+from zrelay_shared.limits import DEFAULT_PORTS
 
 
 def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -48,6 +52,51 @@ def test_exposure(copies: list[Path]) -> None:
     for unit in copies:
         result = analyze("security", "--offline=true", "--threshold=20", "--no-pager", unit)
         assert result.returncode == 0, result.stdout[-200:] + result.stderr
+
+
+DROP_INS = ("paired", "given")
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_a_drop_in_is_verified_with_its_unit(deploy: Path, copies: list[Path], tmp_path: Path, name: str) -> None:
+    for unit in copies:
+        folder = tmp_path / f"{unit.name}.d"
+        folder.mkdir()
+        text = (deploy / f"systemd/{unit.name}.d/{name}.conf").read_text()
+        (folder / f"{name}.conf").write_text(text.replace("/opt/zrelay/bin/zrelay", str(shutil.which("true"))))
+    result = analyze("verify", "--man=no", *copies)
+    assert (result.returncode, result.stderr) == (0, "")
+    for unit in copies:  # the firewall is open, which counts 10 points
+        result = analyze("security", "--offline=true", "--threshold=30", "--no-pager", unit)
+        assert result.returncode == 0, result.stdout[-200:] + result.stderr
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_a_drop_in_serves_other_machines_with_tls(
+    deploy: Path, units: dict[str, Any], known_flags: Callable[[str], set[str]], name: str
+) -> None:
+    for role, unit in units.items():
+        text = (deploy / f"systemd/zrelay-{role}.service.d/{name}.conf").read_text()
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert lines[:2] == ["[Service]", "ExecStart="], "it replaces the command"
+        command = shlex.split(lines[2].removeprefix("ExecStart="))
+        [own] = unit["ExecStart"]
+        words = shlex.split(own)
+        port = DEFAULT_PORTS[role]
+        assert command[: words.index("--listen")] == words[: words.index("--listen")]
+        flags = dict(zip(command[3::2], command[4::2], strict=True))
+        assert flags["--listen"] == f"0.0.0.0:{port}" and flags["--token-listen"] == f"0.0.0.0:{port + 100}"
+        assert {word for word in command if word.startswith("--")} <= known_flags(role)
+        assert "--insecure-listen" not in command
+        assert {"IPAddressDeny=", "IPAddressAllow="} <= set(lines), "both are open together"
+        credentials = {line.removeprefix("LoadCredential=").partition(":")[0] for line in lines if "LoadCr" in line}
+        used = {value.removeprefix("%d/") for value in flags.values() if value.startswith("%d/")}
+        if name == "given":
+            assert credentials == used | {"tokens.json"}
+            [default] = [line for line in lines if line.startswith("SetCredential=tokens.json:")]
+            assert json.loads(default.partition(":")[2]) == {"version": 1, "records": []}
+        else:
+            assert "User=zrelay" in lines and flags["--security"] == "/etc/zrelay/security"
 
 
 def test_the_three_differ_in_role_alone(deploy: Path) -> None:

@@ -61,6 +61,16 @@ class ServerThread:
 
         return self._wait(started())
 
+    def run(self, service: lifecycle.Service, options: lifecycle.ServeOptions) -> lifecycle.RunningServer:
+        """Serves `service` with these options until `stop`, and returns its server once the model is loaded."""
+
+        async def started() -> lifecycle.RunningServer:
+            server = await self._running.enter_async_context(lifecycle.running(service, options))
+            await server.loaded
+            return server
+
+        return self._wait(started())
+
     def stop(self) -> None:
         """Ends the services and the thread."""
         self._wait(self._running.aclose())
