@@ -371,8 +371,17 @@ class RunningServer:
                 watch.cancel()
             stops = asyncio.gather(self._server.stop(None), self._stop_health())
             await _bounded(stops, self._options.close_s / 2, "the server stops")
+        else:
+            await _bounded(self._free_servers(), self._options.close_s / 2, "the server stops")
         self.systemd.close()
         self.closed = await _bounded(self.service.close(), ends - clock(), "the service ends its threads")
+
+    async def _free_servers(self) -> None:
+        """Ends servers that were not started. gRPC frees without faults only those that were started and stopped."""
+        for server in (self._server, self._health_server):
+            if server is not None:
+                await server.start()
+                await server.stop(None)
 
 
 def _plaintext(options: ServeOptions) -> PortKind | None:
