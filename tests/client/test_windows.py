@@ -95,7 +95,7 @@ with record.locked(state):
 print(record.load(state), private.tighten(state), private.read_text(state / "logs" / "encoder.log"))
 """
     ran = windows(code, tmp_path)
-    assert ran.stdout == "StackRecord(model='model', grace_s=1.0, services=())  ready\n", ran.stderr
+    assert ran.stdout == "StackRecord(model='model', grace_s=1.0, services=(), security='')  ready\n", ran.stderr
 
 
 def test_the_simulation_takes_away_what_windows_lacks(tmp_path: Path) -> None:
