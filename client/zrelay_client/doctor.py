@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -219,7 +219,7 @@ def check_connection(
     if {needed, "administer"} & set(report.permissions):
         yield Check(f"{name} permissions", OK, message)
     else:
-        fix = f"give {report.caller.rpartition(' ')[2]} the permission {needed} with `zrelay pair` there"
+        fix = _grant(report.caller, {*report.permissions, needed})
         yield Check(f"{name} permissions", FAIL, f"{message}, not {needed}", fix, exits.REFUSED)
     skew = report.server_time - now
     words = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
@@ -240,7 +240,13 @@ def _check_tls(endpoint: Endpoint, name: str, report: ConnectionReport | None, n
     message = f"the certificate is valid for {host}, issued by {by}"
     if report is None or not report.server_certificate_ends:
         return Check(f"{name} TLS", OK, message)
-    return _check_expiry(f"{name} TLS", message, report.server_certificate_ends, now, "run `zrelay pair --renew` there")
+    return _check_expiry(
+        f"{name} TLS",
+        message,
+        report.server_certificate_ends,
+        now,
+        "run `zrelay pair --renew` there, or issue a new one if it is not from `zrelay pair`",
+    )
 
 
 def _check_credentials(endpoint: Endpoint, name: str, report: ConnectionReport, now: float) -> Check:
@@ -296,6 +302,18 @@ async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> C
         return _failed("encode", error)
     took = (time.monotonic() - started) * 1e3
     return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
+
+
+def _grant(caller: str, permissions: Set[str]) -> str:
+    """Returns what gives a caller these permissions."""
+    kind, _, name = caller.partition(" ")
+    listed = ",".join(sorted(permissions))
+    if kind == "token":
+        return f"run `zrelay pair --token {name} --permissions {listed}` there, and use the new token"
+    return (
+        f"run `zrelay pair --renew {name} --permissions {listed}` there and `zrelay join CODE` here, or start the service "
+        "with --tls-permissions if another authority issued the certificate"
+    )
 
 
 def check_pair(encoder: EncoderInfo, generator: GeneratorInfo) -> Check:

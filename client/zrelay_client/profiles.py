@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from zrelay_client._transport.credentials import Pem, TlsOptions, Token
-from zrelay_client._transport.endpoint import Endpoint, EndpointSource, parse_endpoints
+from zrelay_client._transport.endpoint import Endpoint, EndpointSource, is_loopback, parse_endpoints
 from zrelay_shared import atomic, paths, private, strict_json
 from zrelay_shared.config import ROLES
 from zrelay_shared.connection import PROFILE_NAME, joined_profiles
@@ -53,7 +53,8 @@ class Box:
         name: Its name: 1 to 63 lower-case letters, digits, dots, hyphens and underscores, with at least one letter.
         endpoints: Role -> HOST:PORT of its services.
         tls: Its certificate authority, and the client's certificate and key for it.
-        hosts: Further host names and addresses that its certificate is valid for.
+        hosts: Further host names and addresses that its certificate is valid for. Loopback ones, which mean another
+            machine here, count for nothing.
         token_file: A bearer token that calls send, None for none.
 
     Raises:
@@ -88,7 +89,8 @@ class Box:
         """Hosts, in lower case, and ports of its services."""
         found = [Endpoint.parse(role, text).host_and_port for role, text in self.endpoints.items()]
         places = [place for place in found if place is not None]
-        hosts = {host.lower() for host, _ in places} | {host.strip("[]").lower() for host in self.hosts}
+        further = {host.strip("[]").lower() for host in self.hosts}
+        hosts = {host.lower() for host, _ in places} | {host for host in further if not is_loopback(host)}
         return frozenset((host, port) for host in hosts for _, port in places)
 
 

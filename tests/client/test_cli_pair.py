@@ -107,7 +107,10 @@ def test_a_machine_joins_and_calls_the_services(box: Box, mac: Machine) -> None:
     assert ran.returncode == exits.OK, ran.stderr
     assert ran.stdout == "gpu\n"
     assert "vision at 127.0.0.1:" in ran.stderr and ": admits this machine\n" in ran.stderr
-    assert f"generator at {LOCAL}:1: does not run yet; start it there: zrelay serve generator --listen" in ran.stderr
+    assert (
+        f"generator at {LOCAL}:1: does not run yet; start it there: zrelay serve generator --model FOLDER --listen"
+        in ran.stderr
+    )
     file = mac.state / "profiles/default.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     saved = boxes_of(mac)["gpu"]
@@ -209,7 +212,7 @@ def test_pair_prints_the_code_and_who_joined(gpu: Machine, mac: Machine) -> None
         process.kill()
     assert (process.returncode, out) == (exits.OK, "")
     assert f"mac has joined from {LOCAL}: encode; its certificate ends" in err
-    assert f"  zrelay serve encoder --listen {LOCAL}:7501" in err.splitlines()
+    assert f"  zrelay serve encoder --model FOLDER --listen {LOCAL}:7501" in err.splitlines()
     assert code.strip() not in err
     printed = gpu.json("pair", "--list")["admitted"]
     assert [(row["name"], row["kind"], row["state"]) for row in printed] == [

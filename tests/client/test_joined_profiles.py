@@ -221,11 +221,14 @@ def test_doctor_warns_of_a_connection_in_time(tmp_path: Path) -> None:
     gpu, now = Endpoint("generator", "gpu.local:1", tls=TLS), int(time.time())
     assert {check.state for check in checks_of(gpu, report()).values()} == {"ok"}
     ends = checks_of(gpu, report(server_certificate_ends=now + 29 * 86400))["TLS"]
-    assert ends.state == "warn" and ends.fix == "run `zrelay pair --renew` there"
+    assert (
+        ends.state == "warn"
+        and ends.fix == "run `zrelay pair --renew` there, or issue a new one if it is not from `zrelay pair`"
+    )
     skew = checks_of(gpu, report(server_time=now - 400))["clock"]
     assert skew.state == "warn" and skew.message.endswith("behind this machine's") and "`date -u`" in skew.fix
     weak = checks_of(gpu, report(permissions=("encode",)))["permissions"]
-    assert weak.state == "fail" and "permission generate" in weak.fix
+    assert weak.state == "fail" and "--renew mac --permissions encode,generate`" in weak.fix
     token = replace(gpu, token=Token(tmp_path / "t"))
     ends = checks_of(token, report(security="token", caller="token ci", credentials_end=now + 86400 * 2))["token"]
     assert ends.state == "warn" and str(tmp_path / "t") in ends.fix
@@ -273,3 +276,10 @@ def test_a_client_of_a_box(empty_home: Path) -> None:
         (endpoint,) = client._target._endpoints["generator"]
     sources: list[Pem | None] = [endpoint.tls.authority] if endpoint.tls is not None else []
     assert sources == [TLS.authority]
+
+
+def test_loopback_names_of_a_box_mean_this_machine() -> None:
+    """The certificate of every box is valid for localhost, where another service of this machine may listen."""
+    hosts = ("gpu.local", "localhost", "127.0.0.1", "::1")
+    box = Box("gpu", {"generator": "192.168.1.5:7503"}, TLS, hosts)
+    assert box.addresses == {("192.168.1.5", 7503), ("gpu.local", 7503)}

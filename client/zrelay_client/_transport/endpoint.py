@@ -94,7 +94,7 @@ class Endpoint:
             return True
         address = re.sub("^ipv[46]:", "", self.address)
         host = (_split(address) or ("", None))[0].strip("[]")
-        return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+        return is_loopback(host)
 
     def channel(self) -> "grpc.aio.Channel":
         """Returns a new channel to the service. It connects with the first call; close it when done.
@@ -194,6 +194,11 @@ def _is_ipv6(text: str) -> bool:
         return bool(ipaddress.IPv6Address(text))
     except ValueError:
         return False
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host name or address, without brackets, means the machine itself."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _is_address(host: str) -> bool:

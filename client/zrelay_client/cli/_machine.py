@@ -67,7 +67,7 @@ def start_commands(services: Mapping[str, str]) -> list[str]:
     Args:
         services: Role -> HOST:PORT.
     """
-    return [f"zrelay serve {role} --listen {endpoint}" for role, endpoint in services.items()]
+    return [f"zrelay serve {role} --model FOLDER --listen {endpoint}" for role, endpoint in services.items()]
 
 
 def _is_name(name: str) -> bool:

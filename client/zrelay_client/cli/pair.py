@@ -289,7 +289,8 @@ async def _wait(
         await asyncio.wait({waiting, stopped}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
         if session.attempts_left < left:
             left = session.attempts_left
-            console.message(f"a wrong attempt; after {left} more the code is revoked")
+            more = f"after {left} more the code is revoked" if left else "the code is revoked"
+            console.message(f"a wrong attempt; {more}")
     stopped.cancel()
     if not waiting.done():
         waiting.cancel()

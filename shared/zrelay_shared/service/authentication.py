@@ -33,6 +33,22 @@ _SCHEME = "bearer "
 _PAIR_AGAIN = "pair the machines again: `zrelay pair` on the machine of the service, `zrelay join CODE` on this one"
 
 
+def _renew(name: str) -> str:
+    """Returns what admits a member again under its name."""
+    return f"run `zrelay pair --renew {name}` on the machine of the service, and `zrelay join CODE` on this one"
+
+
+def _grant(caller: str) -> str:
+    """Returns what gives a caller further permissions."""
+    kind, _, name = caller.partition(" ")
+    if kind == "token":
+        return f"`zrelay pair --token {name} --permissions LIST` makes a token that has it"
+    return (
+        f"`zrelay pair --renew {name} --permissions LIST` makes a code for a certificate that has it, and "
+        "--tls-permissions gives it to certificates of another authority"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CredentialOwner:
     """Whom a certificate or token belongs to.
@@ -100,7 +116,7 @@ def installed(folder: "Path", tokens: "Path | None", clock: Callable[[], datetim
         if record.revoked:
             raise Unauthenticated(
                 f"the certificate of {record.name!r} was revoked, or replaced by a newer one: if it was renewed, start "
-                f"the client again; otherwise {_PAIR_AGAIN}",
+                f"the client again; otherwise {_renew(record.name)}",
                 reason="CERTIFICATE_REVOKED",
             )
         return CredentialOwner(f"member {record.name}", _permissions(record.permissions), found.not_after)
@@ -184,8 +200,8 @@ class Authenticator:
         if not may_call(caller.permissions, method):
             permission, has = needed(method), ", ".join(sorted(caller.permissions)) or "none"
             raise PermissionDenied(
-                f"{method.rpartition('.')[2]} needs the permission {permission}, and {caller.name!r} has: {has}; the "
-                "owner of the service grants it with `zrelay pair --permissions`",
+                f"{method.rpartition('.')[2]} needs the permission {permission}, and {caller.name!r} has: {has}; on the "
+                f"machine of the service, {_grant(caller.name)}",
                 reason="PERMISSION_MISSING",
                 metadata={"permission": permission},
             )
@@ -213,7 +229,8 @@ class Authenticator:
         found = _described(pem)
         if found.not_after <= security.clock():  # it ended while the connection was open
             raise Unauthenticated(
-                f"the certificate of {found.name!r} ended on {found.not_after:%Y-%m-%d}; {_PAIR_AGAIN}",
+                f"the certificate of {found.name!r} ended on {found.not_after:%Y-%m-%d}: {_renew(found.name)}; or issue a new one, "
+                "if it is not from `zrelay pair`",
                 reason="CERTIFICATE_EXPIRED",
             )
         return self._found(PortKind.CERTIFICATE, security, lambda: security.member(found))
@@ -277,7 +294,7 @@ def _bearer(context: _Context) -> str:
                 )
             return text[len(_SCHEME) :].strip()
     raise Unauthenticated(
-        "this port needs a bearer token, and the call has none: send it as the metadata `authorization: Bearer TOKEN`; "
+        "this port needs a bearer token, and the call has none: pass --token-file FILE, or send the metadata `authorization: Bearer TOKEN`; "
         "`zrelay pair --token NAME` on the machine of the service makes one",
         reason="TOKEN_MISSING",
     )
