@@ -87,7 +87,7 @@ class Host:
 
     def zrelay(self, *words: str, state: str = "/home/state", stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Runs `zrelay` to its end."""
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = self.start(*words, state=state, text=True, **pipes)
         try:
             out, err = process.communicate(stdin, timeout=DEADLINE_S)

@@ -1,5 +1,5 @@
-"""A Mac, a GPU box and a laptop as the page docs/how-to/two-boxes.md sets them up, on three hosts with a network of their
-own. The commands are those of the page; services start by the commands of their units."""
+"""A Mac, a GPU box and a laptop as docs/how-to/two-boxes.md sets them up, on three hosts with a network of their own.
+The commands are those of the page; services start by the commands of their units."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.deep]
 
 PAGE = "how-to/two-boxes.md"
 SET_UP = ("Set up the GPU box", "Set up the Mac", "Pair the two", "Add the laptop")
-JOBS = 11
-"""More than a client has in flight: some prompts are not encoded when the first image arrives."""
+JOBS = 16
+"""Twice as many as a client has in flight: prompts are left to encode when the first image arrives."""
 AWAY_S = 3.0
 
 
