@@ -311,8 +311,8 @@ def _grant(caller: str, permissions: Set[str]) -> str:
     if kind == "token":
         return f"run `zrelay pair --token {name} --permissions {listed}` there, and use the new token"
     return (
-        f"run `zrelay pair --renew {name} --permissions {listed}` there and `zrelay join CODE` here, or start the service "
-        "with --tls-permissions if another authority issued the certificate"
+        f"run `zrelay pair --renew {name} --permissions {listed}` there and `zrelay join CODE` here, or start the "
+        "service with --tls-permissions if another authority issued the certificate"
     )
 
 

@@ -107,10 +107,8 @@ def test_a_machine_joins_and_calls_the_services(box: Box, mac: Machine) -> None:
     assert ran.returncode == exits.OK, ran.stderr
     assert ran.stdout == "gpu\n"
     assert "vision at 127.0.0.1:" in ran.stderr and ": admits this machine\n" in ran.stderr
-    assert (
-        f"generator at {LOCAL}:1: does not run yet; start it there: zrelay serve generator --model FOLDER --listen"
-        in ran.stderr
-    )
+    start = f"generator at {LOCAL}:1: does not run yet; start it there: zrelay serve generator --model FOLDER --listen"
+    assert start in ran.stderr
     file = mac.state / "profiles/default.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     saved = boxes_of(mac)["gpu"]

@@ -200,8 +200,8 @@ class Authenticator:
         if not may_call(caller.permissions, method):
             permission, has = needed(method), ", ".join(sorted(caller.permissions)) or "none"
             raise PermissionDenied(
-                f"{method.rpartition('.')[2]} needs the permission {permission}, and {caller.name!r} has: {has}; on the "
-                f"machine of the service, {_grant(caller.name)}",
+                f"{method.rpartition('.')[2]} needs the permission {permission}, and {caller.name!r} has: {has}; on "
+                f"the machine of the service, {_grant(caller.name)}",
                 reason="PERMISSION_MISSING",
                 metadata={"permission": permission},
             )
@@ -229,8 +229,8 @@ class Authenticator:
         found = _described(pem)
         if found.not_after <= security.clock():  # it ended while the connection was open
             raise Unauthenticated(
-                f"the certificate of {found.name!r} ended on {found.not_after:%Y-%m-%d}: {_renew(found.name)}; or issue a new one, "
-                "if it is not from `zrelay pair`",
+                f"the certificate of {found.name!r} ended on {found.not_after:%Y-%m-%d}: {_renew(found.name)}; or "
+                "issue a new one, if it is not from `zrelay pair`",
                 reason="CERTIFICATE_EXPIRED",
             )
         return self._found(PortKind.CERTIFICATE, security, lambda: security.member(found))
@@ -294,8 +294,8 @@ def _bearer(context: _Context) -> str:
                 )
             return text[len(_SCHEME) :].strip()
     raise Unauthenticated(
-        "this port needs a bearer token, and the call has none: pass --token-file FILE, or send the metadata `authorization: Bearer TOKEN`; "
-        "`zrelay pair --token NAME` on the machine of the service makes one",
+        "this port needs a bearer token, and the call has none: pass --token-file FILE, or send the metadata "
+        "`authorization: Bearer TOKEN`; `zrelay pair --token NAME` on the machine of the service makes one",
         reason="TOKEN_MISSING",
     )
 
