@@ -234,8 +234,8 @@ def _error(endpoint: "Endpoint", where: str, found: _Found) -> ZrelayError | Non
             endpoint,
             "CERTIFICATE_EXPIRED",
             f"the certificate of {where} expired on {server.not_after:%Y-%m-%d %H:%M} UTC",
-            "run `zrelay pair --renew` there (or issue a new one, if it is not from `zrelay pair`), and check the clock "
-            "of this machine (`date -u`)",
+            "run `zrelay pair --renew` there (or issue a new one, if it is not from `zrelay pair`), and check the "
+            "clock of this machine (`date -u`)",
         )
     if found.problem == "not_yet_valid":
         problem = (
