@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from shlex import quote
 
 from zrelay_client._pool.generators import require_alike
 from zrelay_client._transport.deadline import CONNECT_S
@@ -67,9 +69,9 @@ async def check_services(settings: Settings, *, connect_s: float = CONNECT_S) ->
     A service gets `connect_s` seconds to report whether it is ready.
     """
     for profile in settings.joined:
-        if os.name != "nt" and profile.file.exists() and profile.file.stat().st_mode & 0o077:
+        if _is_readable_by_others(profile.file):
             message = f"{profile.file} holds private keys, and other users of this machine can read it"
-            yield Check(f"profile {profile.name}", WARN, message, f"chmod 600 {profile.file}")
+            yield Check(f"profile {profile.name}", WARN, message, f"chmod 600 {quote(str(profile.file))}")
     found: list[ServiceInfo] = []
     first: dict[str, Endpoint] = {}
     for role in settings.texts:
@@ -80,6 +82,10 @@ async def check_services(settings: Settings, *, connect_s: float = CONNECT_S) ->
             continue
         for endpoint in endpoints:
             name = f"{role} {endpoint}" if len(endpoints) > 1 else role
+            if endpoint.token is not None and _is_readable_by_others(endpoint.token.path):
+                file = endpoint.token.path
+                message = f"other users of this machine can read the token in {file}"
+                yield Check(f"{name} token file", WARN, message, f"chmod 600 {quote(str(file))}")
             async for result in _check_service(endpoint, name, connect_s):
                 if isinstance(result, Check):
                     yield result
@@ -302,6 +308,10 @@ async def _check_encode(encoder: Endpoint, generator: GeneratorInfo | None) -> C
         return _failed("encode", error)
     took = (time.monotonic() - started) * 1e3
     return Check("encode", OK, f"{_PROMPT!r}: {embeds.report.token_count} tokens in {took:.0f} ms")
+
+
+def _is_readable_by_others(file: Path) -> bool:
+    return os.name != "nt" and file.exists() and bool(file.stat().st_mode & 0o077)
 
 
 def _grant(caller: str, permissions: Set[str]) -> str:

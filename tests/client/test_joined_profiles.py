@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import stat
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tests.helpers.refusals import refused
 from tests.helpers.secured import HOST, issued, serving, tls_of
 from zrelay_client import Client, Endpoint, FailedPrecondition, NotFound, Settings, TlsOptions, Token
 from zrelay_client._transport.credentials import Pem
+from zrelay_client.cli.info import field_rows
 from zrelay_client.doctor import Check, check_connection, check_services
 from zrelay_client.info import ConnectionReport
 from zrelay_client.profiles import AddressBook, Box, JoinedProfile, load, load_all, remove, save
@@ -244,6 +246,23 @@ async def test_doctor_warns_of_a_profile_that_others_can_read(empty_home: Path) 
     file.chmod(0o644)
     (check,) = [check async for check in check_services(Settings.load())]
     assert (check.state, check.fix) == ("warn", f"chmod 600 {file}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+async def test_doctor_warns_of_a_token_that_others_can_read(empty_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "alice's token"
+    file.write_text("zrt_" + "a" * 43)
+    file.chmod(0o644)
+    save(Box("gpu", {"encoder": "gpu.invalid:1"}, TLS, token_file=file))
+    checks = {check.name: check async for check in check_services(Settings.load(), connect_s=0.2)}
+    check = checks["encoder token file"]
+    assert (check.state, check.fix) == ("warn", f"chmod 600 {shlex.quote(str(file))}")
+
+
+def test_times_are_shown_as_dates() -> None:
+    values = {"server_time": 1827402214, "credentials_end": 0, "server_certificate_ends": 10**40}
+    shown = [value for _, _, value in field_rows(values)]
+    assert shown == ["2027-11-28 11:43:34 UTC", "-", str(10**40)]
 
 
 def test_up_refuses_an_address_without_certificates(empty_home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ _MAX_IMAGE_BYTES = 256 << 20
 """The largest image that is read. A generator writes at most 64 MiB."""
 _MAX_SHOWN_CHARS = 100_000
 """Characters of provenance that are shown without --json. A terminal would need minutes for a few megabytes."""
+_TIMES = ("credentials_end", "server_certificate_ends", "server_time")
+"""Names of values that are seconds since 1970; 0 is none."""
 _LINE_CHARS = 100
 """Characters that a line counts in addition to its own."""
 _IN_TITLE = ("role", "endpoint", "version", "contract", "ready", "features")
@@ -93,6 +96,8 @@ def _text(name: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) and name.endswith("bytes"):
         return f"{value} ({format_bytes(value)})"
+    if isinstance(value, int) and name in _TIMES and 0 <= value < 1 << 37:
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC" if value else "-"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
