@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FLOORS := .venv-floors
+# Deep tests that measure time; nothing else may run beside them.
+MEASURED := tests/relay/test_event_loop.py tests/relay/test_hostile_campaign.py
 SOURCES := proto/zrelay shared encoder_service vision_service generator_service client demo
 TYPED := $(SOURCES) tests benchmarks docs/_generators
 
-.PHONY: help demo test test-deep test-floors hostile tokenizer node-modules check docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling bench-security soak up down demo-model demo-eval clean
+.PHONY: help demo test test-deep test-floors hostile tokenizer node-modules check lint docs reference proto types release-check bench bench-engine bench-fleet bench-scheduling bench-security soak up down demo-model demo-eval clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,7 +29,8 @@ test: $(INSTALLED)  ## run all tests except the deep ones
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile --ignore tests/relay
-	$(BIN)/python -m pytest -m deep --hypothesis-profile deep tests/relay
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile tests/relay $(addprefix --ignore ,$(MEASURED))
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep $(MEASURED)
 
 $(FLOORS)/.installed: $(INSTALLED) tests/floors.txt tests/helpers/floors.py
 	@$(BIN)/python -m tests.helpers.floors $(FLOORS)
@@ -42,12 +45,14 @@ tokenizer: $(INSTALLED)  ## download the tokenizer of Qwen3 into out/qwen3-token
 node-modules: $(INSTALLED)  ## install the libraries of the client in Node into out/node-client, for tests (needs npm)
 	$(BIN)/python -m tests.helpers.node_modules
 
-check: $(INSTALLED)  ## run linters, type checker, contract checks
+check: lint  ## run linters, type checker, contract checks
+	$(BIN)/python -m pytest -q -m "" -n 2 --dist loadfile tests/contract
+
+lint: $(INSTALLED)  ## run linters and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
-	$(BIN)/python -m pytest -q -m "" -n 2 --dist loadfile tests/contract
 
 docs: $(INSTALLED)  ## build the documentation as a website in out/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
