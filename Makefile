@@ -28,8 +28,7 @@ test: $(INSTALLED)  ## run all tests except the deep ones
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 test-deep: $(INSTALLED)  ## property tests with many examples, kill tests in full, benchmarks in miniature
-	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile --ignore tests/relay
-	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile tests/relay $(addprefix --ignore ,$(MEASURED))
+	$(BIN)/python -m pytest -m deep --hypothesis-profile deep -n 3 --dist loadfile $(addprefix --ignore ,$(MEASURED))
 	$(BIN)/python -m pytest -m deep --hypothesis-profile deep $(MEASURED)
 
 $(FLOORS)/.installed: $(INSTALLED) tests/floors.txt tests/helpers/floors.py
