@@ -170,7 +170,7 @@ class Report:
         self.figures[name] = round(self.figures.get(name, 0.0) + value, 3)
 
 
-class Caller(threading.Thread):
+class WellBehavedCaller(threading.Thread):
     """A well-behaved caller. It encodes a prompt and generates an image, one after the other, until it is stopped.
 
     Its event loop is the only one of the process: grpc.aio polls for one loop, and calls from a second one can hang.
@@ -266,7 +266,7 @@ class Campaign:
 
     def __init__(self, services: dict[str, AttackedService], seed: int, say: Say) -> None:
         self._services, self._seed, self._say = services, seed, say
-        self._caller = Caller(services["encoder"].endpoint, services["generator"].endpoint)
+        self._caller = WellBehavedCaller(services["encoder"].endpoint, services["generator"].endpoint)
         self.report = Report()
         self.totals: Counter[str] = Counter()
 
@@ -279,7 +279,7 @@ class Campaign:
         finally:
             caller.close()
 
-    def _run(self, caller: Caller, names: Sequence[str], seconds: float) -> None:
+    def _run(self, caller: WellBehavedCaller, names: Sequence[str], seconds: float) -> None:
         time.sleep(min(10.0, max(3.0, seconds)))
         before = {role: held_by(service.pid) for role, service in self._services.items()}
         pids = {role: service.pid for role, service in self._services.items()}
@@ -370,7 +370,7 @@ class Campaign:
                 self.report.figures[f"{role}: {name} more than before"] = round(value, 1)
                 self._expect(value <= LIMITS[name], f"{role}: {value:.0f} {name} more than before")
 
-    def _tell_of(self, caller: Caller) -> None:
+    def _tell_of(self, caller: WellBehavedCaller) -> None:
         quiet = caller.by_phase.get("before", []) + caller.by_phase.get("after", [])
         kills = caller.by_phase.get("kill", [])
         others = caller.by_phase.keys() - {"before", "after", "kill"}

@@ -34,7 +34,7 @@ Tls = tuple[bytes | None, bytes | None, bytes | None]
 
 
 @dataclass(frozen=True)
-class Ports:
+class ServedPorts:
     """HOST:PORT of a service in plaintext, with TLS, for tokens, and for health checks."""
 
     plaintext: str
@@ -70,7 +70,7 @@ def _serve(make: Callable[[], Any], folder: Path, ready: Connection) -> None:
             lifecycle.running(make(), secured) as tls,
         ):
             await asyncio.gather(plain.loaded, tls.loaded)
-            ready.send(Ports(*map(str, (plain.address, tls.address, tls.token_address, tls.health_address))))
+            ready.send(ServedPorts(*map(str, (plain.address, tls.address, tls.token_address, tls.health_address))))
             await asyncio.Event().wait()
 
     asyncio.run(run())
@@ -102,7 +102,7 @@ def _demo_generator() -> Any:
 
 
 @contextmanager
-def served(*makers: Callable[[], Any], folder: Path) -> Iterator[list[Ports]]:
+def served(*makers: Callable[[], Any], folder: Path) -> Iterator[list[ServedPorts]]:
     """Serves what each maker makes in a process of its own."""
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
@@ -131,7 +131,9 @@ async def in_turns(ways: list[Callable[[], Awaitable[object]]], rounds: int, war
     return [statistics.median(took) for took in times]
 
 
-async def costs(encoder: Ports, generator: Ports, tls: Tls, rounds: int, wanted: set[str], say: Say) -> list[Goal]:
+async def costs(
+    encoder: ServedPorts, generator: ServedPorts, tls: Tls, rounds: int, wanted: set[str], say: Say
+) -> list[Goal]:
     """S1, S2 and S3."""
     from zrelay.v1 import encoder_pb2, generator_pb2
     from zrelay_shared.channels import dial
@@ -201,7 +203,7 @@ def _attack(endpoint: str, authority: bytes, ready: Connection) -> None:
     ready.send(asyncio.run(run()))
 
 
-def refusing(encoder: Ports, generator: Ports, tls: Tls, say: Say) -> list[Goal]:
+def refusing(encoder: ServedPorts, generator: ServedPorts, tls: Tls, say: Say) -> list[Goal]:
     """S4: refused calls a second while a job runs, and P8 of the generator meanwhile."""
     from zrelay.v1 import encoder_pb2, encoder_pb2_grpc, generator_pb2, generator_pb2_grpc
 
