@@ -214,7 +214,7 @@ def load_service(
 
 
 def settings_of(section: str) -> tuple[Setting, ...]:
-    """Returns the settings of a section: of a role what clients and the service read, of others what clients read."""
+    """Returns the settings of a section: those of a role are read by clients and the service, others by clients."""
     if section == connection.SECTION:
         return connection_settings()
     if section in REQUEST_CONFIGS:

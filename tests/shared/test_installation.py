@@ -198,11 +198,11 @@ def test_changes_at_once_lose_nothing(box: Installation) -> None:
     assert sorted(member.serial for member in box.members()) == sorted(serials)
 
 
-def test_a_folder_that_another_process_changes(box: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "_LOCK_S", 0.05)
+def test_a_folder_that_another_process_changes(box: Installation) -> None:
+    hasty = Installation(box.folder, lock_s=0.05)
     with FileLock(box.folder / "lock"):
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(lambda: join(box))
+            waiting = pool.submit(lambda: join(hasty))
             refused(waiting.result, FailedPrecondition, reason="SECURITY_FOLDER_LOCKED")
         assert box.members() == ()  # readers do not wait
     assert join(box)

@@ -44,7 +44,7 @@ def server_names(host: str) -> list[str]:
 
 
 def bind_host(host: str) -> str:
-    """Returns the address to bind so that `host` leads here: itself if it is an address of this machine, else all."""
+    """Returns the address to bind for callers of `host`: `host` if this machine has the address, else all."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.inet_pton(family, host)

@@ -67,7 +67,7 @@ class JobDirectory:
         return living or await self._stored(await self._store.by_request(request_id, owner))
 
     async def by_request(self, request_id: str, caller: Caller) -> LiveJob:
-        """Returns the latest job of a caller's request id; if it administers, else that of another's.
+        """Returns the caller's latest job of a request id. One that administers gets the job of another one otherwise.
 
         Raises as `by_id`.
         """

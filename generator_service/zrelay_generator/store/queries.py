@@ -156,7 +156,7 @@ def job_by_id(db: sqlite3.Connection, job_id: str, owner: str | None) -> JobReco
 
 
 def job_by_request(db: sqlite3.Connection, request_id: str, owner: str | None) -> JobRecord | None:
-    """Returns the latest job of a request id and an owner, or any owner (None)."""
+    """Returns the latest job that an owner sent with a request id; None as owner stands for all owners."""
     where = f"WHERE request_id = ?{_of(owner)} ORDER BY arrival DESC LIMIT 1"
     return _first(db, where, (request_id, *_given(owner)))
 

@@ -35,6 +35,7 @@ _VERSION = 1
 _MAX_FILE_BYTES = 1 << 20
 _MAX_SERVER_NAMES = 64
 _LOCK_S = 10.0
+"""Seconds to wait for another process that changes the folder."""
 RENEW_DAYS = 30
 """Days before its end from which on a certificate is reported and can be renewed automatically."""
 
@@ -142,7 +143,12 @@ class Installation:
     """The security folder. Cheap to make; nothing is read before it is needed."""
 
     def __init__(
-        self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC), *, tokens: Path | None = None
+        self,
+        folder: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        tokens: Path | None = None,
+        lock_s: float = _LOCK_S,
     ) -> None:
         """Names the folder.
 
@@ -150,8 +156,9 @@ class Installation:
             folder: The folder; `prepare` creates it.
             clock: The present time, in UTC.
             tokens: A file of token records that takes the place of the folder's own.
+            lock_s: Seconds to wait for another process that changes the folder.
         """
-        self.folder, self._clock = folder, clock
+        self.folder, self._clock, self._lock_s = folder, clock, lock_s
         self._members = _RecordFile(folder / _MEMBERS, MemberRecord)
         self._tokens = _RecordFile(tokens or folder / _TOKENS, TokenRecord)
 
@@ -348,7 +355,7 @@ class Installation:
         return match
 
     def _serves(self, server_names: Sequence[str]) -> bool:
-        """Returns whether the server certificate is valid for these names for a while, and by this authority."""
+        """Returns whether this authority issued the server certificate, for these names, and it is valid for some time."""
         try:
             pem = (self.folder / "server.pem").read_bytes()
             key = (self.folder / "server.key").read_bytes()
@@ -396,11 +403,11 @@ class Installation:
     def _changing(self) -> Iterator[None]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / "lock", timeout=_LOCK_S, mode=0o600):
+            with FileLock(self.folder / "lock", timeout=self._lock_s, mode=0o600):
                 yield
         except Timeout:
             raise FailedPrecondition(
-                f"another process has changed {self.folder} for {_LOCK_S:.0f} s: end it, or try again",
+                f"another process has changed {self.folder} for {self._lock_s:.0f} s: end it, or try again",
                 reason="SECURITY_FOLDER_LOCKED",
             ) from None
 

@@ -125,7 +125,7 @@ def parse(text: str) -> PairingCode:
 
 
 def _packed(host: str) -> tuple[bytes, bool]:
-    """Returns a host as a code holds it, and whether it is a name."""
+    """Returns the bytes of a host in a code, and whether they are a name."""
     try:
         found = ipaddress.ip_address(host)
     except ValueError:

@@ -102,7 +102,7 @@ class ServerCertificate:
             used, configuration = self._version, self._configuration
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
-            """Called by gRPC in each handshake; None keeps the present one."""
+            """Returns the certificate for a handshake, None for the present one. gRPC calls it each time."""
             nonlocal used
             self.refresh()
             with self._lock:
