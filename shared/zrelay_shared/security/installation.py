@@ -355,7 +355,7 @@ class Installation:
         return match
 
     def _serves(self, server_names: Sequence[str]) -> bool:
-        """Returns whether this authority issued the server certificate, for these names, and it is valid for some time."""
+        """Returns whether the server certificate is from this authority, for these names, and valid for some time."""
         try:
             pem = (self.folder / "server.pem").read_bytes()
             key = (self.folder / "server.key").read_bytes()
